@@ -1,0 +1,238 @@
+"""One spatial axis of a convolution: the affine map that every convolution is.
+
+Output index o and tap k read the input at
+
+    i = (o * stride + k * dilation - lo) / up       only where that divides and 0 <= i < size
+
+`up` > 1 spreads the input by up - 1 zeros between pixels, which is what a transposed convolution
+does; `lo` and `hi` pixels are added before and after (taken away where negative). The map is closed
+under adjoint, so gradients are axes too. The derivations:
+
+Input gradient. i * up = o * stride + k * dilation - lo, solved for o, with the taps counted from
+the other end, k' = kernel - 1 - k, and so k * dilation = extent - 1 - k' * dilation:
+
+    o = (i * up + k' * dilation - (extent - 1 - lo)) / stride
+
+is again such a map: stride and up have changed places, the taps are reversed.
+
+Weight gradient. The same equation is symmetric in (o, stride) and (k, dilation): let the outputs be
+the taps and the taps be the outputs, and it is again such a map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from math import gcd
+
+from konv.errors import ProblemError
+from konv.geometry.bounds import LIMIT, integer
+from konv.geometry.padding import Mode, check_supply, fold
+from konv.geometry.phase import Phase, residues
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One axis. `size`, `lo`, `hi` are pixels, `kernel` taps, the others steps of the map above.
+
+    ProblemError if a number is out of range, does not fit in 63 bits, or the kernel does not fit
+    into the padded input; TypeError if it is no integer.
+
+    >>> axis = Axis(size=56, kernel=3, stride=2, lo=1, hi=1)
+    >>> axis.out, axis.source(0, 0), axis.source(0, 1), axis.source(27, 2)
+    (28, None, 0, 55)
+    """
+
+    size: int
+    kernel: int
+    stride: int = 1
+    dilation: int = 1
+    lo: int = 0
+    hi: int = 0
+    up: int = 1
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            least = None if field.name in ("lo", "hi") else 1
+            value = integer(getattr(self, field.name), field.name, least)
+            object.__setattr__(self, field.name, value)
+        for name, quantity in (
+            ("kernel extent", self.extent),
+            ("spread input", self._spread),
+            ("padded input", self.padded),
+        ):
+            if quantity > LIMIT:
+                raise ProblemError(
+                    f"{name} of {quantity} pixels does not fit in 63 bits in {self}. "
+                    f"Use smaller numbers."
+                )
+        if self.padded < self.extent:
+            raise ProblemError(self._too_small())
+
+    def _too_small(self) -> str:
+        missing = self.extent - self.padded
+        return (
+            f"kernel extent {self.extent} (kernel={self.kernel}, dilation={self.dilation}) exceeds "
+            f"the padded input of {self.padded} (size={self.size}, padding {self.lo} + {self.hi}). "
+            f"Use size >= {self.size - (-missing // self.up)} "
+            f"or padding lo + hi >= {self.lo + self.hi + missing}."
+        )
+
+    @property
+    def extent(self) -> int:
+        """Pixels from the first to the last tap, both included."""
+        return (self.kernel - 1) * self.dilation + 1
+
+    @property
+    def _spread(self) -> int:
+        """Pixels of the input with the zeros of `up` between them."""
+        return (self.size - 1) * self.up + 1
+
+    @property
+    def padded(self) -> int:
+        """Pixels of the spread input with `lo` and `hi` around it."""
+        return self._spread + self.lo + self.hi
+
+    @property
+    def out(self) -> int:
+        """Number of outputs, at least 1."""
+        return (self.padded - self.extent) // self.stride + 1
+
+    def source(self, o: int, k: int, mode: Mode = "zeros") -> int | None:
+        """Return the pixel that output `o` reads at tap `k`; None: padding or an inserted zero.
+
+        >>> [Axis(4, 3, lo=1, hi=1).source(0, k, "circular") for k in range(3)]
+        [3, 0, 1]
+        """
+        index, rest = divmod(o * self.stride + k * self.dilation - self.lo, self.up)
+        return fold(index, self.size, mode) if rest == 0 else None
+
+    def taps(self, mode: Mode = "zeros") -> int:
+        """Return the exact number of (output, tap) pairs that read a real pixel.
+
+        Takes time proportional to the smaller of `kernel` and `out`, never to their product.
+
+        >>> Axis(56, 3, lo=1, hi=1).taps(), Axis(10**12, 3, lo=1, hi=1).taps()
+        (166, 2999999999998)
+        """
+        if self.out < self.kernel:  # outputs and taps are symmetric: walk over the fewer
+            return self.weight_adjoint().taps(mode)
+        total, step = 0, self.up // gcd(self.stride, self.up)
+        for k in range(self.kernel):
+            first = self._first_output(k)
+            if first is None:
+                continue
+            a, b = 0, self.out - 1
+            if mode == "zeros":  # the other modes find a pixel everywhere
+                shift = self.lo - k * self.dilation
+                a = max(a, -(-shift // self.stride))
+                b = min(b, (self._spread - 1 + shift) // self.stride)
+            if a <= b:
+                total += (b - first) // step - (a - 1 - first) // step
+        return total
+
+    def _first_output(self, k: int) -> int | None:
+        """Return the least o >= 0 whose tap k divides by `up`, or None; it may be past the last.
+
+        A linear congruence: o * stride = lo - k * dilation (mod up). The next such o lies
+        up / gcd(stride, up) further.
+        """
+        common = gcd(self.stride, self.up)
+        wanted, rest = divmod(self.lo - k * self.dilation, common)
+        if rest:
+            return None
+        step = self.up // common
+        return wanted * pow(self.stride // common, -1, step) % step
+
+    def reads(self) -> tuple[int, int] | None:
+        """Return the first and last source index that any output reads, before folding.
+
+        Negative or >= size where padding is read; None where no output reads anything.
+
+        >>> Axis(56, 3, stride=2, lo=1, hi=1).reads()  # the last pixel of padding is never read
+        (-1, 55)
+        """
+        if self.up == 1:
+            return -self.lo, (self.out - 1) * self.stride + self.extent - 1 - self.lo
+        if self.out < self.kernel:
+            return self.weight_adjoint().reads()
+        found, step = [], self.up // gcd(self.stride, self.up)
+        for k in range(self.kernel):
+            first = self._first_output(k)
+            if first is not None and first < self.out:
+                last = first + (self.out - 1 - first) // step * step
+                shift = k * self.dilation - self.lo
+                found.append((first * self.stride + shift) // self.up)
+                found.append((last * self.stride + shift) // self.up)
+        return (min(found), max(found)) if found else None
+
+    def overhang(self) -> tuple[int, int]:
+        """Return how many pixels before the first and after the last one are really read.
+
+        >>> Axis(56, 3, stride=2, lo=1, hi=1).overhang()
+        (1, 0)
+        """
+        first, last = self.reads() or (0, 0)
+        return max(0, -first), max(0, last - (self.size - 1))
+
+    def check_mode(self, mode: Mode) -> None:
+        """Raise ProblemError if the axis reads further out than the padding mode can supply."""
+        if mode in ("reflect", "circular"):
+            check_supply(max(self.overhang()), self.size, mode)
+
+    def prepadded(self) -> Axis:
+        """Return the axis on an input to which the pixels of `overhang()` were added beforehand.
+
+        Same outputs, and it reads no padding; only an inserted zero or a crop is left of lo and hi.
+
+        >>> Axis(56, 3, stride=2, lo=1, hi=1).prepadded()
+        Axis(size=57, kernel=3, stride=2, dilation=1, lo=0, hi=0, up=1)
+        """
+        before, after = self.overhang()
+        lo, hi = self.lo - before * self.up, self.hi - after * self.up
+        unread = (self.padded - self.extent) % self.stride
+        hi -= min(unread, max(0, hi))
+        size = self.size + before + after
+        return Axis(size, self.kernel, self.stride, self.dilation, lo, hi, self.up)
+
+    def adjoint(self) -> Axis:
+        """Return the axis of the input gradient, whose taps run backwards.
+
+        Twice gives this axis again, but for padding at the end that no output reads.
+
+        >>> Axis(56, 3, stride=2, lo=1, hi=1).adjoint()
+        Axis(size=28, kernel=3, stride=1, dilation=1, lo=1, hi=2, up=2)
+        """
+        lo = self.extent - 1 - self.lo
+        hi = self._spread + self.extent - 1 - ((self.out - 1) * self.stride + 1) - lo
+        return Axis(self.out, self.kernel, self.up, self.dilation, lo, hi, self.stride)
+
+    def weight_adjoint(self) -> Axis:
+        """Return the axis of the weight gradient: the outputs are its taps, the taps its outputs.
+
+        >>> Axis(56, 3, stride=2, lo=1, hi=1).weight_adjoint()
+        Axis(size=56, kernel=28, stride=1, dilation=2, lo=1, hi=0, up=1)
+        """
+        hi = self.extent + (self.out - 1) * self.stride - self._spread - self.lo
+        return Axis(self.size, self.out, self.dilation, self.stride, self.lo, hi, self.up)
+
+    def phases(self) -> Iterator[Phase]:
+        """Split the outputs into interleaved parts that each meet no inserted zero.
+
+        >>> for phase in Axis(8, 4, lo=2, hi=2, up=2).phases(): print(phase)
+        Phase(first=0, step=2, count=8, stride=1, taps=(0, 2), sources=(-1, 0))
+        Phase(first=1, step=2, count=8, stride=1, taps=(1, 3), sources=(0, 1))
+        """
+        by_residue = residues(self.kernel, self.dilation, self.lo, self.up)
+        step = self.up // gcd(self.stride, self.up)
+        for first in range(min(step, self.out)):
+            at = first * self.stride
+            taps = by_residue.get(-at % self.up, ())
+            yield Phase(
+                first=first,
+                step=step,
+                count=(self.out - 1 - first) // step + 1,
+                stride=step * self.stride // self.up,
+                taps=taps,
+                sources=tuple((at + k * self.dilation - self.lo) // self.up for k in taps),
+            )

@@ -1,0 +1,124 @@
+"""The two records a kernel works from, as named 64-bit words.
+
+`JOB` says everything about one convolution at one image size; the runtime fills it once per size and
+every thread reads it. `UNIT` is one thread's note of the piece it is working on. Per-axis words carry the
+axis as a suffix (`box0`, `box1`, `box2`); layers of fewer dimensions have leading axes of size 1.
+
+An axis is described as geometry.Axis.phases gives it: outputs of phase f are `first + step * j`, and its tap
+reads the *raw* source `j * jump + c` - before padding is told from image. A *slot* is a raw source
+counted from the first one that the unit at hand can read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from llvmlite import ir
+
+from konv.llvm import I8, I64, Function, Module, Number, Pointer, Value, pointer_to
+
+Key = str | tuple[str, int]
+
+AXES = range(3)
+
+
+def _per_axis(*names: str) -> tuple[str, ...]:
+    return tuple(f"{name}{axis}" for name in names for axis in AXES)
+
+
+JOB = (
+    "units",  # pieces of work, handed out to the threads one by one
+    "chunks",  # of the output channels: pieces that share a box of pixels
+    "mode",  # padding: 0 zeros, 1 reflect, 2 replicate, 3 circular
+    "groups", "ci", "co",  # channels of one group
+    "taps",  # of the whole kernel: the stride of the packed weights
+    "blocks", "tail",  # full blocks of output channels a group, and vectors in one more block
+    "chunk_blocks",  # blocks (the last one included) in a chunk
+    "x_batch", "x_channel", "y_batch", "y_channel",  # strides, in elements
+    "thread_bytes",  # scratch of one thread; then where its parts begin, in bytes:
+    "at_zeros", "at_taps", "at_rows", "at_counts", "at_places", "at_image", "at_block",
+    *_per_axis(
+        "size",  # of the input
+        "x_stride", "y_stride",  # in elements
+        "count",  # j runs below this, over all phases
+        "box", "boxes",  # js in a unit, and units along the axis
+        "jump", "least", "span",  # raw source = j * jump + c, with least <= c <= least + span
+        "step",  # outputs of one phase lie this far apart
+        "phases", "at_phases",  # how many; word of the job where their records begin
+        "at_slots",  # bytes into the thread's scratch
+    ),
+)  # fmt: skip
+
+# A phase's record in the job: first output, number of outputs, number of taps, word where (tap, c) pairs begin.
+PHASE = ("first", "outputs", "reach", "at_pairs")
+
+UNIT = (
+    "x", "y", "weights", "scratch",  # addresses: the image, the result, packed weights, this thread's scratch
+    "skip",  # 1 if taps that lie wholly in the padding may be left out
+    "block0", "block1",  # output channel blocks to compute
+    "taps", "tiles", "pixels",  # of the phase at hand
+    *_per_axis(
+        "j", "length",  # first j of the unit, and how many in the phase at hand
+        "raw", "slots",  # first raw source of the unit, and how many
+        "phase", "first",  # word of the job where the record of the phase at hand begins; its first output
+    ),
+)  # fmt: skip
+
+
+class Words:
+    """Named words behind a pointer: `job["units"]`, `job["box", axis]`, `unit["x"] = value`.
+
+    `frozen` words do not change while the function runs: each is read once, where the function is entered.
+    """
+
+    def __init__(self, pointer: Pointer, names: Sequence[str], frozen: bool = False) -> None:
+        self.base = pointer.cast(I64)
+        self.index = {name: i for i, name in enumerate(names)}
+        self.read: dict[int, Value] | None = {} if frozen else None
+
+    def _at(self, key: Key) -> int:
+        return self.index[key if isinstance(key, str) else f"{key[0]}{key[1]}"]
+
+    def __getitem__(self, key: Key) -> Value:
+        at = self._at(key)
+        if self.read is None:
+            return self.base[at]
+        if at not in self.read:
+            with self.base.f.b.goto_entry_block():
+                self.read[at] = self.base[at]
+        return self.read[at]
+
+    def __setitem__(self, key: Key, value: Value | Number) -> None:
+        self.base[self._at(key)] = value
+
+    def pointer(self, key: Key, element: ir.Type) -> Pointer:
+        """The word seen as an address of elements."""
+        return self[key].to_pointer(element)
+
+
+class Piece:
+    """What a part of a kernel is given: the job and the unit, and where the unit's scratch parts are."""
+
+    def __init__(self, job: Words, unit: Words) -> None:
+        self.job, self.unit = job, unit
+
+    def part(self, key: Key, element: ir.Type) -> Pointer:
+        """A part of this thread's scratch, by the job's word for where it begins."""
+        return (self.unit.pointer("scratch", I8) + self.job[key]).cast(element)
+
+    def phase(self, axis: int) -> Words:
+        """The record of the phase at hand."""
+        return Words(self.job.base + self.unit["phase", axis], PHASE)
+
+
+@contextmanager
+def part_function(
+    module: Module, name: str, extra: Sequence[str] = (), writes: bool = False
+) -> Iterator[tuple[Function, Piece, list[Value]]]:
+    """A function `name(job, unit, *extra)`, compiled apart: LLVM takes ten small functions in a third of the
+    time of one large one. `writes`: it changes words of the unit, so it reads them anew each time."""
+    params = [("job", pointer_to(I64)), ("unit", pointer_to(I64)), *((label, I64) for label in extra)]
+    with module.function(name, params, inline=False) as (f, args):
+        piece = Piece(Words(args[0], JOB, frozen=True), Words(args[1], UNIT, frozen=not writes))
+        yield f, piece, args[2:]

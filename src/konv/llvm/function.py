@@ -1,0 +1,226 @@
+"""Modules and functions of the kernel language: control flow, calls and the few vector operations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from llvmlite import ir
+
+from konv.llvm.lang import I1, I8, I32, I64, PTR, Number, Pointer, Value, Variable, scalar_type
+from konv.target import Target
+
+Parameter = tuple[str, ir.Type]
+
+
+class Module:
+    """A set of functions for one target, to be built together."""
+
+    def __init__(self, target: Target, name: str) -> None:
+        self.target = target
+        self.ir = ir.Module(name)
+        self.ir.triple = target.triple
+
+    def declare(self, name: str, returns: ir.Type, params: Sequence[ir.Type]) -> ir.Function:
+        """An intrinsic or a function defined elsewhere in this module."""
+        known = self.ir.globals.get(name)
+        return known or ir.Function(self.ir, ir.FunctionType(returns, list(params)), name)
+
+    @contextmanager
+    def function(
+        self, name: str, params: Sequence[Parameter], returns: ir.Type | None = None, *,
+        exported: bool = False, inline: bool | None = None,
+    ) -> Iterator[tuple[Function, list[Any]]]:
+        """`with module.function("add", [("a", I64), ("p", F32 pointer element)]) as (f, (a, p)):`
+
+        A parameter given as `("x", "float*")`-like pair `(name, pointer_to(element))` arrives as a
+        Pointer. `inline` True asks LLVM to inline it everywhere, False forbids it.
+        """
+        types = [PTR if isinstance(ty, _PointerTo) else ty for _, ty in params]
+        fn = ir.Function(self.ir, ir.FunctionType(returns or ir.VoidType(), types), name)
+        fn.linkage = "external" if exported else "internal"
+        fn.attributes.add("nounwind")
+        if inline is not None:
+            fn.attributes.add("alwaysinline" if inline else "noinline")
+        f = Function(self, fn)
+        yield f, [f.wrap(arg, ty, label) for arg, (label, ty) in zip(fn.args, params, strict=True)]
+        if not f.b.block.is_terminated:
+            f.b.ret_void()
+
+
+class _PointerTo:
+    def __init__(self, element: ir.Type) -> None:
+        self.element = element
+
+
+def pointer_to(element: ir.Type) -> Any:
+    """The type of a parameter that is an address of `element`s."""
+    return _PointerTo(element)
+
+
+class Function:
+    """One function under construction; `b` is llvmlite's builder, for what has no word here."""
+
+    def __init__(self, module: Module, fn: ir.Function) -> None:
+        self.module, self.fn = module, fn
+        self.b = ir.IRBuilder(fn.append_basic_block("entry"))
+
+    def wrap(self, arg: ir.Argument, ty: Any, label: str) -> Value:
+        arg.name = label
+        return Pointer(self, arg, ty.element) if isinstance(ty, _PointerTo) else Value(self, arg)
+
+    def int(self, value: Value | int) -> Value:
+        return value if isinstance(value, Value) else Value(self, I64(value))
+
+    def var(self, initial: Value | int) -> Variable:
+        return Variable(self, self.int(initial))
+
+    def array(self, element: ir.Type, count: int, align: int = 64) -> Pointer:
+        """`count` elements on the stack, reserved once when the function is entered."""
+        with self.b.goto_entry_block():
+            slot = self.b.alloca(ir.ArrayType(element, count))
+            slot.align = align
+        slot.type = PTR  # llvmlite still types what alloca returns
+        return Pointer(self, slot, element)
+
+    @contextmanager
+    def loop(self, stop: Value | int, start: Value | int = 0, step: Value | int = 1) -> Iterator[Value]:
+        """for i in range(start, stop, step); the test stands at the bottom, so an empty range is tested first."""
+        stop, step = self.int(stop), self.int(step)
+        i = self.var(start)
+        body, done = (self.fn.append_basic_block(s) for s in ("loop", "done"))
+        self.b.cbranch((i.get() < stop).ir, body, done)
+        self.b.position_at_end(body)
+        yield i.get()
+        after = Value(self, self.b.add(i.get().ir, step.ir, flags=["nsw"]))
+        i.set(after)
+        self.b.cbranch((after < stop).ir, body, done)
+        self.b.position_at_end(done)
+
+    @contextmanager
+    def forever(self) -> Iterator[ir.Block]:
+        """A loop left by `leave_if`."""
+        body, done = (self.fn.append_basic_block(s) for s in ("forever", "left"))
+        self.b.branch(body)
+        self.b.position_at_end(body)
+        yield done
+        self.b.branch(body)
+        self.b.position_at_end(done)
+
+    def leave_if(self, done: ir.Block, condition: Value) -> None:
+        go_on = self.fn.append_basic_block("stay")
+        self.b.cbranch(condition.ir, done, go_on)
+        self.b.position_at_end(go_on)
+
+    @contextmanager
+    def when(self, condition: Value) -> Iterator[None]:
+        with self.b.if_then(condition.ir):
+            yield
+
+    @contextmanager
+    def choose(self, condition: Value) -> Iterator[tuple[Any, Any]]:
+        """`with f.choose(c) as (yes, no): with yes: ... with no: ...`"""
+        with self.b.if_else(condition.ir) as branches:
+            yield branches
+
+    def select(self, condition: Value, yes: Value, no: Value | Number) -> Value:
+        return Value(self, self.b.select(condition.ir, yes.ir, yes.lift(no)))
+
+    def select_pointer(self, condition: Value, yes: Pointer, no: Pointer) -> Pointer:
+        return Pointer(self, self.b.select(condition.ir, yes.ir, no.ir), yes.element)
+
+    def least(self, a: Value, b: Value | int) -> Value:
+        return self.select(a < b, a, b)
+
+    def most(self, a: Value, b: Value | int) -> Value:
+        return self.select(a > b, a, b)
+
+    def zero(self, element: ir.Type, lanes: int) -> Value:
+        return Value(self, ir.Constant(ir.VectorType(element, lanes), [0] * lanes))
+
+    def splat(self, x: Value, lanes: int) -> Value:
+        """One number in every lane."""
+        ty = ir.VectorType(x.type, lanes)
+        first = self.b.insert_element(ir.Constant(ty, ir.Undefined), x.ir, I32(0))
+        return self.shuffle(Value(self, first), Value(self, first), [0] * lanes)
+
+    def shuffle(self, a: Value, b: Value, lanes: Sequence[int]) -> Value:
+        """Lanes chosen from a (0..n-1) and b (n..2n-1)."""
+        mask = ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes))
+        return Value(self, self.b.shuffle_vector(a.ir, b.ir, mask))
+
+    def fma(self, a: Value, b: Value, c: Value) -> Value:
+        """a * b + c, with one rounding wherever the machine has an instruction for it.
+
+        `llvm.fma` would call the C library on a machine without one; IRBuilder.fma refuses vectors.
+        """
+        name = f"llvm.fmuladd.{_suffix(a.type)}"
+        intrinsic = self.module.declare(name, a.type, [a.type] * 3)
+        return Value(self, self.b.call(intrinsic, [a.ir, b.ir, c.ir]))
+
+    def call(self, fn: ir.Function, args: Sequence[Value | int]) -> Value:
+        """Call a function of this module; addresses go as numbers or pointers, as it declares."""
+        values = [self._as(self.int(a).ir, want) for a, want in zip(args, fn.ftype.args, strict=True)]
+        return Value(self, self.b.call(fn, values))
+
+    def _as(self, value: ir.Value, want: ir.Type) -> ir.Value:
+        if isinstance(want, ir.IntType) and isinstance(value.type, ir.PointerType):
+            return self.b.ptrtoint(value, want)
+        return value
+
+    def address_of(self, fn: ir.Function) -> Value:
+        """Where a function of this module stands, as a number."""
+        return Value(self, self.b.ptrtoint(fn, I64))
+
+    def call_pointer(self, address: Value, returns: ir.Type, args: Sequence[Value]) -> Value:
+        """Call a function known by its address only: run-time functions come through the context."""
+        fnty = ir.FunctionType(returns, [a.type for a in args])
+        typed = _TypedPointer(address.ir, fnty)
+        return Value(self, self.b.call(typed, [a.ir for a in args]))
+
+    def store_masked(self, p: Pointer, index: Value | int, value: Value, count: Value) -> None:
+        """Store the first `count` lanes of a vector (all of them if count is larger)."""
+        lanes = value.type.count
+        numbers = Value(self, ir.Constant(ir.VectorType(I64, lanes), list(range(lanes))))
+        mask = numbers < self.splat(count, lanes)
+        name = f"llvm.masked.store.{_suffix(value.type)}.p0"
+        params = [value.type, PTR, I32, ir.VectorType(I1, lanes)]
+        intrinsic = self.module.declare(name, ir.VoidType(), params)
+        self.b.call(intrinsic, [value.ir, (p + index).ir, I32(p_size(p)), mask.ir])
+
+    def copy(self, to: Pointer, source: Pointer, count: Value) -> None:
+        """memcpy of `count` elements."""
+        size = count * p_size(to)
+        params = [PTR, PTR, I64, I1]
+        intrinsic = self.module.declare("llvm.memcpy.p0.p0.i64", ir.VoidType(), params)
+        self.b.call(intrinsic, [to.ir, source.ir, size.ir, I1(0)])
+
+    def clear(self, to: Pointer, count: Value) -> None:
+        """memset of `count` elements to zero."""
+        size = count * p_size(to)
+        intrinsic = self.module.declare("llvm.memset.p0.i64", ir.VoidType(), [PTR, I8, I64, I1])
+        self.b.call(intrinsic, [to.ir, I8(0), size.ir, I1(0)])
+
+
+class _TypedPointer:
+    """What llvmlite's `call` wants of a callee that is only an opaque pointer."""
+
+    def __init__(self, pointer: ir.Value, function_type: ir.FunctionType) -> None:
+        self.pointer, self.function_type, self.type = pointer, function_type, pointer.type
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.pointer, name)
+
+
+def p_size(p: Pointer) -> int:
+    """Bytes of one element."""
+    from konv.llvm.lang import SIZE
+
+    return SIZE[p.element]
+
+
+def _suffix(ty: ir.Type) -> str:
+    """How intrinsics spell a type: f32, v8f32."""
+    name = {"float": "f32", "double": "f64", "i64": "i64", "i32": "i32"}[str(scalar_type(ty))]
+    return f"v{ty.count}{name}" if isinstance(ty, ir.VectorType) else name

@@ -1,3 +1,48 @@
-"""Convolution made fast, and explained."""
+"""Convolution made fast, and explained.
+
+Every public name is found the first time it is used (PEP 562), so that importing konv loads neither NumPy nor
+LLVM nor PyTorch and takes a few milliseconds.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+_HOME = {
+    "konv.functional": (
+        "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
+    ),
+    "konv.prepared": ("Prepared", "prepare"),
+    "konv.geometry": ("Axis", "Conv"),
+    "konv.geometry.solve": ("solve",),
+    "konv.runtime.choose": ("precision",),
+    "konv.runtime.threads": ("get_num_threads", "set_num_threads"),
+    "konv.errors": ("KonvError", "OutOfMemoryError", "ProblemError", "UnsupportedError"),
+}  # fmt: skip
+_WHERE = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [*sorted(_WHERE), "__version__"]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from konv.errors import KonvError, OutOfMemoryError, ProblemError, UnsupportedError
+    from konv.functional import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d
+    from konv.geometry import Axis, Conv
+    from konv.geometry.solve import solve
+    from konv.prepared import Prepared, prepare
+    from konv.runtime.choose import precision
+    from konv.runtime.threads import get_num_threads, set_num_threads
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'konv' has no attribute {name!r}")
+    value = getattr(import_module(_WHERE[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -46,6 +46,7 @@ class Algorithm(Protocol):
     """One file of konv.kernels: knows when it applies, how it would do it, and the code for that."""
 
     name: str
+    exact: bool  # every output is a plain sum of products, within the bound that reference.tolerance states
 
     def why_not(self, conv: Conv, target: Target) -> str | None:
         """Why it cannot do this problem, in words for a user; None if it can."""

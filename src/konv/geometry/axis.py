@@ -110,12 +110,16 @@ class Axis:
     def taps(self, mode: Mode = "zeros") -> int:
         """Return the exact number of (output, tap) pairs that read a real pixel.
 
-        Takes time proportional to the smaller of `kernel` and `out`, never to their product.
+        Takes time proportional to the smallest of `kernel`, `out` and `size` (for modes other than
+        zeros, of the first two), never to a product of them.
 
         >>> Axis(56, 3, lo=1, hi=1).taps(), Axis(10**12, 3, lo=1, hi=1).taps()
         (166, 2999999999998)
         """
-        if self.out < self.kernel:  # outputs and taps are symmetric: walk over the fewer
+        # Outputs, taps and pixels are symmetric: walk over those that are fewest, as taps.
+        if mode == "zeros" and self.size < min(self.kernel, self.out):
+            return self.adjoint().taps()
+        if self.out < self.kernel:
             return self.weight_adjoint().taps(mode)
         total, step = 0, self.up // gcd(self.stride, self.up)
         for k in range(self.kernel):

@@ -33,6 +33,7 @@ from konv.target import Target
 Parts = dict[Any, ir.Function]
 
 name = "direct"
+exact = True
 
 # Register tiles, pixels x vectors of output channels, by the number of vector registers; all leave
 # registers for the weights and one broadcast.

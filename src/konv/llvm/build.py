@@ -58,8 +58,11 @@ class Loaded:
     engine: Any
 
     def function(self, name: str, arguments: int) -> Any:
-        """The exported function `name`, called with `arguments` integers or addresses; it releases the GIL."""
-        prototype = ctypes.CFUNCTYPE(None, *[ctypes.c_ssize_t] * arguments)
+        """The exported function `name`, called with `arguments` integers or addresses; it releases the GIL.
+
+        What it returns is an integer, and means nothing if the function returns nothing.
+        """
+        prototype = ctypes.CFUNCTYPE(ctypes.c_ssize_t, *[ctypes.c_ssize_t] * arguments)
         return prototype(self.address(name))
 
     def address(self, name: str) -> int:

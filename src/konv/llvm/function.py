@@ -70,6 +70,10 @@ class Function:
         arg.name = label
         return Pointer(self, arg, ty.element) if isinstance(ty, _PointerTo) else Value(self, arg)
 
+    def give(self, value: Value) -> None:
+        """Return a value from this function."""
+        self.b.ret(value.ir)
+
     def int(self, value: Value | int) -> Value:
         return value if isinstance(value, Value) else Value(self, I64(value))
 

@@ -1,0 +1,1 @@
+"""What a convolution, or a network of them, costs and does: counted, measured, drawn."""

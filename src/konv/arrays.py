@@ -1,0 +1,250 @@
+"""One view of NumPy arrays, PyTorch tensors and whatever speaks DLPack: shape, strides, dtype, address.
+
+PyTorch is looked for only where it is loaded already; konv never imports it for an array.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from konv.errors import UnsupportedError
+
+Shape = tuple[int, ...]
+
+
+class Kind(Protocol):
+    """What konv asks of a library of arrays."""
+
+    name: str
+
+    def owns(self, a: Any) -> bool:
+        """Whether an array is of this library."""
+
+    def signature(self, a: Any) -> tuple[Any, ...]:
+        """All that a plan may depend on, hashable: shape, strides, dtype."""
+
+    def dtype(self, a: Any) -> str:
+        """The dtype's name in NumPy's words, "float32"; of any byte order."""
+
+    def strides(self, a: Any) -> Shape:
+        """In elements."""
+
+    def address(self, a: Any) -> int:
+        """Of the first element."""
+
+    def native(self, a: Any) -> bool:
+        """Whether a kernel may read its numbers as they lie: byte order of this machine."""
+
+    def dense(self, a: Any) -> Any:
+        """A fresh copy without gaps, of native byte order, its axes in the same order in memory."""
+
+    def contiguous(self, a: Any) -> Any:
+        """A fresh contiguous copy, of native byte order."""
+
+    def refuse(self, a: Any, name: str) -> None:
+        """Raise if konv cannot take it at all: gradients wanted, other devices, sparse storage."""
+
+    def empty(self, shape: Shape, dtype: str) -> Any:
+        """A new contiguous array."""
+
+    def permute(self, a: Any, order: Sequence[int]) -> Any:
+        """A view with its axes in another order."""
+
+    def writable(self, a: Any) -> bool:
+        """Whether it may be written to."""
+
+    def copy(self, to: Any, source: Any) -> None:
+        """Overwrite `to`."""
+
+
+class NumpyKind:
+    name = "numpy.ndarray"
+
+    def owns(self, a: Any) -> bool:
+        return isinstance(a, np.ndarray)
+
+    def signature(self, a: Any) -> tuple[Any, ...]:
+        return (a.shape, a.strides, a.dtype)
+
+    def dtype(self, a: Any) -> str:
+        return str(a.dtype.name)
+
+    def strides(self, a: Any) -> Shape:
+        return tuple(s // a.itemsize for s in a.strides)
+
+    def address(self, a: Any) -> int:
+        return _numpy_address(a)
+
+    def native(self, a: Any) -> bool:
+        return bool(a.dtype.isnative) and all(s % a.itemsize == 0 for s in a.strides)
+
+    def dense(self, a: Any) -> Any:
+        return np.array(a, dtype=a.dtype.newbyteorder("="), order="K", copy=True, subok=False)
+
+    def contiguous(self, a: Any) -> Any:
+        return np.array(a, dtype=a.dtype.newbyteorder("="), order="C", copy=True, subok=False)
+
+    def refuse(self, a: Any, name: str) -> None:
+        return None
+
+    def empty(self, shape: Shape, dtype: str) -> Any:
+        return np.empty(shape, dtype)
+
+    def permute(self, a: Any, order: Sequence[int]) -> Any:
+        return a.transpose(order)
+
+    def writable(self, a: Any) -> bool:
+        return bool(a.flags.writeable)
+
+    def copy(self, to: Any, source: Any) -> None:
+        to[...] = source
+
+
+class TorchKind:
+    name = "torch.Tensor"
+
+    def __init__(self, torch: Any) -> None:
+        self.torch = torch
+
+    def owns(self, a: Any) -> bool:
+        return isinstance(a, self.torch.Tensor)
+
+    def signature(self, a: Any) -> tuple[Any, ...]:
+        return (a.shape, a.stride(), a.dtype)
+
+    def dtype(self, a: Any) -> str:
+        return str(a.dtype).removeprefix("torch.")
+
+    def strides(self, a: Any) -> Shape:
+        return tuple(a.stride())
+
+    def address(self, a: Any) -> int:
+        return int(a.data_ptr())
+
+    def native(self, a: Any) -> bool:
+        return not a.is_neg()
+
+    def dense(self, a: Any) -> Any:
+        return a.detach().resolve_neg().clone(memory_format=self.torch.preserve_format)
+
+    def contiguous(self, a: Any) -> Any:
+        return a.detach().resolve_neg().clone(memory_format=self.torch.contiguous_format)
+
+    def refuse(self, a: Any, name: str) -> None:
+        if a.requires_grad and self.torch.is_grad_enabled():
+            raise UnsupportedError(
+                f"{name} requires grad, and konv computes no gradients of tensors yet. Call it under "
+                f"torch.no_grad() or torch.inference_mode(), or pass {name}.detach()."
+            )
+        if a.layout is not self.torch.strided or a.device.type != "cpu" or a.is_quantized:
+            raise UnsupportedError(
+                f"{name} is a {a.layout} tensor on {a.device}. konv computes on dense CPU tensors. "
+                f"Use {name}.cpu() or {name}.to_dense()."
+            )
+
+    def empty(self, shape: Shape, dtype: str) -> Any:
+        return self.torch.empty(shape, dtype=getattr(self.torch, dtype))
+
+    def permute(self, a: Any, order: Sequence[int]) -> Any:
+        return a.permute(order)
+
+    def writable(self, a: Any) -> bool:
+        return True
+
+    def copy(self, to: Any, source: Any) -> None:
+        with self.torch.no_grad():
+            to.copy_(source)
+
+
+NUMPY = NumpyKind()
+_torch: TorchKind | None = None
+
+
+def kind_of(a: Any) -> Kind | None:
+    """The library an array belongs to, None if it is neither NumPy's nor PyTorch's."""
+    global _torch
+    if isinstance(a, np.ndarray):
+        return NUMPY
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(a, torch.Tensor):
+        if _torch is None or _torch.torch is not torch:
+            _torch = TorchKind(torch)
+        return _torch
+    return None
+
+
+def from_dlpack(a: Any) -> tuple[Any, Callable[[Any], Any]] | None:
+    """Any array that speaks DLPack, as a NumPy view, and the way back to its own library; None if it does not."""
+    if not hasattr(a, "__dlpack__"):
+        return None
+    view = np.from_dlpack(a)
+    library = sys.modules.get(type(a).__module__.split(".", 1)[0])
+    namespace = a.__array_namespace__() if hasattr(a, "__array_namespace__") else library
+    back = getattr(namespace, "from_dlpack", None) or getattr(type(a), "from_dlpack", None)
+    return view, back or (lambda y: y)
+
+
+def channels_last(shape: Shape, strides: Shape) -> bool:
+    """Whether an array (n, c, *spatial) lies channels last and not also contiguous: PyTorch's rule.
+
+    Strides must not fall in the order c, last spatial, ..., first spatial, n; axes of size 1 have no say in being
+    contiguous.
+    """
+    order = [1, *range(len(shape) - 1, 1, -1), 0]
+    least = 0
+    for axis in order:
+        if strides[axis] < least or shape[axis] == 0:
+            return False
+        if axis == 0 and least == strides[1]:
+            return False
+        least = strides[axis] * (shape[axis] if shape[axis] > 1 else 1)
+    return not is_contiguous(shape, strides)
+
+
+def is_contiguous(shape: Shape, strides: Shape) -> bool:
+    """Whether the last axis runs fastest and nothing lies between; axes of size 1 have no say."""
+    expected = 1
+    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if size != 1 and stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def dense_strides(shape: Shape, last: bool) -> Shape:
+    """Strides in elements of a new array (n, c, *spatial), channels last or contiguous."""
+    order = [1, *range(len(shape) - 1, 1, -1), 0] if last else list(range(len(shape) - 1, -1, -1))
+    strides, step = [0] * len(shape), 1
+    for axis in order:
+        strides[axis] = step
+        step *= shape[axis]
+    return tuple(strides)
+
+
+def _slow_address(a: Any) -> int:
+    return int(a.__array_interface__["data"][0])
+
+
+def _numpy_address_reader() -> Callable[[Any], int]:
+    """How to read the address of a NumPy array: `a.ctypes.data` takes 0.7 us, a tenth of a small call's time.
+
+    In CPython the address is the first word after an array's object header; NumPy keeps it there by its ABI
+    (PyArrayObject_fields.data). That is tried on one array, and not relied upon if it fails.
+    """
+    if sys.implementation.name != "cpython":
+        return _slow_address
+    offset, read = object.__basicsize__, ctypes.c_ssize_t.from_address
+
+    def fast(a: Any) -> int:
+        return read(id(a) + offset).value
+
+    probe = np.arange(6.0)[2:]
+    return fast if fast(probe) == _slow_address(probe) else _slow_address
+
+
+_numpy_address = _numpy_address_reader()

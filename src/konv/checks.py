@@ -1,0 +1,173 @@
+"""From the arguments of a call to a Conv: every error that arguments can have is raised here or by geometry.
+
+Nothing has been computed or changed when one is. Each names the field, its value, the rule and the way out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from konv.arrays import Kind, Shape
+from konv.errors import ProblemError, UnsupportedError
+from konv.geometry import Conv
+
+LAYOUTS = {
+    1: {"NCW": False, "NWC": True, "NCL": False, "NLC": True},
+    2: {"NCHW": False, "NHWC": True},
+    3: {"NCDHW": False, "NDHWC": True},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a call says besides its arrays; hashable as long as its fields are."""
+
+    dims: int
+    transposed: bool
+    stride: Any
+    padding: Any
+    dilation: Any
+    groups: int
+    output_padding: Any
+    output_size: Any
+    padding_mode: str
+    layout: str | None
+
+    @property
+    def name(self) -> str:
+        return f"conv{'_transpose' if self.transposed else ''}{self.dims}d"
+
+
+def problem(kind: Kind, x: Any, weight: Any, bias: Any, options: Options) -> Conv:
+    """The problem that arrays and options describe; nothing is read of the arrays but shape and dtype."""
+    last = layout_last(options)
+    shape = canonical(kind, x, options, last)[1]
+    dtype = check_dtype(kind, x, {"weight": weight, "bias": bias}, options)
+    conv = _conv(shape, tuple(weight.shape), dtype, options)
+    if bias is not None and tuple(bias.shape) != (conv.co,):
+        raise ProblemError(
+            f"bias has shape {tuple(bias.shape)}; it must be ({conv.co},), one number per output channel."
+        )
+    return conv
+
+
+def layout_last(options: Options) -> bool:
+    """Whether the user's arrays have channels as their last axis."""
+    if options.layout is None:
+        return False
+    names = LAYOUTS[options.dims]
+    if options.layout not in names:
+        raise ProblemError(
+            f"layout={options.layout!r} is no layout of {options.name}. Use {' or '.join(names)}, "
+            f"or leave it out for channels first."
+        )
+    return names[options.layout]
+
+
+def canonical(
+    kind: Kind, a: Any, options: Options, last: bool, batched: bool | None = None
+) -> tuple[bool, Shape, Shape]:
+    """Whether there is a batch axis, and shape and strides in the order (batch, channel, *spatial)."""
+    shape, strides, dims = tuple(a.shape), kind.strides(a), options.dims
+    if batched is None:
+        batched = len(shape) == dims + 2
+    if not batched:
+        if len(shape) != dims + 1:
+            raise ProblemError(
+                f"x has {len(shape)} axes {shape}; {options.name} takes {dims + 2} (batch, channels, "
+                f"{dims} of space) or {dims + 1} without batch. Add or drop axes."
+            )
+        _refuse_photograph(kind, a, options)
+        shape, strides = (1, *shape), (0, *strides)
+    if last:
+        shape = (shape[0], shape[-1], *shape[1:-1])
+        strides = (strides[0], strides[-1], *strides[1:-1])
+    return batched, shape, strides
+
+
+def _refuse_photograph(kind: Kind, x: Any, options: Options) -> None:
+    """An image as files and cameras give it: height, width, colours, bytes."""
+    if options.layout is None and kind.dtype(x) == "uint8" and tuple(x.shape)[-1] in (1, 3, 4):
+        raise ProblemError(
+            f"x is a uint8 image of shape {tuple(x.shape)}, height x width x channels; konv takes channels first "
+            f'and real numbers. Write konv.{options.name}((x / 255).astype("float32"), weight, layout="NHWC").'
+        )
+
+
+def check_dtype(kind: Kind, x: Any, others: dict[str, Any], options: Options) -> str:
+    """The dtype of x, which konv must know and the other arrays must share."""
+    dtype = kind.dtype(x)
+    cast = '.astype("float32")' if kind.name.startswith("numpy") else ".float()"
+    if dtype not in ("float32", "float64"):
+        advice = f"Cast it, x{cast}"
+        if dtype.startswith("complex"):
+            advice = "Convolve x.real and x.imag, and put them together"
+        raise UnsupportedError(f"x is {dtype}; konv computes in float32 and float64. {advice}.")
+    for name, a in others.items():
+        if a is not None and kind.dtype(a) != dtype:
+            fix = ".astype(x.dtype)" if kind.name.startswith("numpy") else ".to(x.dtype)"
+            raise ProblemError(
+                f"{name} is {kind.dtype(a)} and x is {dtype}; {options.name} wants one dtype. Use {name}{fix}."
+            )
+    return dtype
+
+
+def _conv(shape: Shape, weight: Shape, dtype: str, options: Options) -> Conv:
+    """The problem; geometry raises what is wrong with the numbers."""
+    if len(weight) != options.dims + 2:
+        raise ProblemError(
+            f"weight has {len(weight)} axes {weight}; {options.name} takes {options.dims + 2}: "
+            f"{'in, out / groups' if options.transposed else 'out, in / groups'} and the kernel."
+        )
+    groups, ci = options.groups, shape[1]
+    if isinstance(groups, bool) or not isinstance(groups, int):
+        raise TypeError(f"groups={groups!r} is a {type(groups).__name__}; it must be an int.")
+    given = weight[0] if options.transposed else weight[1] * groups
+    if groups >= 1 and given != ci:
+        part = "weight.shape[0]" if options.transposed else f"weight.shape[1] x groups = {weight[1]} x {groups}"
+        raise ProblemError(
+            f"x has {ci} channels, and {part} = {given}; they must be equal ({options.name}, x {shape}, "
+            f"weight {weight}). {_channel_advice(ci, weight, groups, options)}"
+        )
+    co = weight[1] * groups if options.transposed else weight[0]
+    arguments = dict(
+        stride=options.stride, padding=options.padding, dilation=options.dilation, groups=groups,
+        transposed=options.transposed, padding_mode=options.padding_mode, dtype=dtype,
+    )  # fmt: skip
+    output_padding = options.output_padding
+    if options.output_size is not None:
+        if output_padding not in (0, None) and any(_tuple(output_padding, options.dims)):
+            raise ProblemError(
+                f"output_size={options.output_size} and output_padding={output_padding} say the same thing twice. "
+                f"Leave one of them out."
+            )
+        output_padding = _from_output_size(Conv.of(shape, co, weight[2:], **arguments), options)
+    if options.transposed:
+        arguments["output_padding"] = output_padding
+    return Conv.of(shape, co, weight[2:], **arguments)
+
+
+def _channel_advice(ci: int, weight: Shape, groups: int, options: Options) -> str:
+    if not options.transposed and weight[1] and ci % weight[1] == 0 and weight[0] % (ci // weight[1]) == 0:
+        return f"Use groups={ci // weight[1]}, or an x with {weight[1] * groups} channels."
+    if ci in (weight[0], weight[1]) and groups == 1:
+        return "Swap the first two axes of the weight: the two kinds of convolution store them in opposite order."
+    return f"Use an x with {weight[0] if options.transposed else weight[1] * groups} channels."
+
+
+def _tuple(value: Any, dims: int) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, tuple | list) else (value,) * dims
+
+
+def _from_output_size(smallest: Conv, options: Options) -> tuple[int, ...]:
+    """The output padding that gives the wanted size, as PyTorch finds it."""
+    wanted = _tuple(options.output_size, options.dims)[-options.dims :]
+    least, strides = smallest.out_shape[2:], _tuple(options.stride, options.dims)
+    most = tuple(a + s - 1 for a, s in zip(least, strides, strict=True))
+    if len(wanted) != options.dims or not all(a <= w <= b for a, w, b in zip(least, wanted, most, strict=True)):
+        raise ProblemError(
+            f"output_size={options.output_size} cannot be reached: each of {options.dims} axes must lie from "
+            f"{least} to {most}. Use one of these, or another stride or padding."
+        )
+    return tuple(w - a for w, a in zip(wanted, least, strict=True))

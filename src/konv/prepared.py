@@ -1,0 +1,115 @@
+"""konv.prepare: a layer with its weights packed once, for repeated use at any batch and image size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from konv.arrays import Kind, kind_of
+from konv.checks import Options, canonical, check_dtype, layout_last
+from konv.errors import ProblemError
+from konv.geometry import Conv
+from konv.plan import Plan
+from konv.request import Request
+from konv.runtime import weights
+from konv.runtime.choose import current_precision
+from konv.runtime.execute import Call
+from konv.runtime.threads import team
+from konv.runtime.weights import Packed
+
+REMEMBERED = 64  # image sizes
+
+
+def prepare(conv: Conv, weight: Any, bias: Any = None, *, layout: str | None = None) -> Prepared:
+    """Pack the weights of a layer once; the result is called with images of any batch and size.
+
+    conv     the layer; its batch and image size are those of no particular call
+    weight   conv.weight_shape, bias (co,) or None: copied, so later changes to them are not seen
+    layout   "NHWC" (1-D "NWC", 3-D "NDHWC") for images whose channels stand last
+
+    Saves what `conv2d` spends on making sure that its weights are still the ones it packed.
+
+    >>> import numpy as np
+    >>> layer = prepare(Conv.of((1, 3, 32, 32), 8, 3, padding=1), np.ones((8, 3, 3, 3), "float32"))
+    >>> layer(np.ones((2, 3, 7, 9), "float32")).shape
+    (2, 8, 7, 9)
+    """
+    return Prepared(conv, weight, bias, layout)
+
+
+class Prepared:
+    """A layer that owns its packed weights. Make one with `prepare`."""
+
+    def __init__(self, conv: Conv, weight: Any, bias: Any, layout: str | None) -> None:
+        self.conv = conv
+        name = {False: "conv", True: "conv_transpose"}[conv.transposed]
+        self._options = Options(conv.dims, conv.transposed, 1, 0, 1, conv.groups, 0, None, conv.mode, layout)
+        layout_last(self._options)
+        kind = _kind(weight, "weight")
+        if tuple(weight.shape) != conv.weight_shape or kind.dtype(weight) != conv.dtype:
+            raise ProblemError(
+                f"weight is {kind.dtype(weight)} {tuple(weight.shape)}; {name}{conv.dims}d of {conv} wants "
+                f"{conv.dtype} {conv.weight_shape}. Use a weight of that shape and dtype."
+            )
+        if bias is not None and (tuple(bias.shape) != (conv.co,) or _kind(bias, "bias").dtype(bias) != conv.dtype):
+            raise ProblemError(
+                f"bias is {_kind(bias, 'bias').dtype(bias)} {tuple(bias.shape)}; it must be {conv.dtype} "
+                f"({conv.co},), one number per output channel."
+            )
+        kind.refuse(weight, "weight")
+        self._kind, self._weight = kind, kind.contiguous(weight)
+        self._bias = None if bias is None else _kind(bias, "bias").contiguous(bias)
+        self._packed: dict[Any, Packed] = {}
+        self._requests: dict[Any, Request] = {}
+
+    def __repr__(self) -> str:
+        return f"konv.prepare({str(self.conv)!r})"
+
+    def __call__(self, x: Any, out: Any = None) -> Any:
+        """Convolve x, (n, ci, *spatial) or without n; the result is as that of konv.conv2d and its kin."""
+        kind = _kind(x, "x")
+        kind.refuse(x, "x")
+        now = team()
+        form = None if out is None else (type(out), tuple(out.shape), _kind(out, "out").strides(out))
+        key = (kind.name, kind.signature(x), form, now.address, now.threads, current_precision())
+        request = self._requests.get(key)
+        if request is None:
+            request = Request(kind, x, self._at(kind, x), self._options, out, now, False)
+            if len(self._requests) >= REMEMBERED:
+                self._requests.clear()
+            self._requests[key] = request
+        if not request.readable or kind.address(x) % request.itemsize:
+            return self(kind.dense(x), out)
+        return request.run(x, self._pack(request.call), out, ())
+
+    def _at(self, kind: Kind, x: Any) -> Conv:
+        """The layer at the batch and size of x."""
+        _, shape, _ = canonical(kind, x, self._options, layout_last(self._options))
+        dtype = check_dtype(kind, x, {}, self._options)
+        if shape[1] != self.conv.ci or dtype != self.conv.dtype:
+            raise ProblemError(
+                f"x has {shape[1]} channels of {dtype}; {self!r} was made for {self.conv.ci} of {self.conv.dtype}. "
+                f"Use such an x, or prepare another layer."
+            )
+        return self.conv.with_batch(shape[0]).with_size(*shape[2:])
+
+    def _pack(self, call: Call) -> Packed:
+        """The packed weights of a call; plans for different layouts share them where they can."""
+        plan: Plan = call.plan
+        key = (plan.algorithm, plan.vectors)
+        packed = self._packed.get(key)
+        if packed is None:
+            weight = self._kind.address(self._weight)
+            bias = 0 if self._bias is None else _kind(self._bias, "bias").address(self._bias)
+            packed = weights.pack(self.conv, plan, call.kernel, weight, self._kind.strides(self._weight), bias)
+            self._packed[key] = packed
+        return packed
+
+
+def _kind(a: Any, name: str) -> Kind:
+    kind = kind_of(a)
+    if kind is None:
+        raise TypeError(
+            f"{name} is a {type(a).__name__}; a prepared layer takes NumPy arrays and PyTorch CPU tensors. "
+            f"Use numpy.asarray({name})."
+        )
+    return kind

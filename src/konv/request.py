@@ -1,0 +1,123 @@
+"""A call without its numbers: memory layouts, plan and job for arrays of given shapes, strides and dtypes.
+
+Made once for every combination and remembered; running one takes a few microseconds.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+from konv.arrays import Kind, Shape, channels_last, dense_strides
+from konv.checks import Options, canonical, layout_last
+from konv.errors import ProblemError
+from konv.geometry import Conv
+from konv.runtime import memory
+from konv.runtime.execute import Call
+from konv.runtime.threads import Team
+from konv.runtime.weights import Packed
+from konv.target import BYTES
+
+
+class Request:
+    """`conv` on arrays like x and out; `weight_last` says that the weight asks for a channels-last result.
+
+    `readable` is False if kernels cannot read x as it lies (byte order, steps backwards): it must be copied first.
+    """
+
+    def __init__(
+        self, kind: Kind, x: Any, conv: Conv, options: Options, out: Any, team: Team, weight_last: bool
+    ) -> None:
+        self.kind, self.conv = kind, conv
+        self.last = last = layout_last(options)
+        self.batched, shape, strides = canonical(kind, x, options, last)
+        self.itemsize, self.dtype = BYTES[conv.dtype], conv.dtype
+        memory.require(prod(conv.out_shape) * self.itemsize, f"the result of {conv}")
+        self.readable = kind.native(x) and min(strides) >= 0
+        x_format = channels_last(shape, strides)
+        y_last = last or ((x_format or weight_last) and has_format(kind, options))
+        self.direct = True
+        if out is not None:
+            y_last = self._check_out(out, options, y_last)
+        self.y_shape, self.y_order = self._result(y_last)
+        self.extent = _extent(shape, strides) * self.itemsize
+        if self.readable:
+            x_last = strides[1] == 1 and (strides[-1] != 1 or last or x_format)
+            self.call = Call(conv, strides, dense_strides(conv.out_shape, y_last), team, x_last, y_last)
+
+    def _result(self, y_last: bool) -> tuple[Shape, Shape | None]:
+        """Shape to allocate, contiguous, and the order of axes that the user sees it in (None: as it is)."""
+        n, co, *spatial = self.conv.out_shape
+        batch, dims = ((n,) if self.batched else ()), len(spatial)
+        if not y_last:
+            return (*batch, co, *spatial), None
+        order = (*range(len(batch)), len(batch) + dims, *range(len(batch), len(batch) + dims))
+        return (*batch, *spatial, co), None if self.last else order
+
+    def _check_out(self, out: Any, options: Options, y_last: bool) -> bool:
+        """Refuse an `out` that cannot hold the result; find the layout in which kernels may write into it."""
+        kind = self.kind
+        if not kind.owns(out):
+            raise TypeError(f"out is a {type(out).__name__}, x a {kind.name}. Use the same library for both.")
+        shape, order = self._result(y_last)
+        shape = tuple(shape[i] for i in order) if order else shape
+        if tuple(out.shape) != shape or kind.dtype(out) != self.dtype or not kind.writable(out):
+            raise ProblemError(
+                f"out is {kind.dtype(out)} {tuple(out.shape)}{'' if kind.writable(out) else ', read-only'}; the "
+                f"result of {options.name} is {self.dtype} {shape}. Use a writable array of that shape and dtype."
+            )
+        _, shape, strides = canonical(kind, out, options, self.last, self.batched)
+        for choice in (y_last, not y_last):
+            if kind.native(out) and strides[not self.batched :] == same_strides(shape, strides, choice)[not self.batched :]:
+                return choice
+        self.direct = False
+        return y_last
+
+    def run(self, x: Any, packed: Packed, out: Any, reads: tuple[tuple[int, int], ...]) -> Any:
+        """Compute; the arrays are as those it was made for. `reads`: (address, bytes) of what else is read."""
+        kind = self.kind
+        address = kind.address(x)
+        y = out
+        if out is None or not self._free(out, ((address, self.extent), *reads)):
+            y = kind.empty(self.y_shape, self.dtype)
+        self.call.run(address, packed, kind.address(y))
+        if y is not out and self.y_order is not None:
+            y = kind.permute(y, self.y_order)
+        if out is not None and y is not out:
+            kind.copy(out, y)
+            return out
+        return y
+
+    def _free(self, out: Any, reads: tuple[tuple[int, int], ...]) -> bool:
+        """Whether kernels may write into `out`: laid out as they write, aligned, and apart from what they read."""
+        begin = self.kind.address(out)
+        end = begin + prod(self.conv.out_shape) * self.itemsize
+        apart = all(end <= start or start + size <= begin for start, size in reads)
+        return self.direct and apart and begin % self.itemsize == 0
+
+
+def packable(kind: Kind, weight: Any) -> bool:
+    """Whether a weight is one block of memory with its taps in equal steps."""
+    shape, strides = tuple(weight.shape), kind.strides(weight)
+    return kind.native(weight) and any(strides == same_strides(shape, strides, last) for last in (False, True))
+
+
+def plain(kind: Kind, bias: Any) -> bool:
+    """Whether a bias is one run of numbers."""
+    return bias is None or (kind.native(bias) and (bias.shape[0] == 1 or kind.strides(bias) == (1,)))
+
+
+def same_strides(shape: Shape, strides: Shape, last: bool) -> Shape:
+    """Dense strides, but those of axes of size 1 as they are: nothing depends on them."""
+    dense = dense_strides(shape, last)
+    return tuple(s if size == 1 else d for size, s, d in zip(shape, strides, dense, strict=True))
+
+
+def has_format(kind: Kind, options: Options) -> bool:
+    """PyTorch knows channels-last for two and three dimensions; for arrays the rule is the same for one."""
+    return options.dims > 1 or kind.name.startswith("numpy")
+
+
+def _extent(shape: Shape, strides: Shape) -> int:
+    """Elements from the first to the last, both included."""
+    return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)) if all(shape) else 0

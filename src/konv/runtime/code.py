@@ -1,0 +1,101 @@
+"""Compiled kernels: in memory, on disk, or made now. A plan in, functions to call out.
+
+A kernel is compiled once per plan and machine and kept for as long as the process lives: a network has a dozen.
+On disk its object bytes are found by a digest of everything that they depend on, so that a hit builds no IR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from threading import Lock
+from time import perf_counter
+from typing import Any
+
+from konv import kernels, llvm, log
+from konv.kernels import digest
+from konv.kernels.packing import WEIGHTS
+from konv.kernels.region import RUN
+from konv.plan import Algorithm, Plan
+from konv.runtime import store
+from konv.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """`run(job, x, weights, y, scratch, team, threads)` and `pack(...)`, which take integers and addresses."""
+
+    plan: Plan
+    target: Target
+    run: Callable[..., Any]
+    pack: Callable[..., Any]
+    loaded: llvm.Loaded
+
+
+@dataclass(frozen=True, slots=True)
+class Digests:
+    """`digest(data, bytes)` of one piece, and `run` for the chunks of a large one."""
+
+    digest: Callable[..., int]
+    run: Callable[..., Any]
+    loaded: llvm.Loaded
+
+
+_kernels: dict[Plan, Kernel] = {}
+_lock = Lock()
+
+
+def kernel(plan: Plan) -> Kernel:
+    """The kernel of a plan on this machine, compiled at the first call."""
+    found = _kernels.get(plan)
+    if found is None:
+        with _lock:
+            found = _kernels.get(plan) or _load(plan)
+            _kernels[plan] = found
+    return found
+
+
+def renew_lock() -> None:
+    """After a fork: another thread of the parent may have held it."""
+    global _lock
+    _lock = Lock()
+
+
+def _load(plan: Plan) -> Kernel:
+    target = llvm.detect()
+    algorithm = by_name(plan.algorithm)
+    loaded = compiled(repr(plan), target, lambda: algorithm.emit(plan, target))
+    return Kernel(plan, target, loaded.function("run", len(RUN)), loaded.function("pack", len(WEIGHTS)), loaded)
+
+
+@cache
+def digests() -> Digests:
+    """The functions that tell whether a weight has changed."""
+    target = llvm.detect()
+    loaded = compiled("digest", target, lambda: digest.emit(target))
+    return Digests(loaded.function("digest", 2), loaded.function("run", len(RUN)), loaded)
+
+
+def compiled(what: str, target: Target, emit: Callable[[], llvm.Module]) -> llvm.Loaded:
+    """Machine code by what it was made from: out of the cache on disk, or emitted, built and kept there."""
+    begin = perf_counter()
+    key = store.key(what, target)
+    code = store.fetch(key)
+    if code is not None:
+        try:
+            loaded = llvm.load(code, target)
+            log.event("load", what=what, ms=1e3 * (perf_counter() - begin))
+            return loaded
+        except RuntimeError:  # no object file after all: a miss, as any other fault of the cache
+            pass
+    code = llvm.object_bytes(emit())
+    store.keep(key, code)
+    loaded = llvm.load(code, target)
+    log.event("compile", what=what, ms=1e3 * (perf_counter() - begin))
+    return loaded
+
+
+def by_name(name: str) -> Algorithm:
+    """The algorithm of that name; KeyError if there is none."""
+    return next(a for a in kernels.ALGORITHMS if a.name == name)

@@ -1,0 +1,94 @@
+"""Scratch memory: taken for one call, given back, reused; bounded, and refused before any work.
+
+A buffer is one NumPy array of bytes, aligned to a cache line. Given-back buffers wait in a list, so threads calling
+at once each get their own, and at most `KEEP` bytes wait. What is in a buffer is never cleared: kernels
+write every part of it before they read it.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from konv.errors import OutOfMemoryError
+
+ALIGN = 64
+KEEP = 64 * 1024 * 1024
+SMALLEST = 256 * 1024  # requests are rounded up to this, so that most calls share one size
+
+_waiting: list[Buffer] = []
+
+
+class Buffer:
+    """`size` bytes at `address`, which is a multiple of 64."""
+
+    __slots__ = ("address", "array", "size")
+
+    def __init__(self, size: int) -> None:
+        try:
+            self.array: Any = np.empty(size + ALIGN, np.uint8)
+        except MemoryError as error:
+            raise OutOfMemoryError(
+                f"{size:,} bytes of scratch memory were refused. Use smaller images, or fewer threads "
+                f"with konv.set_num_threads: scratch memory is taken per thread."
+            ) from error
+        self.size = size
+        self.address = -(-self.array.ctypes.data // ALIGN) * ALIGN
+
+
+def take(size: int) -> Buffer:
+    """A buffer of at least `size` bytes; give it back when the kernel has returned."""
+    try:
+        buffer = _waiting.pop()
+    except IndexError:
+        return Buffer(max(size, SMALLEST))
+    if buffer.size >= size:
+        return buffer
+    return Buffer(size)  # the smaller one is dropped: the larger will serve its callers too
+
+
+def give_back(buffer: Buffer) -> None:
+    """Let the next call have it."""
+    if sum(other.size for other in _waiting) + buffer.size <= KEEP:
+        _waiting.append(buffer)
+
+
+def waiting() -> int:
+    """Bytes that wait for the next call."""
+    return sum(buffer.size for buffer in _waiting)
+
+
+def release() -> None:
+    """Free everything that waits."""
+    _waiting.clear()
+
+
+@cache
+def machine_bytes() -> int:
+    """Memory of this machine or of this process' cgroup, whichever is less."""
+    limits = []
+    try:
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, OSError, ValueError):
+        pass
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            with open(path) as file:
+                text = file.read().strip()
+        except OSError:
+            continue
+        if text.isdigit():
+            limits.append(int(text))
+    return min(limits, default=2**62)
+
+
+def require(size: int, what: str) -> None:
+    """Raise OutOfMemoryError if `size` bytes for `what` are more than the whole machine has."""
+    if size > machine_bytes():
+        raise OutOfMemoryError(
+            f"{what} needs {size:,} bytes, this machine has {machine_bytes():,}. "
+            f"Use smaller images or a smaller batch, or cut the image into tiles."
+        )

@@ -1,0 +1,113 @@
+"""What this machine can do at best, measured: the two lines under which every kernel stays.
+
+A convolution of F operations that must move B bytes takes at least max(F / peak, B / bandwidth) seconds
+(Williams, Waterman, Patterson, "Roofline", 2009). Peak and bandwidth come from kernels of konv's own
+(konv.kernels.roofline) on konv's own threads, not from a data sheet: clock rates, shared machines and
+containers make those wrong. Measured once per process, dtype and number of threads, in about 0.2 s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from konv import llvm
+from konv.kernels import roofline as emitted
+from konv.kernels.region import RUN
+from konv.runtime.code import compiled
+from konv.runtime.threads import Team, team
+from konv.target import BYTES, Target
+
+ENOUGH = 0.06  # seconds for each of the two; the best run counts: what disturbs can only slow one down
+CALL = 2e-3  # seconds of one run: starting a team, some microseconds, is then nothing
+TRIPS = 2_000  # of a unit of the peak, some 10 us: the counter is then nothing, and threads end together
+COPIED = 16_384  # numbers in a unit of the copy: a few pages
+MOVED = 128 * 1024 * 1024  # bytes read and written by a copy: past the last cache of most machines
+
+
+@dataclass(frozen=True, slots=True)
+class Roofline:
+    """`peak_flops` a second (a multiply-add is two), `bandwidth` in bytes a second, read and written.
+
+    >>> Roofline(peak_flops=100e9, bandwidth=20e9, threads=2).best_seconds(flops=1e9, moved=1e9)
+    0.05
+    """
+
+    peak_flops: float
+    bandwidth: float
+    threads: int
+    dtype: str = "float32"
+
+    @property
+    def ridge(self) -> float:
+        """Operations per byte above which arithmetic is the limit, not memory."""
+        return self.peak_flops / self.bandwidth
+
+    def best_seconds(self, flops: float, moved: float) -> float:
+        """Return the least time that so many operations and bytes moved can take."""
+        return max(flops / self.peak_flops, moved / self.bandwidth)
+
+
+def measure(threads: int | None = None, dtype: str = "float32") -> Roofline:
+    """Return the roofline of this machine for a number of threads; None: as many as konv uses."""
+    crew = team() if threads is None else team(threads)
+    return _measure(crew, dtype)
+
+
+@cache
+def _measure(crew: Team, dtype: str) -> Roofline:
+    return Roofline(_peak(crew, dtype), _bandwidth(crew, dtype), crew.threads, dtype)
+
+
+def _peak(crew: Team, dtype: str) -> float:
+    """Operations a second; as many units as fill the time of a call."""
+    target = llvm.detect()
+    lanes, chains = target.lanes(dtype), emitted.chains(target)
+    factors = np.array([0.5, 0.5], dtype)  # s / 2 + 1 / 2 tends to 1: no overflow, no denormals
+    sums = np.empty(crew.threads * chains * lanes, dtype)
+    run = _function(f"roofline peak {dtype}", target, lambda: emitted.emit_peak(target, dtype))
+    units = 4 * crew.threads
+    while _seconds(run, crew, (units, TRIPS), factors, sums) < CALL:
+        units *= 2
+    best = _best(lambda: _seconds(run, crew, (units, TRIPS), factors, sums))
+    return 2 * units * TRIPS * chains * lanes / best
+
+
+def _bandwidth(crew: Team, dtype: str) -> float:
+    """Bytes a second, those read and those written."""
+    target = llvm.detect()
+    units = MOVED // (2 * COPIED * BYTES[dtype])
+    x, y = np.ones((2, units * COPIED), dtype)  # written once, or all of x would be one page of zeros
+    run = _function(f"roofline copy {dtype}", target, lambda: emitted.emit_copy(target, dtype))
+    return MOVED / _best(lambda: _seconds(run, crew, (units, COPIED), x, y))
+
+
+def _function(what: str, target: Target, emit: Callable[[], llvm.Module]) -> Callable[..., Any]:
+    """The exported `run`; it keeps the machine code that it is part of alive."""
+    loaded = compiled(what, target, emit)
+    run = loaded.function("run", len(RUN))
+    run.loaded = loaded
+    return run  # type: ignore[no-any-return]  # ctypes has no types
+
+
+def _seconds(
+    run: Callable[..., Any], crew: Team, words: tuple[int, int], x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]
+) -> float:
+    job = np.array(words, np.int64)
+    begin = perf_counter()
+    run(job.ctypes.data, x.ctypes.data, 0, y.ctypes.data, 0, crew.address, crew.threads)
+    return perf_counter() - begin
+
+
+def _best(once: Callable[[], float]) -> float:
+    """The least of as many runs as `ENOUGH` has room for, after one that does not count."""
+    once()
+    begin, best = perf_counter(), float("inf")
+    while perf_counter() - begin < ENOUGH:
+        best = min(best, once())
+    return best

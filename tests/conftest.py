@@ -1,0 +1,46 @@
+"""What all tests share: the size of problems, random problems that repeat, a cache of their own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# A first call compiles, so the time of an example says nothing; a red run must be red again.
+settings.register_profile("test", deadline=None, derandomize=True, database=None)
+settings.register_profile("whole", settings.get_profile("test"), max_examples=1000)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--whole",
+        action="store_true",
+        help="run problems at their full size instead of shrunk, and more random ones",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile("whole" if config.getoption("--whole") else "test")
+
+
+@pytest.fixture(scope="session")
+def whole(pytestconfig: pytest.Config) -> bool:
+    """Whether problems run at their full size."""
+    return bool(pytestconfig.getoption("--whole"))
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The folder of the repository."""
+    return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or writes the user's cache; child processes inherit this one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(os.environ, "KONV_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield

@@ -1,7 +1,7 @@
 """Convolution made fast, and explained.
 
-Every public name is found the first time it is used (PEP 562), so that importing konv loads neither NumPy nor
-LLVM nor PyTorch and takes a few milliseconds.
+Every public name is found the first time it is used (PEP 562), so that importing konv loads neither
+NumPy nor LLVM nor PyTorch and takes a few milliseconds.
 """
 
 from __future__ import annotations
@@ -24,11 +24,37 @@ _HOME = {
 }  # fmt: skip
 _WHERE = {name: module for module, names in _HOME.items() for name in names}
 
-__all__ = [*sorted(_WHERE), "__version__"]  # noqa: PLE0604
+__all__ = [
+    "Axis",
+    "Conv",
+    "KonvError",
+    "OutOfMemoryError",
+    "Prepared",
+    "ProblemError",
+    "UnsupportedError",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+    "get_num_threads",
+    "precision",
+    "prepare",
+    "set_num_threads",
+    "solve",
+]
 
 if TYPE_CHECKING:
     from konv.errors import KonvError, OutOfMemoryError, ProblemError, UnsupportedError
-    from konv.functional import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d
+    from konv.functional import (
+        conv1d,
+        conv2d,
+        conv3d,
+        conv_transpose1d,
+        conv_transpose2d,
+        conv_transpose3d,
+    )
     from konv.geometry import Axis, Conv
     from konv.geometry.solve import solve
     from konv.prepared import Prepared, prepare

@@ -1,4 +1,5 @@
-"""One view of NumPy arrays, PyTorch tensors and whatever speaks DLPack: shape, strides, dtype, address.
+"""One view of NumPy arrays, PyTorch tensors and whatever speaks DLPack: shape, strides, dtype,
+address.
 
 PyTorch is looked for only where it is loaded already; konv never imports it for an array.
 """
@@ -192,8 +193,8 @@ def from_dlpack(a: Any) -> tuple[Any, Callable[[Any], Any]] | None:
 def channels_last(shape: Shape, strides: Shape) -> bool:
     """Whether an array (n, c, *spatial) lies channels last and not also contiguous: PyTorch's rule.
 
-    Strides must not fall in the order c, last spatial, ..., first spatial, n; axes of size 1 have no say in being
-    contiguous.
+    Strides must not fall in the order c, last spatial, ..., first spatial, n; axes of size 1 have
+    no say in being contiguous.
     """
     order = [1, *range(len(shape) - 1, 1, -1), 0]
     least = 0
@@ -202,7 +203,7 @@ def channels_last(shape: Shape, strides: Shape) -> bool:
             return False
         if axis == 0 and least == strides[1]:
             return False
-        least = strides[axis] * (shape[axis] if shape[axis] > 1 else 1)
+        least = strides[axis] * (max(1, shape[axis]))
     return not is_contiguous(shape, strides)
 
 
@@ -231,10 +232,12 @@ def _slow_address(a: Any) -> int:
 
 
 def _numpy_address_reader() -> Callable[[Any], int]:
-    """How to read the address of a NumPy array: `a.ctypes.data` takes 0.7 us, a tenth of a small call's time.
+    """How to read the address of a NumPy array: `a.ctypes.data` takes 0.7 us, a tenth of a small
+    call's time.
 
-    In CPython the address is the first word after an array's object header; NumPy keeps it there by its ABI
-    (PyArrayObject_fields.data). That is tried on one array, and not relied upon if it fails.
+    In CPython the address is the first word after an array's object header; NumPy keeps it there by
+    its ABI (PyArrayObject_fields.data). That is tried on one array, and not relied upon if it
+    fails.
     """
     if sys.implementation.name != "cpython":
         return _slow_address

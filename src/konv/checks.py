@@ -1,6 +1,8 @@
-"""From the arguments of a call to a Conv: every error that arguments can have is raised here or by geometry.
+"""From the arguments of a call to a Conv: every error that arguments can have is raised here or by
+geometry.
 
-Nothing has been computed or changed when one is. Each names the field, its value, the rule and the way out.
+Nothing has been computed or changed when one is. Each names the field, its value, the rule and the
+way out.
 """
 
 from __future__ import annotations
@@ -125,7 +127,11 @@ def _conv(shape: Shape, weight: Shape, dtype: str, options: Options) -> Conv:
         raise TypeError(f"groups={groups!r} is a {type(groups).__name__}; it must be an int.")
     given = weight[0] if options.transposed else weight[1] * groups
     if groups >= 1 and given != ci:
-        part = "weight.shape[0]" if options.transposed else f"weight.shape[1] x groups = {weight[1]} x {groups}"
+        part = (
+            "weight.shape[0]"
+            if options.transposed
+            else f"weight.shape[1] x groups = {weight[1]} x {groups}"
+        )
         raise ProblemError(
             f"x has {ci} channels, and {part} = {given}; they must be equal ({options.name}, x {shape}, "
             f"weight {weight}). {_channel_advice(ci, weight, groups, options)}"
@@ -149,7 +155,12 @@ def _conv(shape: Shape, weight: Shape, dtype: str, options: Options) -> Conv:
 
 
 def _channel_advice(ci: int, weight: Shape, groups: int, options: Options) -> str:
-    if not options.transposed and weight[1] and ci % weight[1] == 0 and weight[0] % (ci // weight[1]) == 0:
+    if (
+        not options.transposed
+        and weight[1]
+        and ci % weight[1] == 0
+        and weight[0] % (ci // weight[1]) == 0
+    ):
         return f"Use groups={ci // weight[1]}, or an x with {weight[1] * groups} channels."
     if ci in (weight[0], weight[1]) and groups == 1:
         return "Swap the first two axes of the weight: the two kinds of convolution store them in opposite order."
@@ -165,7 +176,9 @@ def _from_output_size(smallest: Conv, options: Options) -> tuple[int, ...]:
     wanted = _tuple(options.output_size, options.dims)[-options.dims :]
     least, strides = smallest.out_shape[2:], _tuple(options.stride, options.dims)
     most = tuple(a + s - 1 for a, s in zip(least, strides, strict=True))
-    if len(wanted) != options.dims or not all(a <= w <= b for a, w, b in zip(least, wanted, most, strict=True)):
+    if len(wanted) != options.dims or not all(
+        a <= w <= b for a, w, b in zip(least, wanted, most, strict=True)
+    ):
         raise ProblemError(
             f"output_size={options.output_size} cannot be reached: each of {options.dims} axes must lie from "
             f"{least} to {most}. Use one of these, or another stride or padding."

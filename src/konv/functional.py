@@ -20,8 +20,17 @@ _layers: dict[Any, _Layer] = {}
 
 
 def conv1d(
-    x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, *,
-    padding_mode: str = "zeros", layout: str | None = None, out: Any = None,
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
+    padding_mode: str = "zeros",
+    layout: str | None = None,
+    out: Any = None,
 ) -> Any:
     """Convolve sequences: x (n, ci, w) or (ci, w), weight (co, ci / groups, k). See conv2d.
 
@@ -30,13 +39,35 @@ def conv1d(
     array([[[2., 3., 3., 3., 2.]]], dtype=float32)
     """
     return _convolve(
-        x, weight, bias, out, 1, False, stride, padding, dilation, groups, 0, None, padding_mode, layout
+        x,
+        weight,
+        bias,
+        out,
+        1,
+        False,
+        stride,
+        padding,
+        dilation,
+        groups,
+        0,
+        None,
+        padding_mode,
+        layout,
     )
 
 
 def conv2d(
-    x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, *,
-    padding_mode: str = "zeros", layout: str | None = None, out: Any = None,
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
+    padding_mode: str = "zeros",
+    layout: str | None = None,
+    out: Any = None,
 ) -> Any:
     """Convolve images: ordinary, strided, dilated, grouped, depthwise.
 
@@ -44,16 +75,18 @@ def conv2d(
     weight    (co, ci / groups, kh, kw), same library and dtype
     bias      (co,) or None
     stride, padding, dilation
-              an int, or one per axis; padding also "valid", "same", "causal" or ((lo, hi), (lo, hi)), in pixels
+              an int, or one per axis; padding also "valid", "same", "causal" or ((lo, hi), (lo,
+              hi)), in pixels
     padding_mode
               "zeros", "reflect", "replicate" or "circular"
     layout    "NHWC" for arrays whose channels stand last (an image file's order); the result then does too
     out       an array of the result's shape and dtype to write into
 
-    Returns (n, co, oh, ow), or without n, of the same kind and dtype; channels last in memory if x or weight is (and
-    not also contiguous). Raises ProblemError (a ValueError) for arguments that fit no convolution,
-    UnsupportedError for dtypes and devices, OutOfMemoryError for what the machine cannot hold, all before any work.
-    Cross-correlation, as in every deep-learning library: the kernel is not flipped.
+    Returns (n, co, oh, ow), or without n, of the same kind and dtype; channels last in memory if x
+    or weight is (and not also contiguous). Raises ProblemError (a ValueError) for arguments that
+    fit no convolution, UnsupportedError for dtypes and devices, OutOfMemoryError for what the
+    machine cannot hold, all before any work. Cross-correlation, as in every deep-learning library:
+    the kernel is not flipped.
 
     >>> import numpy as np
     >>> image, weight = np.ones((1, 3, 8, 8), "float32"), np.ones((16, 3, 3, 3), "float32")
@@ -61,13 +94,35 @@ def conv2d(
     (1, 16, 4, 4)
     """
     return _convolve(
-        x, weight, bias, out, 2, False, stride, padding, dilation, groups, 0, None, padding_mode, layout
+        x,
+        weight,
+        bias,
+        out,
+        2,
+        False,
+        stride,
+        padding,
+        dilation,
+        groups,
+        0,
+        None,
+        padding_mode,
+        layout,
     )
 
 
 def conv3d(
-    x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, *,
-    padding_mode: str = "zeros", layout: str | None = None, out: Any = None,
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
+    padding_mode: str = "zeros",
+    layout: str | None = None,
+    out: Any = None,
 ) -> Any:
     """Convolve volumes: x (n, ci, d, h, w), weight (co, ci / groups, kd, kh, kw). See conv2d.
 
@@ -76,14 +131,37 @@ def conv3d(
     (1, 2, 3, 3, 3)
     """
     return _convolve(
-        x, weight, bias, out, 3, False, stride, padding, dilation, groups, 0, None, padding_mode, layout
+        x,
+        weight,
+        bias,
+        out,
+        3,
+        False,
+        stride,
+        padding,
+        dilation,
+        groups,
+        0,
+        None,
+        padding_mode,
+        layout,
     )
 
 
 def conv_transpose1d(
-    x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, output_padding: Any = 0,
-    groups: int = 1, dilation: Any = 1, *,
-    padding_mode: str = "zeros", output_size: Any = None, layout: str | None = None, out: Any = None,
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+    *,
+    padding_mode: str = "zeros",
+    output_size: Any = None,
+    layout: str | None = None,
+    out: Any = None,
 ) -> Any:
     """Transposed convolution of sequences: weight (ci, co / groups, k). See conv_transpose2d.
 
@@ -98,11 +176,22 @@ def conv_transpose1d(
 
 
 def conv_transpose2d(
-    x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, output_padding: Any = 0,
-    groups: int = 1, dilation: Any = 1, *,
-    padding_mode: str = "zeros", output_size: Any = None, layout: str | None = None, out: Any = None,
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+    *,
+    padding_mode: str = "zeros",
+    output_size: Any = None,
+    layout: str | None = None,
+    out: Any = None,
 ) -> Any:
-    """Transposed convolution of images: the adjoint of conv2d with the same weight; upsamples by `stride`.
+    """Transposed convolution of images: the adjoint of conv2d with the same weight; upsamples by
+    `stride`.
 
     weight    (ci, co / groups, kh, kw)
     padding   crops the result: an int, one per axis, or ((lo, hi), (lo, hi)), in pixels of the result
@@ -125,11 +214,22 @@ def conv_transpose2d(
 
 
 def conv_transpose3d(
-    x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, output_padding: Any = 0,
-    groups: int = 1, dilation: Any = 1, *,
-    padding_mode: str = "zeros", output_size: Any = None, layout: str | None = None, out: Any = None,
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+    *,
+    padding_mode: str = "zeros",
+    output_size: Any = None,
+    layout: str | None = None,
+    out: Any = None,
 ) -> Any:
-    """Transposed convolution of volumes: weight (ci, co / groups, kd, kh, kw). See conv_transpose2d.
+    """Transposed convolution of volumes: weight (ci, co / groups, kd, kh, kw). See
+    conv_transpose2d.
 
     >>> import numpy as np
     >>> x, weight = np.ones((1, 1, 2, 2, 2), "float32"), np.ones((1, 3, 2, 2, 2), "float32")
@@ -145,7 +245,9 @@ def conv_transpose3d(
 class _Layer:
     """What is remembered of a call: its request, and how its packed weights are found again."""
 
-    def __init__(self, kind: Kind, x: Any, weight: Any, bias: Any, options: Options, out: Any, team: Team) -> None:
+    def __init__(
+        self, kind: Kind, x: Any, weight: Any, bias: Any, options: Options, out: Any, team: Team
+    ) -> None:
         conv = problem(kind, x, weight, bias, options)
         strides = kind.strides(weight)
         weight_last = channels_last(tuple(weight.shape), strides)
@@ -212,11 +314,15 @@ def _hashable(argument: Any) -> Any:
     try:
         hash(argument)
     except TypeError:
-        raise TypeError(f"{argument!r} is no number, tuple or string. Use an int or a tuple of ints.") from None
+        raise TypeError(
+            f"{argument!r} is no number, tuple or string. Use an int or a tuple of ints."
+        ) from None
     return argument
 
 
-def _foreign(kind: Kind | None, x: Any, weight: Any, bias: Any, out: Any, arguments: tuple[Any, ...]) -> Any:
+def _foreign(
+    kind: Kind | None, x: Any, weight: Any, bias: Any, out: Any, arguments: tuple[Any, ...]
+) -> Any:
     """Arrays of other libraries, through DLPack; a mixture of libraries is refused."""
     names = {"x": x, "weight": weight} | ({} if bias is None else {"bias": bias})
     if kind is not None:

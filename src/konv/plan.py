@@ -14,27 +14,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything that a kernel is specialised on, and nothing that changes with image size, batch or threads.
+    """Everything that a kernel is specialised on, and nothing that changes with image size, batch
+    or threads.
 
-    `pixels` x `vectors` is the register tile, and `tail` the vectors of the last, narrower block of output
-    channels (0: there is none); `packed` says that the input comes contiguous and is packed a
-    unit at a time, `blocked` that the output goes out contiguous. A crop of the input whose origin is a multiple of
-    `alignment` gives the same bits as the whole.
+    packed       the input comes contiguous and is packed a unit at a time; else it is channels-last
+    blocked      the output goes out contiguous, through a block in scratch; else it is channels-last
+    pixels       x `vectors` is the register tile: pixels by vectors of output channels
+    tail         vectors in the last, other block of output channels of a group; 0: all blocks are alike
+    odd          channels in the very last vector; 0: it is full, or may be written in full
+    depth        input channels of a group if they are few enough to be unrolled; 0: a loop
+    alignment    a crop whose origin is a multiple of it gives the same bits as the whole
     """
 
     algorithm: str
     dtype: str
-    pixels: int
-    vectors: int
-    tail: int
     packed: bool
     blocked: bool
+    pixels: int
+    vectors: int
+    tail: int = 0
+    odd: int = 0
+    depth: int = 0
     alignment: int = 1
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """The block widths, in vectors, that this plan's kernel needs."""
-        return (self.vectors, self.tail) if self.tail else (self.vectors,)
 
     def __str__(self) -> str:
         name = {False: "channels-last", True: "contiguous"}
@@ -47,6 +48,9 @@ class Algorithm(Protocol):
 
     name: str
     exact: bool  # every output is a plain sum of products, within the bound that reference.tolerance states
+    per_channel: (
+        bool  # one weight per output channel and tap: nothing is summed over input channels
+    )
 
     def why_not(self, conv: Conv, target: Target) -> str | None:
         """Why it cannot do this problem, in words for a user; None if it can."""

@@ -42,7 +42,9 @@ class Prepared:
     def __init__(self, conv: Conv, weight: Any, bias: Any, layout: str | None) -> None:
         self.conv = conv
         name = {False: "conv", True: "conv_transpose"}[conv.transposed]
-        self._options = Options(conv.dims, conv.transposed, 1, 0, 1, conv.groups, 0, None, conv.mode, layout)
+        self._options = Options(
+            conv.dims, conv.transposed, 1, 0, 1, conv.groups, 0, None, conv.mode, layout
+        )
         layout_last(self._options)
         kind = _kind(weight, "weight")
         if tuple(weight.shape) != conv.weight_shape or kind.dtype(weight) != conv.dtype:
@@ -50,7 +52,9 @@ class Prepared:
                 f"weight is {kind.dtype(weight)} {tuple(weight.shape)}; {name}{conv.dims}d of {conv} wants "
                 f"{conv.dtype} {conv.weight_shape}. Use a weight of that shape and dtype."
             )
-        if bias is not None and (tuple(bias.shape) != (conv.co,) or _kind(bias, "bias").dtype(bias) != conv.dtype):
+        if bias is not None and (
+            tuple(bias.shape) != (conv.co,) or _kind(bias, "bias").dtype(bias) != conv.dtype
+        ):
             raise ProblemError(
                 f"bias is {_kind(bias, 'bias').dtype(bias)} {tuple(bias.shape)}; it must be {conv.dtype} "
                 f"({conv.co},), one number per output channel."
@@ -69,7 +73,9 @@ class Prepared:
         kind = _kind(x, "x")
         kind.refuse(x, "x")
         now = team()
-        form = None if out is None else (type(out), tuple(out.shape), _kind(out, "out").strides(out))
+        form = (
+            None if out is None else (type(out), tuple(out.shape), _kind(out, "out").strides(out))
+        )
         key = (kind.name, kind.signature(x), form, now.address, now.threads, current_precision())
         request = self._requests.get(key)
         if request is None:
@@ -100,7 +106,9 @@ class Prepared:
         if packed is None:
             weight = self._kind.address(self._weight)
             bias = 0 if self._bias is None else _kind(self._bias, "bias").address(self._bias)
-            packed = weights.pack(self.conv, plan, call.kernel, weight, self._kind.strides(self._weight), bias)
+            packed = weights.pack(
+                self.conv, plan, call.kernel, weight, self._kind.strides(self._weight), bias
+            )
             self._packed[key] = packed
         return packed
 

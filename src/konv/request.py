@@ -1,4 +1,5 @@
-"""A call without its numbers: memory layouts, plan and job for arrays of given shapes, strides and dtypes.
+"""A call without its numbers: memory layouts, plan and job for arrays of given shapes, strides and
+dtypes.
 
 Made once for every combination and remembered; running one takes a few microseconds.
 """
@@ -20,13 +21,22 @@ from konv.target import BYTES
 
 
 class Request:
-    """`conv` on arrays like x and out; `weight_last` says that the weight asks for a channels-last result.
+    """`conv` on arrays like x and out; `weight_last` says that the weight asks for a channels-last
+    result.
 
-    `readable` is False if kernels cannot read x as it lies (byte order, steps backwards): it must be copied first.
+    `readable` is False if kernels cannot read x as it lies (byte order, steps backwards): it must
+    be copied first.
     """
 
     def __init__(
-        self, kind: Kind, x: Any, conv: Conv, options: Options, out: Any, team: Team, weight_last: bool
+        self,
+        kind: Kind,
+        x: Any,
+        conv: Conv,
+        options: Options,
+        out: Any,
+        team: Team,
+        weight_last: bool,
     ) -> None:
         self.kind, self.conv = kind, conv
         self.last = last = layout_last(options)
@@ -43,7 +53,9 @@ class Request:
         self.extent = _extent(shape, strides) * self.itemsize
         if self.readable:
             x_last = strides[1] == 1 and (strides[-1] != 1 or last or x_format)
-            self.call = Call(conv, strides, dense_strides(conv.out_shape, y_last), team, x_last, y_last)
+            self.call = Call(
+                conv, strides, dense_strides(conv.out_shape, y_last), team, x_last, y_last
+            )
 
     def _result(self, y_last: bool) -> tuple[Shape, Shape | None]:
         """Shape to allocate, contiguous, and the order of axes that the user sees it in (None: as it is)."""
@@ -58,7 +70,9 @@ class Request:
         """Refuse an `out` that cannot hold the result; find the layout in which kernels may write into it."""
         kind = self.kind
         if not kind.owns(out):
-            raise TypeError(f"out is a {type(out).__name__}, x a {kind.name}. Use the same library for both.")
+            raise TypeError(
+                f"out is a {type(out).__name__}, x a {kind.name}. Use the same library for both."
+            )
         shape, order = self._result(y_last)
         shape = tuple(shape[i] for i in order) if order else shape
         if tuple(out.shape) != shape or kind.dtype(out) != self.dtype or not kind.writable(out):
@@ -68,7 +82,11 @@ class Request:
             )
         _, shape, strides = canonical(kind, out, options, self.last, self.batched)
         for choice in (y_last, not y_last):
-            if kind.native(out) and strides[not self.batched :] == same_strides(shape, strides, choice)[not self.batched :]:
+            if (
+                kind.native(out)
+                and strides[not self.batched :]
+                == same_strides(shape, strides, choice)[not self.batched :]
+            ):
                 return choice
         self.direct = False
         return y_last
@@ -99,12 +117,16 @@ class Request:
 def packable(kind: Kind, weight: Any) -> bool:
     """Whether a weight is one block of memory with its taps in equal steps."""
     shape, strides = tuple(weight.shape), kind.strides(weight)
-    return kind.native(weight) and any(strides == same_strides(shape, strides, last) for last in (False, True))
+    return kind.native(weight) and any(
+        strides == same_strides(shape, strides, last) for last in (False, True)
+    )
 
 
 def plain(kind: Kind, bias: Any) -> bool:
     """Whether a bias is one run of numbers."""
-    return bias is None or (kind.native(bias) and (bias.shape[0] == 1 or kind.strides(bias) == (1,)))
+    return bias is None or (
+        kind.native(bias) and (bias.shape[0] == 1 or kind.strides(bias) == (1,))
+    )
 
 
 def same_strides(shape: Shape, strides: Shape, last: bool) -> Shape:
@@ -120,4 +142,8 @@ def has_format(kind: Kind, options: Options) -> bool:
 
 def _extent(shape: Shape, strides: Shape) -> int:
     """Elements from the first to the last, both included."""
-    return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)) if all(shape) else 0
+    return (
+        1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+        if all(shape)
+        else 0
+    )

@@ -11,9 +11,9 @@ BYTES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
 class Target:
     """A machine to emit code for.
 
-    `vector_bytes` is the width of one vector register, `registers` how many there are; together they
-    set the register tile of every kernel. `l2` is the second-level cache of one core in bytes: it sets
-    how much work a thread takes at a time, which changes no result.
+    `vector_bytes` is the width of one vector register, `registers` how many there are; together
+    they set the register tile of every kernel. `l2` is the second-level cache of one core in bytes:
+    it sets how much work a thread takes at a time, which changes no result.
 
     >>> Target("x86_64-linux-gnu", "haswell", (), vector_bytes=32, registers=16).lanes("float32")
     8

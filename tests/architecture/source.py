@@ -27,7 +27,7 @@ class Import:
 
 
 def part_of(path: Path) -> str:
-    """The file or folder right under src/konv: `geometry`, `cli`; `__init__` for the package's own."""
+    """The file or folder right under src/konv: `geometry`, `cli`; `__init__` for the whole."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 

@@ -56,8 +56,8 @@ def test_l0_needs_the_standard_library_alone(module: str) -> None:
 
 
 def test_geometry_works_with_the_standard_library_alone() -> None:
-    code = "from konv.geometry import Conv; print(Conv.parse('conv2d 1x3x9x9 o4 k3 s2 p1').out_shape)"
-    assert child(BLOCK + code) == "(1, 4, 5, 5)\n"
+    parse = "print(Conv.parse('conv2d 1x3x9x9 o4 k3 s2 p1').out_shape)"
+    assert child(f"{BLOCK}\nfrom konv.geometry import Conv\n{parse}") == "(1, 4, 5, 5)\n"
 
 
 def test_the_block_blocks() -> None:

@@ -7,11 +7,14 @@ import pytest
 import konv
 
 PUBLIC = (
+    "Axis",
     "Conv",
     "KonvError",
     "OutOfMemoryError",
+    "Prepared",
     "ProblemError",
     "UnsupportedError",
+    "__version__",
     "conv1d",
     "conv2d",
     "conv3d",

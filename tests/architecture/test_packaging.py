@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import konv
 import pytest
+
+import konv
 
 EXTRAS = {"torch", "viz", "test", "dev", "bench"}
 TARGETS = {"demo", "test", "check", "check-full", "bench", "docs"}

@@ -253,7 +253,7 @@ def test_wrong_types_are_type_errors_that_name_the_field(wrong: object) -> None:
 
 
 def test_an_overflowing_extent_is_a_problem_error() -> None:
-    with pytest.raises(ProblemError, match="kernel extent of .* does not fit in 63 bits"):
+    with pytest.raises(ProblemError, match=r"kernel extent of .* does not fit in 63 bits"):
         Axis(5, 2**40, dilation=2**40)
-    with pytest.raises(ProblemError, match="spread input of .* does not fit in 63 bits"):
+    with pytest.raises(ProblemError, match=r"spread input of .* does not fit in 63 bits"):
         Axis(2**40, 1, up=2**40, lo=-(2**50))

@@ -23,7 +23,14 @@ from konv.geometry import Axis, Conv
         ({"co": 1, "kernel": 2, "transposed": True}, (1, 1, 6, 6)),
         ({"co": 1, "kernel": 2, "stride": 2, "padding": 2, "dilation": 2}, (1, 1, 4, 4)),
         (
-            {"in_shape": (1, 4, 5, 5), "co": 2, "kernel": 2, "stride": 2, "padding": 2, "groups": 2},
+            {
+                "in_shape": (1, 4, 5, 5),
+                "co": 2,
+                "kernel": 2,
+                "stride": 2,
+                "padding": 2,
+                "groups": 2,
+            },
             (1, 2, 4, 4),
         ),
         # Layers of papers.

@@ -72,7 +72,9 @@ def test_exact_macs_are_at_most_one_for_each_tap_and_output(conv: Conv) -> None:
     taps = [range(a.kernel) for a in conv.axes]
     most = conv.n * conv.co * conv.ci // conv.groups
     for axis, along in zip(conv.axes, taps, strict=True):
-        most *= sum(axis.source(o, k, conv.mode) is not None for o in range(axis.out) for k in along)
+        most *= sum(
+            axis.source(o, k, conv.mode) is not None for o in range(axis.out) for k in along
+        )
     assert conv.exact_macs == most
 
 

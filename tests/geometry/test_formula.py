@@ -22,7 +22,7 @@ from konv.geometry import Conv
         ("tconv1d 1x1x8 o1 k4 s2 p1", "W2 = (8 - 1)*2 - 2*1 + (4 - 1) + 1 = 16"),
         ("tconv1d 1x1x8 o1 k3 s2 p1 r1", "W2 = (8 - 1)*2 - 2*1 + (3 - 1) + 1 + 1 = 16"),
         ("tconv1d 1x1x8 o1 k3 s2 d2", "W2 = (8 - 1)*2 + 2*(3 - 1) + 1 = 19"),
-        ("tconv1d 1x1x8 o1 k3 s2 p1:0", "W2 = (8 - 1)*2 - 1 - 0 + (3 - 1) + 1 = 16"),
+        ("tconv1d 1x1x8 o1 k3 s2 p0:1", "W2 = (8 - 1)*2 - 0 - 1 + (3 - 1) + 1 = 16"),
         (
             "conv3d 1x1x8x9x10 o1 k1",
             "D2 = floor((8 - 1) / 1) + 1 = 8\n"

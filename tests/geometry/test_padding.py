@@ -55,7 +55,11 @@ def test_source_divides_by_up_before_it_folds(axis: Axis, mode: Mode) -> None:
 
 @pytest.mark.parametrize(("mode", "most"), [("reflect", 4), ("circular", 5), ("replicate", 99)])
 def test_padding_as_wide_as_the_mode_can_supply_is_allowed(mode: Mode, most: int) -> None:
-    assert Conv.of((1, 1, 5), 1, 3, padding=most, padding_mode=mode).out_shape == (1, 1, 3 + 2 * most)
+    assert Conv.of((1, 1, 5), 1, 3, padding=most, padding_mode=mode).out_shape == (
+        1,
+        1,
+        3 + 2 * most,
+    )
 
 
 @pytest.mark.parametrize(("mode", "most"), [("reflect", 4), ("circular", 5)])
@@ -108,7 +112,9 @@ def test_valid_is_no_padding_and_crops_nothing() -> None:
 
 @pytest.mark.parametrize("name", ["same", "causal"])
 def test_names_that_mean_nothing_for_transposed_layers_say_what_to_write(name: str) -> None:
-    with pytest.raises(ProblemError, match=r"undefined for a transposed .* Use numbers: \(lo, hi\)"):
+    with pytest.raises(
+        ProblemError, match=r"undefined for a transposed .* Use numbers: \(lo, hi\)"
+    ):
         Conv.of((1, 1, 9), 1, 3, padding=name, transposed=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 
 import pytest
 from geometry.strategies import convs, layers
@@ -119,10 +120,8 @@ def test_only_text_is_parsed() -> None:
 
 @given(st.text(alphabet="tconv123dx okspgru:-#f64 ", max_size=30))
 def test_any_text_is_a_conv_or_a_problem_error(line: str) -> None:
-    try:
+    with suppress(ProblemError):
         Conv.parse(line)
-    except ProblemError:
-        pass
 
 
 def test_read_problems_takes_names_from_comments() -> None:

@@ -138,7 +138,7 @@ CONCEPTS = {
         "small machines. Its depthwise half does little work on each byte, so the clock gains "
         "less than the count of MACs promises.",
         networks=(
-            Network("MobileNet", "every layer but the first"),
+            Network("MobileNet", "every convolution but the first"),
             Network("Xception", "Inception taken to its end: one channel a branch"),
         ),
         symbols=Symbols(_ORDINARY_SIZE, "DK^2 M + M N", "(DK^2 M + M N) DF^2", "DK"),

@@ -30,6 +30,39 @@ def bank(outs: int, ins: int, kernel: int) -> Array:
     return np.stack(rows).astype(np.float32)
 
 
+def names(outs: int, ins: int) -> tuple[str, ...]:
+    """Return what each filter of a bank looks for.
+
+    >>> names(24, 3)[1], names(24, 3)[12]
+    ('centre-surround', 'edge 90\N{DEGREE SIGN}, red - blue')
+    """
+    count = _pattern_count(outs, ins)
+    spatial, mixes = pattern_names(count), mix_names(ins)
+    pairs = ((spatial[n % count], mixes[n // count % ins]) for n in range(outs))
+    return tuple(f"{pattern}, {mix}" if mix else pattern for pattern, mix in pairs)
+
+
+def mix_names(ins: int) -> tuple[str, ...]:
+    """Return what each of the channel mixes is; nothing for the first, their mean."""
+    if ins == 3:
+        return ("", "red - blue", "green - magenta")
+    return ("", *(f"difference {j}" for j in range(1, ins)))
+
+
+def pattern_names(count: int) -> tuple[str, ...]:
+    """Return what each of the patterns is."""
+    edges, lines = _edges_and_lines(count)
+    turned = [("edge", 180 * i / edges) for i in range(edges)]
+    turned += [("line", 180 * i / lines) for i in range(lines)]
+    return ("blur", "centre-surround", *(f"{what} {90 - angle:.0f}\N{DEGREE SIGN}" for what, angle in turned))
+
+
+def _edges_and_lines(count: int) -> tuple[int, int]:
+    """Two thirds of what blur and centre-surround leave are edges."""
+    lines = (count - 2) // 3
+    return count - 2 - lines, lines
+
+
 def grouped_bank(outs: int, ins: int, groups: int, kernel: int) -> Array:
     """Return weights (outs, ins / groups, kernel, kernel): the same bank for each group."""
     return np.concatenate([bank(outs // groups, ins // groups, kernel)] * groups)
@@ -74,9 +107,8 @@ def patterns(kernel: int, count: int) -> Array:
     """
     if kernel == 1:
         return np.ones((count, 1, 1))
-    edges = count - 2 - (count - 2) // 3
+    edges, lines = _edges_and_lines(count)
     angles = [(pi * i / edges, pi / 2) for i in range(edges)]
-    lines = count - 2 - edges
     angles += [(pi * i / lines, 0.0) for i in range(lines)]
     blur = _gabor(kernel, 0, 0, waves=0)
     surround = np.zeros((kernel, kernel))

@@ -20,17 +20,20 @@ from konv.functional import conv2d
 
 Array = NDArray[Any]
 
-SHIPPED = {"astronaut": "astronaut.png", "chelsea": "chelsea.png", "coffee": "coffee.png"}
+SHIPPED = {"astronaut": (0.205, 0.395), "chelsea": (0.385, 0.4), "coffee": (0.49, 0.52)}
+"""Name, and the place (share of height, of width) that a figure looks at closely: an eye, an edge."""
 LIFT = 5  # taps of the filters that make further channels
 
 
 @dataclass(frozen=True, slots=True)
 class Photograph:
-    """`pixels`: (height, width, 3), float32, 0 to 1."""
+    """`pixels`: (height, width, 3), float32, 0 to 1; `focus`: the place to look at closely, as
+    shares of height and width."""
 
     name: str
     pixels: Array
     original: tuple[int, int]
+    focus: tuple[float, float]
 
 
 def missing(package: str, what: str) -> UnsupportedError:
@@ -64,7 +67,17 @@ def read(name: str, size: int) -> Photograph:
         scale = size / max(original)
         height, width = (max(1, round(side * scale)) for side in original)
         image = image.resize((width, height), Image.Resampling.LANCZOS)
-    return Photograph(name, np.asarray(image, np.float32) / 255, original)
+    pixels = np.asarray(image, np.float32) / 255
+    return Photograph(name, pixels, original, SHIPPED.get(name) or strongest_edge(pixels))
+
+
+def strongest_edge(pixels: Array) -> tuple[float, float]:
+    """Return where brightness changes most from left to right, away from the border."""
+    edges = np.abs(np.diff(pixels.mean(axis=2), axis=1, append=0))
+    height, width = edges.shape
+    middle = edges[height // 4 : height - height // 4, width // 4 : width - width // 4]
+    row, column = np.unravel_index(int(middle.argmax()), middle.shape)
+    return (height // 4 + int(row) + 0.5) / height, (width // 4 + int(column) + 0.5) / width
 
 
 def _upright(image: Any) -> Any:
@@ -86,7 +99,7 @@ def _shipped(name: str) -> Path:
             f"the photograph {name!r} comes with scikit-image, which is not installed. "
             f'Use: pip install "konv[viz]", or --image with a photograph of your own.'
         )
-    return Path(next(iter(spec.submodule_search_locations))) / "data" / SHIPPED[name]
+    return Path(next(iter(spec.submodule_search_locations))) / "data" / f"{name}.png"
 
 
 def lift(photograph: Photograph, channels: int) -> tuple[Array, str]:

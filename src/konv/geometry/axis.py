@@ -121,37 +121,13 @@ class Axis:
             return self.adjoint().taps()
         if self.out < self.kernel:
             return self.weight_adjoint().taps(mode)
-        total, step = 0, self.up // gcd(self.stride, self.up)
-        for k in range(self.kernel):
-            first = self._first_output(k)
-            if first is None:
-                continue
-            a, b = 0, self.out - 1
-            if mode == "zeros":  # the other modes find a pixel everywhere
-                shift = self.lo - k * self.dilation
-                a = max(a, -(-shift // self.stride))
-                b = min(b, (self._spread - 1 + shift) // self.stride)
-            if a <= b:
-                total += (b - first) // step - (a - 1 - first) // step
-        return total
-
-    def _first_output(self, k: int) -> int | None:
-        """Return the least o >= 0 whose tap k divides by `up`, or None; it may be past the last.
-
-        A linear congruence: o * stride = lo - k * dilation (mod up). The next such o lies
-        up / gcd(stride, up) further.
-        """
-        common = gcd(self.stride, self.up)
-        wanted, rest = divmod(self.lo - k * self.dilation, common)
-        if rest:
-            return None
-        step = self.up // common
-        return wanted * pow(self.stride // common, -1, step) % step
+        return sum(len(self._outputs(k, mode == "zeros")) for k in range(self.kernel))
 
     def reads(self) -> tuple[int, int] | None:
-        """Return the first and last source index that any output reads, before folding.
+        """Return the first and last source index of all outputs, before folding.
 
-        Negative or >= size where padding is read; None where no output reads anything.
+        Negative or >= size where padding is read; None where nothing is. Takes time proportional to
+        the smaller of `kernel` and `out`, and none without inserted zeros.
 
         >>> Axis(56, 3, stride=2, lo=1, hi=1).reads()  # the last pixel of padding is never read
         (-1, 55)
@@ -160,15 +136,32 @@ class Axis:
             return -self.lo, (self.out - 1) * self.stride + self.extent - 1 - self.lo
         if self.out < self.kernel:
             return self.weight_adjoint().reads()
-        found, step = [], self.up // gcd(self.stride, self.up)
-        for k in range(self.kernel):
-            first = self._first_output(k)
-            if first is not None and first < self.out:
-                last = first + (self.out - 1 - first) // step * step
-                shift = k * self.dilation - self.lo
-                found.append((first * self.stride + shift) // self.up)
-                found.append((last * self.stride + shift) // self.up)
+        runs = ((k, self._outputs(k, inside=False)) for k in range(self.kernel))
+        found = [
+            (o * self.stride + k * self.dilation - self.lo) // self.up
+            for k, outputs in runs
+            if outputs
+            for o in (outputs[0], outputs[-1])
+        ]
         return (min(found), max(found)) if found else None
+
+    def _outputs(self, k: int, inside: bool) -> range:
+        """Return the outputs whose tap k meets no inserted zero, and if `inside` no padding.
+
+        o * stride = lo - k * dilation (mod up) is a linear congruence: the solutions, if any, are
+        up / gcd(stride, up) apart.
+        """
+        shift = self.lo - k * self.dilation
+        least, most = 0, self.out - 1
+        if inside:
+            least = max(least, -(-shift // self.stride))
+            most = min(most, (self._spread - 1 + shift) // self.stride)
+        common = gcd(self.stride, self.up)
+        if shift % common:
+            return range(0)
+        step = self.up // common
+        solution = shift // common * pow(self.stride // common, -1, step)
+        return range(least + (solution - least) % step, most + 1, step)
 
     def overhang(self) -> tuple[int, int]:
         """Return how many pixels before the first and after the last one are really read.

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from konv.kernels import direct
+from konv.kernels import depthwise, direct
 from konv.plan import Algorithm
 
-ALGORITHMS: tuple[Algorithm, ...] = (direct,)
+ALGORITHMS: tuple[Algorithm, ...] = (depthwise, direct)
+
+
+def by_name(name: str) -> Algorithm:
+    """The algorithm of that name; StopIteration if there is none."""
+    return next(algorithm for algorithm in ALGORITHMS if algorithm.name == name)

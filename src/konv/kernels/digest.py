@@ -1,13 +1,15 @@
-"""A 64-bit digest of a weight, taken at memory speed, to know whether its packed copy is still true.
+"""A 64-bit digest of a weight, taken at memory speed, to know whether its packed copy is still
+true.
 
-Eight lanes of `lane = rotate(lane xor word, 31) * odd`, one for each of eight neighbouring words. Every step is
-a bijection of the lane, so a change of one word always changes the digest; the rotation brings high bits (signs and
-exponents) down to where the multiplication spreads them, so that a change of sign everywhere, which xor and
-multiply alone would miss, is seen too. Different contents collide with a chance of 2**-64 or so; it is no
-defence against someone who constructs a collision in his own weights.
+Eight lanes of `lane = rotate(lane xor word, 31) * odd`, one for each of eight neighbouring words.
+Every step is a bijection of the lane, so a change of one word always changes the digest; the
+rotation brings high bits (signs and exponents) down to where the multiplication spreads them, so
+that a change of sign everywhere, which xor and multiply alone would miss, is seen too. Different
+contents collide with a chance of 2**-64 or so; it is no defence against someone who constructs a
+collision in his own weights.
 
-Large weights are cut into chunks of fixed size that threads share; the digest is then that of the chunks' digests,
-so it does not depend on how many threads there were.
+Large weights are cut into chunks of fixed size that threads share; the digest is then that of the
+chunks' digests, so it does not depend on how many threads there were.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ def emit(target: Target) -> Module:
 
         def body(unit: Value) -> None:
             begin = unit * CHUNK
-            out[unit] = f.call(piece, [data + begin, f.least(job["bytes"] - begin, f.int(CHUNK))])
+            out[unit] = f.call(
+                piece, [data + begin, f.least(job["bytes"] - begin, f.integer(CHUNK))]
+            )
 
         emit_units(f, call, job["units"], body)
 

@@ -1,20 +1,27 @@
-"""The register tile: mr pixels x nr vectors of output channels, all in registers over the whole reduction.
+"""The register tile: mr pixels x nr vectors of output channels, all in registers over the whole
+reduction.
 
     for tap in the row list of this tile:                  THE LOOP
         for c in channels of the group:
             load nr vectors of packed weights              shared by all pixels
             for m in mr pixels: broadcast x[m][c]; nr multiply-adds
 
-Bound by multiply-adds, not by loads, as long as mr * nr >= 2 (mr + nr) on a machine with two of each a
-cycle; 4 x 3 on 16 registers (12 sums, 3 weights, 1 broadcast) and 6 x 4 on 32 satisfy it. Every output is
-one chain of multiply-adds in the order taps, channels: the same whatever tile, thread or batch it is in.
+Bound by multiply-adds, not by loads, as long as mr * nr >= 2 (mr + nr) on a machine with two of
+each a cycle; 4 x 3 on 16 registers (12 sums, 3 weights, 1 broadcast) and 6 x 4 on 32 satisfy it.
+Every output is one chain of multiply-adds in the order taps, channels: the same whatever tile,
+thread or batch it is in.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 from llvmlite import ir
 
 from konv.llvm import I64, REAL, Function, Module, Pointer, Value, Variable, pointer_to
+from konv.plan import Plan
 
 UNROLL = 4  # channels per trip: the loop's own three instructions cost 25 % at 1, 6 % at 4
 
@@ -23,35 +30,54 @@ PARAMETERS = (
     "weights", "tap_stride",  # packed weights of this block, elements from one tap to the next
     "bias",  # of this block
     "first", "channels",  # channels of the group in the input: where they begin, how many
-    "places", "to", "valid",  # results: address per pixel, offset in elements, channels that exist
+    "places", "to",  # results: address per pixel, offset in elements
 )  # fmt: skip
 
 
-def emit_tile(module: Module, dtype: str, mr: int, nr: int, masked: bool) -> ir.Function:
-    """The function that computes one tile; `masked`: stores of the last vector stop at `valid` channels."""
-    real, lanes = REAL[dtype], module.target.lanes(dtype)
-    pointers = {"rows": I64, "weights": real, "bias": real, "places": I64}
-    params = [(p, pointer_to(pointers[p]) if p in pointers else I64) for p in PARAMETERS]
-    with module.function(f"tile_{mr}x{nr}", params, inline=False) as (f, args):
-        a = dict(zip(PARAMETERS, args, strict=True))
-        bias = [a["bias"].vector(n * lanes, lanes) for n in range(nr)]
-        sums = [[Variable(f, b) for b in bias] for _ in range(mr)]
+def emit_tile(module: Module, plan: Plan, nr: int, odd: int) -> ir.Function:
+    """The function that computes one tile of nr vectors; `odd`: channels of the last one, 0 if it is full."""
+    lanes = module.target.lanes(plan.dtype)
+    with tile_function(module, plan, nr, odd) as (f, sums, a):
         with f.loop(a["count"]) as t:
-            row = a["rows"] + t * (mr + 1)
+            row = a["rows"] + t * (plan.pixels + 1)
             weights = a["weights"] + row[0] * a["tap_stride"]
-            pixels = [row.pointer(1 + m, real) + a["first"] for m in range(mr)]
-            whole = a["channels"] & -UNROLL
-            with f.loop(whole, step=UNROLL) as c:
-                for u in range(UNROLL):
-                    _multiply_add(f, sums, weights, pixels, c + u, lanes)
-            with f.loop(a["channels"], start=whole) as c:
-                _multiply_add(f, sums, weights, pixels, c, lanes)
-        _store(f, sums, a, real, lanes, masked)
+            pixels = [row.pointer(1 + m, REAL[plan.dtype]) + a["first"] for m in range(plan.pixels)]
+            for c in range(plan.depth):
+                _multiply_add(f, sums, weights, pixels, f.integer(c), lanes)
+            if not plan.depth:
+                whole = a["channels"] & -UNROLL
+                with f.loop(whole, step=UNROLL) as c:
+                    for u in range(UNROLL):
+                        _multiply_add(f, sums, weights, pixels, c + u, lanes)
+                with f.loop(a["channels"], start=whole) as c:
+                    _multiply_add(f, sums, weights, pixels, c, lanes)
         return f.fn
 
 
+@contextmanager
+def tile_function(
+    module: Module, plan: Plan, nr: int, odd: int
+) -> Iterator[tuple[Function, list[list[Variable]], dict[str, Any]]]:
+    """The frame of a tile: sums begin as the bias, the block adds to them, then they are stored."""
+    real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
+    pointers = {"rows": I64, "weights": real, "bias": real, "places": I64}
+    params = [(p, pointer_to(pointers[p]) if p in pointers else I64) for p in PARAMETERS]
+    name = f"tile_{plan.pixels}x{nr}" + (f"_{odd}" if odd else "")
+    with module.function(name, params, inline=False) as (f, args):
+        a = dict(zip(PARAMETERS, args, strict=True))
+        bias = [a["bias"].vector(n * lanes, lanes) for n in range(nr)]
+        sums = [[Variable(f, b) for b in bias] for _ in range(plan.pixels)]
+        yield f, sums, a
+        _store(f, sums, a, lanes, odd)
+
+
 def _multiply_add(
-    f: Function, sums: list[list[Variable]], weights: Pointer, pixels: list[Pointer], c: Value, lanes: int
+    f: Function,
+    sums: list[list[Variable]],
+    weights: Pointer,
+    pixels: list[Pointer],
+    c: Value,
+    lanes: int,
 ) -> None:
     nr = len(sums[0])
     vectors = [weights.vector(c * (nr * lanes) + n * lanes, lanes) for n in range(nr)]
@@ -62,22 +88,14 @@ def _multiply_add(
 
 
 def _store(
-    f: Function, sums: list[list[Variable]], a: dict[str, Pointer], real: ir.Type, lanes: int, masked: bool
+    f: Function, sums: list[list[Variable]], a: dict[str, Any], lanes: int, odd: int
 ) -> None:
     """Write the tile; adding 0 turns -0 into 0, so that leaving out a tap of padding changes no bit."""
-    nr = len(sums[0])
-    zero = f.zero(real, lanes)
-    places = [a["places"].pointer(m, real) + a["to"] for m in range(len(sums))]
-    for place, row in zip(places, sums, strict=True):
-        for n, total in enumerate(row[: nr - 1 if masked else nr]):
-            place.put(n * lanes, total.get() + zero)
-    if not masked:
-        return
-    last = (nr - 1) * lanes
-    with f.choose(a["valid"] >= nr * lanes) as (whole, part):
-        with whole:
-            for place, row in zip(places, sums, strict=True):
-                place.put(last, row[-1].get() + zero)
-        with part:
-            for place, row in zip(places, sums, strict=True):
-                f.store_masked(place, last, row[-1].get() + zero, a["valid"] - last)
+    for m, row in enumerate(sums):
+        place = a["places"].pointer(m, a["weights"].element) + a["to"]
+        for n, total in enumerate(row):
+            value = total.get() + 0.0
+            if odd and n == len(row) - 1:
+                f.store_first(place, n * lanes, value, odd)
+            else:
+                place.put(n * lanes, value)

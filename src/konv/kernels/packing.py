@@ -1,12 +1,13 @@
-"""Contiguous data in and out of the channels-last form that tiles work on, a unit at a time; weights packed.
+"""Contiguous data in and out of the channels-last form that tiles work on, a unit at a time;
+weights packed.
 
     image   [channel][d][h][w] of the input  ->  [slot d][slot h][slot w][channel] in scratch, padding as zeros
     block   [pixel][channel] in scratch      ->  [channel][d][h][w] of the output
     weights [co][ci][tap], any strides       ->  per group and block: [tap][ci][vector][lane], then all biases
 
-Transposing goes through registers in squares of 16 bytes a side (4 x 4 floats): 8 shuffles for 16 numbers,
-the same on SSE, AVX and NEON. What it costs: about 0.3 cycles a number, against taps x co / 16 for the
-multiply-adds of that number.
+Transposing goes through registers in squares of 16 bytes a side (4 x 4 floats): 8 shuffles for 16
+numbers, the same on SSE, AVX and NEON. What it costs: about 0.3 cycles a number, against taps x co
+/ 16 for the multiply-adds of that number.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from llvmlite import ir
 
 from konv.kernels.tables import split
 from konv.kernels.words import AXES, part_function
-from konv.llvm import I64, REAL, SIZE, Function, Module, Pointer, Value, Variable, pointer_to
+from konv.llvm import I8, I64, REAL, SIZE, Function, Module, Pointer, Value, Variable, pointer_to
 
 HEADER = 64  # bytes before the packed weights: word 0 is 1 if all weights are finite
 
@@ -37,36 +38,54 @@ def emit_image(module: Module, real: ir.Type) -> ir.Function:
     """image(job, unit): fill the unit's packed image, every slot of its box, all channels."""
     side = 16 // SIZE[real]
     with part_function(module, "image") as (f, piece, _):
-        unit, x, image = piece.unit, piece.unit.pointer("x", real), piece.part("at_image", real)
+        job, unit, x = piece.job, piece.unit, piece.unit.pointer("x", real)
+        image = piece.part("at_image", I8)
         tables = [piece.part(("at_slots", a), I64) for a in AXES]
-        channels, width = piece.job["groups"] * piece.job["ci"], unit["slots", 2]
-        plane, whole = piece.job["x_channel"], channels & -side
-        with f.loop(unit["slots", 0]) as d, f.loop(unit["slots", 1]) as h:
-            line = image + (d * unit["slots", 1] + h) * width * channels
-            deep, high = tables[0][d], tables[1][h]
-            with f.choose((deep | high) < 0) as (padding, row):
-                with padding:
-                    f.clear(line, width * channels)
-                with row:
-                    source, w = x + deep + high, f.var(0)
-                    with f.forever() as done:
-                        here = w.get()
-                        f.leave_if(done, here >= width)
-                        last = f.least(here + (side - 1), width - 1)
-                        begin, to = tables[2][here], line + here * channels
-                        straight = (tables[2][last] - begin).equals(side - 1) & (last - here).equals(side - 1)
-                        with f.choose(straight & (begin >= 0)) as (square, single):
-                            with square:
-                                _image_square(f, source + begin, to, plane, channels, whole, side)
-                                w.add(side)
-                            with single:
-                                _image_pixel(f, source, begin, to, plane, channels)
-                                w.add(1)
+        channels, width = job["groups"] * job["ci"], unit["slots", 2]
+        plane, whole = job["x_channel"], channels & -side
+        kept = [job.base + job["at_kept", axis] for axis in AXES]
+        begins = [job.base + job["at_bytes", axis] for axis in AXES]
+        with f.loop(job["kept", 0]) as a, f.loop(job["kept", 1]) as b:
+            d, h = kept[0][a], kept[1][b]
+            inside = (d < unit["slots", 0]) & (
+                h < unit["slots", 1]
+            )  # a box at the border holds fewer
+            with f.when(inside):
+                line = (image + (begins[0][d] + begins[1][h])).cast(real)
+                deep, high = tables[0][d], tables[1][h]
+                with f.choose((deep | high) < 0) as (padding, row):
+                    with padding:
+                        f.clear(line, width * channels)
+                    with row:
+                        source, w = x + deep + high, f.var(0)
+                        with f.forever() as done:
+                            here = w.get()
+                            f.leave_if(done, here >= width)
+                            last = f.least(here + (side - 1), width - 1)
+                            begin, to = tables[2][here], line + here * channels
+                            straight = (tables[2][last] - begin).equals(side - 1) & (
+                                last - here
+                            ).equals(side - 1)
+                            with f.choose(straight & (begin >= 0)) as (square, single):
+                                with square:
+                                    _image_square(
+                                        f, source + begin, to, plane, channels, whole, side
+                                    )
+                                    w.add(side)
+                                with single:
+                                    _image_pixel(f, source, begin, to, plane, channels)
+                                    w.add(1)
         return f.fn
 
 
 def _image_square(
-    f: Function, source: Pointer, to: Pointer, plane: Value, channels: Value, whole: Value, side: int
+    f: Function,
+    source: Pointer,
+    to: Pointer,
+    plane: Value,
+    channels: Value,
+    whole: Value,
+    side: int,
 ) -> None:
     """`side` neighbouring pixels, all channels: squares, then the channels that fill none."""
     with f.loop(whole, step=side) as c:
@@ -79,7 +98,9 @@ def _image_square(
             to[channels * i + c] = line[i]
 
 
-def _image_pixel(f: Function, source: Pointer, at: Value, to: Pointer, plane: Value, channels: Value) -> None:
+def _image_pixel(
+    f: Function, source: Pointer, at: Value, to: Pointer, plane: Value, channels: Value
+) -> None:
     with f.choose(at < 0) as (padding, pixel):
         with padding:
             f.clear(to, channels)
@@ -88,8 +109,9 @@ def _image_pixel(f: Function, source: Pointer, at: Value, to: Pointer, plane: Va
 
 
 def emit_output(module: Module, real: ir.Type, width: int) -> ir.Function:
-    """output(job, unit, channel, valid): a block of `width` channels a pixel goes from scratch to `valid` channels
-    of the contiguous output, from `channel` on."""
+    """output(job, unit, channel, valid): a block of `width` channels a pixel goes from scratch to
+    `valid` channels of the contiguous output, from `channel` on.
+    """
     side = 16 // SIZE[real]
     square = _emit_output_square(module, real, width, side)
     with part_function(module, "output", ("channel", "valid")) as (f, piece, (channel, valid)):
@@ -107,17 +129,30 @@ def emit_output(module: Module, real: ir.Type, width: int) -> ir.Function:
                 line = line + (j[a] * job["step", a] + first[a]) * job["y_stride", a]
             with f.choose(dense & (run >= side)) as (squares, singles):
                 with squares, f.loop(run, step=side) as i:
-                    at = f.least(i, run - side)  # the last overlaps the one before it rather than fall short
+                    at = f.least(
+                        i, run - side
+                    )  # the last overlaps the one before it rather than fall short
                     f.call(square, [source + at * width, line + at, plane, valid])
-                with singles, f.loop(run) as i, f.loop(valid) as c:
-                    line[c * plane + i * step] = source[i * width + c]
+                with (
+                    singles,
+                    f.loop(valid) as c,
+                ):  # pixels innermost: they share cache lines and pages
+                    apart = line + c * plane
+                    with f.loop(run) as i:
+                        apart[i * step] = source[i * width + c]
         return f.fn
 
 
 def _emit_output_square(module: Module, real: ir.Type, width: int, side: int) -> ir.Function:
-    """square(source, line, plane, valid): `side` neighbouring pixels, `valid` channels. A function of its own:
-    inlined where it is used it takes LLVM 50 ms to compile, so 4."""
-    params = [("source", pointer_to(real)), ("line", pointer_to(real)), ("plane", I64), ("valid", I64)]
+    """square(source, line, plane, valid): `side` neighbouring pixels, `valid` channels. A function
+    of its own: inlined where it is used it takes LLVM 50 ms to compile, so 4.
+    """
+    params = [
+        ("source", pointer_to(real)),
+        ("line", pointer_to(real)),
+        ("plane", I64),
+        ("valid", I64),
+    ]
     with module.function("square", params, inline=False) as (f, (source, line, plane, valid)):
         whole, at = valid & -side, f.var(0)
         planes = [plane * i for i in range(side)]
@@ -133,7 +168,19 @@ def _emit_output_square(module: Module, real: ir.Type, width: int, side: int) ->
         return f.fn
 
 
-WEIGHTS = ("weights", "bias", "packed", "groups", "co", "ci", "taps", "by_co", "by_ci", "by_tap", "by_group")
+WEIGHTS = (
+    "weights",
+    "bias",
+    "packed",
+    "groups",
+    "co",
+    "ci",
+    "taps",
+    "by_co",
+    "by_ci",
+    "by_tap",
+    "by_group",
+)
 
 
 def emit_weights(module: Module, dtype: str, nr: int) -> ir.Function:
@@ -167,5 +214,5 @@ def emit_weights(module: Module, dtype: str, nr: int) -> ir.Function:
                 to[0] = a["bias"][g * co + k] + 0.0
             out.add(1)
         finite = broken.get().equals(0.0)
-        a["packed"].cast(I64)[0] = f.select(finite, f.int(1), 0)
+        a["packed"].cast(I64)[0] = f.select(finite, f.integer(1), 0)
         return f.fn

@@ -5,9 +5,10 @@
         work(call, thread)  noinline                     takes unit after unit until none is left
 
 `team` points at three addresses: parallel, thread_num, num_threads. With an OpenMP runtime they are
-GOMP_parallel, omp_get_thread_num and omp_get_num_threads; for konv's own pool the last two are 0 and parallel
-passes the thread's number itself. Units are taken from a shared counter, so the work is shared by
-the threads that really came, whatever number was asked for; which thread does what changes no result.
+GOMP_parallel, omp_get_thread_num and omp_get_num_threads; for konv's own pool the last two are 0
+and parallel passes the thread's number itself. Units are taken from a shared counter, so the work
+is shared by the threads that really came, whatever number was asked for; which thread does what
+changes no result.
 """
 
 from __future__ import annotations
@@ -29,10 +30,15 @@ Work = Callable[[Function, Words, Value], None]
 
 def emit_entry(module: Module, emit_work: Work) -> None:
     """Add `run` to the module; `emit_work(f, call, thread)` writes what one thread does."""
-    with module.function("work", [("call", pointer_to(I64)), ("thread", I64)], inline=False) as (f, (call, thread)):
+    with module.function("work", [("call", pointer_to(I64)), ("thread", I64)], inline=False) as (
+        f,
+        (call, thread),
+    ):
         emit_work(f, Words(call, CALL), thread)
     work = f.fn
-    with module.function("region", [("call", pointer_to(I64)), ("thread", I64), ("threads", I64)]) as (f, args):
+    with module.function(
+        "region", [("call", pointer_to(I64)), ("thread", I64), ("threads", I64)]
+    ) as (f, args):
         saved = _flush(f)
         f.call(work, args[:2])
         _restore(f, saved)
@@ -48,12 +54,14 @@ def emit_entry(module: Module, emit_work: Work) -> None:
         call["next"] = 0
         with f.choose(a["threads"] <= 1) as (alone, together):
             with alone:
-                f.call(region, [data, f.int(0), f.int(1)])
+                f.call(region, [data, f.integer(0), f.integer(1)])
             with together:
                 _start_team(f, a, data, region, openmp)
 
 
-def _start_team(f: Function, a: dict[str, Value], data: Pointer, region: ir.Function, openmp: ir.Function) -> None:
+def _start_team(
+    f: Function, a: dict[str, Value], data: Pointer, region: ir.Function, openmp: ir.Function
+) -> None:
     team = a["team"].to_pointer(I64)
     own = team[1].equals(0)
     entry = f.select(own, f.address_of(region), f.address_of(openmp))

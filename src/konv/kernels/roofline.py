@@ -1,10 +1,11 @@
-"""What this machine can do at best: multiply-adds in registers, and a copy of more than the caches hold.
+"""What this machine can do at best: multiply-adds in registers, and a copy of more than the caches
+hold.
 
     peak   s = s * a + b in as many independent chains as registers allow; nothing is read or written
     copy   y = x in vectors, with plain stores, as kernels that are bound by memory do it
 
-Both are cut into units that the team takes one after another, so `units` says how much work was done
-whatever number of threads came. konv.runtime.roofline measures them.
+Both are cut into units that the team takes one after another, so `units` says how much work was
+done whatever number of threads came. konv.runtime.roofline measures them.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """The two records a kernel works from, as named 64-bit words.
 
-`JOB` says everything about one convolution at one image size; the runtime fills it once per size and
-every thread reads it. `UNIT` is one thread's note of the piece it is working on. Per-axis words carry the
-axis as a suffix (`box0`, `box1`, `box2`); layers of fewer dimensions have leading axes of size 1.
+`JOB` says everything about one convolution at one image size; the runtime fills it once per size
+and every thread reads it. `UNIT` is one thread's note of the piece it is working on. Per-axis words
+carry the axis as a suffix (`box0`, `box1`, `box2`); layers of fewer dimensions have leading axes of
+size 1.
 
-An axis is described as geometry.Axis.phases gives it: outputs of phase f are `first + step * j`, and its tap
-reads the *raw* source `j * jump + c` - before padding is told from image. A *slot* is a raw source
-counted from the first one that the unit at hand can read.
+An axis is described as geometry.Axis.phases gives it: outputs of phase f are `first + step * j`,
+and its tap reads the *raw* source `j * jump + c` - before padding is told from image. A *slot* is a
+raw source counted from the first one that the unit at hand can read.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ JOB = (
     "mode",  # padding: 0 zeros, 1 reflect, 2 replicate, 3 circular
     "groups", "ci", "co",  # channels of one group
     "taps",  # of the whole kernel: the stride of the packed weights
-    "blocks", "tail",  # full blocks of output channels a group, and vectors in one more block
+    "blocks", "tail",  # full blocks of output channels a group, and vectors in one more, other block
     "chunk_blocks",  # blocks (the last one included) in a chunk
     "x_batch", "x_channel", "y_batch", "y_channel",  # strides, in elements
     "thread_bytes",  # scratch of one thread; then where its parts begin, in bytes:
@@ -46,11 +47,14 @@ JOB = (
         "jump", "least", "span",  # raw source = j * jump + c, with least <= c <= least + span
         "step",  # outputs of one phase lie this far apart
         "phases", "at_phases",  # how many; word of the job where their records begin
+        "kept", "at_kept",  # slots that a packed image holds, of all that lie between; word where their list begins
+        "at_bytes",  # word where the list of each slot's place in the packed image begins, in bytes
         "at_slots",  # bytes into the thread's scratch
     ),
 )  # fmt: skip
 
-# A phase's record in the job: first output, number of outputs, number of taps, word where (tap, c) pairs begin.
+# A phase's record in the job: first output, number of outputs, number of taps, word where (tap, c)
+# pairs begin.
 PHASE = ("first", "outputs", "reach", "at_pairs")
 
 UNIT = (
@@ -69,7 +73,8 @@ UNIT = (
 class Words:
     """Named words behind a pointer: `job["units"]`, `job["box", axis]`, `unit["x"] = value`.
 
-    `frozen` words do not change while the function runs: each is read once, where the function is entered.
+    `frozen` words do not change while the function runs: each is read once, where the function is
+    entered.
     """
 
     def __init__(self, pointer: Pointer, names: Sequence[str], frozen: bool = False) -> None:
@@ -116,9 +121,15 @@ class Piece:
 def part_function(
     module: Module, name: str, extra: Sequence[str] = (), writes: bool = False
 ) -> Iterator[tuple[Function, Piece, list[Value]]]:
-    """A function `name(job, unit, *extra)`, compiled apart: LLVM takes ten small functions in a third of the
-    time of one large one. `writes`: it changes words of the unit, so it reads them anew each time."""
-    params = [("job", pointer_to(I64)), ("unit", pointer_to(I64)), *((label, I64) for label in extra)]
+    """A function `name(job, unit, *extra)`, compiled apart: LLVM takes ten small functions in a
+    third of the time of one large one. `writes`: it changes words of the unit, so it reads them
+    anew each time.
+    """
+    params = [
+        ("job", pointer_to(I64)),
+        ("unit", pointer_to(I64)),
+        *((label, I64) for label in extra),
+    ]
     with module.function(name, params, inline=False) as (f, args):
         piece = Piece(Words(args[0], JOB, frozen=True), Words(args[1], UNIT, frozen=not writes))
         yield f, piece, args[2:]

@@ -1,8 +1,9 @@
 """From IR to machine code: verify, a few cheap passes, object bytes, callable addresses.
 
-LLVM's optimiser is asked for little on purpose: the emitter already says what it means, and the full
-pipeline doubles the time of a first call for no gain (measured: 110 ms with it, 45 ms without, for the
-same inner loop). What remains: variables become registers (SROA), constants fold (instcombine).
+LLVM's optimiser is asked for little on purpose: the emitter already says what it means, and the
+full pipeline doubles the time of a first call for no gain (measured: 110 ms with it, 45 ms without,
+for the same inner loop). What remains: variables become registers (SROA), constants fold
+(instcombine).
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ class Loaded:
     engine: Any
 
     def function(self, name: str, arguments: int) -> Any:
-        """The exported function `name`, called with `arguments` integers or addresses; it releases the GIL.
+        """The exported function `name`, called with `arguments` integers or addresses; it releases
+        the GIL.
 
         What it returns is an integer, and means nothing if the function returns nothing.
         """

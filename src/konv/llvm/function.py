@@ -8,7 +8,19 @@ from typing import Any
 
 from llvmlite import ir
 
-from konv.llvm.lang import I1, I8, I32, I64, PTR, Number, Pointer, Value, Variable, scalar_type
+from konv.llvm.lang import (
+    I1,
+    I8,
+    I32,
+    I64,
+    PTR,
+    SIZE,
+    Number,
+    Pointer,
+    Value,
+    Variable,
+    scalar_type,
+)
 from konv.target import Target
 
 Parameter = tuple[str, ir.Type]
@@ -29,8 +41,13 @@ class Module:
 
     @contextmanager
     def function(
-        self, name: str, params: Sequence[Parameter], returns: ir.Type | None = None, *,
-        exported: bool = False, inline: bool | None = None,
+        self,
+        name: str,
+        params: Sequence[Parameter],
+        returns: ir.Type | None = None,
+        *,
+        exported: bool = False,
+        inline: bool | None = None,
     ) -> Iterator[tuple[Function, list[Any]]]:
         """`with module.function("add", [("a", I64), ("p", F32 pointer element)]) as (f, (a, p)):`
 
@@ -74,11 +91,11 @@ class Function:
         """Return a value from this function."""
         self.b.ret(value.ir)
 
-    def int(self, value: Value | int) -> Value:
+    def integer(self, value: Value | int) -> Value:
         return value if isinstance(value, Value) else Value(self, I64(value))
 
     def var(self, initial: Value | int) -> Variable:
-        return Variable(self, self.int(initial))
+        return Variable(self, self.integer(initial))
 
     def array(self, element: ir.Type, count: int, align: int = 64) -> Pointer:
         """`count` elements on the stack, reserved once when the function is entered."""
@@ -89,9 +106,11 @@ class Function:
         return Pointer(self, slot, element)
 
     @contextmanager
-    def loop(self, stop: Value | int, start: Value | int = 0, step: Value | int = 1) -> Iterator[Value]:
+    def loop(
+        self, stop: Value | int, start: Value | int = 0, step: Value | int = 1
+    ) -> Iterator[Value]:
         """for i in range(start, stop, step); the test stands at the bottom, so an empty range is tested first."""
-        stop, step = self.int(stop), self.int(step)
+        stop, step = self.integer(stop), self.integer(step)
         i = self.var(start)
         body, done = (self.fn.append_basic_block(s) for s in ("loop", "done"))
         self.b.cbranch((i.get() < stop).ir, body, done)
@@ -165,7 +184,9 @@ class Function:
 
     def call(self, fn: ir.Function, args: Sequence[Value | int]) -> Value:
         """Call a function of this module; addresses go as numbers or pointers, as it declares."""
-        values = [self._as(self.int(a).ir, want) for a, want in zip(args, fn.ftype.args, strict=True)]
+        values = [
+            self._as(self.integer(a).ir, want) for a, want in zip(args, fn.ftype.args, strict=True)
+        ]
         return Value(self, self.b.call(fn, values))
 
     def _as(self, value: ir.Value, want: ir.Type) -> ir.Value:
@@ -183,26 +204,39 @@ class Function:
         typed = _TypedPointer(address.ir, fnty)
         return Value(self, self.b.call(typed, [a.ir for a in args]))
 
-    def store_masked(self, p: Pointer, index: Value | int, value: Value, count: Value) -> None:
-        """Store the first `count` lanes of a vector (all of them if count is larger)."""
-        lanes = value.type.count
-        numbers = Value(self, ir.Constant(ir.VectorType(I64, lanes), list(range(lanes))))
-        mask = numbers < self.splat(count, lanes)
-        name = f"llvm.masked.store.{_suffix(value.type)}.p0"
-        params = [value.type, PTR, I32, ir.VectorType(I1, lanes)]
-        intrinsic = self.module.declare(name, ir.VoidType(), params)
-        self.b.call(intrinsic, [value.ir, (p + index).ir, I32(p_size(p)), mask.ir])
+    def store_first(self, p: Pointer, index: Value | int, value: Value, count: int) -> None:
+        """Store the first `count` lanes of a vector and touch nothing behind them."""
+        ty, mask = self._mask(value.type.count, count)
+        intrinsic = self.module.declare(
+            f"llvm.masked.store.{_suffix(value.type)}.p0", ir.VoidType(), [value.type, PTR, I32, ty]
+        )
+        self.b.call(intrinsic, [value.ir, (p + index).ir, I32(SIZE[p.element]), mask])
+
+    def load_first(self, p: Pointer, index: Value | int, lanes: int, count: int) -> Value:
+        """Load a vector whose first `count` lanes come from memory, touch nothing behind them; the rest are 0."""
+        vector = ir.VectorType(p.element, lanes)
+        ty, mask = self._mask(lanes, count)
+        intrinsic = self.module.declare(
+            f"llvm.masked.load.{_suffix(vector)}.p0", vector, [PTR, I32, ty, vector]
+        )
+        zero = self.zero(p.element, lanes)
+        arguments = [(p + index).ir, I32(SIZE[p.element]), mask, zero.ir]
+        return Value(self, self.b.call(intrinsic, arguments))
+
+    def _mask(self, lanes: int, count: int) -> tuple[ir.Type, ir.Value]:
+        ty = ir.VectorType(I1, lanes)
+        return ty, ir.Constant(ty, [lane < count for lane in range(lanes)])
 
     def copy(self, to: Pointer, source: Pointer, count: Value) -> None:
         """memcpy of `count` elements."""
-        size = count * p_size(to)
+        size = count * SIZE[to.element]
         params = [PTR, PTR, I64, I1]
         intrinsic = self.module.declare("llvm.memcpy.p0.p0.i64", ir.VoidType(), params)
         self.b.call(intrinsic, [to.ir, source.ir, size.ir, I1(0)])
 
     def clear(self, to: Pointer, count: Value) -> None:
         """memset of `count` elements to zero."""
-        size = count * p_size(to)
+        size = count * SIZE[to.element]
         intrinsic = self.module.declare("llvm.memset.p0.i64", ir.VoidType(), [PTR, I8, I64, I1])
         self.b.call(intrinsic, [to.ir, I8(0), size.ir, I1(0)])
 
@@ -215,13 +249,6 @@ class _TypedPointer:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.pointer, name)
-
-
-def p_size(p: Pointer) -> int:
-    """Bytes of one element."""
-    from konv.llvm.lang import SIZE
-
-    return SIZE[p.element]
 
 
 def _suffix(ty: ir.Type) -> str:

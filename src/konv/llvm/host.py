@@ -6,6 +6,7 @@ import os
 from functools import cache
 from pathlib import Path
 
+import llvmlite
 from llvmlite import binding as llvm
 
 from konv.target import Target
@@ -46,35 +47,49 @@ def detect() -> Target:
 def describe(triple: str, cpu: str, features: str) -> Target:
     """The Target of a processor by LLVM's name for it, here or elsewhere.
 
+    `features` ("+fma,-avx512f") may add to what the name implies, and take away. On ARM a vector
+    is a NEON register everywhere: SVE registers, of no fixed width, would want other kernels.
+
+    >>> describe("x86_64-unknown-linux-gnu", "znver4", "").lanes("float32")
+    16
+    >>> describe("x86_64-unknown-linux-gnu", "znver4", "-avx512f").lanes("float32")
+    8
     >>> describe("aarch64-unknown-linux-gnu", "neoverse-v1", "").lanes("float32")
     4
     """
     initialize()
     arch = triple.split("-", 1)[0].replace("arm64", "aarch64")
-    wanted = set(features.split(","))
+    wanted = tuple(sorted(set(features.split(",")) - {""}))
     for feature, width, registers in _WIDTHS.get(arch, ()):
         if feature in ("sse2", "neon") or _has(triple, cpu, wanted, feature):
-            return Target(triple, cpu, tuple(sorted(wanted - {""})), width, registers, l2_bytes())
-    return Target(triple, cpu, tuple(sorted(wanted - {""})), 16, 16, l2_bytes())
+            return Target(triple, cpu, wanted, width, registers, l2_bytes())
+    return Target(triple, cpu, wanted, 16, 16, l2_bytes())
 
 
-def _has(triple: str, cpu: str, features: set[str], feature: str) -> bool:
-    """Whether a processor has a feature: by its list where there is one, else by trying it.
+def _has(triple: str, cpu: str, features: tuple[str, ...], feature: str) -> bool:
+    """Whether a processor has a feature: by its list if that mentions it, else by trying it.
 
-    LLVM tells no one what a processor's name implies, but it shows: it multiplies and adds 16 floats
-    in one zmm register, or 8 in one ymm register, only where the feature is there.
+    LLVM tells no one what a processor's name implies, but it shows: it multiplies and adds 16
+    floats in one zmm register, or 8 in one ymm register, only where the feature is there.
     """
-    if features - {""}:
+    if f"+{feature}" in features or f"-{feature}" in features:
         return f"+{feature}" in features
     lanes, register = (16, "zmm") if feature == "avx512f" else (8, "ymm")
     ty = f"<{lanes} x float>"
+    fma = f"{ty} @llvm.fma.v{lanes}f32"
     text = (
-        f'target triple = "{triple}"\ndeclare {ty} @llvm.fma({ty}, {ty}, {ty})\n'
-        f"define {ty} @f({ty} %a, {ty} %b) {{ %c = call {ty} @llvm.fma({ty} %a, {ty} %b, {ty} %a) ret {ty} %c }}"
-    ).replace("@llvm.fma", f"@llvm.fma.v{lanes}f32")
-    machine = llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, features="")
+        f'target triple = "{triple}"\ndeclare {fma}({ty}, {ty}, {ty})\n'
+        f"define {ty} @f({ty} %a) {{ %b = call {fma}({ty} %a, {ty} %a, {ty} %a) ret {ty} %b }}"
+    )
+    described = llvm.Target.from_triple(triple)
+    machine = described.create_target_machine(cpu=cpu, features=",".join(features))
     assembly = str(machine.emit_assembly(llvm.parse_assembly(text)))
     return "vfmadd" in assembly and register in assembly
+
+
+def versions() -> str:
+    """The versions of LLVM and llvmlite: others make other code of the same program."""
+    return f"LLVM {'.'.join(map(str, llvm.llvm_version_info))}, llvmlite {llvmlite.__version__}"
 
 
 @cache

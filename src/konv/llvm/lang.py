@@ -5,8 +5,8 @@
     variable    a mutable local: v.get(), v.set(x), v.add(x); LLVM turns it into a register
     function    `with f.loop(n) as i:`, `with f.when(cond):`, f.fma, f.splat, f.select, f.shuffle, f.call
 
-A kernel is written once in Python and unrolled in Python; LLVM is asked to allocate registers and to
-schedule, not to guess. Nothing here knows what a convolution is.
+A kernel is written once in Python and unrolled in Python; LLVM is asked to allocate registers and
+to schedule, not to guess. Nothing here knows what a convolution is.
 """
 
 from __future__ import annotations
@@ -125,7 +125,6 @@ class Value:
     def differs(self, other: Value | Number) -> Value:
         """Lane-wise != of integers."""
         return self._compare("!=", other)
-
 
     def to_pointer(self, element: ir.Type) -> Pointer:
         """This number as an address of elements."""

@@ -1,7 +1,9 @@
-"""Which plan for a layer: the first algorithm that does not refuse, and its best plan by its own model.
+"""Which plan for a layer: the first algorithm that does not refuse, and its best plan by its own
+model.
 
-Choosing never looks at image size, batch or thread count, so a layer has one plan per pair of layouts at
-every size: a new size compiles nothing, and results do not depend on what else is computed.
+Choosing never looks at image size, batch or thread count, so a layer has one plan per pair of
+layouts at every size: a new size compiles nothing, and results do not depend on what else is
+computed.
 """
 
 from __future__ import annotations
@@ -25,9 +27,9 @@ _precision: ContextVar[Precision] = ContextVar("precision", default="fast")
 class precision:
     """Choose how exact the kernels are: `"fast"` (the default) or `"exact"`.
 
-    "exact" forbids algorithms whose error bound is larger than that of a plain sum of products; "fast"
-    allows them. As a function it sets the mode from here on, as a context manager until the block ends; the
-    mode belongs to the thread or task that set it.
+    "exact" forbids algorithms whose error bound is larger than that of a plain sum of products;
+    "fast" allows them. As a function it sets the mode from here on, as a context manager until the
+    block ends; the mode belongs to the thread or task that set it.
 
     >>> with precision("exact"):
     ...     current_precision()
@@ -43,7 +45,10 @@ class precision:
         return None
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         _precision.reset(self._token)
 
@@ -54,7 +59,8 @@ def current_precision() -> Precision:
 
 
 def choose(conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan:
-    """The plan for a layer whose input is contiguous (`packed`) or channels-last, its output likewise (`blocked`).
+    """The plan for a layer whose input is contiguous (`packed`) or channels-last, its output
+    likewise (`blocked`).
 
     Contiguous means that the last spatial axis has stride 1, channels-last that channels have.
     """

@@ -1,7 +1,8 @@
 """Compiled kernels: in memory, on disk, or made now. A plan in, functions to call out.
 
-A kernel is compiled once per plan and machine and kept for as long as the process lives: a network has a dozen.
-On disk its object bytes are found by a digest of everything that they depend on, so that a hit builds no IR.
+A kernel is compiled once per plan and machine and kept for as long as the process lives: a network
+has a dozen. On disk its object bytes are found by a digest of everything that they depend on, so
+that a hit builds no IR.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from konv import kernels, llvm, log
 from konv.kernels import digest
 from konv.kernels.packing import WEIGHTS
 from konv.kernels.region import RUN
-from konv.plan import Algorithm, Plan
+from konv.plan import Plan
 from konv.runtime import store
 from konv.target import Target
 
@@ -64,9 +65,15 @@ def renew_lock() -> None:
 
 def _load(plan: Plan) -> Kernel:
     target = llvm.detect()
-    algorithm = by_name(plan.algorithm)
+    algorithm = kernels.by_name(plan.algorithm)
     loaded = compiled(repr(plan), target, lambda: algorithm.emit(plan, target))
-    return Kernel(plan, target, loaded.function("run", len(RUN)), loaded.function("pack", len(WEIGHTS)), loaded)
+    return Kernel(
+        plan,
+        target,
+        loaded.function("run", len(RUN)),
+        loaded.function("pack", len(WEIGHTS)),
+        loaded,
+    )
 
 
 @cache
@@ -94,8 +101,3 @@ def compiled(what: str, target: Target, emit: Callable[[], llvm.Module]) -> llvm
     loaded = llvm.load(code, target)
     log.event("compile", what=what, ms=1e3 * (perf_counter() - begin))
     return loaded
-
-
-def by_name(name: str) -> Algorithm:
-    """The algorithm of that name; KeyError if there is none."""
-    return next(a for a in kernels.ALGORITHMS if a.name == name)

@@ -1,7 +1,8 @@
-"""Run a convolution on addresses. Everything that can be decided before the call is decided once, in a `Call`.
+"""Run a convolution on addresses. Everything that can be decided before the call is decided once,
+in a `Call`.
 
-A Call is one problem at one size in one pair of memory layouts: its plan, its job, its kernel. It takes addresses
-and asks no questions; who calls it has checked shapes, dtypes and layouts.
+A Call is one problem at one size in one pair of memory layouts: its plan, its job, its kernel. It
+takes addresses and asks no questions; who calls it has checked shapes, dtypes and layouts.
 """
 
 from __future__ import annotations
@@ -22,16 +23,22 @@ from konv.target import BYTES
 class Call:
     """`conv` on an input and an output with these strides, in elements, as (batch, channel, *spatial)."""
 
-    def __init__(self, conv: Conv, x: Strides, y: Strides, team: Team, x_last: bool, y_last: bool) -> None:
+    def __init__(
+        self, conv: Conv, x: Strides, y: Strides, team: Team, x_last: bool, y_last: bool
+    ) -> None:
         target = llvm.detect()
         self.conv, self.team = conv, team
         self.plan = choose(conv, target, not x_last, not y_last)
         self.job = schedule(conv, self.plan, target, x, y, team.threads)
         memory.require(self.job.scratch, f"scratch memory of {conv}")
-        memory.require(weights.packed_bytes(conv, self.plan, target), f"the packed weight of {conv}")
+        memory.require(
+            weights.packed_bytes(conv, self.plan, target), f"the packed weight of {conv}"
+        )
         self.kernel = kernel(self.plan)
         self._run, self._address, self._team = self.kernel.run, self.job.address, team.address
-        log.event("plan", conv=conv, plan=self.plan, threads=self.job.threads, scratch=self.job.scratch)
+        log.event(
+            "plan", conv=conv, plan=self.plan, threads=self.job.threads, scratch=self.job.scratch
+        )
 
     def run(self, x: int, packed: Packed, y: int) -> None:
         """Compute y from x with packed weights."""
@@ -49,7 +56,15 @@ class Weights:
         self.bytes = call.conv.params * BYTES[call.conv.dtype]
         self.bias_bytes = call.conv.co * BYTES[call.conv.dtype]
         conv, plan = call.conv, call.plan
-        self.layout = (strides, conv.weight_shape, conv.groups, conv.transposed, plan.algorithm, plan.dtype, plan.vectors)
+        self.layout = (
+            strides,
+            conv.weight_shape,
+            conv.groups,
+            conv.transposed,
+            plan.algorithm,
+            plan.dtype,
+            plan.vectors,
+        )
 
     def packed(self, weight: int, bias: int) -> Packed:
         """The packed copy of the weight and bias at these addresses; `bias` 0 means none."""
@@ -61,7 +76,9 @@ class Weights:
         found = CACHE.find(key, digest)
         if found is None:
             call = self.call
-            found = weights.pack(call.conv, call.plan, call.kernel, weight, self.strides, bias, digest)
+            found = weights.pack(
+                call.conv, call.plan, call.kernel, weight, self.strides, bias, digest
+            )
             CACHE.add(key, found)
             log.event("pack", conv=call.conv, bytes=found.size)
         return found

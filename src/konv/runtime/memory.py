@@ -1,8 +1,8 @@
 """Scratch memory: taken for one call, given back, reused; bounded, and refused before any work.
 
-A buffer is one NumPy array of bytes, aligned to a cache line. Given-back buffers wait in a list, so threads calling
-at once each get their own, and at most `KEEP` bytes wait. What is in a buffer is never cleared: kernels
-write every part of it before they read it.
+A buffer is one NumPy array of bytes, aligned to a cache line. Given-back buffers wait in a list, so
+threads calling at once each get their own, and at most `KEEP` bytes wait. What is in a buffer is
+never cleared: kernels write every part of it before they read it.
 """
 
 from __future__ import annotations

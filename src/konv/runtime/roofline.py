@@ -1,9 +1,10 @@
 """What this machine can do at best, measured: the two lines under which every kernel stays.
 
-A convolution of F operations that must move B bytes takes at least max(F / peak, B / bandwidth) seconds
-(Williams, Waterman, Patterson, "Roofline", 2009). Peak and bandwidth come from kernels of konv's own
-(konv.kernels.roofline) on konv's own threads, not from a data sheet: clock rates, shared machines and
-containers make those wrong. Measured once per process, dtype and number of threads, in about 0.2 s.
+A convolution of F operations that must move B bytes takes at least max(F / peak, B / bandwidth)
+seconds (Williams, Waterman, Patterson, "Roofline", 2009). Peak and bandwidth come from kernels of
+konv's own (konv.kernels.roofline) on konv's own threads, not from a data sheet: clock rates, shared
+machines and containers make those wrong. Measured once per process, dtype and number of threads, in
+about 0.2 s.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from konv.runtime.code import compiled
 from konv.runtime.threads import Team, team
 from konv.target import BYTES, Target
 
-ENOUGH = 0.06  # seconds for each of the two; the best run counts: what disturbs can only slow one down
+ENOUGH = (
+    0.06  # seconds for each of the two; the best run counts: what disturbs can only slow one down
+)
 CALL = 2e-3  # seconds of one run: starting a team, some microseconds, is then nothing
 TRIPS = 2_000  # of a unit of the peak, some 10 us: the counter is then nothing, and threads end together
 COPIED = 16_384  # numbers in a unit of the copy: a few pages
@@ -32,7 +35,8 @@ MOVED = 128 * 1024 * 1024  # bytes read and written by a copy: past the last cac
 
 @dataclass(frozen=True, slots=True)
 class Roofline:
-    """`peak_flops` a second (a multiply-add is two), `bandwidth` in bytes a second, read and written.
+    """`peak_flops` a second (a multiply-add is two), `bandwidth` in bytes a second, read and
+    written.
 
     >>> Roofline(peak_flops=100e9, bandwidth=20e9, threads=2).best_seconds(flops=1e9, moved=1e9)
     0.05
@@ -82,7 +86,9 @@ def _bandwidth(crew: Team, dtype: str) -> float:
     """Bytes a second, those read and those written."""
     target = llvm.detect()
     units = MOVED // (2 * COPIED * BYTES[dtype])
-    x, y = np.ones((2, units * COPIED), dtype)  # written once, or all of x would be one page of zeros
+    x, y = np.ones(
+        (2, units * COPIED), dtype
+    )  # written once, or all of x would be one page of zeros
     run = _function(f"roofline copy {dtype}", target, lambda: emitted.emit_copy(target, dtype))
     return MOVED / _best(lambda: _seconds(run, crew, (units, COPIED), x, y))
 
@@ -96,7 +102,11 @@ def _function(what: str, target: Target, emit: Callable[[], llvm.Module]) -> Cal
 
 
 def _seconds(
-    run: Callable[..., Any], crew: Team, words: tuple[int, int], x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]
+    run: Callable[..., Any],
+    crew: Team,
+    words: tuple[int, int],
+    x: np.ndarray[Any, Any],
+    y: np.ndarray[Any, Any],
 ) -> float:
     job = np.array(words, np.int64)
     begin = perf_counter()

@@ -1,8 +1,8 @@
 """One convolution at one image size, cut into units: fills the JOB words that kernels read.
 
-Nothing here changes a result. What a unit holds is a matter of caches: its packed image and one block's weights
-shall stay in the second-level cache together, its tables in the first; and there should be four units a
-thread or more, so that no thread waits long for the last one.
+Nothing here changes a result. What a unit holds is a matter of caches: its packed image and one
+block's weights shall stay in the second-level cache together, its tables in the first; and there
+should be four units a thread or more, so that no thread waits long for the last one.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from konv.geometry import Axis, Conv
 from konv.kernels.words import JOB, PHASE
 from konv.plan import Plan
+from konv.runtime.channels import Channels
 from konv.target import BYTES, Target
 
 if TYPE_CHECKING:
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
 
 MODES = {"zeros": 0, "reflect": 1, "replicate": 2, "circular": 3}
 PIXELS = 256  # of a unit at most: enough tiles to use each block of weights often
+WIDEST = 64  # of a packed box: squarer boxes pack fewer pixels twice, and 64 floats still fill cache lines
 FEWEST = 48  # pixels below which a unit is not cut further for more units
-ALONE = 60_000  # multiply-adds below which waking a second thread costs more than it brings: about 3 us
+ALONE = (
+    60_000  # multiply-adds below which waking a second thread costs more than it brings: about 3 us
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,113 +40,141 @@ class Job:
 
 
 class _Line:
-    """One axis, its phases and the box that units take of it."""
+    """One axis, its phases and the box that units take of it.
 
-    def __init__(self, axis: Axis) -> None:
-        self.axis = axis
+    `offsets` are raw sources that units keep, counted from the first. Inner axes keep all, so that
+    neighbours stay neighbours; outer axes keep only what is read, which with a large dilation is
+    little of what lies between.
+    """
+
+    def __init__(self, axis: Axis, inner: bool) -> None:
+        self.axis, self.inner = axis, inner
         self.phases = tuple(axis.phases())
         self.count = max(phase.count for phase in self.phases)
         self.jump, self.step = self.phases[0].stride, self.phases[0].step
-        reads = [source for phase in self.phases for source in phase.sources]
-        self.least = min(reads, default=0)
-        self.span = max(reads, default=0) - self.least
+        self.reads = sorted({source for phase in self.phases for source in phase.sources}) or [0]
+        self.least, self.span = self.reads[0], self.reads[-1] - self.reads[0]
         self.reach = max(len(phase.taps) for phase in self.phases)
-        self.box = self.count
-
-    @property
-    def boxes(self) -> int:
-        return -(-self.count // self.box)
-
-    @property
-    def slots(self) -> int:
-        return (self.box - 1) * self.jump + self.span + 1
+        self.cut(self.count)
 
     def cut(self, box: int) -> None:
         """Take about `box` at a time, in boxes as even as can be."""
-        pieces = -(-self.count // max(1, min(box, self.count)))
-        self.box = -(-self.count // pieces)
+        self.boxes = -(-self.count // max(1, min(box, self.count)))
+        self.box = -(-self.count // self.boxes)
+        self.boxes = -(-self.count // self.box)
+        self.slots = (self.box - 1) * self.jump + self.span + 1
+        self.kept = len(self.offsets())
+
+    def offsets(self) -> list[int] | range:
+        """Raw sources that a box keeps, counted from its first."""
+        if self.inner or self.span < 2 * len(self.reads) * self.jump:
+            return range(self.slots)
+        return sorted(
+            {j * self.jump + read - self.least for j in range(self.box) for read in self.reads}
+        )
 
 
 def schedule(
-    conv: Conv, plan: Plan, target: Target, x_strides: tuple[int, ...], y_strides: tuple[int, ...], threads: int
+    conv: Conv,
+    plan: Plan,
+    target: Target,
+    x_strides: tuple[int, ...],
+    y_strides: tuple[int, ...],
+    threads: int,
 ) -> Job:
     """The job of `conv` under `plan`; strides in elements, (batch, channel, *spatial)."""
     import numpy as np
 
-    lines = [_Line(Axis(1, 1))] * (3 - len(conv.axes)) + [_Line(axis) for axis in conv.axes]
-    lines = [_Line(line.axis) for line in lines]
+    axes = (Axis(1, 1),) * (3 - len(conv.axes)) + conv.axes
+    lines = [_Line(axis, inner=a == 2) for a, axis in enumerate(axes)]
     if conv.exact_macs < ALONE:
         threads = 1
-    lanes = target.lanes(plan.dtype)
-    ci, co = conv.ci // conv.groups, conv.co // conv.groups
-    vectors = -(-co // lanes)
-    blocks, tail = divmod(vectors, plan.vectors)
-    chunk_blocks = _cut(conv, plan, target, lines, blocks + (tail > 0), threads)
-    chunks = -(-(blocks + (tail > 0)) // chunk_blocks)
+    channels = Channels.of(conv, plan, target)
+    chunk_blocks = _cut(conv, plan, target, lines, channels.all_blocks, threads)
+    chunks = -(-channels.all_blocks // chunk_blocks)
     words = dict.fromkeys(JOB, 0)
     words |= {
         "units": chunks * conv.n * prod(line.boxes for line in lines),
         "chunks": chunks, "chunk_blocks": chunk_blocks, "mode": MODES[conv.mode],
-        "groups": conv.groups, "ci": ci, "co": co, "blocks": blocks, "tail": tail,
+        "groups": channels.groups, "ci": channels.ci, "co": channels.co,
+        "blocks": channels.blocks, "tail": channels.tail,
         "taps": prod(axis.kernel for axis in conv.axes),
         "x_batch": x_strides[0], "x_channel": x_strides[1], "y_batch": y_strides[0], "y_channel": y_strides[1],
     }  # fmt: skip
-    records = _axis_words(words, lines, x_strides[2:], y_strides[2:])
-    words["thread_bytes"] = _lay_out(words, conv, plan, lines, lanes)
-    array = np.array([*words.values(), *records], dtype=np.int64)
+    tables = _axis_words(words, conv, lines, x_strides[2:], y_strides[2:])
+    words["thread_bytes"] = _lay_out(words, conv, plan, lines, target.lanes(plan.dtype))
+    array = np.array([*words.values(), *tables], dtype=np.int64)
     return Job(array, array.ctypes.data, threads, words["thread_bytes"] * threads)
 
 
-def _cut(conv: Conv, plan: Plan, target: Target, lines: list[_Line], blocks: int, threads: int) -> int:
+def _cut(
+    conv: Conv, plan: Plan, target: Target, lines: list[_Line], blocks: int, threads: int
+) -> int:
     """Choose the boxes; returns how many blocks of output channels one unit takes."""
-    left = PIXELS
+    left = 2 * PIXELS if plan.packed else PIXELS
+    if plan.packed and lines[2].count > WIDEST < lines[1].count * lines[2].count:
+        lines[2].cut(WIDEST)
     for line in reversed(lines):
-        line.cut(left)
+        line.cut(min(left, line.box))
         left = max(1, left // line.box)
     room = target.l2 * 2 // 5 // (conv.ci * BYTES[conv.dtype])
-
-    def smaller() -> bool:
-        for line in lines:
-            if line.box > 1:
-                line.cut(line.box // 2)
-                return True
-        return False
-
-    while plan.packed and prod(line.slots for line in lines) > room and smaller():
-        pass
-    wanted = 4 * threads
+    wanted = 4 * threads if threads > 1 else 0
 
     def units() -> int:
         return conv.n * prod(line.boxes for line in lines)
 
-    while threads > 1 and units() < wanted and prod(line.box for line in lines) >= 2 * FEWEST and smaller():
-        pass
-    pieces = min(blocks, -(-wanted // units())) if threads > 1 else 1
+    def too_large() -> bool:
+        return units() < wanted or (plan.packed and prod(line.kept for line in lines) > room)
+
+    while too_large() and prod(line.box for line in lines) >= 2 * FEWEST:
+        _halve(lines)
+    pieces = min(blocks, max(1, -(-wanted // max(1, units()))))
     return -(-blocks // pieces)
 
 
+def _halve(lines: list[_Line]) -> None:
+    """Cut the largest box of all axes in two, the outermost of equals."""
+    largest = max(lines, key=lambda line: line.box)
+    largest.cut(largest.box // 2)
+
+
 def _axis_words(
-    words: dict[str, int], lines: list[_Line], x_strides: tuple[int, ...], y_strides: tuple[int, ...]
+    words: dict[str, int],
+    conv: Conv,
+    lines: list[_Line],
+    x_strides: tuple[int, ...],
+    y_strides: tuple[int, ...],
 ) -> list[int]:
-    """Fill the per-axis words; returns the phases' records and (tap, source) pairs that follow the job."""
+    """Fill the per-axis words; returns the tables that follow the job: phases' records, their (tap,
+    source) pairs, the slots that units keep, and where each slot begins in a packed image, in
+    bytes.
+    """
     records: list[int] = []
     pairs: list[int] = []
+    tables: list[int] = []
     missing = (0,) * (3 - len(x_strides))
     strides = zip((*missing, *x_strides), (*missing, *y_strides), strict=True)
-    begin = len(JOB) + len(PHASE) * sum(len(line.phases) for line in lines)
+    at_pairs = len(JOB) + len(PHASE) * sum(len(line.phases) for line in lines)
+    at_tables = at_pairs + 2 * sum(len(phase.taps) for line in lines for phase in line.phases)
     for a, (line, (x_stride, y_stride)) in enumerate(zip(lines, strides, strict=True)):
+        offsets = line.offsets()
         words |= {
             f"size{a}": line.axis.size, f"x_stride{a}": x_stride, f"y_stride{a}": y_stride,
             f"count{a}": line.count, f"box{a}": line.box, f"boxes{a}": line.boxes,
             f"jump{a}": line.jump, f"least{a}": line.least, f"span{a}": line.span, f"step{a}": line.step,
             f"phases{a}": len(line.phases), f"at_phases{a}": len(JOB) + len(records),
+            f"kept{a}": len(offsets), f"at_kept{a}": at_tables + len(tables),
+            f"at_bytes{a}": at_tables + len(tables) + len(offsets),
         }  # fmt: skip
+        apart = conv.ci * BYTES[conv.dtype] * prod(other.kept for other in lines[a + 1 :])
+        begins = dict(zip(offsets, range(0, apart * len(offsets), apart), strict=True))
+        tables += [*offsets, *(begins.get(slot, 0) for slot in range(line.slots))]
         inner = prod(other.axis.kernel for other in lines[a + 1 :])
         for phase in line.phases:
-            records += [phase.first, phase.count, len(phase.taps), begin + len(pairs)]
+            records += [phase.first, phase.count, len(phase.taps), at_pairs + len(pairs)]
             for tap, source in zip(phase.taps, phase.sources, strict=True):
                 pairs += [tap * inner, source - line.least]
-    return records + pairs
+    return records + pairs + tables
 
 
 def _lay_out(words: dict[str, int], conv: Conv, plan: Plan, lines: list[_Line], lanes: int) -> int:
@@ -158,8 +190,10 @@ def _lay_out(words: dict[str, int], conv: Conv, plan: Plan, lines: list[_Line], 
         "at_counts": tiles * 8,
         "at_places": tiles * plan.pixels * 8,
         "at_rows": tiles * taps * (plan.pixels + 1) * 8,
-        "at_zeros": 0 if plan.packed else conv.ci * size,
-        "at_image": conv.ci * prod(line.slots for line in lines) * size if plan.packed else 0,
+        "at_zeros": 0 if plan.packed else (conv.ci + width) * size,
+        "at_image": (conv.ci * prod(line.kept for line in lines) + lanes) * size
+        if plan.packed
+        else 0,
         "at_block": (tiles * plan.pixels * width if plan.blocked else conv.co + width) * size,
     }
     at = 0

@@ -1,9 +1,9 @@
 """Packed weights, and the proof that they are still those of the caller's array.
 
-Neither identity nor address nor a version counter proves that a weight is unchanged (`.data`, NumPy views and
-inference tensors change it behind all three), so every call takes a digest of the whole weight and bias, in compiled
-code at memory speed, and uses a packed copy only if the digest is the one it was packed from. `prepare` alone
-skips this: it has a copy of its own.
+Neither identity nor address nor a version counter proves that a weight is unchanged (`.data`, NumPy
+views and inference tensors change it behind all three), so every call takes a digest of the whole
+weight and bias, in compiled code at memory speed, and uses a packed copy only if the digest is the
+one it was packed from. `prepare` alone skips this: it has a copy of its own.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from konv.geometry import Conv
 from konv.kernels.digest import CHUNK
 from konv.kernels.packing import HEADER
 from konv.plan import Plan
+from konv.runtime.channels import Channels
 from konv.runtime.code import Kernel, digests
 from konv.runtime.memory import ALIGN
 from konv.target import BYTES, Target
@@ -41,30 +42,50 @@ class Packed:
 
 def packed_bytes(conv: Conv, plan: Plan, target: Target) -> int:
     """Bytes that the packed weights of a layer take."""
-    lanes = target.lanes(plan.dtype)
-    padded = -(-(conv.co // conv.groups) // lanes) * lanes
-    reduction = conv.ci // conv.groups * prod(axis.kernel for axis in conv.axes)
-    return HEADER + conv.groups * padded * (reduction + 1) * BYTES[plan.dtype]
+    channels = Channels.of(conv, plan, target)
+    return HEADER + channels.groups * channels.padded * (channels.reduction + 1) * BYTES[plan.dtype]
 
 
-def pack_arguments(conv: Conv, strides: Strides) -> tuple[int, tuple[int, ...]]:
-    """Where the first tap stands, in elements, and the numbers `pack` wants; `strides` in elements.
+def pack(
+    conv: Conv,
+    plan: Plan,
+    kernel: Kernel,
+    weight: int,
+    strides: Strides,
+    bias: int,
+    digest: int = 0,
+) -> Packed:
+    """Pack the weight at an address, its strides in elements; `bias` is an address or 0.
 
-    The taps of a weight are one run of equal steps in either memory format; transposed layers walk it backwards.
+    The taps of a weight are one run of equal steps in either memory format; transposed layers walk
+    it backwards.
     """
-    groups, co, ci = conv.groups, conv.co // conv.groups, conv.ci // conv.groups
+    channels = Channels.of(conv, plan, kernel.target)
+    packed = Packed(packed_bytes(conv, plan, kernel.target), digest)
     taps = prod(axis.kernel for axis in conv.axes)
     tap = next((s for s, a in zip(strides[:1:-1], conv.axes[::-1], strict=True) if a.kernel > 1), 1)
+    ci = channels.reduction // taps
+    by_co, by_ci, by_group = strides[0], strides[1], channels.co * strides[0]
     if conv.transposed:
-        return (taps - 1) * tap, (groups, co, ci, taps, strides[1], strides[0], -tap, ci * strides[0])
-    return 0, (groups, co, ci, taps, strides[0], strides[1], tap, co * strides[0])
-
-
-def pack(conv: Conv, plan: Plan, kernel: Kernel, weight: int, strides: Strides, bias: int, digest: int = 0) -> Packed:
-    """Pack the weight at an address; `bias` is an address or 0."""
-    packed = Packed(packed_bytes(conv, plan, kernel.target), digest)
-    first, numbers = pack_arguments(conv, strides)
-    kernel.pack(weight + first * BYTES[plan.dtype], bias, packed.address, *numbers)
+        weight += (taps - 1) * tap * BYTES[plan.dtype]
+        by_co, by_ci, by_group, tap = strides[1], strides[0], ci * strides[0], -tap
+    if (
+        channels.groups != conv.groups
+    ):  # depthwise: each channel's filter is a group of its own in either layout
+        by_co = strides[0]
+    kernel.pack(
+        weight,
+        bias,
+        packed.address,
+        channels.groups,
+        channels.co,
+        ci,
+        taps,
+        by_co,
+        by_ci,
+        tap,
+        by_group,
+    )
     return packed
 
 

@@ -1,0 +1,77 @@
+"""The figure of `konv compare`: the lens, the taps, the channels, the feature maps, the cost.
+
+From top to bottom:
+
+    lens      a window slides over the photograph; what it sees, times the kernel, summed, is a pixel
+    taps      per kind, what one output pixel reads, drawn on the photograph
+    wiring    which input channel reaches which output channel
+    maps      four feature maps of each kind, the same filters wherever a kind can have them
+    cost      parameters, multiply-adds, measured time
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from konv.analyze.figure import cost, lens, maps, taps, wiring
+from konv.analyze.figure.look import FAINT, INK, WIDTH
+from konv.analyze.layer import outputs
+from konv.analyze.photograph import missing
+from konv.errors import KonvError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure, SubFigure
+
+    from konv.analyze.compare import Comparison
+
+TITLE, TAPS, WIRING, COST = 0.9, 4.2, 1.7, 2.5  # inches
+
+
+def draw(found: Comparison, path: Path) -> Path:
+    """Draw the figure and save it; the path's ending says how (png, svg, pdf).
+
+    UnsupportedError where matplotlib is missing, KonvError where the file cannot be written.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise missing("matplotlib", "the figure") from None
+    figure = Figure(facecolor="white")
+    compose(found, figure)
+    try:
+        figure.savefig(path, dpi=110)
+    except (OSError, ValueError) as error:
+        raise KonvError(f"the figure cannot be written to {path}: {error}. Use --out.") from None
+    return path
+
+
+def compose(found: Comparison, figure: Figure) -> None:
+    """Draw all parts; rows that hold the photograph are as high as its shape asks for."""
+    column = WIDTH / len(found.layers)
+    heights = (TITLE, lens.height(found), TAPS + WIRING, maps.height(found, column * 0.88), COST)
+    figure.set_size_inches(WIDTH, sum(heights))
+    title, *rows = figure.subfigures(len(heights), 1, height_ratios=heights)
+    _title(found, title)
+    results = [outputs(layer, found.image) for layer in found.layers]
+    lens.draw(rows[0], found, results[0][-1])
+    columns = rows[1].subfigures(1, len(found.layers))
+    for part, layer in zip(columns, found.layers, strict=True):
+        upper, lower = part.subfigures(2, 1, height_ratios=(TAPS, WIRING))
+        taps.draw(upper, layer, found)
+        wiring.draw(lower, layer)
+    maps.draw(rows[2], found.layers, [result[-1] for result in results])
+    cost.draw(rows[3], found)
+
+
+def _title(found: Comparison, part: SubFigure) -> None:
+    s = found.settings
+    part.text(0.012, 0.62, "Five convolutions on one photograph", fontsize=24, weight="bold", color=INK, va="center")
+    part.text(
+        0.012, 0.18, f"{found.photograph.name}, {found.image.shape[2]} x {found.image.shape[3]} pixels; "
+        f"{s.in_channels} channels to {s.out_channels}, kernel {s.kernel} x {s.kernel}",
+        fontsize=13, color=FAINT, va="center",
+    )  # fmt: skip
+
+
+__all__ = ["compose", "draw"]

@@ -1,0 +1,190 @@
+"""One run: lines of text in, a report out. Checks, then times; a line's trouble ends that line only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from konv.bench import machine, timing
+from konv.bench.answers import answers
+from konv.bench.peers import Peer, Run, installed, name
+from konv.bench.results import COLD, WARM, Competitor, Measured, Report, Row
+from konv.bench.working import Arrays, Rotation, draw, rotating, sweeper
+from konv.errors import ProblemError
+from konv.geometry import Conv, read_problems
+from konv.runtime import roofline
+from konv.runtime.threads import get_num_threads, set_num_threads
+from konv.target import BYTES
+
+Problem = tuple[str, Conv]
+TROUBLE = (ArithmeticError, MemoryError, RuntimeError, TypeError, ValueError)  # KonvErrors are of them
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """threads and batch None: as they are; budget in seconds for a line; `cold` measures that too;
+    only: lines whose name or text contains this.
+    """
+
+    threads: int | None = None
+    batch: int | None = None
+    budget: float = 1.0
+    cold: bool = False
+    only: str = ""
+
+
+def read(arguments: Sequence[str]) -> list[Problem]:
+    """Return the named convolutions of arguments: files of them, or one written out.
+
+    >>> [name for name, _ in read(["conv2d 1x3x9x9 o4 k3  # mine"])]
+    ['mine']
+    """
+    problems: list[Problem] = []
+    for argument in arguments:
+        path = Path(argument)
+        if " " not in argument and not path.is_file():
+            raise ProblemError(
+                f"{argument!r} is neither a file nor a convolution. Name a list such as "
+                f"problems/article.txt, or write one: 'conv2d 1x64x56x56 o64 k3 p1'."
+            )
+        problems += read_problems(path.read_text("utf-8") if path.is_file() else argument)
+    return problems
+
+
+def bench(
+    problems: Sequence[Problem],
+    settings: Settings = Settings(),  # noqa: B008  # frozen
+    peers: Sequence[Peer] | None = None,
+    started: Callable[[Report], None] = lambda _: None,
+    heard: Callable[[Report, Row], None] = lambda *_: None,
+) -> Report:
+    """Measure konv and its peers on each problem; `heard` gets each row as soon as it is there.
+
+    `started` gets the report without rows. ProblemError if no line is left to measure.
+    """
+    peers = installed() if peers is None else peers
+    chosen = _chosen(problems, settings)
+    with _threads(settings.threads) as threads:
+        report = _begin(chosen, settings, peers, threads)
+        started(report)
+        for label, conv in chosen:
+            row = _measure(label, conv, settings, peers, threads)
+            heard(report, row)
+            report = replace(report, rows=(*report.rows, row))
+    return report
+
+
+def _chosen(problems: Sequence[Problem], settings: Settings) -> list[Problem]:
+    """Return the problems that are wanted, at the batch that is wanted."""
+    wanted = settings.only.lower()
+    chosen = [(label, conv) for label, conv in problems if wanted in f"{label}\n{conv}".lower()]
+    if not chosen:
+        raise ProblemError(
+            f"only={settings.only!r} leaves none of {len(problems)} lines. Use a part of a line's name or text."
+        )
+    if settings.batch is None:
+        return chosen
+    batch = settings.batch
+    return [
+        (str(conv.with_batch(batch)) if label == str(conv) else label, conv.with_batch(batch))
+        for label, conv in chosen
+    ]
+
+
+def _begin(
+    problems: Sequence[Problem], settings: Settings, peers: Sequence[Peer], threads: int
+) -> Report:
+    dtypes = {conv.dtype for _, conv in problems} & {"float32", "float64"} & BYTES.keys()
+    said = {**asdict(settings), "threads": threads}
+    return Report(
+        machine.describe(),
+        {"date": datetime.now(UTC).isoformat(timespec="seconds"), **said},
+        tuple(Competitor(peer.library, peer.layout) for peer in peers),
+        {dtype: roofline.measure(threads, dtype) for dtype in sorted(dtypes)},
+    )
+
+
+@contextmanager
+def _threads(wanted: int | None) -> Iterator[int]:
+    """Let konv and PyTorch use so many threads, and as many as before afterwards."""
+    if wanted is None:
+        yield get_num_threads()
+        return
+    torch: Any = None
+    if any(peer.library == "torch" for peer in installed()):
+        import torch
+    before, torchs = get_num_threads(), torch.get_num_threads() if torch else 0
+    set_num_threads(wanted)
+    try:
+        if torch:
+            torch.set_num_threads(wanted)
+        yield wanted
+    finally:
+        set_num_threads(before)
+        if torch:
+            torch.set_num_threads(torchs)
+
+
+def _measure(label: str, conv: Conv, settings: Settings, peers: Sequence[Peer], threads: int) -> Row:
+    """Return the row of one line."""
+    try:
+        arrays = draw(conv)
+        right = answers(conv, arrays)
+    except TROUBLE as error:
+        return Row(label, str(conv), "not at all", refused={name(p): _said(error) for p in peers})
+    row = Row(label, str(conv), right.said)
+    runs: dict[str, Run] = {}
+    for peer in peers:
+        why = peer.why_not(conv)
+        try:
+            run = None if why else peer.prepare(conv, *arrays)
+            wrong = right.why_wrong(run()) if run else None
+        except TROUBLE as error:
+            run, wrong, why = None, None, _said(error)
+        if why:
+            row.refused[name(peer)] = why
+        elif wrong:
+            row.wrong[name(peer)] = wrong
+        elif run:
+            runs[name(peer)] = run
+    if not runs:
+        return row
+    measured = [_timed(WARM, runs, settings, threads, conv.bytes)]
+    if settings.cold:
+        able = [peer for peer in peers if name(peer) in runs]
+        measured.append(_cold(conv, settings, able, threads))
+    return replace(row, measured=tuple(measured))
+
+
+def _cold(conv: Conv, settings: Settings, peers: Sequence[Peer], threads: int) -> Measured:
+    rotation = Rotation.of(conv)
+    runs = {name(peer): rotating(peer, conv, rotation) for peer in peers}
+    for run in runs.values():  # konv packs each weight at first sight; nobody does at the second
+        for _ in range(rotation.sets):
+            run()
+    return _timed(COLD, runs, settings, threads, rotation.bytes, sweeper(rotation))
+
+
+def _timed(
+    working_set: str,
+    runs: dict[str, Run],
+    settings: Settings,
+    threads: int,
+    moved: int,
+    before: Run | None = None,
+) -> Measured:
+    timed = timing.measure(runs, settings.budget, threads, before)
+    return Measured(working_set, timed.times, timed.attempts, timed.noise, moved)
+
+
+def _said(error: BaseException) -> str:
+    """Return the first line of an error: PyTorch's go on with its own stack."""
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+
+
+__all__ = ["Arrays", "Problem", "Settings", "bench", "read"]

@@ -1,0 +1,78 @@
+"""Depthwise convolution, one filter per channel: channels in the lanes of input, weights and output
+alike.
+
+    for tap in the row list of the tile:
+        for m in pixels: for n in vectors: sums[m][n] += x[m][vector n] * w[tap][vector n]
+
+Nothing is broadcast and nothing is summed over channels, so each vector of input is used once per
+tap: bound by loads (one a multiply-add), and by memory where the kernel is small. Stride, dilation,
+padding and phases are addresses in the rows, as in konv.kernels.direct.
+"""
+
+from __future__ import annotations
+
+from llvmlite import ir
+
+from konv.geometry import Conv
+from konv.kernels.direct import last_block
+from konv.kernels.microtile import tile_function
+from konv.kernels.units import emit_kernel
+from konv.llvm import REAL, Module
+from konv.plan import Plan
+from konv.target import Target
+
+name = "depthwise"
+exact = True
+per_channel = True
+
+# Pixels x vectors by the number of registers: eight chains of multiply-adds or more, for they are 4
+# cycles long.
+TILES = {16: ((5, 2), (8, 1)), 32: ((6, 4), (8, 2), (8, 1))}
+
+
+def why_not(conv: Conv, target: Target) -> str | None:
+    """Only one input and one output channel a group, and enough channels for the lanes to pay."""
+    if conv.ci != conv.groups or conv.co != conv.groups:
+        return f"takes one channel in and out a group; here {conv.ci // conv.groups} and {conv.co // conv.groups}"
+    if conv.groups == 1:
+        return "has one channel only, which would fill one lane of a vector"
+    return None
+
+
+def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
+    """The widest tile that the channels fill."""
+    lanes = target.lanes(conv.dtype)
+    vectors = -(-conv.co // lanes)
+    odd = 0 if packed and blocked else conv.co % lanes
+    tiles = [tile for tile in TILES[target.registers] if tile[1] <= vectors] or [
+        TILES[target.registers][-1]
+    ]
+    return tuple(
+        Plan(name, conv.dtype, packed, blocked, mr, nr, last_block(vectors, nr, odd), odd)
+        for mr, nr in tiles
+    )
+
+
+def emit(plan: Plan, target: Target) -> Module:
+    """The module of a plan: `run` and `pack`."""
+    lanes = target.lanes(plan.dtype)
+
+    def tile(module: Module, vectors: int, odd: int) -> ir.Function:
+        with tile_function(module, plan, vectors, odd) as (f, sums, a):
+            with f.loop(a["count"]) as t:
+                row = a["rows"] + t * (plan.pixels + 1)
+                weights = a["weights"] + row[0] * a["tap_stride"]
+                ws = [weights.vector(n * lanes, lanes) for n in range(vectors)]
+                for m, sums_of_pixel in enumerate(sums):
+                    x = row.pointer(1 + m, REAL[plan.dtype]) + a["first"]
+                    for n, (total, w) in enumerate(zip(sums_of_pixel, ws, strict=True)):
+                        last = odd and not plan.packed and n == vectors - 1
+                        value = (
+                            f.load_first(x, n * lanes, lanes, odd)
+                            if last
+                            else x.vector(n * lanes, lanes)
+                        )
+                        total.set(f.fma(value, w, total.get()))
+            return f.fn
+
+    return emit_kernel(plan, target, tile, per_channel)

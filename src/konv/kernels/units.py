@@ -1,0 +1,188 @@
+"""A unit of work: tables, packing, phases, blocks of output channels, tiles. What algorithms on
+tiles share.
+
+    for unit in units, taken by threads one after the other:      a box of output pixels, some output channels
+        tables of the unit's sources                              konv.kernels.tables
+        contiguous input: pack the box, channels last             konv.kernels.packing
+        for phase of the outputs:                                 one, or `up` per axis when transposed
+            for group, block of output channels:                  one block's weights stay in the second-level cache
+                for tile of pixels:                               the algorithm's own function
+                contiguous output: transpose the block out
+
+An algorithm brings the function that computes one tile, with the parameters
+konv.kernels.microtile.PARAMETERS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from llvmlite import ir
+
+from konv.kernels.packing import HEADER, emit_image, emit_output, emit_weights
+from konv.kernels.region import emit_entry, emit_units
+from konv.kernels.tables import emit_places, emit_rows, emit_slots, emit_taps
+from konv.kernels.words import AXES, JOB, PHASE, UNIT, Piece, Words, part_function
+from konv.llvm import I64, REAL, SIZE, Function, Module, Value
+from konv.plan import Plan
+from konv.target import Target
+
+Parts = dict[Any, ir.Function]
+EmitTile = Callable[[Module, int, int], ir.Function]
+
+
+def emit_kernel(
+    plan: Plan, target: Target, emit_tile: EmitTile, per_channel: bool = False
+) -> Module:
+    """The module of a plan: `run` and `pack`. emit_tile(module, vectors, odd) writes the function of a tile."""
+    module = Module(target, plan.algorithm)
+    lanes, real = target.lanes(plan.dtype), REAL[plan.dtype]
+    size, width = SIZE[real], plan.vectors * lanes
+    emit_weights(module, plan.dtype, plan.vectors)
+    parts = {
+        "slots": emit_slots(module),
+        "taps": emit_taps(module),
+        "rows": emit_rows(module, plan.pixels, size, plan.packed),
+        "places": emit_places(module, plan.pixels, size, width if plan.blocked else None),
+    }
+    if plan.packed:
+        parts["image"] = emit_image(module, real)
+    if plan.blocked:
+        parts["output"] = emit_output(module, real, width)
+    parts["full"] = _emit_sweep(
+        module, plan, plan.vectors, emit_tile(module, plan.vectors, 0), per_channel
+    )
+    if plan.tail:
+        parts["last"] = _emit_sweep(
+            module, plan, plan.tail, emit_tile(module, plan.tail, plan.odd), per_channel
+        )
+    parts["blocks"] = _emit_blocks(module, plan, parts, per_channel)
+    parts["phases"] = _emit_phases(module, plan, parts)
+    emit_entry(module, partial(_emit_work, plan, parts))
+    return module
+
+
+def _emit_work(plan: Plan, parts: Parts, f: Function, call: Words, thread: Value) -> None:
+    """All the units that this thread gets hold of."""
+    job = Words(call.pointer("job", I64), JOB)
+    unit = Words(f.array(I64, len(UNIT)), UNIT)
+    piece = Piece(job, unit)
+    unit["scratch"] = call["scratch"] + thread * job["thread_bytes"]
+    unit["skip"] = call.pointer("weights", I64)[0]
+    unit["weights"] = call["weights"] + HEADER
+    if not plan.packed:
+        f.clear(piece.part("at_zeros", REAL[plan.dtype]), job["groups"] * job["ci"])
+
+    def body(number: Value) -> None:
+        _place_unit(f, plan, call, job, unit, number)
+        for axis in AXES:
+            raw = unit["j", axis] * job["jump", axis] + job["least", axis]
+            width = f.least(job["box", axis], job["count", axis] - unit["j", axis])
+            slots = (width - 1) * job["jump", axis] + job["span", axis] + 1
+            unit["slots", axis] = slots
+            table = piece.part(("at_slots", axis), I64)
+            f.call(
+                parts["slots"],
+                [table, raw, slots, job["size", axis], job["x_stride", axis], job["mode"]],
+            )
+        if plan.packed:
+            f.call(parts["image"], [job.base, unit.base])
+        f.call(parts["phases"], [job.base, unit.base])
+
+    emit_units(f, call, job["units"], body)
+
+
+def _place_unit(
+    f: Function, plan: Plan, call: Words, job: Words, unit: Words, number: Value
+) -> None:
+    """Unit number -> image, box and chunk of output channels; chunks vary fastest, images slowest."""
+    chunk, rest = number % job["chunks"], number // job["chunks"]
+    for axis in reversed(AXES):
+        unit["j", axis] = rest % job["boxes", axis] * job["box", axis]
+        rest = rest // job["boxes", axis]
+    size = SIZE[REAL[plan.dtype]]
+    unit["x"] = call["x"] + rest * job["x_batch"] * size
+    unit["y"] = call["y"] + rest * job["y_batch"] * size
+    unit["block0"] = chunk * job["chunk_blocks"]
+    every = job["blocks"] + f.least(job["tail"], 1)
+    unit["block1"] = f.least(unit["block0"] + job["chunk_blocks"], every)
+
+
+def _emit_phases(module: Module, plan: Plan, parts: Parts) -> ir.Function:
+    """phases(job, unit): every phase of the outputs in the unit's box."""
+    with part_function(module, "phases", writes=True) as (f, piece, _):
+        job, unit = piece.job, piece.unit
+        with (
+            f.loop(job["phases", 0]) as a,
+            f.loop(job["phases", 1]) as b,
+            f.loop(job["phases", 2]) as c,
+        ):
+            for axis, phase in zip(AXES, (a, b, c), strict=True):
+                unit["phase", axis] = job["at_phases", axis] + phase * len(PHASE)
+                record = piece.phase(axis)
+                unit["first", axis] = record["first"]
+                rest = f.least(job["box", axis], record["outputs"] - unit["j", axis])
+                unit["length", axis] = f.most(rest, f.integer(0))
+            unit["pixels"] = unit["length", 0] * unit["length", 1] * unit["length", 2]
+            unit["tiles"] = (unit["pixels"] + (plan.pixels - 1)) // plan.pixels
+            with f.when(unit["pixels"] > 0):
+                for part in ("taps", "rows", "places", "blocks"):
+                    f.call(parts[part], [job.base, unit.base])
+        return f.fn
+
+
+def _emit_blocks(module: Module, plan: Plan, parts: Parts, per_channel: bool) -> ir.Function:
+    """blocks(job, unit): every group and block of output channels over the unit's tiles."""
+    real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
+    with part_function(module, "blocks") as (f, piece, _):
+        job, unit = piece.job, piece.unit
+        padded = (job["blocks"] * plan.vectors + job["tail"]) * lanes
+        reduction = job["taps"] if per_channel else job["taps"] * job["ci"]
+        weights = unit.pointer("weights", real)
+        biases = weights + job["groups"] * padded * reduction
+        with f.loop(job["groups"]) as g, f.loop(unit["block1"], start=unit["block0"]) as block:
+            k = block * (plan.vectors * lanes)
+            block_weights, bias = weights + (g * padded + k) * reduction, biases + (g * padded + k)
+            channel, valid = g * job["co"] + k, job["co"] - k
+            to = f.integer(0) if plan.blocked else channel
+            first = k if per_channel else g * job["ci"]
+            arguments = [job.base, unit.base, block_weights, bias, first, to]
+            if not plan.tail:
+                f.call(parts["full"], arguments)
+            else:
+                with f.choose(block < job["blocks"]) as (full, last):
+                    with full:
+                        f.call(parts["full"], arguments)
+                    with last:
+                        f.call(parts["last"], arguments)
+            if plan.blocked:
+                valid = f.least(valid, plan.vectors * lanes)
+                f.call(parts["output"], [job.base, unit.base, channel, valid])
+        return f.fn
+
+
+def _emit_sweep(
+    module: Module, plan: Plan, nr: int, tile: ir.Function, per_channel: bool
+) -> ir.Function:
+    """sweep(job, unit, weights, bias, first, to): one block of nr vectors over the unit's tiles."""
+    mr, lanes = plan.pixels, module.target.lanes(plan.dtype)
+    labels = ("weights", "bias", "first", "to")
+    with part_function(module, f"sweep_{tile.name}", labels) as (
+        f,
+        piece,
+        (weights, bias, first, to),
+    ):
+        job, unit = piece.job, piece.unit
+        channels = f.integer(1) if per_channel else job["ci"]
+        row, counts = piece.part("at_rows", I64), piece.part("at_counts", I64)
+        places, stride = piece.part("at_places", I64), channels * (nr * lanes)
+        weights, bias = weights.to_pointer(REAL[plan.dtype]), bias.to_pointer(REAL[plan.dtype])
+        with f.loop(unit["tiles"]) as t:
+            arguments = [
+                row + t * unit["taps"] * (mr + 1), counts[t], weights, stride, bias, first, channels,
+                places + t * mr, to,
+            ]  # fmt: skip
+            f.call(tile, arguments)
+        return f.fn

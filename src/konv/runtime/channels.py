@@ -1,0 +1,45 @@
+"""How a plan cuts the channels of a layer: groups, blocks of output channels, lanes. One home for these numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from konv import kernels
+from konv.geometry import Conv
+from konv.plan import Plan
+from konv.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Channels:
+    """Channels as a kernel sees them; a depthwise kernel sees one group of all channels.
+
+    groups, ci, co    channels of one group
+    blocks, tail      full blocks of output channels, and vectors in one more block that differs from them
+    padded            output channels rounded up to whole vectors
+    reduction         products that make one output
+    """
+
+    groups: int
+    ci: int
+    co: int
+    blocks: int
+    tail: int
+    padded: int
+    reduction: int
+
+    @property
+    def all_blocks(self) -> int:
+        return self.blocks + (self.tail > 0)
+
+    @classmethod
+    def of(cls, conv: Conv, plan: Plan, target: Target) -> Channels:
+        """The channels of a layer under a plan."""
+        per_channel = kernels.by_name(plan.algorithm).per_channel
+        groups = 1 if per_channel else conv.groups
+        ci, co, lanes = conv.ci // groups, conv.co // groups, target.lanes(plan.dtype)
+        vectors = -(-co // lanes)
+        reduction = prod(axis.kernel for axis in conv.axes) * (1 if per_channel else ci)
+        blocks = (vectors - plan.tail) // plan.vectors
+        return cls(groups, ci, co, blocks, plan.tail, vectors * lanes, reduction)

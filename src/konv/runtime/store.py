@@ -1,0 +1,174 @@
+"""The object cache on disk: machine code, found by a digest of everything it was made from.
+
+A hit takes a tenth of a millisecond where building takes a hundred, so the second process to use a
+layer starts at once. A file that cannot be believed (konv.runtime.sealed) counts as absent and is
+replaced. A cache that cannot be read or written - disk full, no home, wrong owner - costs time and
+never a result: nothing here raises for what it finds, and `KONV_VERBOSE=1` says what it was.
+
+    KONV_CACHE_DIR      another folder; empty, 0 or off: no cache
+    KONV_CACHE_BYTES    how large it may grow; what was not used for longest makes room
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from time import time
+
+from konv import log
+from konv.runtime import sealed
+from konv.runtime.fingerprint import key
+
+__all__ = ["Entry", "clear", "entries", "fetch", "folder", "keep", "key", "limit", "size"]
+
+LIMIT = 256 * 1024 * 1024  # bytes; a kernel has some 15 KB, so no one's networks fill it
+HOUR = 3600.0  # seconds: how finely "last used" is kept, so that a hit seldom writes to the disk
+DIGITS = 64  # of a key, hexadecimal
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file of the cache: bytes on disk, last use in seconds since 1970, what it is in words.
+
+    `sound` is False for a file that will not be used, and `what` then empty.
+    """
+
+    name: str
+    bytes: int
+    used: float
+    what: str
+    sound: bool
+
+
+def folder() -> Path | None:
+    """Where the cache is, or will be made; None where it is off or has no place."""
+    told = os.environ.get("KONV_CACHE_DIR")
+    try:
+        if told is not None:
+            return None if told.lower() in ("", "0", "off") else Path(told).expanduser()
+        base = _users_caches()
+    except (OSError, RuntimeError):  # RuntimeError: this user has no home
+        return None
+    return base / "konv" if base else None
+
+
+def _users_caches() -> Path | None:
+    """Where this system keeps caches. A missing home is not made: services lack one on purpose."""
+    if sys.platform == "win32":
+        local = os.environ.get("LOCALAPPDATA", "")
+        return Path(local) if local else None
+    told = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if sys.platform != "darwin" and told.is_absolute():  # its standard says to ignore other values
+        return told
+    home = Path.home()
+    caches = home / ("Library/Caches" if sys.platform == "darwin" else ".cache")
+    return caches if home.is_dir() else None
+
+
+def limit() -> int:
+    """Bytes that the cache may take."""
+    told = os.environ.get("KONV_CACHE_BYTES", "")
+    return int(told) if told.isascii() and told.isdigit() and len(told) < 19 else LIMIT
+
+
+def fetch(key: str) -> bytes | None:
+    """The code kept under a key; None if there is none, or none that can be believed."""
+    place = folder()
+    if place is None or not key:
+        return None
+    path = place / (key + sealed.SUFFIX)
+    try:
+        sealed.check(place.stat(), stat.S_ISDIR)
+        found = sealed.read(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        _say(path, error)
+        return None
+    if abs(time() - found.used) > HOUR:  # abs: a time in the future would make it the last to go
+        with suppress(OSError):  # on a read-only disk reading is enough
+            os.utime(path)
+    return found.code
+
+
+def keep(key: str, code: bytes, what: str = "") -> None:
+    """Keep code under a key, with words that tell a person what it is; make room if need be."""
+    place = folder()
+    if place is None or not key or len(code) > min(limit(), sealed.LARGEST):
+        return
+    try:
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        place.mkdir(mode=0o700, exist_ok=True)
+        sealed.check(place.stat(), stat.S_ISDIR)
+        sealed.write(place / (key + sealed.SUFFIX), code, what)
+        _make_room()
+    except OSError as error:
+        _say(place, error)
+
+
+def entries() -> list[Entry]:
+    """What the cache holds, last used first."""
+    found = [_entry(path, status) for path, status in _files(sealed.SUFFIX)]
+    return sorted(found, key=lambda entry: entry.used, reverse=True)
+
+
+def _entry(path: Path, status: os.stat_result) -> Entry:
+    try:
+        what, sound = sealed.read(path).what, True
+    except (OSError, ValueError):
+        what, sound = "", False
+    return Entry(path.name, status.st_size, status.st_mtime, what, sound)
+
+
+def size() -> int:
+    """Bytes that the cache takes."""
+    return sum(status.st_size for _, status in _files(sealed.SUFFIX))
+
+
+def clear() -> int:
+    """Delete the files of the cache, nothing else that stands in its folder; how many they were."""
+    for path, _ in _files(sealed.PART):
+        _delete(path)
+    return sum(_delete(path) for path, _ in _files(sealed.SUFFIX))
+
+
+def _make_room() -> None:
+    """Delete what was not used for longest until the rest fits, and what dead writers have left."""
+    for path, status in _files(sealed.PART):
+        if time() - status.st_mtime > HOUR:
+            _delete(path)
+    oldest_first = sorted(_files(sealed.SUFFIX), key=lambda found: found[1].st_mtime)
+    excess = sum(status.st_size for _, status in oldest_first) - limit()
+    for path, status in oldest_first:
+        if excess <= 0:
+            return
+        excess -= status.st_size * _delete(path)
+
+
+def _files(suffix: str) -> Iterator[tuple[Path, os.stat_result]]:
+    """The files in the folder that bear such a name as konv gives; none if there is no folder."""
+    place = folder()
+    if place is None:
+        return
+    with suppress(OSError):
+        for path in place.iterdir():
+            key = path.name.partition(".")[0]
+            if path.suffix == suffix and len(key) == DIGITS and set(key) <= set("0123456789abcdef"):
+                with suppress(OSError):  # another process may have deleted it just now
+                    yield path, path.lstat()
+
+
+def _delete(path: Path) -> bool:
+    with suppress(OSError):
+        path.unlink()
+        return True
+    return False
+
+
+def _say(path: Path, why: object) -> None:
+    log.event("cache", path=f"{path}:", why=why)

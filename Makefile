@@ -31,8 +31,8 @@ check: lint types  ## lint, types and the quick tests: for every save
 check-full: lint types  ## as test, with every problem at its full size and more random ones
 	$(BIN)/python -m pytest --whole
 
-bench: $(VENV)/.bench  ## time konv against the peers installed; wants an idle machine
-	$(BIN)/python bench/run.py
+bench: $(VENV)/.bench  ## time konv and PyTorch on problems/article.txt; wants an idle machine
+	$(BIN)/konv bench
 
 docs: $(VENV)/.dev  ## run what the documents and the docstrings show, and check the rest of them
 	$(BIN)/python -m pytest src tests/test_readme.py tests/architecture

@@ -63,6 +63,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    """A public name, imported at its first use and then an attribute like any other."""
     if name not in _WHERE:
         raise AttributeError(f"module 'konv' has no attribute {name!r}")
     value = getattr(import_module(_WHERE[name]), name)
@@ -71,4 +72,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
+    """What is loaded and what could be."""
     return sorted({*globals(), *__all__})

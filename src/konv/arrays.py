@@ -64,6 +64,8 @@ class Kind(Protocol):
 
 
 class NumpyKind:
+    """NumPy arrays, of any strides and byte order."""
+
     name = "numpy.ndarray"
 
     def owns(self, a: Any) -> bool:
@@ -90,7 +92,7 @@ class NumpyKind:
     def contiguous(self, a: Any) -> Any:
         return np.array(a, dtype=a.dtype.newbyteorder("="), order="C", copy=True, subok=False)
 
-    def refuse(self, a: Any, name: str) -> None:
+    def refuse(self, a: Any, name: str) -> None:  # noqa: ARG002 - as Kind; every array will do
         return None
 
     def empty(self, shape: Shape, dtype: str) -> Any:
@@ -107,6 +109,8 @@ class NumpyKind:
 
 
 class TorchKind:
+    """PyTorch tensors on the CPU; made from the `torch` that the caller has loaded."""
+
     name = "torch.Tensor"
 
     def __init__(self, torch: Any) -> None:
@@ -139,8 +143,8 @@ class TorchKind:
     def refuse(self, a: Any, name: str) -> None:
         if a.requires_grad and self.torch.is_grad_enabled():
             raise UnsupportedError(
-                f"{name} requires grad, and konv computes no gradients of tensors yet. Call it under "
-                f"torch.no_grad() or torch.inference_mode(), or pass {name}.detach()."
+                f"{name} requires grad, and konv computes no gradients of tensors yet. Call it "
+                f"under torch.no_grad() or torch.inference_mode(), or pass {name}.detach()."
             )
         if a.layout is not self.torch.strided or a.device.type != "cpu" or a.is_quantized:
             raise UnsupportedError(
@@ -154,7 +158,7 @@ class TorchKind:
     def permute(self, a: Any, order: Sequence[int]) -> Any:
         return a.permute(order)
 
-    def writable(self, a: Any) -> bool:
+    def writable(self, a: Any) -> bool:  # noqa: ARG002 - as Kind; tensors have no such flag
         return True
 
     def copy(self, to: Any, source: Any) -> None:
@@ -180,7 +184,9 @@ def kind_of(a: Any) -> Kind | None:
 
 
 def from_dlpack(a: Any) -> tuple[Any, Callable[[Any], Any]] | None:
-    """Any array that speaks DLPack, as a NumPy view, and the way back to its own library; None if it does not."""
+    """Any array that speaks DLPack, as a NumPy view, and the way back to its own library; None if
+    it does not.
+    """
     if not hasattr(a, "__dlpack__"):
         return None
     view = np.from_dlpack(a)

@@ -42,14 +42,17 @@ class Options:
 
 
 def problem(kind: Kind, x: Any, weight: Any, bias: Any, options: Options) -> Conv:
-    """The problem that arrays and options describe; nothing is read of the arrays but shape and dtype."""
+    """The problem that arrays and options describe; nothing is read of the arrays but shape and
+    dtype.
+    """
     last = layout_last(options)
     shape = canonical(kind, x, options, last)[1]
     dtype = check_dtype(kind, x, {"weight": weight, "bias": bias}, options)
     conv = _conv(shape, tuple(weight.shape), dtype, options)
     if bias is not None and tuple(bias.shape) != (conv.co,):
         raise ProblemError(
-            f"bias has shape {tuple(bias.shape)}; it must be ({conv.co},), one number per output channel."
+            f"bias has shape {tuple(bias.shape)}; it must be ({conv.co},), one number per output "
+            f"channel."
         )
     return conv
 
@@ -70,15 +73,17 @@ def layout_last(options: Options) -> bool:
 def canonical(
     kind: Kind, a: Any, options: Options, last: bool, batched: bool | None = None
 ) -> tuple[bool, Shape, Shape]:
-    """Whether there is a batch axis, and shape and strides in the order (batch, channel, *spatial)."""
+    """Whether there is a batch axis, and shape and strides in the order (batch, channel,
+    *spatial).
+    """
     shape, strides, dims = tuple(a.shape), kind.strides(a), options.dims
     if batched is None:
         batched = len(shape) == dims + 2
     if not batched:
         if len(shape) != dims + 1:
             raise ProblemError(
-                f"x has {len(shape)} axes {shape}; {options.name} takes {dims + 2} (batch, channels, "
-                f"{dims} of space) or {dims + 1} without batch. Add or drop axes."
+                f"x has {len(shape)} axes {shape}; {options.name} takes {dims + 2} (batch, "
+                f"channels, {dims} of space) or {dims + 1} without batch. Add or drop axes."
             )
         _refuse_photograph(kind, a, options)
         shape, strides = (1, *shape), (0, *strides)
@@ -92,8 +97,9 @@ def _refuse_photograph(kind: Kind, x: Any, options: Options) -> None:
     """An image as files and cameras give it: height, width, colours, bytes."""
     if options.layout is None and kind.dtype(x) == "uint8" and tuple(x.shape)[-1] in (1, 3, 4):
         raise ProblemError(
-            f"x is a uint8 image of shape {tuple(x.shape)}, height x width x channels; konv takes channels first "
-            f'and real numbers. Write konv.{options.name}((x / 255).astype("float32"), weight, layout="NHWC").'
+            f"x is a uint8 image of shape {tuple(x.shape)}, height x width x channels; konv takes "
+            f"channels first and real numbers. Write konv.{options.name}"
+            f'((x / 255).astype("float32"), weight, layout="NHWC").'
         )
 
 
@@ -110,7 +116,8 @@ def check_dtype(kind: Kind, x: Any, others: dict[str, Any], options: Options) ->
         if a is not None and kind.dtype(a) != dtype:
             fix = ".astype(x.dtype)" if kind.name.startswith("numpy") else ".to(x.dtype)"
             raise ProblemError(
-                f"{name} is {kind.dtype(a)} and x is {dtype}; {options.name} wants one dtype. Use {name}{fix}."
+                f"{name} is {kind.dtype(a)} and x is {dtype}; {options.name} wants one dtype. "
+                f"Use {name}{fix}."
             )
     return dtype
 
@@ -133,20 +140,25 @@ def _conv(shape: Shape, weight: Shape, dtype: str, options: Options) -> Conv:
             else f"weight.shape[1] x groups = {weight[1]} x {groups}"
         )
         raise ProblemError(
-            f"x has {ci} channels, and {part} = {given}; they must be equal ({options.name}, x {shape}, "
-            f"weight {weight}). {_channel_advice(ci, weight, groups, options)}"
+            f"x has {ci} channels, and {part} = {given}; they must be equal ({options.name}, "
+            f"x {shape}, weight {weight}). {_channel_advice(ci, weight, groups, options)}"
         )
     co = weight[1] * groups if options.transposed else weight[0]
-    arguments = dict(
-        stride=options.stride, padding=options.padding, dilation=options.dilation, groups=groups,
-        transposed=options.transposed, padding_mode=options.padding_mode, dtype=dtype,
-    )  # fmt: skip
+    arguments: dict[str, Any] = {
+        "stride": options.stride,
+        "padding": options.padding,
+        "dilation": options.dilation,
+        "groups": groups,
+        "transposed": options.transposed,
+        "padding_mode": options.padding_mode,
+        "dtype": dtype,
+    }
     output_padding = options.output_padding
     if options.output_size is not None:
         if output_padding not in (0, None) and any(_tuple(output_padding, options.dims)):
             raise ProblemError(
-                f"output_size={options.output_size} and output_padding={output_padding} say the same thing twice. "
-                f"Leave one of them out."
+                f"output_size={options.output_size} and output_padding={output_padding} say the "
+                f"same thing twice. Leave one of them out."
             )
         output_padding = _from_output_size(Conv.of(shape, co, weight[2:], **arguments), options)
     if options.transposed:
@@ -163,7 +175,10 @@ def _channel_advice(ci: int, weight: Shape, groups: int, options: Options) -> st
     ):
         return f"Use groups={ci // weight[1]}, or an x with {weight[1] * groups} channels."
     if ci in (weight[0], weight[1]) and groups == 1:
-        return "Swap the first two axes of the weight: the two kinds of convolution store them in opposite order."
+        return (
+            "Swap the first two axes of the weight: the two kinds of convolution store them in "
+            "opposite order."
+        )
     return f"Use an x with {weight[0] if options.transposed else weight[1] * groups} channels."
 
 
@@ -180,7 +195,7 @@ def _from_output_size(smallest: Conv, options: Options) -> tuple[int, ...]:
         a <= w <= b for a, w, b in zip(least, wanted, most, strict=True)
     ):
         raise ProblemError(
-            f"output_size={options.output_size} cannot be reached: each of {options.dims} axes must lie from "
-            f"{least} to {most}. Use one of these, or another stride or padding."
+            f"output_size={options.output_size} cannot be reached: each of {options.dims} axes "
+            f"must lie from {least} to {most}. Use one of these, or another stride or padding."
         )
     return tuple(w - a for w, a in zip(wanted, least, strict=True))

@@ -1,4 +1,6 @@
-"""konv.conv1d ... conv_transpose3d: convolutions of arrays, with PyTorch's argument order and weight layouts."""
+"""konv.conv1d ... conv_transpose3d: convolutions of arrays, with PyTorch's argument order and
+weight layouts.
+"""
 
 from __future__ import annotations
 
@@ -71,15 +73,17 @@ def conv2d(
 ) -> Any:
     """Convolve images: ordinary, strided, dilated, grouped, depthwise.
 
-    x         (n, ci, h, w) or (ci, h, w); float32 or float64; NumPy array, PyTorch CPU tensor or anything with DLPack
+    x         (n, ci, h, w) or (ci, h, w); float32 or float64; NumPy array, PyTorch CPU tensor or
+              anything with DLPack
     weight    (co, ci / groups, kh, kw), same library and dtype
     bias      (co,) or None
     stride, padding, dilation
-              an int, or one per axis; padding also "valid", "same", "causal" or ((lo, hi), (lo,
-              hi)), in pixels
+              an int, or one per axis; padding also "valid", "same", "causal" or
+              ((lo, hi), (lo, hi)), in pixels
     padding_mode
               "zeros", "reflect", "replicate" or "circular"
-    layout    "NHWC" for arrays whose channels stand last (an image file's order); the result then does too
+    layout    "NHWC" for arrays whose channels stand last (an image file's order); the result then
+              does too
     out       an array of the result's shape and dtype to write into
 
     Returns (n, co, oh, ow), or without n, of the same kind and dtype; channels last in memory if x
@@ -170,8 +174,8 @@ def conv_transpose1d(
     array([[[1., 1., 1., 1.]]], dtype=float32)
     """
     return _convolve(
-        x, weight, bias, out, 1, True, stride, padding, dilation, groups, output_padding, output_size,
-        padding_mode, layout,
+        x, weight, bias, out, 1, True, stride, padding, dilation, groups,
+        output_padding, output_size, padding_mode, layout,
     )  # fmt: skip
 
 
@@ -194,7 +198,8 @@ def conv_transpose2d(
     `stride`.
 
     weight    (ci, co / groups, kh, kw)
-    padding   crops the result: an int, one per axis, or ((lo, hi), (lo, hi)), in pixels of the result
+    padding   crops the result: an int, one per axis, or ((lo, hi), (lo, hi)), in pixels of the
+              result
     output_padding
               pixels added at the end of each axis, less than stride or dilation
     output_size
@@ -208,8 +213,8 @@ def conv_transpose2d(
     (1, 4, 10, 10)
     """
     return _convolve(
-        x, weight, bias, out, 2, True, stride, padding, dilation, groups, output_padding, output_size,
-        padding_mode, layout,
+        x, weight, bias, out, 2, True, stride, padding, dilation, groups,
+        output_padding, output_size, padding_mode, layout,
     )  # fmt: skip
 
 
@@ -237,8 +242,8 @@ def conv_transpose3d(
     (1, 3, 4, 4, 4)
     """
     return _convolve(
-        x, weight, bias, out, 3, True, stride, padding, dilation, groups, output_padding, output_size,
-        padding_mode, layout,
+        x, weight, bias, out, 3, True, stride, padding, dilation, groups,
+        output_padding, output_size, padding_mode, layout,
     )  # fmt: skip
 
 
@@ -257,7 +262,9 @@ class _Layer:
             self.weights = Weights(self.request.call, strides)
 
     def __call__(self, x: Any, weight: Any, bias: Any, out: Any) -> Any:
-        """Compute; None if the arrays must be copied first, which alignment may ask for at any call."""
+        """Compute; None if the arrays must be copied first, which alignment may ask for at any
+        call.
+        """
         if not self.readable:
             return None
         kind, weights = self.kind, self.weights
@@ -328,8 +335,8 @@ def _foreign(
     if kind is not None:
         odd = next(name for name, a in names.items() if not kind.owns(a))
         raise TypeError(
-            f"{odd} is a {type(names[odd]).__module__}.{type(names[odd]).__name__}, x is a {kind.name}. Use arrays of "
-            f"one library: konv returns what it is given."
+            f"{odd} is a {type(names[odd]).__module__}.{type(names[odd]).__name__}, x is a "
+            f"{kind.name}. Use arrays of one library: konv returns what it is given."
         )
     views: list[Any] = []
     back: Callable[[Any], Any] | None = None
@@ -337,8 +344,8 @@ def _foreign(
         exchanged = from_dlpack(a)
         if exchanged is None:
             raise TypeError(
-                f"{name} is a {type(a).__name__}; konv takes NumPy arrays, PyTorch CPU tensors and arrays that speak "
-                f"DLPack. Use numpy.asarray({name})."
+                f"{name} is a {type(a).__name__}; konv takes NumPy arrays, PyTorch CPU tensors and "
+                f"arrays that speak DLPack. Use numpy.asarray({name})."
             )
         views.append(exchanged[0])
         back = back or exchanged[1]

@@ -1,4 +1,6 @@
-"""How a convolution is computed: the Plan, and what an algorithm must offer to make and emit one."""
+"""How a convolution is computed: the Plan, and what an algorithm must offer to make and emit
+one.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,11 @@ class Plan:
     or threads.
 
     packed       the input comes contiguous and is packed a unit at a time; else it is channels-last
-    blocked      the output goes out contiguous, through a block in scratch; else it is channels-last
+    blocked      the output goes out contiguous, through a block in scratch; else it is
+                 channels-last
     pixels       x `vectors` is the register tile: pixels by vectors of output channels
-    tail         vectors in the last, other block of output channels of a group; 0: all blocks are alike
+    tail         vectors in the last, other block of output channels of a group; 0: all blocks are
+                 alike
     odd          channels in the very last vector; 0: it is full, or may be written in full
     depth        input channels of a group if they are few enough to be unrolled; 0: a loop
     alignment    a crop whose origin is a multiple of it gives the same bits as the whole
@@ -44,13 +48,15 @@ class Plan:
 
 
 class Algorithm(Protocol):
-    """One file of konv.kernels: knows when it applies, how it would do it, and the code for that."""
+    """One file of konv.kernels: knows when it applies, how it would do it, and the code for
+    that.
+    """
 
     name: str
-    exact: bool  # every output is a plain sum of products, within the bound that reference.tolerance states
-    per_channel: (
-        bool  # one weight per output channel and tap: nothing is summed over input channels
-    )
+    # Every output is a plain sum of products, within the bound that reference.tolerance states.
+    exact: bool
+    # One weight per output channel and tap: nothing is summed over input channels.
+    per_channel: bool
 
     def why_not(self, conv: Conv, target: Target) -> str | None:
         """Why it cannot do this problem, in words for a user; None if it can."""

@@ -1,4 +1,6 @@
-"""konv.prepare: a layer with its weights packed once, for repeated use at any batch and image size."""
+"""konv.prepare: a layer with its weights packed once, for repeated use at any batch and image
+size.
+"""
 
 from __future__ import annotations
 
@@ -49,15 +51,16 @@ class Prepared:
         kind = _kind(weight, "weight")
         if tuple(weight.shape) != conv.weight_shape or kind.dtype(weight) != conv.dtype:
             raise ProblemError(
-                f"weight is {kind.dtype(weight)} {tuple(weight.shape)}; {name}{conv.dims}d of {conv} wants "
-                f"{conv.dtype} {conv.weight_shape}. Use a weight of that shape and dtype."
+                f"weight is {kind.dtype(weight)} {tuple(weight.shape)}; {name}{conv.dims}d of "
+                f"{conv} wants {conv.dtype} {conv.weight_shape}. Use a weight of that shape and "
+                f"dtype."
             )
         if bias is not None and (
             tuple(bias.shape) != (conv.co,) or _kind(bias, "bias").dtype(bias) != conv.dtype
         ):
             raise ProblemError(
-                f"bias is {_kind(bias, 'bias').dtype(bias)} {tuple(bias.shape)}; it must be {conv.dtype} "
-                f"({conv.co},), one number per output channel."
+                f"bias is {_kind(bias, 'bias').dtype(bias)} {tuple(bias.shape)}; it must be "
+                f"{conv.dtype} ({conv.co},), one number per output channel."
             )
         kind.refuse(weight, "weight")
         self._kind, self._weight = kind, kind.contiguous(weight)
@@ -69,7 +72,9 @@ class Prepared:
         return f"konv.prepare({str(self.conv)!r})"
 
     def __call__(self, x: Any, out: Any = None) -> Any:
-        """Convolve x, (n, ci, *spatial) or without n; the result is as that of konv.conv2d and its kin."""
+        """Convolve x, (n, ci, *spatial) or without n; the result is as that of konv.conv2d and its
+        kin.
+        """
         kind = _kind(x, "x")
         kind.refuse(x, "x")
         now = team()
@@ -93,8 +98,8 @@ class Prepared:
         dtype = check_dtype(kind, x, {}, self._options)
         if shape[1] != self.conv.ci or dtype != self.conv.dtype:
             raise ProblemError(
-                f"x has {shape[1]} channels of {dtype}; {self!r} was made for {self.conv.ci} of {self.conv.dtype}. "
-                f"Use such an x, or prepare another layer."
+                f"x has {shape[1]} channels of {dtype}; {self!r} was made for {self.conv.ci} of "
+                f"{self.conv.dtype}. Use such an x, or prepare another layer."
             )
         return self.conv.with_batch(shape[0]).with_size(*shape[2:])
 
@@ -117,7 +122,7 @@ def _kind(a: Any, name: str) -> Kind:
     kind = kind_of(a)
     if kind is None:
         raise TypeError(
-            f"{name} is a {type(a).__name__}; a prepared layer takes NumPy arrays and PyTorch CPU tensors. "
-            f"Use numpy.asarray({name})."
+            f"{name} is a {type(a).__name__}; a prepared layer takes NumPy arrays and PyTorch CPU "
+            f"tensors. Use numpy.asarray({name})."
         )
     return kind

@@ -58,7 +58,9 @@ class Request:
             )
 
     def _result(self, y_last: bool) -> tuple[Shape, Shape | None]:
-        """Shape to allocate, contiguous, and the order of axes that the user sees it in (None: as it is)."""
+        """Shape to allocate, contiguous, and the order of axes that the user sees it in (None: as
+        it is).
+        """
         n, co, *spatial = self.conv.out_shape
         batch, dims = ((n,) if self.batched else ()), len(spatial)
         if not y_last:
@@ -67,7 +69,9 @@ class Request:
         return (*batch, *spatial, co), None if self.last else order
 
     def _check_out(self, out: Any, options: Options, y_last: bool) -> bool:
-        """Refuse an `out` that cannot hold the result; find the layout in which kernels may write into it."""
+        """Refuse an `out` that cannot hold the result; find the layout in which kernels may write
+        into it.
+        """
         kind = self.kind
         if not kind.owns(out):
             raise TypeError(
@@ -77,22 +81,23 @@ class Request:
         shape = tuple(shape[i] for i in order) if order else shape
         if tuple(out.shape) != shape or kind.dtype(out) != self.dtype or not kind.writable(out):
             raise ProblemError(
-                f"out is {kind.dtype(out)} {tuple(out.shape)}{'' if kind.writable(out) else ', read-only'}; the "
-                f"result of {options.name} is {self.dtype} {shape}. Use a writable array of that shape and dtype."
+                f"out is {kind.dtype(out)} {tuple(out.shape)}"
+                f"{'' if kind.writable(out) else ', read-only'}; the result of {options.name} is "
+                f"{self.dtype} {shape}. Use a writable array of that shape and dtype."
             )
         _, shape, strides = canonical(kind, out, options, self.last, self.batched)
+        first = not self.batched  # a batch axis that is not there has no stride
         for choice in (y_last, not y_last):
-            if (
-                kind.native(out)
-                and strides[not self.batched :]
-                == same_strides(shape, strides, choice)[not self.batched :]
-            ):
+            wanted = same_strides(shape, strides, choice)
+            if kind.native(out) and strides[first:] == wanted[first:]:
                 return choice
         self.direct = False
         return y_last
 
     def run(self, x: Any, packed: Packed, out: Any, reads: tuple[tuple[int, int], ...]) -> Any:
-        """Compute; the arrays are as those it was made for. `reads`: (address, bytes) of what else is read."""
+        """Compute; the arrays are as those it was made for. `reads`: (address, bytes) of what else
+        is read.
+        """
         kind = self.kind
         address = kind.address(x)
         y = out
@@ -107,7 +112,9 @@ class Request:
         return y
 
     def _free(self, out: Any, reads: tuple[tuple[int, int], ...]) -> bool:
-        """Whether kernels may write into `out`: laid out as they write, aligned, and apart from what they read."""
+        """Whether kernels may write into `out`: laid out as they write, aligned, and apart from
+        what they read.
+        """
         begin = self.kind.address(out)
         end = begin + prod(self.conv.out_shape) * self.itemsize
         apart = all(end <= start or start + size <= begin for start, size in reads)
@@ -136,14 +143,14 @@ def same_strides(shape: Shape, strides: Shape, last: bool) -> Shape:
 
 
 def has_format(kind: Kind, options: Options) -> bool:
-    """PyTorch knows channels-last for two and three dimensions; for arrays the rule is the same for one."""
+    """PyTorch knows channels-last for two and three dimensions; for arrays the rule is the same for
+    one.
+    """
     return options.dims > 1 or kind.name.startswith("numpy")
 
 
 def _extent(shape: Shape, strides: Shape) -> int:
     """Elements from the first to the last, both included."""
-    return (
-        1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-        if all(shape)
-        else 0
-    )
+    if not all(shape):
+        return 0
+    return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))

@@ -22,13 +22,15 @@ MACHINE = re.compile(
 
 
 def _ours() -> tuple[Path, ...]:
-    """The files of the repository: those git would carry, or in an unpacked archive all of them."""
-    command = ("git", "-C", str(ROOT), "ls-files", "-z", "-co", "--exclude-standard")
-    if (ROOT / ".git").exists():
+    """The files of the repository: those git would carry; without git, those in its own folders."""
+    try:
+        command = ("git", "-C", str(ROOT), "ls-files", "-z", "-co", "--exclude-standard")
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         paths = [ROOT / name for name in done.stdout.split("\0") if name]
-    else:
-        paths = [p for p in ROOT.rglob("*") if ".venv" not in p.parts]
+    except (OSError, subprocess.CalledProcessError):
+        folders = ("src", "tests", "problems", "docs", "bench", "examples", ".ci")
+        paths = [*ROOT.glob("*"), *(p for name in folders for p in (ROOT / name).rglob("*"))]
+        paths = [p for p in paths if "__pycache__" not in p.parts]
     return tuple(sorted(p for p in paths if p.is_file()))
 
 

@@ -14,7 +14,6 @@ PUBLIC = (
     "Prepared",
     "ProblemError",
     "UnsupportedError",
-    "__version__",
     "conv1d",
     "conv2d",
     "conv3d",

@@ -13,12 +13,11 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
 from random import Random
 from typing import Any
 
 import numpy as np
-from functional.forms import FORMS, Array, tensor
+from functional.forms import FORMS, Array, numbers, tensor
 
 import konv
 from konv.geometry import Conv
@@ -59,10 +58,6 @@ class Case:
             name, _, value = word.partition("=")
             found[name] = int(value) if name == "seed" else value or True
         return cls(Conv.parse(head), **found)
-
-    @cached_property
-    def random(self) -> Random:
-        return Random(zlib.crc32(str(self).encode()))
 
     @property
     def function(self) -> Callable[..., Any]:
@@ -107,28 +102,30 @@ class Case:
         return tuple((term.lo, term.hi) for term in terms)
 
     def arrays(self) -> tuple[Any, Any, Any]:
-        """x, weight and bias (or None) as the user holds them."""
-        rng, conv = np.random.default_rng(self.random.getrandbits(32)), self.conv
+        """x, weight and bias (or None) as the user holds them; each time the same numbers."""
+        seed, conv = zlib.crc32(str(self).encode()), self.conv
+        rng, places = np.random.default_rng(seed), Random(seed)
         x, w, b = (self._numbers(rng, shape) for shape in (conv.in_shape, conv.weight_shape, (conv.co,)))
         return (
-            self._lay(self.user_view(x), self.x),
-            self._lay(w, self.w),
-            self._lay(b, self.bias) if self.bias else None,
+            self._lay(self.user_view(x), self.x, places),
+            self._lay(w, self.w, places),
+            self._lay(b, self.bias, places) if self.bias else None,
         )
 
     def output(self) -> Any:
         """An array for `out`, NaN all over, or None."""
         if not self.out:
             return None
-        return self._lay(self.user_view(np.full(self.conv.out_shape, np.nan, self.conv.dtype)), self.out)
+        nothing = np.full(self.conv.out_shape, np.nan, self.conv.dtype)
+        return self._lay(self.user_view(nothing), self.out, Random(0))
 
     def _numbers(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
         if self.whole:
             return rng.integers(-4, 5, shape).astype(self.conv.dtype)
         return rng.standard_normal(shape).astype(self.conv.dtype)
 
-    def _lay(self, a: Array, form: str) -> Any:
-        laid = FORMS[form](a, self.random)
+    def _lay(self, a: Array, form: str, places: Random) -> Any:
+        laid = FORMS[form](a, places)
         return tensor(laid) if self.torch else laid
 
     def user_view(self, a: Array) -> Array:
@@ -138,9 +135,6 @@ class Case:
 
     def canonical(self, a: Any) -> Array:
         """The inverse: what the user holds as (n, c, *spatial), in native byte order."""
-        a = np.asarray(a)
-        a = a.astype(a.dtype.newbyteorder("="))
+        a = numbers(a)
         a = a[None] if self.single else a
         return np.moveaxis(a, -1, 1) if self.layout else a
-
-

@@ -10,12 +10,16 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from functional.case import Case
+from functional.forms import numbers
 from functional.witness import Array, expected, tolerance
 
+import konv
 from konv import arrays, functional, reference
 from konv.geometry import Conv
-from konv.plan import Plan
-from konv.runtime import execute
+from konv.kernels.words import JOB
+from konv.plan import Algorithm, Plan
+from konv.runtime import execute, schedule
+from konv.runtime.schedule import Job
 
 plans: dict[Conv, Plan] = {}
 """The plan that `recording` last saw chosen for a problem."""
@@ -26,15 +30,16 @@ def check(case: Case | str, thorough: bool = False) -> Any:
 
     `thorough`: what is right comes from konv.reference itself rather than from PyTorch.
     """
+    __tracebackhide__ = True
     case = Case.parse(case) if isinstance(case, str) else case
     x, w, b = case.arrays()
     out = case.output()
-    before = [np.array(a) for a in (x, w, b) if a is not None]
+    before = [numbers(a) for a in (x, w, b) if a is not None]
     with nan_results():
         y = case.function(x, w, b, **case.arguments, **({} if out is None else {"out": out}))
     compare(case, x, w, b, y, thorough)
     assert out is None or y is out, f"{case}: the result is not out"
-    after = [np.array(a) for a in (x, w, b) if a is not None]
+    after = [numbers(a) for a in (x, w, b) if a is not None]
     same = all(np.array_equal(a, c) for a, c in zip(before, after, strict=True))
     assert same, f"{case}: an input was written to"
     return y
@@ -42,11 +47,12 @@ def check(case: Case | str, thorough: bool = False) -> Any:
 
 def compare(case: Case, x: Any, w: Any, b: Any, y: Any, thorough: bool = False) -> None:
     """The result of a call has the right shape, dtype and kind, and numbers within the bound."""
+    __tracebackhide__ = True
     conv = case.conv
     assert isinstance(y, torch.Tensor if case.torch else np.ndarray), f"{case}: gives a {type(y)}"
     x, got = case.canonical(x), case.canonical(y)
-    w, b = np.array(w, conv.dtype), None if b is None else np.array(b, conv.dtype)
-    assert str(np.asarray(y).dtype.name) == conv.dtype, f"{case}: gives {np.asarray(y).dtype}"
+    w, b = numbers(w), None if b is None else numbers(b)
+    assert got.dtype.name == conv.dtype, f"{case}: gives {got.dtype}"
     assert got.shape == conv.out_shape, f"{case}: has shape {got.shape}, not {conv.out_shape}"
     want = (reference.im2col if thorough else expected)(conv, x, w, b)
     if case.whole:
@@ -87,34 +93,55 @@ def nan_results() -> Iterator[None]:
 
 
 @contextmanager
-def recording() -> Iterator[list[Plan]]:
-    """Keep the plans that are chosen, in `plans` and in the list given."""
-    choose, seen = execute.choose, list[Plan]()
+def recording() -> Iterator[list[Job]]:
+    """Keep the plans that are chosen in `plans`, and the jobs that are made in the list given."""
+    choose, schedule, jobs = execute.choose, execute.schedule, list[Job]()
 
     def remember(conv: Conv, *rest: Any) -> Plan:
-        plan = choose(conv, *rest)
-        plans[conv] = plan
-        seen.append(plan)
-        return plan
+        plans[conv] = choose(conv, *rest)
+        return plans[conv]
 
-    with patch.object(execute, "choose", remember):
-        yield seen
+    def keep(*arguments: Any) -> Job:
+        jobs.append(schedule(*arguments))
+        return jobs[-1]
+
+    with patch.object(execute, "choose", remember), patch.object(execute, "schedule", keep):
+        yield jobs
+
+
+def units(job: Job) -> int:
+    """Pieces that the work of a job is cut into."""
+    return int(job.words[JOB.index("units")])
 
 
 @contextmanager
-def pinned(plan: Plan) -> Iterator[None]:
-    """Every call is computed by this plan."""
+def pinned(algorithm: Algorithm, which: int = 0) -> Iterator[None]:
+    """Every call is computed by this algorithm, by its plan of that number."""
+
+    def choose(conv: Conv, *rest: Any) -> Plan:
+        plans[conv] = algorithm.plans(conv, *rest)[which]
+        return plans[conv]
+
     functional._layers.clear()
-    with patch.object(execute, "choose", lambda conv, *_: plans.setdefault(conv, plan)):
+    with patch.object(execute, "choose", choose):
         yield
     functional._layers.clear()
 
 
 @contextmanager
-def small_units(pixels: int = 24, fewest: int = 4, alone: int = 0) -> Iterator[None]:
-    """Cut work as if it were large: several units, and as many threads as there are, whatever the size."""
-    from konv.runtime import schedule
+def threads(count: int) -> Iterator[None]:
+    """Calls are given so many threads."""
+    before = konv.get_num_threads()
+    konv.set_num_threads(count)
+    try:
+        yield
+    finally:
+        konv.set_num_threads(before)
 
+
+@contextmanager
+def small_units(pixels: int = 16, fewest: int = 4, alone: int = 0) -> Iterator[None]:
+    """Cut work as if it were large: several units, and as many threads as there are, whatever the size."""
     functional._layers.clear()
     with (
         patch.object(schedule, "PIXELS", pixels),

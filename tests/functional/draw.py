@@ -94,28 +94,32 @@ def case(d: Draw, target: Target, large: bool) -> Case:
 
 
 def _channels(d: Draw, dtype: str, target: Target, large: bool) -> tuple[int, int, int]:
-    """In, out, groups. Few different numbers: kernels are specialised on some of them, and each is compiled."""
+    """In, out, groups. Few different pairs: kernels are specialised on them, and each takes long to compile."""
     lanes = target.lanes(dtype)
     if d.number(0, 4) == 0:  # depthwise, one in five with two channels out a group
-        groups = d.one(_two_blocks(dtype, target, True) if large else (2, 3, lanes, lanes + 1))
+        groups = d.one(_two_blocks(dtype, target, True)[:2] if large else (2, lanes + 1))
         return groups, groups * d.one((1, 1, 1, 1, 2)), groups
-    groups = d.one((1, 1, 1, 2)) if large else d.one((1, 1, 1, 2, 3))
-    co = d.one(_two_blocks(dtype, target, False) if large else (1, 2, 3, lanes, lanes + 1, 3 * lanes + 2))
-    return groups * d.one((1, 3, 5) if large else (1, 2, 3, 5, 8)), groups * co, groups
+    if large:
+        groups = d.one((1, 1, 1, 2))
+        ci, co = d.one(tuple(zip((5, 3, 1), _two_blocks(dtype, target, False), strict=True)))
+    else:
+        groups = d.one((1, 1, 1, 2, 3))
+        ci, co = d.one(((1, 1), (3, 1), (5, 3), (2, lanes), (9, lanes + 1), (8, 3 * lanes - 1)))
+    return groups * ci, groups * co, groups
 
 
 @cache
 def _two_blocks(dtype: str, target: Target, depthwise: bool) -> tuple[int, int, int]:
     """The fewest output channels that make two blocks and a tail, by each of three sorts: a tail that fills no
-    vector, one that fills a vector but not the block, one that is a channel short of a vector."""
+    vector, one that is a channel short of a vector, one that fills a vector but not the block."""
     lanes, fit = target.lanes(dtype), []
     for co in range(2 * lanes, 32 * lanes):
         ci, groups = (co, co) if depthwise else (3, 1)
         conv = Conv.of((1, ci, 40), co, 3, groups=groups, dtype=dtype)
-        if all(tiled(conv, choose(conv, target, *layouts), target) for layouts in product((True, False), repeat=2)):
+        if tiled_anyhow(conv, target):
             fit.append(co)
-    few, full, short = (next(co for co in fit if co % lanes == rest) for rest in (1, 0, lanes - 1))
-    return few, full, short
+    few, short, full = (next(co for co in fit if co % lanes == rest) for rest in (1, lanes - 1, 0))
+    return few, short, full
 
 
 def _steps(d: Draw, dims: int, most: int) -> list[int]:
@@ -139,12 +143,20 @@ def _padding(d: Draw, dims: int, transposed: bool) -> tuple[str, Any]:
 
 
 def accepted(d: Draw, target: Target, large: bool) -> Case:
-    """The next case that is a convolution."""
+    """The next case that is a convolution, and if it is to be large one that is so in whatever layout."""
     while True:
         try:
-            return case(d, target, large)
+            drawn = case(d, target, large)
         except ProblemError:
             continue
+        if not large or tiled_anyhow(drawn.conv, target):
+            return drawn
+
+
+def tiled_anyhow(conv: Conv, target: Target) -> bool:
+    """Whether `tiled` holds for the plans of all four pairs of layouts."""
+    layouts = product((True, False), repeat=2)
+    return all(tiled(conv, choose(conv, target, *pair), target) for pair in layouts)
 
 
 def tiled(conv: Conv, plan: Plan, target: Target) -> bool:

@@ -105,6 +105,12 @@ def tensor(a: Array) -> torch.Tensor:
     return found.expand(a.shape)
 
 
+def numbers(a: Any) -> Array:
+    """A plain copy of what an array or a tensor holds, in this machine's byte order."""
+    plain = a.detach().resolve_neg().numpy() if isinstance(a, torch.Tensor) else a
+    return np.array(plain, plain.dtype.newbyteorder("="), order="C")
+
+
 def _within(a: Array, step: list[int], rng: Random) -> Array:
     before = [rng.randrange(3) for _ in a.shape]
     after = [rng.randrange(1, 3) for _ in a.shape]

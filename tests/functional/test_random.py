@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from time import perf_counter
+from contextlib import nullcontext
 
 import pytest
 from functional.case import Case
-from functional.check import check, plans, recording, small_units
+from functional.check import check, plans, recording, small_units, units
 from functional.draw import Dice, Hypothesis, accepted, case, tiled
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from konv import llvm
@@ -17,27 +17,57 @@ from konv.errors import ProblemError
 from konv.kernels import ALGORITHMS
 
 PROBLEMS = 10_000
-EACH = 200  # times that every algorithm is reached, at least
+EACH = 300  # times that every algorithm is reached, at least
 SAMPLED = 25  # one of so many is held against konv.reference itself
-
-
-def problems(seed: int, large: bool, count: int) -> list[Case]:
-    """So many different cases; large ones are those that have two tiles and a tail whatever the plan's."""
-    dice, target = Dice(seed), llvm.detect()
-    return [accepted(dice, target, large) for _ in range(count)]
 
 
 @pytest.mark.parametrize("large", [False, True], ids=["small", "large"])
 def test_ten_thousand(large: bool) -> None:
-    """Half of them by two register tiles and a tail on every blocked axis; every algorithm hundreds of times."""
-    target, reached, two_tiles, begin = llvm.detect(), Counter[str](), 0, perf_counter()
-    for number, drawn in enumerate(problems(7 + large, large, PROBLEMS // 2)):
-        with recording():
-            check(drawn, thorough=number % SAMPLED == 0)
+    """Half of them large: two register tiles and a tail on each axis that the plan blocks.
+
+    One in three is cut into small units, which with such problems takes more of them than there are threads.
+    """
+    target, dice, failed = llvm.detect(), Dice(11 + large), list[str]()
+    reached, kinds, shared = Counter[str](), Counter[str](), 0
+    for number in range(PROBLEMS // 2):
+        drawn = accepted(dice, target, large)
+        with recording() as jobs, small_units() if number % 3 == 0 else nullcontext():
+            try:
+                check(drawn, thorough=number % SAMPLED == 0)
+            except AssertionError as error:
+                failed.append(str(error))
         plan = plans[drawn.conv]
+        assert not large or tiled(drawn.conv, plan, target), f"{drawn} is not large: {plan}"
         reached[plan.algorithm] += 1
-        two_tiles += tiled(drawn.conv, plan, target)
-    print(f"{reached}, two tiles and a tail: {two_tiles}, {perf_counter() - begin:.1f} s")  # noqa: T201
+        kinds.update(drawn.conv.kind | {drawn.conv.mode, f"{drawn.conv.dims} axes"})
+        shared += any(job.threads > 1 and units(job) > 2 for job in jobs)
+    assert not failed, f"{len(failed)} failed\n" + "\n".join(failed[:5])
+    print(*reached.items(), *kinds.items(), f"{shared} shared by threads", sep="\n")  # noqa: T201
     assert all(reached[algorithm.name] >= EACH for algorithm in ALGORITHMS), reached
+    assert min(kinds.values()) >= EACH, kinds
+    assert shared >= (1000 if large else 300)
 
 
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    d = Hypothesis(draw)
+    try:
+        return case(d, llvm.detect(), large=d.number(0, 3) == 3)
+    except ProblemError:
+        assume(False)
+        raise
+
+
+@given(cases())
+def test_shrinking(drawn: Case) -> None:
+    """The same by hypothesis, which finds the smallest case that fails."""
+    check(drawn)
+
+
+@given(cases())
+def test_a_line_is_all_there_is(drawn: Case) -> None:
+    """What a failing test prints brings back the same call."""
+    again = Case.parse(str(drawn))
+    assert again == drawn
+    assert str(again) == str(drawn)
+    assert again.arguments == drawn.arguments

@@ -103,6 +103,11 @@ def test_a_crop_at_a_legal_origin_goes_through_the_layer_as_it_is(axis: Axis, ti
                 assert part is None
 
 
+def test_origins_are_as_dense_as_can_be() -> None:
+    assert origin_steps(Axis(100, 3, stride=2, up=4)) == (1, 2)
+    assert origin_steps(Axis(100, 3, stride=6, up=4)) == (3, 2)
+
+
 def test_origins_between_the_steps_are_not_legal() -> None:
     whole, crop = Axis(100, 3, stride=2), Axis(99, 3, stride=2)
     assert all(crop.source(0, 0) != (whole.source(o, 0) or 0) - 1 for o in range(whole.out))

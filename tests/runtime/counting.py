@@ -27,7 +27,7 @@ def emit() -> Module:
 
         def body(unit: Value) -> None:
             row = Shared(call.pointer("y", I64) + unit * len(ROW), ROW)
-            row.add("count", f.int(1))
+            row.add("count", f.integer(1))
             row["thread"], row["state"] = thread, _state(f)
             mixed = f.var(unit)
             with f.loop(job["turns"]) as i:

@@ -7,9 +7,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from runtime import scenarios
+from runtime.counting import Counting
 
 from konv.errors import ProblemError
 from konv.runtime import pool, threads
@@ -20,7 +22,7 @@ OWN, BOTH = ("own",), ("own", "openmp")
 
 
 def play(name: str, kind: str, timeout: float = 60, **environment: str) -> float:
-    """Play a scenario in a process of its own; the seconds that this took to end once it was done."""
+    """Play a scenario in a process of its own; the seconds that it took to end when done."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
     program = f"from runtime.scenarios import play; play({name!r}, {kind!r})"
     root = Path(scenarios.__file__).parents[2]
@@ -55,7 +57,7 @@ def test_what_happens_to_a_process_breaks_nothing(name: str, kind: str) -> None:
 
 @both("parked", "end_in_a_call")
 def test_a_process_ends_at_once(name: str, kind: str) -> None:
-    assert play(name, kind) < 1.5  # a second, and what a busy machine adds
+    assert play(name, kind) < 2.5  # a second, and what a busy machine adds
 
 
 @pytest.mark.parametrize("name", ["grow", "leave_in_a_call", "half_imported"])
@@ -171,8 +173,8 @@ def test_threads_refused_by_the_system_are_done_without(monkeypatch: pytest.Monk
     def refuse(_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(pool.Thread, "start", refuse)
+    monkeypatch.setattr(Thread, "start", refuse)
     alone = Pool.start(4)
     assert alone
-    rows = scenarios.Counting().run(threads.Team.of(alone.words, 4), 100)
+    rows = Counting().run(threads.Team.of(alone.words, 4), 100)
     assert (rows[:, :2] == (1, 0)).all()

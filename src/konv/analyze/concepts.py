@@ -17,11 +17,12 @@ LETTERS = (
     "r: output padding. g: groups. M, N: channels of input, output. "
     "DF^2: pixels of the output (transposed: of the input)."
 )
-CONVENTION = (
+COUNTED = (
     "MACs are multiply-adds; FLOPs = 2 MACs. Nominal MACs count every tap at every output, padding "
     "included (transposed: every tap at every input); exact MACs only taps that meet a real pixel. "
-    "Parameters are weights, without bias. Memory is input + weights + output in float32."
+    "Parameters are weights, without bias."
 )
+CONVENTION = f"{COUNTED} Memory is input + weights + output in float32."
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ and denormals take other times than real images do.
     session.py   the run: lines in, a report out        results.py   the report and its JSON
     working.py   arrays, warm and cold                   ratios.py    who is faster, by how much
     answers.py   what is right                           text.py      the table
-    timing.py    turns, medians, noise                   plot.py      the figure
+    timing.py    turns, medians                          closing.py   what stands below it
+    noise.py     what disturbs a measurement             plot.py      the figure
     machine.py   where it was measured                   peers/       a file a library
 """
 

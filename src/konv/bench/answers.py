@@ -29,7 +29,9 @@ from konv.reference import im2col, tolerance
 ENTRIES = 4_000_000  # of the reference's matrix: 32 MB, a quarter of a second
 PLACES = 64  # each with all output channels
 
-FEWEST_WINOGRAD = 16  # input channels of a group: below, no library gains by Winograd, konv never uses it
+FEWEST_WINOGRAD = (
+    16  # input channels of a group: below, no library gains by Winograd, konv never uses it
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,8 @@ def _places(conv: Conv, count: int) -> tuple[Array, ...]:
 def _take(y: Array, places: tuple[Array, ...]) -> Array:
     """Return the outputs (place, channel) at places."""
     image, *position = places
-    taken: Array = y[(image, slice(None), *position)]
+    channel_last = np.moveaxis(y, 1, -1)
+    taken: Array = channel_last[(image, *position)]
     return taken
 
 
@@ -124,7 +127,11 @@ def _patches(conv: Conv, x: Array, places: tuple[Array, ...]) -> tuple[Conv, Arr
     patches = np.zeros(small.in_shape, x.dtype)
     for patch, image, *position in zip(patches, *places, strict=True):
         sources = [
-            [(k, s) for k in range(axis.kernel) if (s := axis.source(int(o), k, conv.mode)) is not None]
+            [
+                (k, s)
+                for k in range(axis.kernel)
+                if (s := axis.source(int(o), k, conv.mode)) is not None
+            ]
             for axis, o in zip(conv.axes, position, strict=True)
         ]
         channels = range(conv.ci)
@@ -134,7 +141,7 @@ def _patches(conv: Conv, x: Array, places: tuple[Array, ...]) -> tuple[Conv, Arr
 
 
 def _everywhere(conv: Conv, arrays: Arrays) -> Array | None:
-    """Return PyTorch's outputs in float64, None if it is not installed or does not have the layer."""
+    """Return PyTorch's outputs in float64, None without PyTorch or where it refuses."""
     double = replace(conv, dtype="float64")
     torch = Torch(CONTIGUOUS)
     if find_spec("torch") is None or torch.why_not(double):

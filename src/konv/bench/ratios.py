@@ -19,11 +19,21 @@ from konv.bench.results import FAMILIES, Competitor, Measured, Report, Row
 OURS = "konv"
 
 Ratio = Callable[[Measured], float | None]
+Share = Callable[[Report, Row, Measured], float | None]
+
+
+def rivals(competitors: Iterable[Competitor]) -> list[Competitor]:
+    """Return those that are not konv."""
+    return [competitor for competitor in competitors if competitor.library != OURS]
 
 
 def ours(measured: Measured) -> list[float]:
     """Return konv's medians."""
-    return [t.median for name, t in measured.times.items() if name.split()[0] == OURS]
+    return _of(measured, OURS)
+
+
+def _of(measured: Measured, library: str) -> list[float]:
+    return [t.median for name, t in measured.times.items() if name.split()[0] == library]
 
 
 def theirs(measured: Measured) -> list[float]:
@@ -48,6 +58,16 @@ def best(measured: Measured) -> float | None:
     """Return the ratio of the best of all others to konv's best."""
     mine, others = ours(measured), theirs(measured)
     return min(others) / min(mine) if mine and others else None
+
+
+def over(library: str) -> Ratio:
+    """Return the ratio of the best of one library to konv's best."""
+
+    def ratio(measured: Measured) -> float | None:
+        mine, others = ours(measured), _of(measured, library)
+        return min(others) / min(mine) if mine and others else None
+
+    return ratio
 
 
 def toughest(measured: Measured) -> float | None:

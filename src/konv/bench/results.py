@@ -1,5 +1,7 @@
-"""A report: what was measured, where and how. As JSON it holds facts only; what follows from them
-(ratios, shares of the peak, means) is computed when it is read, so that no file can contradict itself.
+"""A report: what was measured, where and how.
+
+As JSON it holds facts only; what follows from them (ratios, shares of the peak, means) is computed
+when it is read, so that no file can contradict itself.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from konv.bench.timing import Times
+from konv.bench.noise import Times
 from konv.errors import ProblemError
 from konv.geometry import Conv
 from konv.runtime.roofline import Roofline
@@ -64,11 +66,9 @@ class Row:
 
     @property
     def family(self) -> str:
-        """The kind of convolution it counts as; the rarer word wins: a dilated depthwise layer
-        is depthwise.
-        """
-        kind = self.conv.kind
-        return next(word for word in (*FAMILIES[:0:-1], FAMILIES[0]) if word in {*kind, "ordinary"})
+        """What it counts as; of several words the rarer wins: dilated depthwise is depthwise."""
+        words = {*self.conv.kind, "ordinary"}
+        return next(word for word in reversed(FAMILIES) if word in words)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""One run: lines of text in, a report out. Checks, then times; a line's trouble ends that line only."""
+"""One run: lines of text in, a report out. A line's trouble ends that line only."""
 
 from __future__ import annotations
 
@@ -6,28 +6,38 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
-from konv.bench import machine, timing
+from konv.bench import noise, timing
 from konv.bench.answers import answers
+from konv.bench.machine import describe
 from konv.bench.peers import Peer, Run, installed, name
 from konv.bench.results import COLD, WARM, Competitor, Measured, Report, Row
-from konv.bench.working import Arrays, Rotation, draw, rotating, sweeper
-from konv.errors import ProblemError
+from konv.bench.working import Rotation, draw, rotating, sweeper
+from konv.errors import KonvError, ProblemError
 from konv.geometry import Conv, read_problems
 from konv.runtime import roofline
 from konv.runtime.threads import get_num_threads, set_num_threads
-from konv.target import BYTES
 
 Problem = tuple[str, Conv]
-TROUBLE = (ArithmeticError, MemoryError, RuntimeError, TypeError, ValueError)  # KonvErrors are of them
+MEASURED = {"float32", "float64"}  # dtypes that konv measures the peak of
+# What a competitor may raise; konv's own errors, and those of the arrays, are among them.
+TROUBLE = (ArithmeticError, KonvError, MemoryError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """threads and batch None: as they are; budget in seconds for a line; `cold` measures that too;
-    only: lines whose name or text contains this.
+    """What to measure, and for how long.
+
+    threads  None: as many as konv and PyTorch use by themselves
+    batch    None: that of each line
+    budget   seconds for a line, warm or cold; noise may take it four times
+    cold     measure with arrays that are in no cache, too
+    only     a part of the name or the text of the lines that are wanted
     """
 
     threads: int | None = None
@@ -57,7 +67,7 @@ def read(arguments: Sequence[str]) -> list[Problem]:
 
 def bench(
     problems: Sequence[Problem],
-    settings: Settings = Settings(),  # noqa: B008  # frozen
+    settings: Settings = Settings(),
     peers: Sequence[Peer] | None = None,
     started: Callable[[Report], None] = lambda _: None,
     heard: Callable[[Report, Row], None] = lambda *_: None,
@@ -84,7 +94,8 @@ def _chosen(problems: Sequence[Problem], settings: Settings) -> list[Problem]:
     chosen = [(label, conv) for label, conv in problems if wanted in f"{label}\n{conv}".lower()]
     if not chosen:
         raise ProblemError(
-            f"only={settings.only!r} leaves none of {len(problems)} lines. Use a part of a line's name or text."
+            f"only={settings.only!r} leaves none of {len(problems)} lines. "
+            f"Use a part of a line's name or text."
         )
     if settings.batch is None:
         return chosen
@@ -98,38 +109,45 @@ def _chosen(problems: Sequence[Problem], settings: Settings) -> list[Problem]:
 def _begin(
     problems: Sequence[Problem], settings: Settings, peers: Sequence[Peer], threads: int
 ) -> Report:
-    dtypes = {conv.dtype for _, conv in problems} & {"float32", "float64"} & BYTES.keys()
-    said = {**asdict(settings), "threads": threads}
-    return Report(
-        machine.describe(),
-        {"date": datetime.now(UTC).isoformat(timespec="seconds"), **said},
-        tuple(Competitor(peer.library, peer.layout) for peer in peers),
-        {dtype: roofline.measure(threads, dtype) for dtype in sorted(dtypes)},
-    )
+    dtypes = {conv.dtype for _, conv in problems} & MEASURED
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    said = {"date": date, **asdict(settings), "threads": threads}
+    begin, taken = perf_counter(), noise.seconds_of_others()
+    rooflines = {dtype: roofline.measure(threads, dtype) for dtype in sorted(dtypes)}
+    wall, others = perf_counter() - begin, noise.seconds_of_others() - taken
+    machine = describe()
+    busy = noise.why_busy(wall, others, threads)
+    if busy:
+        machine["disturbed"] = f"peak and bandwidth were measured while {busy}"
+    competitors = tuple(Competitor(peer.library, peer.layout) for peer in peers)
+    return Report(machine, said, competitors, rooflines)
 
 
 @contextmanager
 def _threads(wanted: int | None) -> Iterator[int]:
-    """Let konv and PyTorch use so many threads, and as many as before afterwards."""
+    """Let konv and PyTorch use so many threads, and as many as before afterwards.
+
+    PyTorch is imported first: from then on konv uses its threads, and by default as many.
+    """
+    torch: Any = import_module("torch") if find_spec("torch") else None
+    before = (get_num_threads(), torch.get_num_threads() if torch else 0)
     if wanted is None:
-        yield get_num_threads()
+        yield before[0]
         return
-    torch: Any = None
-    if any(peer.library == "torch" for peer in installed()):
-        import torch
-    before, torchs = get_num_threads(), torch.get_num_threads() if torch else 0
     set_num_threads(wanted)
     try:
         if torch:
             torch.set_num_threads(wanted)
         yield wanted
     finally:
-        set_num_threads(before)
+        set_num_threads(before[0])
         if torch:
-            torch.set_num_threads(torchs)
+            torch.set_num_threads(before[1])
 
 
-def _measure(label: str, conv: Conv, settings: Settings, peers: Sequence[Peer], threads: int) -> Row:
+def _measure(
+    label: str, conv: Conv, settings: Settings, peers: Sequence[Peer], threads: int
+) -> Row:
     """Return the row of one line."""
     try:
         arrays = draw(conv)
@@ -185,6 +203,3 @@ def _said(error: BaseException) -> str:
     """Return the first line of an error: PyTorch's go on with its own stack."""
     lines = str(error).splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}"
-
-
-__all__ = ["Arrays", "Problem", "Settings", "bench", "read"]

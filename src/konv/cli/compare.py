@@ -99,7 +99,7 @@ def _print(page: Page, found: Comparison, drawn: Path | None) -> None:
 
 
 def _setting(found: Comparison) -> list[tuple[str, object]]:
-    from konv.cli.units import times
+    from konv.analyze.units import times
 
     photograph, s = found.photograph, found.settings
     height, width = found.image.shape[2:]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from konv.cli import units
+from konv.analyze import units
 
 if TYPE_CHECKING:
     from konv.analyze.compare import Comparison

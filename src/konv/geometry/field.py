@@ -140,15 +140,16 @@ def sources(axis: Axis, outputs: Iterable[int]) -> set[int]:
 def widest_gap(rates: Sequence[int]) -> int:
     """Return M2, the widest gap that HDC's rule finds above the layer of the smallest rate.
 
-    Wang et al., "Understanding Convolution for Semantic Segmentation" (2018), section 3.2, for
-    rates in rising order: M_n = r_n;  M_i = max(M_(i+1) - 2 r_i, 2 r_i - M_(i+1), r_i).
+    Wang et al., "Understanding Convolution for Semantic Segmentation" (2018), section 3.2:
+    M_n = r_n;  M_i = max(M_(i+1) - 2 r_i, 2 r_i - M_(i+1), r_i). With the rates in rising order
+    M_(i+1) >= r_i, so that the middle term is never the greatest and is left out.
 
     >>> widest_gap([1, 2, 5]), widest_gap([1, 2, 9])
     (2, 5)
     """
     *lower, gap = sorted(rates)
     for rate in reversed(lower[1:]):
-        gap = max(gap - 2 * rate, 2 * rate - gap, rate)
+        gap = max(gap - 2 * rate, rate)
     return gap
 
 

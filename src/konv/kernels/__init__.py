@@ -1,4 +1,6 @@
-"""The algorithms: one file and one row each. Ordered, most special first; the last one never refuses."""
+"""The algorithms: one file and one row each. Ordered, most special first; the last one never
+refuses.
+"""
 
 from __future__ import annotations
 

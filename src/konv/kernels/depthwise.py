@@ -30,10 +30,11 @@ per_channel = True
 TILES = {16: ((5, 2), (8, 1)), 32: ((6, 4), (8, 2), (8, 1))}
 
 
-def why_not(conv: Conv, target: Target) -> str | None:
+def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv.plan.Algorithm
     """Only one input and one output channel a group, and enough channels for the lanes to pay."""
+    ci, co = conv.ci // conv.groups, conv.co // conv.groups
     if conv.ci != conv.groups or conv.co != conv.groups:
-        return f"takes one channel in and out a group; here {conv.ci // conv.groups} and {conv.co // conv.groups}"
+        return f"takes one channel in and out a group; here {ci} and {co}"
     if conv.groups == 1:
         return "has one channel only, which would fill one lane of a vector"
     return None

@@ -35,7 +35,7 @@ def emit(target: Target) -> Module:
         f.give(_digest(f, data, size))
     piece = f.fn
 
-    def work(f: Function, call: Words, thread: Value) -> None:
+    def work(f: Function, call: Words, thread: Value) -> None:  # noqa: ARG001 - as region.Work
         job = Words(call.pointer("job", I64), DIGEST_JOB)
         data, out = call.pointer("x", I8), call.pointer("y", I64)
 

@@ -35,15 +35,17 @@ PARAMETERS = (
 
 
 def emit_tile(module: Module, plan: Plan, nr: int, odd: int) -> ir.Function:
-    """The function that computes one tile of nr vectors; `odd`: channels of the last one, 0 if it is full."""
+    """The function that computes one tile of nr vectors; `odd`: channels of the last one, 0 if it
+    is full.
+    """
     lanes = module.target.lanes(plan.dtype)
     with tile_function(module, plan, nr, odd) as (f, sums, a):
         with f.loop(a["count"]) as t:
             row = a["rows"] + t * (plan.pixels + 1)
             weights = a["weights"] + row[0] * a["tap_stride"]
             pixels = [row.pointer(1 + m, REAL[plan.dtype]) + a["first"] for m in range(plan.pixels)]
-            for c in range(plan.depth):
-                _multiply_add(f, sums, weights, pixels, f.integer(c), lanes)
+            for channel in range(plan.depth):
+                _multiply_add(f, sums, weights, pixels, f.integer(channel), lanes)
             if not plan.depth:
                 whole = a["channels"] & -UNROLL
                 with f.loop(whole, step=UNROLL) as c:
@@ -90,7 +92,9 @@ def _multiply_add(
 def _store(
     f: Function, sums: list[list[Variable]], a: dict[str, Any], lanes: int, odd: int
 ) -> None:
-    """Write the tile; adding 0 turns -0 into 0, so that leaving out a tap of padding changes no bit."""
+    """Write the tile; adding 0 turns -0 into 0, so that leaving out a tap of padding changes no
+    bit.
+    """
     for m, row in enumerate(sums):
         place = a["places"].pointer(m, a["weights"].element) + a["to"]
         for n, total in enumerate(row):

@@ -1,9 +1,11 @@
 """Contiguous data in and out of the channels-last form that tiles work on, a unit at a time;
 weights packed.
 
-    image   [channel][d][h][w] of the input  ->  [slot d][slot h][slot w][channel] in scratch, padding as zeros
+    image   [channel][d][h][w] of the input  ->  [slot d][slot h][slot w][channel] in scratch,
+                                                 padding as zeros
     block   [pixel][channel] in scratch      ->  [channel][d][h][w] of the output
-    weights [co][ci][tap], any strides       ->  per group and block: [tap][ci][vector][lane], then all biases
+    weights [co][ci][tap], any strides       ->  per group and block: [tap][ci][vector][lane],
+                                                 then all biases
 
 Transposing goes through registers in squares of 16 bytes a side (4 x 4 floats): 8 shuffles for 16
 numbers, the same on SSE, AVX and NEON. What it costs: about 0.3 cycles a number, against taps x co
@@ -47,9 +49,8 @@ def emit_image(module: Module, real: ir.Type) -> ir.Function:
         begins = [job.base + job["at_bytes", axis] for axis in AXES]
         with f.loop(job["kept", 0]) as a, f.loop(job["kept", 1]) as b:
             d, h = kept[0][a], kept[1][b]
-            inside = (d < unit["slots", 0]) & (
-                h < unit["slots", 1]
-            )  # a box at the border holds fewer
+            # A box at the border holds fewer.
+            inside = (d < unit["slots", 0]) & (h < unit["slots", 1])
             with f.when(inside):
                 line = (image + (begins[0][d] + begins[1][h])).cast(real)
                 deep, high = tables[0][d], tables[1][h]
@@ -129,14 +130,11 @@ def emit_output(module: Module, real: ir.Type, width: int) -> ir.Function:
                 line = line + (j[a] * job["step", a] + first[a]) * job["y_stride", a]
             with f.choose(dense & (run >= side)) as (squares, singles):
                 with squares, f.loop(run, step=side) as i:
-                    at = f.least(
-                        i, run - side
-                    )  # the last overlaps the one before it rather than fall short
+                    # The last overlaps the one before it rather than fall short.
+                    at = f.least(i, run - side)
                     f.call(square, [source + at * width, line + at, plane, valid])
-                with (
-                    singles,
-                    f.loop(valid) as c,
-                ):  # pixels innermost: they share cache lines and pages
+                # Pixels innermost: they share cache lines and pages.
+                with singles, f.loop(valid) as c:
                     apart = line + c * plane
                     with f.loop(run) as i:
                         apart[i * step] = source[i * width + c]

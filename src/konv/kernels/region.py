@@ -1,8 +1,9 @@
 """The way into a kernel: one call from Python, a team of threads, flush-to-zero around the work.
 
-    run(job, x, weights, y, scratch, team, threads)     exported; starts the team or goes on alone
-      region(call, thread, threads)                      on every thread: flush-to-zero on, work, restored
-        work(call, thread)  noinline                     takes unit after unit until none is left
+    run(job, x, weights, y, scratch, team, threads)   exported; starts the team or goes on alone
+      region(call, thread, threads)                   on every thread: flush-to-zero on, work,
+                                                      restored
+        work(call, thread)  noinline                  takes unit after unit until none is left
 
 `team` points at three addresses: parallel, thread_num, num_threads. With an OpenMP runtime they are
 GOMP_parallel, omp_get_thread_num and omp_get_num_threads; for konv's own pool the last two are 0

@@ -22,7 +22,9 @@ SLOTS = ("raw", "slots", "size", "stride", "mode")
 
 
 def emit_slots(module: Module) -> ir.Function:
-    """slots(table, raw, slots, size, stride, mode): one axis' element offsets, -1 where there is no source."""
+    """slots(table, raw, slots, size, stride, mode): one axis' element offsets, -1 where there is no
+    source.
+    """
     params = [("table", pointer_to(I64)), *((name, I64) for name in SLOTS)]
     with module.function("slots", params, inline=False) as (
         f,
@@ -139,7 +141,9 @@ def emit_places(module: Module, mr: int, size: int, width: int | None) -> ir.Fun
 
 
 def split(index: Value, unit: Words) -> list[Value]:
-    """The number of a pixel within the unit -> its j on each axis, counted from the unit's first."""
+    """The number of a pixel within the unit -> its j on each axis, counted from the unit's
+    first.
+    """
     width, plane = unit["length", 2], unit["length", 1] * unit["length", 2]
     rest = index % plane
     return [index // plane, rest // width, rest % width]

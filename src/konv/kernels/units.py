@@ -1,12 +1,14 @@
 """A unit of work: tables, packing, phases, blocks of output channels, tiles. What algorithms on
 tiles share.
 
-    for unit in units, taken by threads one after the other:      a box of output pixels, some output channels
-        tables of the unit's sources                              konv.kernels.tables
-        contiguous input: pack the box, channels last             konv.kernels.packing
-        for phase of the outputs:                                 one, or `up` per axis when transposed
-            for group, block of output channels:                  one block's weights stay in the second-level cache
-                for tile of pixels:                               the algorithm's own function
+    for unit in units, taken by threads one after the other:  a box of output pixels, some output
+                                                              channels
+        tables of the unit's sources                          konv.kernels.tables
+        contiguous input: pack the box, channels last         konv.kernels.packing
+        for phase of the outputs:                             one, or `up` per axis when transposed
+            for group, block of output channels:              one block's weights stay in the
+                                                              second-level cache
+                for tile of pixels:                           the algorithm's own function
                 contiguous output: transpose the block out
 
 An algorithm brings the function that computes one tile, with the parameters
@@ -36,7 +38,9 @@ EmitTile = Callable[[Module, int, int], ir.Function]
 def emit_kernel(
     plan: Plan, target: Target, emit_tile: EmitTile, per_channel: bool = False
 ) -> Module:
-    """The module of a plan: `run` and `pack`. emit_tile(module, vectors, odd) writes the function of a tile."""
+    """The module of a plan: `run` and `pack`. emit_tile(module, vectors, odd) writes the function
+    of a tile.
+    """
     module = Module(target, plan.algorithm)
     lanes, real = target.lanes(plan.dtype), REAL[plan.dtype]
     size, width = SIZE[real], plan.vectors * lanes
@@ -97,7 +101,9 @@ def _emit_work(plan: Plan, parts: Parts, f: Function, call: Words, thread: Value
 def _place_unit(
     f: Function, plan: Plan, call: Words, job: Words, unit: Words, number: Value
 ) -> None:
-    """Unit number -> image, box and chunk of output channels; chunks vary fastest, images slowest."""
+    """Unit number -> image, box and chunk of output channels; chunks vary fastest, images
+    slowest.
+    """
     chunk, rest = number % job["chunks"], number // job["chunks"]
     for axis in reversed(AXES):
         unit["j", axis] = rest % job["boxes", axis] * job["box", axis]
@@ -181,8 +187,8 @@ def _emit_sweep(
         weights, bias = weights.to_pointer(REAL[plan.dtype]), bias.to_pointer(REAL[plan.dtype])
         with f.loop(unit["tiles"]) as t:
             arguments = [
-                row + t * unit["taps"] * (mr + 1), counts[t], weights, stride, bias, first, channels,
-                places + t * mr, to,
+                row + t * unit["taps"] * (mr + 1), counts[t],
+                weights, stride, bias, first, channels, places + t * mr, to,
             ]  # fmt: skip
             f.call(tile, arguments)
         return f.fn

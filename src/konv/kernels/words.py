@@ -34,7 +34,7 @@ JOB = (
     "mode",  # padding: 0 zeros, 1 reflect, 2 replicate, 3 circular
     "groups", "ci", "co",  # channels of one group
     "taps",  # of the whole kernel: the stride of the packed weights
-    "blocks", "tail",  # full blocks of output channels a group, and vectors in one more, other block
+    "blocks", "tail",  # full blocks of output channels a group; vectors in one more, other block
     "chunk_blocks",  # blocks (the last one included) in a chunk
     "x_batch", "x_channel", "y_batch", "y_channel",  # strides, in elements
     "thread_bytes",  # scratch of one thread; then where its parts begin, in bytes:
@@ -47,7 +47,8 @@ JOB = (
         "jump", "least", "span",  # raw source = j * jump + c, with least <= c <= least + span
         "step",  # outputs of one phase lie this far apart
         "phases", "at_phases",  # how many; word of the job where their records begin
-        "kept", "at_kept",  # slots that a packed image holds, of all that lie between; word where their list begins
+        "kept",  # slots that a packed image holds, of all that lie between
+        "at_kept",  # word where their list begins
         "at_bytes",  # word where the list of each slot's place in the packed image begins, in bytes
         "at_slots",  # bytes into the thread's scratch
     ),
@@ -58,14 +59,15 @@ JOB = (
 PHASE = ("first", "outputs", "reach", "at_pairs")
 
 UNIT = (
-    "x", "y", "weights", "scratch",  # addresses: the image, the result, packed weights, this thread's scratch
+    "x", "y", "weights", "scratch",  # addresses: image, result, packed weights, thread's scratch
     "skip",  # 1 if taps that lie wholly in the padding may be left out
     "block0", "block1",  # output channel blocks to compute
     "taps", "tiles", "pixels",  # of the phase at hand
     *_per_axis(
         "j", "length",  # first j of the unit, and how many in the phase at hand
         "raw", "slots",  # first raw source of the unit, and how many
-        "phase", "first",  # word of the job where the record of the phase at hand begins; its first output
+        "phase",  # word of the job where the record of the phase at hand begins
+        "first",  # its first output
     ),
 )  # fmt: skip
 
@@ -103,7 +105,9 @@ class Words:
 
 
 class Piece:
-    """What a part of a kernel is given: the job and the unit, and where the unit's scratch parts are."""
+    """What a part of a kernel is given: the job and the unit, and where the unit's scratch parts
+    are.
+    """
 
     def __init__(self, job: Words, unit: Words) -> None:
         self.job, self.unit = job, unit

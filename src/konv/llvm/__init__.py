@@ -6,6 +6,7 @@ from konv.llvm.host import describe, detect
 from konv.llvm.lang import F32, F64, I8, I32, I64, PTR, REAL, SIZE, Number, Pointer, Value, Variable
 
 __all__ = [
-    "F32", "F64", "I8", "I32", "I64", "PTR", "REAL", "SIZE", "Function", "Loaded", "Module", "Number", "Pointer",
-    "Value", "Variable", "assembly", "describe", "detect", "load", "object_bytes", "optimise", "pointer_to",
+    "F32", "F64", "I8", "I32", "I64", "PTR", "REAL", "SIZE",
+    "Function", "Loaded", "Module", "Number", "Pointer", "Value", "Variable",
+    "assembly", "describe", "detect", "load", "object_bytes", "optimise", "pointer_to",
 ]  # fmt: skip

@@ -28,7 +28,9 @@ def target_machine(target: Target) -> llvm.TargetMachine:
 
 
 def optimise(module: Module) -> llvm.ModuleRef:
-    """The verified module after the passes konv relies on; broken IR raises RuntimeError with LLVM's words."""
+    """The verified module after the passes konv relies on; broken IR raises RuntimeError with
+    LLVM's words.
+    """
     machine = target_machine(module.target)
     parsed = llvm.parse_assembly(str(module.ir))
     parsed.verify()

@@ -1,4 +1,6 @@
-"""Modules and functions of the kernel language: control flow, calls and the few vector operations."""
+"""Modules and functions of the kernel language: control flow, calls and the few vector
+operations.
+"""
 
 from __future__ import annotations
 
@@ -109,7 +111,9 @@ class Function:
     def loop(
         self, stop: Value | int, start: Value | int = 0, step: Value | int = 1
     ) -> Iterator[Value]:
-        """for i in range(start, stop, step); the test stands at the bottom, so an empty range is tested first."""
+        """for i in range(start, stop, step); the test stands at the bottom, so an empty range is
+        tested first.
+        """
         stop, step = self.integer(stop), self.integer(step)
         i = self.var(start)
         body, done = (self.fn.append_basic_block(s) for s in ("loop", "done"))
@@ -199,7 +203,9 @@ class Function:
         return Value(self, self.b.ptrtoint(fn, I64))
 
     def call_pointer(self, address: Value, returns: ir.Type, args: Sequence[Value]) -> Value:
-        """Call a function known by its address only: run-time functions come through the context."""
+        """Call a function known by its address only: run-time functions come through the
+        context.
+        """
         fnty = ir.FunctionType(returns, [a.type for a in args])
         typed = _TypedPointer(address.ir, fnty)
         return Value(self, self.b.call(typed, [a.ir for a in args]))
@@ -213,7 +219,9 @@ class Function:
         self.b.call(intrinsic, [value.ir, (p + index).ir, I32(SIZE[p.element]), mask])
 
     def load_first(self, p: Pointer, index: Value | int, lanes: int, count: int) -> Value:
-        """Load a vector whose first `count` lanes come from memory, touch nothing behind them; the rest are 0."""
+        """Load a vector whose first `count` lanes come from memory, touch nothing behind them; the
+        rest are 0.
+        """
         vector = ir.VectorType(p.element, lanes)
         ty, mask = self._mask(lanes, count)
         intrinsic = self.module.declare(

@@ -1,9 +1,12 @@
 """The kernel language: numbers, pointers and variables that read like Python and become LLVM IR.
 
-    value       a number or a vector; + - * // % < <= == & | >> << do what they say, Python numbers are lifted
-    pointer     p[i] loads, p[i] = v stores, p + i moves, all counted in elements; p.vector(i, n) loads n of them
+    value       a number or a vector; + - * // % < <= == & | >> << do what they say, Python numbers
+                are lifted
+    pointer     p[i] loads, p[i] = v stores, p + i moves, all counted in elements; p.vector(i, n)
+                loads n of them
     variable    a mutable local: v.get(), v.set(x), v.add(x); LLVM turns it into a register
-    function    `with f.loop(n) as i:`, `with f.when(cond):`, f.fma, f.splat, f.select, f.shuffle, f.call
+    function    `with f.loop(n) as i:`, `with f.when(cond):`, f.fma, f.splat, f.select, f.shuffle,
+                f.call
 
 A kernel is written once in Python and unrolled in Python; LLVM is asked to allocate registers and
 to schedule, not to guess. Nothing here knows what a convolution is.

@@ -1,4 +1,6 @@
-"""How a plan cuts the channels of a layer: groups, blocks of output channels, lanes. One home for these numbers."""
+"""How a plan cuts the channels of a layer: groups, blocks of output channels, lanes. One home for
+these numbers.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ class Channels:
     """Channels as a kernel sees them; a depthwise kernel sees one group of all channels.
 
     groups, ci, co    channels of one group
-    blocks, tail      full blocks of output channels, and vectors in one more block that differs from them
+    blocks, tail      full blocks of output channels, and vectors in one more block that differs
+                      from them
     padded            output channels rounded up to whole vectors
     reduction         products that make one output
     """

@@ -24,7 +24,7 @@ Precision = Literal["exact", "fast"]
 _precision: ContextVar[Precision] = ContextVar("precision", default="fast")
 
 
-class precision:
+class precision:  # noqa: N801 - called like a function, and a context manager
     """Choose how exact the kernels are: `"fast"` (the default) or `"exact"`.
 
     "exact" forbids algorithms whose error bound is larger than that of a plain sum of products;

@@ -25,7 +25,9 @@ from konv.target import Target
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """`run(job, x, weights, y, scratch, team, threads)` and `pack(...)`, which take integers and addresses."""
+    """`run(job, x, weights, y, scratch, team, threads)` and `pack(...)`, which take integers and
+    addresses.
+    """
 
     plan: Plan
     target: Target
@@ -85,7 +87,9 @@ def digests() -> Digests:
 
 
 def compiled(what: str, target: Target, emit: Callable[[], llvm.Module]) -> llvm.Loaded:
-    """Machine code by what it was made from: out of the cache on disk, or emitted, built and kept there."""
+    """Machine code by what it was made from: out of the cache on disk, or emitted, built and kept
+    there.
+    """
     begin = perf_counter()
     key = store.key(what, target)
     code = store.fetch(key)

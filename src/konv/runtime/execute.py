@@ -21,7 +21,9 @@ from konv.target import BYTES
 
 
 class Call:
-    """`conv` on an input and an output with these strides, in elements, as (batch, channel, *spatial)."""
+    """`conv` on an input and an output with these strides, in elements, as (batch, channel,
+    *spatial).
+    """
 
     def __init__(
         self, conv: Conv, x: Strides, y: Strides, team: Team, x_last: bool, y_last: bool

@@ -8,7 +8,9 @@ never cleared: kernels write every part of it before they read it.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,8 +34,8 @@ class Buffer:
             self.array: Any = np.empty(size + ALIGN, np.uint8)
         except MemoryError as error:
             raise OutOfMemoryError(
-                f"{size:,} bytes of scratch memory were refused. Use smaller images, or fewer threads "
-                f"with konv.set_num_threads: scratch memory is taken per thread."
+                f"{size:,} bytes of scratch memory were refused. Use smaller images, or fewer "
+                f"threads with konv.set_num_threads: scratch memory is taken per thread."
             ) from error
         self.size = size
         self.address = -(-self.array.ctypes.data // ALIGN) * ALIGN
@@ -70,14 +72,11 @@ def release() -> None:
 def machine_bytes() -> int:
     """Memory of this machine or of this process' cgroup, whichever is less."""
     limits = []
-    try:
+    with suppress(AttributeError, OSError, ValueError):
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, OSError, ValueError):
-        pass
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
-            with open(path) as file:
-                text = file.read().strip()
+            text = Path(path).read_text().strip()
         except OSError:
             continue
         if text.isdigit():

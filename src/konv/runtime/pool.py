@@ -17,6 +17,7 @@ from typing import Any
 
 from konv import llvm
 from konv.kernels import pool as code
+from konv.runtime.code import compiled
 from konv.runtime.cores import allowed
 
 SPIN = 50_000
@@ -98,7 +99,7 @@ class Pool:
 @cache
 def _compiled() -> llvm.Loaded:
     target = llvm.detect()
-    return llvm.load(llvm.object_bytes(code.emit(target)), target)
+    return compiled("pool", target, lambda: code.emit(target))
 
 
 def _pthread() -> dict[str, Any] | None:

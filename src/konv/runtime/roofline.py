@@ -24,10 +24,11 @@ from konv.runtime.code import compiled
 from konv.runtime.threads import Team, team
 from konv.target import BYTES, Target
 
-ENOUGH = (
-    0.06  # seconds for each of the two; the best run counts: what disturbs can only slow one down
-)
-CALL = 2e-3  # seconds of one run: starting a team, some microseconds, is then nothing
+Array = np.ndarray[Any, Any]
+
+ENOUGH = 0.06  # seconds for each of the two; the best run counts: what disturbs can only slow one down
+FEWEST = 5  # runs, where a busy machine makes each of them long
+CALL = 2e-3  # seconds of one run on one thread: starting a team, some microseconds, is then nothing
 TRIPS = 2_000  # of a unit of the peak, some 10 us: the counter is then nothing, and threads end together
 COPIED = 16_384  # numbers in a unit of the copy: a few pages
 MOVED = 128 * 1024 * 1024  # bytes read and written by a copy: past the last cache of most machines
@@ -65,20 +66,28 @@ def measure(threads: int | None = None, dtype: str = "float32") -> Roofline:
 
 @cache
 def _measure(crew: Team, dtype: str) -> Roofline:
-    return Roofline(_peak(crew, dtype), _bandwidth(crew, dtype), crew.threads, dtype)
+    # Where others keep the cores busy, two threads may do less than one.
+    peak = max(_peak(crew, dtype), _peak(team(1), dtype))
+    return Roofline(peak, _bandwidth(crew, dtype), crew.threads, dtype)
 
 
+@cache
 def _peak(crew: Team, dtype: str) -> float:
-    """Operations a second; as many units as fill the time of a call."""
+    """Operations a second; each thread gets as many units as take it the time of a call."""
     target = llvm.detect()
     lanes, chains = target.lanes(dtype), emitted.chains(target)
     factors = np.array([0.5, 0.5], dtype)  # s / 2 + 1 / 2 tends to 1: no overflow, no denormals
     sums = np.empty(crew.threads * chains * lanes, dtype)
     run = _function(f"roofline peak {dtype}", target, lambda: emitted.emit_peak(target, dtype))
-    units = 4 * crew.threads
-    while _seconds(run, crew, (units, TRIPS), factors, sums) < CALL:
+
+    def seconds(units: int, team: Team) -> float:
+        return _seconds(run, team, (units, TRIPS), factors, sums)
+
+    alone, units = team(1), 1
+    while min(seconds(units, alone) for _ in range(3)) < CALL:
         units *= 2
-    best = _best(lambda: _seconds(run, crew, (units, TRIPS), factors, sums))
+    units *= crew.threads
+    best = _best(lambda: seconds(units, crew))
     return 2 * units * TRIPS * chains * lanes / best
 
 
@@ -86,9 +95,7 @@ def _bandwidth(crew: Team, dtype: str) -> float:
     """Bytes a second, those read and those written."""
     target = llvm.detect()
     units = MOVED // (2 * COPIED * BYTES[dtype])
-    x, y = np.ones(
-        (2, units * COPIED), dtype
-    )  # written once, or all of x would be one page of zeros
+    x, y = np.ones((2, units * COPIED), dtype)  # written once, or all of x would be one page of zeros
     run = _function(f"roofline copy {dtype}", target, lambda: emitted.emit_copy(target, dtype))
     return MOVED / _best(lambda: _seconds(run, crew, (units, COPIED), x, y))
 
@@ -117,7 +124,7 @@ def _seconds(
 def _best(once: Callable[[], float]) -> float:
     """The least of as many runs as `ENOUGH` has room for, after one that does not count."""
     once()
-    begin, best = perf_counter(), float("inf")
-    while perf_counter() - begin < ENOUGH:
-        best = min(best, once())
+    begin, best, runs = perf_counter(), float("inf"), 0
+    while runs < FEWEST or perf_counter() - begin < ENOUGH:
+        best, runs = min(best, once()), runs + 1
     return best

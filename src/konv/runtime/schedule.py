@@ -22,16 +22,18 @@ if TYPE_CHECKING:
 
 MODES = {"zeros": 0, "reflect": 1, "replicate": 2, "circular": 3}
 PIXELS = 256  # of a unit at most: enough tiles to use each block of weights often
-WIDEST = 64  # of a packed box: squarer boxes pack fewer pixels twice, and 64 floats still fill cache lines
+# Of a packed box: squarer boxes pack fewer pixels twice, and 64 floats still fill cache lines.
+WIDEST = 64
 FEWEST = 48  # pixels below which a unit is not cut further for more units
-ALONE = (
-    60_000  # multiply-adds below which waking a second thread costs more than it brings: about 3 us
-)
+# Multiply-adds below which waking a second thread costs more than it brings: about 3 us.
+ALONE = 60_000
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """The words of a job and what must be at hand to run it; `words` stays alive with this object."""
+    """The words of a job and what must be at hand to run it; `words` stays alive with this
+    object.
+    """
 
     words: np.ndarray[Any, Any]
     address: int
@@ -99,7 +101,8 @@ def schedule(
         "groups": channels.groups, "ci": channels.ci, "co": channels.co,
         "blocks": channels.blocks, "tail": channels.tail,
         "taps": prod(axis.kernel for axis in conv.axes),
-        "x_batch": x_strides[0], "x_channel": x_strides[1], "y_batch": y_strides[0], "y_channel": y_strides[1],
+        "x_batch": x_strides[0], "x_channel": x_strides[1],
+        "y_batch": y_strides[0], "y_channel": y_strides[1],
     }  # fmt: skip
     tables = _axis_words(words, conv, lines, x_strides[2:], y_strides[2:])
     words["thread_bytes"] = _lay_out(words, conv, plan, lines, target.lanes(plan.dtype))
@@ -161,7 +164,8 @@ def _axis_words(
         words |= {
             f"size{a}": line.axis.size, f"x_stride{a}": x_stride, f"y_stride{a}": y_stride,
             f"count{a}": line.count, f"box{a}": line.box, f"boxes{a}": line.boxes,
-            f"jump{a}": line.jump, f"least{a}": line.least, f"span{a}": line.span, f"step{a}": line.step,
+            f"jump{a}": line.jump, f"least{a}": line.least, f"span{a}": line.span,
+            f"step{a}": line.step,
             f"phases{a}": len(line.phases), f"at_phases{a}": len(JOB) + len(records),
             f"kept{a}": len(offsets), f"at_kept{a}": at_tables + len(tables),
             f"at_bytes{a}": at_tables + len(tables) + len(offsets),
@@ -178,12 +182,15 @@ def _axis_words(
 
 
 def _lay_out(words: dict[str, int], conv: Conv, plan: Plan, lines: list[_Line], lanes: int) -> int:
-    """Place the parts of a thread's scratch, each on a cache line of its own; returns the bytes of all."""
+    """Place the parts of a thread's scratch, each on a cache line of its own; returns the bytes of
+    all.
+    """
     size = BYTES[conv.dtype]
     pixels = prod(line.box for line in lines)
     tiles = -(-pixels // plan.pixels)
     taps = prod(line.reach for line in lines)
     width = plan.vectors * lanes
+    image = conv.ci * prod(line.kept for line in lines) + lanes if plan.packed else 0
     parts = {
         **{f"at_slots{a}": line.slots * 8 for a, line in enumerate(lines)},
         "at_taps": taps * 32,
@@ -191,9 +198,7 @@ def _lay_out(words: dict[str, int], conv: Conv, plan: Plan, lines: list[_Line], 
         "at_places": tiles * plan.pixels * 8,
         "at_rows": tiles * taps * (plan.pixels + 1) * 8,
         "at_zeros": 0 if plan.packed else (conv.ci + width) * size,
-        "at_image": (conv.ci * prod(line.kept for line in lines) + lanes) * size
-        if plan.packed
-        else 0,
+        "at_image": image * size,
         "at_block": (tiles * plan.pixels * width if plan.blocked else conv.co + width) * size,
     }
     at = 0

@@ -69,9 +69,8 @@ def pack(
     if conv.transposed:
         weight += (taps - 1) * tap * BYTES[plan.dtype]
         by_co, by_ci, by_group, tap = strides[1], strides[0], ci * strides[0], -tap
-    if (
-        channels.groups != conv.groups
-    ):  # depthwise: each channel's filter is a group of its own in either layout
+    if channels.groups != conv.groups:
+        # Depthwise: each channel's filter is a group of its own in either layout.
         by_co = strides[0]
     kernel.pack(
         weight,

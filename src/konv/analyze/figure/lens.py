@@ -47,7 +47,7 @@ def draw(part: SubFigure, found: Comparison, y: Array) -> None:
     for gap, sign in ((1, ""), (3, "\N{MULTIPLICATION SIGN}"), (5, "="), (7, "\N{RIGHTWARDS ARROW}")):
         _sign(panels[gap], sign)
     most = float(np.abs(kernel).max()) or 1.0
-    _squares(panels[2], seen, "Greys_r", (0.0, 3**0.5), "what the window sees", "brightness")
+    _squares(panels[2], seen, "Greys_r", (0.0, 3**0.5), "what the window sees", _mixed(conv.ci))
     _squares(panels[4], kernel, "RdBu_r", (-most, most), f"the kernel: {layer.filters[channel]}", "weights")
     _sum(panels[6], float(y[0, channel, at[0], at[1]]))
     _unfinished(panels[8], y[0, channel], at)
@@ -82,6 +82,12 @@ def _seen(found: Comparison, at: tuple[int, int]) -> Array:
         if row is not None and column is not None:
             seen[i, j] = bright[row, column]
     return seen
+
+
+def _mixed(channels: int) -> str:
+    """Return what the numbers in the window are: the channels, as the filter mixes them."""
+    names = "red + green + blue" if channels == 3 else f"sum of {channels} channels"
+    return f"({names}) / {channels**0.5:.2f}" if channels > 1 else "brightness"
 
 
 def _photograph(axes: Axes, found: Comparison, at: tuple[int, int], lens: Axes) -> None:

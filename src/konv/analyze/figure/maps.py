@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from konv.analyze.figure.look import FAINT, KIND, frame
+from konv.analyze.figure.look import FAINT, KIND, bare, frame
 from konv.analyze.filters import Array
 
 if TYPE_CHECKING:
@@ -37,9 +37,20 @@ def draw(part: SubFigure, layers: tuple[Layer, ...], results: list[Array]) -> No
         )  # fmt: skip
         panels = column.subplots(2, 2, squeeze=False)
         column.subplots_adjust(left=0.06, right=0.94, top=TOP, bottom=0.03, wspace=0.04, hspace=0.04)
-        for axes, number in zip(panels.flat, SHOWN, strict=True):
-            channel = number % y.shape[1]
+        for axes in panels.flat:
+            bare(axes)
+        for axes, channel in zip(panels.flat, shown(y.shape[1]), strict=False):
             _map(axes, y[0, channel], layer.filters[channel])
+
+
+def shown(channels: int) -> list[int]:
+    """Return which of so many channels are shown: four where there are four.
+
+    >>> shown(24), shown(6), shown(2)
+    ([1, 2, 4, 10], [1, 2, 4, 0], [1, 0])
+    """
+    order = [*(n for n in SHOWN if n < channels), *range(channels)]
+    return list(dict.fromkeys(order))[: len(SHOWN)]
 
 
 def _map(axes: Axes, values: Array, label: str) -> None:

@@ -43,8 +43,8 @@ def meets(conv: Conv) -> Array:
 
 def _words(layer: Layer) -> str:
     pairs = sum(conv.ci * conv.co // conv.groups for conv in layer.convs)
-    taps = " + ".join(f"{conv.axes[0].kernel} x {conv.axes[0].kernel}" for conv in layer.convs)
-    return f"{pairs:,} pairs of channels, a kernel each\n({taps}): {layer.params:,} weights"
+    taps = " or ".join(f"{conv.axes[0].kernel} x {conv.axes[0].kernel}" for conv in layer.convs)
+    return f"pairs of channels that meet: {pairs:,}\nweights, {taps} a pair: {layer.params:,}"
 
 
 def _matrix(axes: Axes, conv: Conv, colour: str) -> None:

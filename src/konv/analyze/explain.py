@@ -1,0 +1,175 @@
+"""One convolution explained: what it costs, how konv would compute it here, how fast that can be.
+
+Nothing is computed for it but the roofline of this machine, and with `seconds` the layer itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from math import prod
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from konv import llvm
+from konv.analyze.concepts import COUNTED
+from konv.arrays import dense_strides
+from konv.errors import UnsupportedError
+from konv.geometry import Conv
+from konv.kernels import ALGORITHMS, by_name
+from konv.llvm import Module
+from konv.plan import Plan
+from konv.prepared import prepare
+from konv.runtime import memory
+from konv.runtime.choose import choose
+from konv.runtime.roofline import Roofline, measure
+from konv.runtime.schedule import schedule
+from konv.runtime.threads import team
+from konv.runtime.weights import packed_bytes
+from konv.target import BYTES, Target
+
+LAYOUTS = ("contiguous", "channels_last")
+COMPUTED = ("float32", "float64")
+ROUNDS = 7  # at least, for a median
+SECONDS = 0.5  # of measuring, for each layout
+
+
+@dataclass(frozen=True, slots=True)
+class Road:
+    """How a layer is computed in one memory layout of input and output; bytes and threads."""
+
+    plan: Plan
+    scratch_bytes: int
+    packed_weight_bytes: int
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """`roads` and `seconds` by layout; `refusals` by algorithm, None for those that would do it."""
+
+    conv: Conv
+    target: Target
+    roads: dict[str, Road]
+    refusals: dict[str, str | None]
+    roofline: Roofline
+    seconds: dict[str, float] | None
+
+    @property
+    def best_seconds(self) -> float:
+        """The least time: for the multiply-adds that meet a pixel, or for moving the bytes."""
+        return self.roofline.best_seconds(2 * self.conv.exact_macs, self.conv.bytes)
+
+    @property
+    def bound(self) -> str:
+        """What that least time is spent on: "compute" or "memory"."""
+        flops = 2 * self.conv.exact_macs
+        return "compute" if flops >= self.roofline.ridge * self.conv.bytes else "memory"
+
+
+def explain(conv: Conv, seconds: float = 0) -> Explanation:
+    """Return what is to be said of a convolution; `seconds`: how long to measure each layout.
+
+    UnsupportedError for dtypes that konv counts with but does not compute in.
+    """
+    check_dtype(conv)
+    target, crew = llvm.detect(), team()
+    roads = {layout: _road(conv, target, layout, crew.threads) for layout in LAYOUTS}
+    refusals = {algorithm.name: algorithm.why_not(conv, target) for algorithm in ALGORITHMS}
+    took = {layout: _measure(conv, layout, seconds) for layout in LAYOUTS} if seconds else None
+    roofline = measure(dtype=conv.dtype)
+    return Explanation(conv, target, roads, refusals, roofline, took)
+
+
+def check_dtype(conv: Conv) -> None:
+    """Raise UnsupportedError unless konv computes in the dtype."""
+    if conv.dtype not in COMPUTED:
+        raise UnsupportedError(
+            f"dtype={conv.dtype!r}: konv computes in {' and '.join(COMPUTED)} on CPUs. "
+            f"Leave the token out for float32."
+        )
+
+
+def plan_of(conv: Conv, layout: str) -> Plan:
+    """Return the plan that is chosen where input and output lie in a layout."""
+    contiguous = layout == "contiguous"
+    return choose(conv, llvm.detect(), contiguous, contiguous)
+
+
+def module_of(conv: Conv, layout: str) -> Module:
+    """Return the module of that plan, for its IR or assembly."""
+    check_dtype(conv)
+    plan = plan_of(conv, layout)
+    return by_name(plan.algorithm).emit(plan, llvm.detect())
+
+
+def _road(conv: Conv, target: Target, layout: str, threads: int) -> Road:
+    plan, last = plan_of(conv, layout), layout == "channels_last"
+    x, y = (dense_strides(shape, last) for shape in (conv.in_shape, conv.out_shape))
+    job = schedule(conv, plan, target, x, y, threads)
+    return Road(plan, job.scratch, packed_bytes(conv, plan, target), job.threads)
+
+
+def _measure(conv: Conv, layout: str, seconds: float) -> float:
+    """Return the median time with weights packed beforehand, the output written to the same place."""
+    memory.require(conv.bytes, f"input, weight and output of {conv}")
+    rng = np.random.default_rng(0)
+    x = _laid_out(rng.standard_normal(conv.in_shape, conv.dtype), layout)
+    y = _laid_out(np.empty(conv.out_shape, conv.dtype), layout)
+    layer = prepare(conv, rng.standard_normal(conv.weight_shape, conv.dtype))
+    layer(x, out=y)
+    times: list[float] = []
+    begin = perf_counter()
+    while len(times) < ROUNDS or perf_counter() - begin < seconds:
+        start = perf_counter()
+        layer(x, out=y)
+        times.append(perf_counter() - start)
+    return median(times)
+
+
+def _laid_out(a: np.ndarray[Any, Any], layout: str) -> np.ndarray[Any, Any]:
+    if layout == "contiguous":
+        return a
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(a, 1, -1)), -1, 1)
+
+
+def as_json(found: Explanation) -> dict[str, Any]:
+    """Return everything as numbers, lists and words; the keys stay.
+
+    conv, kind, dtype, in_shape, weight_shape, out_shape, formula, counted: how; params, macs,
+    exact_macs, receptive_field, bytes (input, weight, output), flops_a_byte;
+    target (cpu, vector_bytes, registers, l2), algorithms (name -> null or why not),
+    plans (by layout: plan, scratch_bytes, packed_weight_bytes, threads), roofline, bound
+    ("compute" or "memory"), best_seconds, seconds (by layout; null if not measured)
+    """
+    conv, target = found.conv, found.target
+    shapes = {"input": conv.in_shape, "weight": conv.weight_shape, "output": conv.out_shape}
+    return {
+        "conv": str(conv),
+        "kind": sorted(conv.kind),
+        "dtype": conv.dtype,
+        "in_shape": list(conv.in_shape),
+        "weight_shape": list(conv.weight_shape),
+        "out_shape": list(conv.out_shape),
+        "formula": conv.formula().splitlines(),
+        "counted": COUNTED,
+        "params": conv.params,
+        "macs": conv.macs,
+        "exact_macs": conv.exact_macs,
+        "receptive_field": list(conv.receptive_field),
+        "bytes": {name: prod(shape) * BYTES[conv.dtype] for name, shape in shapes.items()},
+        "flops_a_byte": conv.intensity,
+        "target": {name: getattr(target, name) for name in ("cpu", "vector_bytes", "registers", "l2")},
+        "algorithms": found.refusals,
+        "plans": {layout: _road_json(road) for layout, road in found.roads.items()},
+        "roofline": asdict(found.roofline),
+        "bound": found.bound,
+        "best_seconds": found.best_seconds,
+        "seconds": found.seconds,
+    }
+
+
+def _road_json(road: Road) -> dict[str, Any]:
+    return asdict(road) | {"plan": {"text": str(road.plan)} | asdict(road.plan)}

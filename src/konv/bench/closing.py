@@ -1,0 +1,88 @@
+"""What stands below the rows of a report: means by family, what to doubt, how to read it all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from textwrap import wrap
+
+from konv.bench import ratios
+from konv.bench.results import COLD, WARM, Report, Row
+from konv.bench.text import NAME, SHORT, WIDTH, Line, factor, few, opening, row_lines
+
+LEGEND = """
+Times are medians, in ms, of calls that take turns, everything included. A ratio is how many times
+as fast konv is as that competitor in the same layout; best: the fastest of all others over the
+fastest konv; toughest: over the slowest konv. peak, mem: konv's fastest in % of the multiply-adds
+(nominal, so Winograd may exceed 100) and of the memory traffic (warm arrays lie in caches and may
+exceed it too) that this machine was measured to do. *: noisy, the reasons are above.
+"""
+
+
+def closing(report: Report) -> list[Line]:
+    """Return what stands below the rows: means by family, noise, errors, how to read it all."""
+    lines: list[Line] = []
+    for working_set in (WARM, COLD):
+        lines += _means(report, working_set)
+    for row in report.rows:
+        lines += _doubts(row)
+    return [*lines, [], *([(part, "dim")] for part in wrap(LEGEND.strip(), WIDTH))]
+
+
+def _means(report: Report, working_set: str) -> Iterator[Line]:
+    """Yield the geometric means of ratios over each family and over all."""
+    every = ratios.pairs(report, working_set)
+    heads = _heads(report)
+    if not heads or not every:
+        return
+    yield []
+    titles = "".join(_right(head, head) for head in heads)
+    yield [(f"{f'mean, {working_set}':<{NAME}}{titles}   lines  noisy", "bold")]
+    for family in [*ratios.families(report), ""]:
+        found = [measured for _, measured in ratios.pairs(report, working_set, family)]
+        line: Line = [(f"{family or 'all':<{NAME}}", "")]
+        for head, ratio in heads.items():
+            text, style = factor(ratios.mean(ratio(measured) for measured in found))
+            line.append((_right(text, head), style))
+        noisy = sum(bool(measured.noise) for measured in found)
+        yield [*line, (f"{len(found):>8}{noisy:>7}", "")]
+
+
+def _heads(report: Report) -> dict[str, ratios.Ratio]:
+    """Return headings and ratios of the table of means; nothing where konv is alone."""
+    rivals = ratios.rivals(report.competitors)
+    if not rivals:
+        return {}
+    both = {"best": ratios.best, "toughest": ratios.toughest}
+    if few(report):
+        named = {f"{c.library} {SHORT.get(c.layout, c.layout)}": ratios.against(c) for c in rivals}
+        return named | both
+    return {c.library: ratios.over(c.library) for c in rivals} | both
+
+
+def _right(text: str, head: str) -> str:
+    """Return text at the right of the column below a heading."""
+    return text.rjust(max(8, len(head) + 2))
+
+
+def _doubts(row: Row) -> Iterator[Line]:
+    """Yield what was wrong, refused or noisy in a row."""
+    found = [(f"{name} is WRONG: {why}", "bold red") for name, why in row.wrong.items()]
+    found += [(f"{name}: {why}", "dim") for name, why in row.refused.items()]
+    for measured in row.measured:
+        if measured.noise:
+            said = "; ".join(measured.noise)
+            again = f"{measured.working_set}, the quietest of {measured.attempts}"
+            found.append((f"* {again}: {said}", "yellow"))
+    if not found:
+        return
+    yield []
+    yield [(row.name, "")]
+    for text, style in found:
+        for part in wrap(text, WIDTH - 2):
+            yield [(f"  {part}", style)]
+
+
+def render(report: Report) -> list[Line]:
+    """Return a whole report, as a file that was committed is shown."""
+    rows = [line for row in report.rows for line in row_lines(report, row)]
+    return [*opening(report), *rows, *closing(report)]

@@ -1,0 +1,82 @@
+"""The figure of a report: how many times as fast konv is as the best of the others, line by line.
+
+Without others, konv's share of what the machine can do at best, by the roofline.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from konv.bench import ratios
+from konv.bench.results import WARM, Measured, Report, Row
+from konv.errors import KonvError
+
+COLOURS = {
+    "ordinary": "#4477aa",
+    "dilated": "#ee6677",
+    "grouped": "#228833",
+    "depthwise": "#ccbb44",
+    "transposed": "#aa3377",
+}  # Paul Tol's bright scheme: told apart by colour-blind readers too
+FAINT = 0.4  # opacity of a noisy line
+
+
+def draw(report: Report, path: Path) -> None:
+    """Write the figure; its kind follows from the file's suffix. KonvError without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise KonvError("A figure needs matplotlib: pip install 'konv[viz]'.") from None
+    bars = _bars(report)
+    figure = Figure(figsize=(9, 1.6 + 0.24 * len(bars)), layout="constrained")
+    axes = figure.add_subplot()
+    rivals = bool(ratios.rivals(report.competitors))
+    for at, (row, measured, value) in enumerate(bars):
+        alpha = FAINT if measured.noise else 1.0
+        bar = value - 1 if rivals else value
+        left = 1.0 if rivals else 0.0
+        axes.barh(at, bar, left=left, color=COLOURS[row.family], alpha=alpha)
+        axes.annotate(
+            f"{value:.2f}" if rivals else f"{value:.0%}", (value, at), (3, 0),
+            textcoords="offset points", va="center", fontsize=7,
+        )  # fmt: skip
+    axes.set_yticks(range(len(bars)), [row.name for row, _, _ in bars], fontsize=8)
+    axes.invert_yaxis()
+    axes.axvline(1.0, color="black", linewidth=0.8)
+    if rivals:
+        axes.set_xscale("log")
+        axes.set_xlabel("times as fast as the best of the others (log scale); faint: noisy")
+    else:
+        axes.set_xlabel("share of what this machine can do at best; faint: noisy")
+    _legend(report, axes)
+    axes.set_title(_title(report), fontsize=9)
+    figure.savefig(path, dpi=150)
+
+
+def _bars(report: Report) -> list[tuple[Row, Measured, float]]:
+    """Return the lines measured warm, by family, each with its value."""
+    found = []
+    for family in ratios.families(report):
+        for row, measured in ratios.pairs(report, WARM, family):
+            shares = (share(report, row, measured) for share in _SHARES)
+            value = ratios.best(measured) or max((s for s in shares if s), default=None)
+            if value is not None:
+                found.append((row, measured, value))
+    return found
+
+
+_SHARES = (ratios.of_peak, ratios.of_bandwidth)
+
+
+def _legend(report: Report, axes: object) -> None:
+    from matplotlib.axes import Axes
+    from matplotlib.patches import Patch
+
+    assert isinstance(axes, Axes)
+    handles = [Patch(color=COLOURS[family], label=family) for family in ratios.families(report)]
+    axes.legend(handles=handles, fontsize=8, loc="best")
+
+
+def _title(report: Report) -> str:
+    machine, threads = report.machine, report.settings["threads"]
+    return f"{machine['processor']}, {threads} threads\n{machine['versions']}"

@@ -63,10 +63,35 @@ class Kind(Protocol):
         """Overwrite `to`."""
 
 
+def _slow_address(a: Any) -> int:
+    return int(a.__array_interface__["data"][0])
+
+
+def _numpy_address_reader() -> Callable[[Any], int]:
+    """How to read the address of a NumPy array: `a.ctypes.data` takes 0.7 us, a tenth of a small
+    call's time.
+
+    In CPython the address is the first word after an array's object header; NumPy keeps it there by
+    its ABI (PyArrayObject_fields.data). That is tried on one array, and not relied upon if it
+    fails.
+    """
+    if sys.implementation.name != "cpython":
+        return _slow_address
+    offset, read = object.__basicsize__, ctypes.c_ssize_t.from_address
+
+    def fast(a: Any) -> int:
+        return read(id(a) + offset).value
+
+    probe = np.arange(6.0)[2:]
+    return fast if fast(probe) == _slow_address(probe) else _slow_address
+
+
 class NumpyKind:
     """NumPy arrays, of any strides and byte order."""
 
     name = "numpy.ndarray"
+
+    address = staticmethod(_numpy_address_reader())
 
     def owns(self, a: Any) -> bool:
         return isinstance(a, np.ndarray)
@@ -79,9 +104,6 @@ class NumpyKind:
 
     def strides(self, a: Any) -> Shape:
         return tuple(s // a.itemsize for s in a.strides)
-
-    def address(self, a: Any) -> int:
-        return _numpy_address(a)
 
     def native(self, a: Any) -> bool:
         return bool(a.dtype.isnative) and all(s % a.itemsize == 0 for s in a.strides)
@@ -231,29 +253,3 @@ def dense_strides(shape: Shape, last: bool) -> Shape:
         strides[axis] = step
         step *= shape[axis]
     return tuple(strides)
-
-
-def _slow_address(a: Any) -> int:
-    return int(a.__array_interface__["data"][0])
-
-
-def _numpy_address_reader() -> Callable[[Any], int]:
-    """How to read the address of a NumPy array: `a.ctypes.data` takes 0.7 us, a tenth of a small
-    call's time.
-
-    In CPython the address is the first word after an array's object header; NumPy keeps it there by
-    its ABI (PyArrayObject_fields.data). That is tried on one array, and not relied upon if it
-    fails.
-    """
-    if sys.implementation.name != "cpython":
-        return _slow_address
-    offset, read = object.__basicsize__, ctypes.c_ssize_t.from_address
-
-    def fast(a: Any) -> int:
-        return read(id(a) + offset).value
-
-    probe = np.arange(6.0)[2:]
-    return fast if fast(probe) == _slow_address(probe) else _slow_address
-
-
-_numpy_address = _numpy_address_reader()

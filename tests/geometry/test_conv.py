@@ -231,6 +231,23 @@ def test_what_cannot_be_says_field_value_rule_and_way_out(
     assert str(raised.value) == message
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "co"),
+    [
+        ("input", (2**30, 2**30, 1), 1),
+        ("weight", (1, 2**30, 1), 2**30),
+        ("output", (2**30, 1, 1), 2**30),
+    ],
+)
+def test_arrays_may_have_63_bits_of_bytes_and_no_more(
+    name: str, shape: tuple[int, ...], co: int
+) -> None:
+    """2**60 numbers of 4 bytes fit, the same of 8 are one byte too many."""
+    Conv.of(shape, co, 1)
+    with pytest.raises(ProblemError, match=f"^{name} of shape"):
+        Conv.of(shape, co, 1, dtype="float64")
+
+
 @pytest.mark.parametrize("wrong", [True, 1.0, "1", None, {1: 1}.items])
 @pytest.mark.parametrize(
     "field", ["co", "kernel", "stride", "dilation", "groups", "output_padding"]

@@ -1,4 +1,4 @@
-"""Five kinds of convolution on one photograph: counted, measured, and ready to be printed or drawn."""
+"""Five kinds of convolution on one photograph: counted, measured, ready to be printed or drawn."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ class Comparison:
     roofline: Roofline | None
 
 
-def compare(photograph: Photograph, settings: Settings, seconds: float = timing.SECONDS) -> Comparison:
+def compare(
+    photograph: Photograph, settings: Settings, seconds: float = timing.SECONDS
+) -> Comparison:
     """Return the five layers on a photograph; `seconds` is what measuring each may take, 0 none."""
     image, channels = lift(photograph, settings.in_channels)
     made = layers(settings, *image.shape[2:])

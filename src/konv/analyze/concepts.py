@@ -1,9 +1,9 @@
-"""What is worth knowing of each kind of convolution, in words: concept, purpose, networks, formulas.
+"""What is worth knowing of each kind of convolution: concept, purpose, networks, formulas.
 
 The letters of the formulas, in print beside the numbers:
 
     W1, W2  size of input, output       M, N  channels of input, output
-    K, DK   kernel                      DF    size of the map that is walked over: DF^2 is its pixels
+    K, DK   kernel                      DF    size of the map walked over: DF^2 is its pixels
     S, P    stride, padding             a     dilation
     r       output padding              g     groups
 """

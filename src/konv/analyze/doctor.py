@@ -1,13 +1,14 @@
 """What a bug report needs to say: versions, machine, threads, cache, settings, and a self-test.
 
-Each part is found out by itself, so that a part that fails - which may be the bug - is reported and
-the others still are.
+Each part is found out by itself and imports what it asks, so that a part that fails - which may be
+the bug - is reported, and so are the others.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -16,15 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from konv import functional, llvm
-from konv.analyze.layer import arguments, function_name
 from konv.geometry import Conv
-from konv.llvm.host import versions as llvm_versions
-from konv.reference import im2col, tolerance
 from konv.runtime import store
-from konv.runtime.cores import allowed
-from konv.runtime.roofline import measure
-from konv.runtime.threads import get_num_threads, team
 
 PACKAGES = ("numpy", "llvmlite", "typer", "torch", "matplotlib", "pillow", "scikit-image")
 SETTINGS = ("KONV_", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_")
@@ -59,7 +53,7 @@ def report(measured: bool = True) -> dict[str, Any]:
         "self_test": self_test,
     }
     if measured:
-        parts["roofline"] = lambda: asdict(measure())
+        parts["roofline"] = roofline
     return {name: _tried(part) for name, part in parts.items()}
 
 
@@ -72,23 +66,18 @@ def _tried(part: Callable[[], Any]) -> Any:
 
 def versions() -> dict[str, str]:
     """Return the versions of konv, Python, LLVM and the packages konv works with."""
-    found = {"konv": version("konv") if _installed("konv") else _version_here()}
-    found |= {"python": platform.python_version(), "llvm": llvm_versions()}
-    return found | {name: version(name) if _installed(name) else "not installed" for name in PACKAGES}
+    from konv.llvm.host import versions as of_llvm
+
+    konv = sys.modules["konv"].__version__
+    found = {"konv": konv, "python": platform.python_version(), "llvm": of_llvm()}
+    return found | {name: _installed(name) for name in PACKAGES}
 
 
-def _version_here() -> str:
-    """Return the version of a source tree that runs without having been installed."""
-    text = (Path(__file__).parents[1] / "__init__.py").read_text(encoding="utf-8")
-    return text.split('__version__ = "')[1].split('"')[0] + " (not installed)"
-
-
-def _installed(package: str) -> bool:
+def _installed(package: str) -> str:
     try:
-        version(package)
+        return version(package)
     except PackageNotFoundError:
-        return False
-    return True
+        return "not installed"
 
 
 def system() -> dict[str, str]:
@@ -102,7 +91,9 @@ def system() -> dict[str, str]:
 
 def processor() -> dict[str, Any]:
     """Return the processor as the system and as LLVM name it, its registers and its caches."""
-    target = llvm.detect()
+    from konv.llvm import detect
+
+    target = detect()
     return {
         "name": _model() or platform.processor() or "unknown",
         "llvm_name": target.cpu,
@@ -141,12 +132,17 @@ def _caches() -> dict[str, str]:
 
 def threads() -> dict[str, Any]:
     """Return how many threads konv uses, how many cores there are, and whose threads they are."""
+    from konv.runtime.cores import allowed
+    from konv.runtime.threads import get_num_threads, team
+
     crew = team()
-    if crew.threads == 1:
-        pool = "none: one thread"
-    else:
-        pool = "OpenMP" if crew.words[1] else "konv's own"
-    return {"threads": get_num_threads(), "allowed": allowed(), "cores": os.cpu_count(), "pool": pool}
+    pool = "OpenMP" if crew.words[1] else "konv's own"
+    return {
+        "threads": get_num_threads(),
+        "allowed": allowed(),
+        "cores": os.cpu_count(),
+        "pool": pool if crew.threads > 1 else "none: one thread",
+    }
 
 
 def cache() -> dict[str, Any]:
@@ -168,6 +164,13 @@ def _nearest(folder: Path) -> Path:
     return next(place for place in (folder, *folder.parents) if place.is_dir())
 
 
+def roofline() -> dict[str, Any]:
+    """Return what this machine can do at best."""
+    from konv.runtime.roofline import measure
+
+    return asdict(measure())
+
+
 def settings() -> dict[str, str]:
     """Return the environment variables that change what konv does or how many threads run."""
     return {name: value for name, value in sorted(os.environ.items()) if name.startswith(SETTINGS)}
@@ -179,6 +182,10 @@ def self_test() -> dict[str, str]:
 
 
 def _test(conv: Conv) -> str:
+    from konv import functional
+    from konv.analyze.layer import arguments, function_name
+    from konv.reference import im2col, tolerance
+
     rng = np.random.default_rng(0)
     x = rng.standard_normal(conv.in_shape).astype(conv.dtype)
     weight = rng.standard_normal(conv.weight_shape).astype(conv.dtype)
@@ -189,7 +196,7 @@ def _test(conv: Conv) -> str:
         y = getattr(functional, function_name(conv))(x, weight, **keywords)
     except Exception as error:  # noqa: BLE001 - as above
         return f"{conv}: {type(error).__name__}: {error}"
-    error = np.abs(y - im2col(conv, x, weight))
-    if (error <= tolerance(conv, x, weight)).all():
+    wrong = np.abs(y - im2col(conv, x, weight))
+    if (wrong <= tolerance(conv, x, weight)).all():
         return "ok"
-    return f"{conv}: wrong by up to {error.max():.3g}"
+    return f"{conv}: wrong by up to {wrong.max():.3g}"

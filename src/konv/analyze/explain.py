@@ -113,12 +113,12 @@ def _road(conv: Conv, target: Target, layout: str, threads: int) -> Road:
 
 
 def _measure(conv: Conv, layout: str, seconds: float) -> float:
-    """Return the median time with weights packed beforehand, the output written to the same place."""
+    """Return the median time, weights packed beforehand, always into the same output."""
     memory.require(conv.bytes, f"input, weight and output of {conv}")
     rng = np.random.default_rng(0)
-    x = _laid_out(rng.standard_normal(conv.in_shape, conv.dtype), layout)
+    x = _laid_out(rng.standard_normal(conv.in_shape).astype(conv.dtype), layout)
     y = _laid_out(np.empty(conv.out_shape, conv.dtype), layout)
-    layer = prepare(conv, rng.standard_normal(conv.weight_shape, conv.dtype))
+    layer = prepare(conv, rng.standard_normal(conv.weight_shape).astype(conv.dtype))
     layer(x, out=y)
     times: list[float] = []
     begin = perf_counter()
@@ -161,7 +161,9 @@ def as_json(found: Explanation) -> dict[str, Any]:
         "receptive_field": list(conv.receptive_field),
         "bytes": {name: prod(shape) * BYTES[conv.dtype] for name, shape in shapes.items()},
         "flops_a_byte": conv.intensity,
-        "target": {name: getattr(target, name) for name in ("cpu", "vector_bytes", "registers", "l2")},
+        "target": {
+            name: getattr(target, name) for name in ("cpu", "vector_bytes", "registers", "l2")
+        },
         "algorithms": found.refusals,
         "plans": {layout: _road_json(road) for layout, road in found.roads.items()},
         "roofline": asdict(found.roofline),

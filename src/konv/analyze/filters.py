@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-PATTERNS = 8  # blur, centre-surround, four edges and two lines: all that a 3 x 3 kernel can tell apart
+PATTERNS = (
+    8  # blur, centre-surround, four edges and two lines: all that a 3 x 3 kernel can tell apart
+)
 
 
 def bank(outs: int, ins: int, kernel: int) -> Array:
@@ -54,7 +56,11 @@ def pattern_names(count: int) -> tuple[str, ...]:
     edges, lines = _edges_and_lines(count)
     turned = [("edge", 180 * i / edges) for i in range(edges)]
     turned += [("line", 180 * i / lines) for i in range(lines)]
-    return ("blur", "centre-surround", *(f"{what} {90 - angle:.0f}\N{DEGREE SIGN}" for what, angle in turned))
+    return (
+        "blur",
+        "centre-surround",
+        *(f"{what} {90 - angle:.0f}\N{DEGREE SIGN}" for what, angle in turned),
+    )
 
 
 def _edges_and_lines(count: int) -> tuple[int, int]:
@@ -88,7 +94,7 @@ def _pattern_count(outs: int, ins: int) -> int:
 
 
 def channel_mixes(ins: int) -> Array:
-    """Return (ins, ins) mixes of channels, each of length 1: their mean, then ever finer differences.
+    """Return (ins, ins) mixes of channels, each of length 1: the mean, then finer differences.
 
     The rows of a discrete cosine transform. For red, green, blue they are brightness, red against
     blue, and green against magenta.
@@ -100,7 +106,7 @@ def channel_mixes(ins: int) -> Array:
 
 
 def patterns(kernel: int, count: int) -> Array:
-    """Return (count, kernel, kernel): blur, centre-surround, then two thirds edges, one third lines.
+    """Return (count, kernel, kernel): blur, centre-surround, then edges, then lines.
 
     Edges and lines are Gabor functions, odd and even, at angles spread over half a turn. All but
     the blur sum to zero, so that a flat image gives zero. A single tap has no pattern but itself.

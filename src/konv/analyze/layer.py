@@ -88,11 +88,16 @@ class Layer:
         if self.kind == "separable":
             params = f"({k}^2 * {m} + {m} * {n})"
         positions = self.in_shape[2:] if conv.transposed else self.out_shape[2:]
-        field = {"transposed": f"ceil({k} / {terms.stride})", "dilated": f"{terms.dilation} * ({k} - 1) + 1"}
+        field = {
+            "transposed": f"ceil({k} / {terms.stride})",
+            "dilated": f"{terms.dilation} * ({k} - 1) + 1",
+        }
         return Worked(
             params=f"{params.strip('()')} = {self.params:,}",
             macs=f"{params} * {positions[0]} * {positions[1]} = {self.macs:,}",
-            receptive_field=f"{field.get(self.kind, '')} = {self.receptive_field[0]}".removeprefix(" = "),
+            receptive_field=f"{field.get(self.kind, '')} = {self.receptive_field[0]}".removeprefix(
+                " = "
+            ),
         )
 
 

@@ -37,6 +37,7 @@ class Settings:
         if self.groups is not None:
             integer(self.groups, "groups", least=1)
 
+
 def layers(settings: Settings, height: int, width: int) -> tuple[Layer, ...]:
     """Return the five layers on an image of height x width pixels, in the order of CONCEPTS."""
     shape = (1, settings.in_channels, height, width)
@@ -93,7 +94,7 @@ def _transposed(s: Settings, shape: tuple[int, ...]) -> Layer:
     conv = Conv.of(
         shape, s.out_channels, s.kernel, stride, padding, transposed=True, output_padding=more
     )
-    notes = (
+    notes: tuple[str, ...] = (
         f"stride {stride}, padding {padding}, output_padding {more}: "
         f"the output is exactly {stride} x the input, 2P - r = K - S = {s.kernel - stride}",
     )

@@ -21,14 +21,16 @@ from konv.functional import conv2d
 Array = NDArray[Any]
 
 SHIPPED = {"astronaut": (0.205, 0.395), "chelsea": (0.385, 0.4), "coffee": (0.49, 0.52)}
-"""Name, and the place (share of height, of width) that a figure looks at closely: an eye, an edge."""
+"""Name, and the place (share of height, of width) that figures look at closely: an eye, an edge."""
 LIFT = 5  # taps of the filters that make further channels
 
 
 @dataclass(frozen=True, slots=True)
 class Photograph:
-    """`pixels`: (height, width, 3), float32, 0 to 1; `focus`: the place to look at closely, as
-    shares of height and width."""
+    """`pixels`: (height, width, 3), float32, 0 to 1; `focus`: the place to look at closely.
+
+    The focus is given as shares of height and width.
+    """
 
     name: str
     pixels: Array

@@ -110,10 +110,12 @@ def check(layer: Layer, image: Array) -> str:
 
 
 def _check_corner(conv: Conv, x: Array, weight: Array, y: Array) -> float:
-    """Check the outputs of the corner that the reference has memory for; return their share of all."""
+    """Check the outputs of as large a corner as there is room for; return their share of all."""
     corner = _corner(conv)
-    x = x[(..., *(slice(axis.size) for axis in corner.axes))]
-    known = (..., *(slice(_known(*pair)) for pair in zip(conv.axes, corner.axes, strict=True)))
+    every = (slice(None), slice(None))
+    x = x[(*every, *(slice(axis.size) for axis in corner.axes))]
+    pairs = zip(conv.axes, corner.axes, strict=True)
+    known = (*every, *(slice(_known(whole, part)) for whole, part in pairs))
     error = np.abs(im2col(corner, x, weight)[known] - y[known])
     allowed = tolerance(corner, x, weight)[known]
     if not (error <= allowed).all():
@@ -121,11 +123,11 @@ def _check_corner(conv: Conv, x: Array, weight: Array, y: Array) -> float:
             f"{conv} is wrong by up to {error.max():.3g} where {allowed.min():.3g} is allowed. "
             f"This is a bug of konv: please report it with what `konv doctor` prints."
         )
-    return error.size / y.size
+    return float(error.size / y.size)
 
 
 def _corner(conv: Conv) -> Conv:
-    """Return the same layer on the first rows and columns of the image, as many as there is room for."""
+    """Return the layer on the first rows and columns of the image, as many as there is room for."""
     sizes = [axis.size for axis in conv.axes]
     least = [min(axis.size, axis.extent) for axis in conv.axes]
     while True:
@@ -137,7 +139,7 @@ def _corner(conv: Conv) -> Conv:
 
 
 def _known(whole: Axis, corner: Axis) -> int:
-    """Return how many first outputs of the corner read nothing beyond it, and so equal the whole's."""
+    """Return how many outputs of the corner read nothing beyond it, and so equal the whole's."""
     if corner.size == whole.size:
         return whole.out
     last = (corner.size - 1) * whole.up + whole.lo - (whole.extent - 1)

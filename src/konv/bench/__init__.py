@@ -10,16 +10,18 @@ that the weights have not changed, allocating the result. Inputs are normal rand
 and denormals take other times than real images do.
 
     session.py   the run: lines in, a report out        results.py   the report and its JSON
-    working.py   arrays, warm and cold                   ratios.py    who is faster, by how much
-    answers.py   what is right                           text.py      the table
-    timing.py    turns, medians                          closing.py   what stands below it
-    noise.py     what disturbs a measurement             plot.py      the figure
-    machine.py   where it was measured                   peers/       a file a library
+    lines.py     what to measure                        ratios.py    who is faster, by how much
+    working.py   arrays, warm and cold                  text.py      the table
+    answers.py   what is right                          closing.py   what stands below it
+    timing.py    turns, medians                         plot.py      the figure
+    noise.py     what disturbs a measurement            machine.py   where it was measured
+    peers/       the libraries, a file each
 """
 
 from __future__ import annotations
 
+from konv.bench.lines import read
 from konv.bench.results import Report, Row
-from konv.bench.session import Settings, bench, read
+from konv.bench.session import Settings, bench
 
 __all__ = ["Report", "Row", "Settings", "bench", "read"]

@@ -7,7 +7,7 @@ from textwrap import wrap
 
 from konv.bench import ratios
 from konv.bench.results import COLD, WARM, Report, Row
-from konv.bench.text import NAME, SHORT, WIDTH, Line, factor, few, opening, row_lines
+from konv.bench.text import SHORT, WIDTH, Line, factor, few, opening, row_lines
 
 LEGEND = """
 Times are medians, in ms, of calls that take turns, everything included. A ratio is how many times
@@ -16,6 +16,7 @@ fastest konv; toughest: over the slowest konv. peak, mem: konv's fastest in % of
 (nominal, so Winograd may exceed 100) and of the memory traffic (warm arrays lie in caches and may
 exceed it too) that this machine was measured to do. *: noisy, the reasons are above.
 """
+FAMILY = 18  # columns for the name of a family
 
 
 def closing(report: Report) -> list[Line]:
@@ -36,10 +37,10 @@ def _means(report: Report, working_set: str) -> Iterator[Line]:
         return
     yield []
     titles = "".join(_right(head, head) for head in heads)
-    yield [(f"{f'mean, {working_set}':<{NAME}}{titles}   lines  noisy", "bold")]
+    yield [(f"{f'mean, {working_set}':<{FAMILY}}{titles}   lines  noisy", "bold")]
     for family in [*ratios.families(report), ""]:
         found = [measured for _, measured in ratios.pairs(report, working_set, family)]
-        line: Line = [(f"{family or 'all':<{NAME}}", "")]
+        line: Line = [(f"{family or 'all':<{FAMILY}}", "")]
         for head, ratio in heads.items():
             text, style = factor(ratios.mean(ratio(measured) for measured in found))
             line.append((_right(text, head), style))
@@ -56,7 +57,7 @@ def _heads(report: Report) -> dict[str, ratios.Ratio]:
     if few(report):
         named = {f"{c.library} {SHORT.get(c.layout, c.layout)}": ratios.against(c) for c in rivals}
         return named | both
-    return {c.library: ratios.over(c.library) for c in rivals} | both
+    return {c.library[:7]: ratios.over(c.library) for c in rivals} | both
 
 
 def _right(text: str, head: str) -> str:

@@ -8,22 +8,21 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from konv.bench import noise, timing
 from konv.bench.answers import answers
+from konv.bench.lines import Problem, select
 from konv.bench.machine import describe
 from konv.bench.peers import Peer, Run, installed, name
 from konv.bench.results import COLD, WARM, Competitor, Measured, Report, Row
 from konv.bench.working import Rotation, draw, rotating, sweeper
-from konv.errors import KonvError, ProblemError
-from konv.geometry import Conv, read_problems
+from konv.errors import KonvError
+from konv.geometry import Conv
 from konv.runtime import roofline
 from konv.runtime.threads import get_num_threads, set_num_threads
 
-Problem = tuple[str, Conv]
 MEASURED = {"float32", "float64"}  # dtypes that konv measures the peak of
 # What a competitor may raise; konv's own errors, and those of the arrays, are among them.
 TROUBLE = (ArithmeticError, KonvError, MemoryError, RuntimeError, TypeError, ValueError)
@@ -47,24 +46,6 @@ class Settings:
     only: str = ""
 
 
-def read(arguments: Sequence[str]) -> list[Problem]:
-    """Return the named convolutions of arguments: files of them, or one written out.
-
-    >>> [name for name, _ in read(["conv2d 1x3x9x9 o4 k3  # mine"])]
-    ['mine']
-    """
-    problems: list[Problem] = []
-    for argument in arguments:
-        path = Path(argument)
-        if " " not in argument and not path.is_file():
-            raise ProblemError(
-                f"{argument!r} is neither a file nor a convolution. Name a list such as "
-                f"problems/article.txt, or write one: 'conv2d 1x64x56x56 o64 k3 p1'."
-            )
-        problems += read_problems(path.read_text("utf-8") if path.is_file() else argument)
-    return problems
-
-
 def bench(
     problems: Sequence[Problem],
     settings: Settings = Settings(),
@@ -77,7 +58,7 @@ def bench(
     `started` gets the report without rows. ProblemError if no line is left to measure.
     """
     peers = installed() if peers is None else peers
-    chosen = _chosen(problems, settings)
+    chosen = select(problems, settings.only, settings.batch)
     with _threads(settings.threads) as threads:
         report = _begin(chosen, settings, peers, threads)
         started(report)
@@ -86,24 +67,6 @@ def bench(
             heard(report, row)
             report = replace(report, rows=(*report.rows, row))
     return report
-
-
-def _chosen(problems: Sequence[Problem], settings: Settings) -> list[Problem]:
-    """Return the problems that are wanted, at the batch that is wanted."""
-    wanted = settings.only.lower()
-    chosen = [(label, conv) for label, conv in problems if wanted in f"{label}\n{conv}".lower()]
-    if not chosen:
-        raise ProblemError(
-            f"only={settings.only!r} leaves none of {len(problems)} lines. "
-            f"Use a part of a line's name or text."
-        )
-    if settings.batch is None:
-        return chosen
-    batch = settings.batch
-    return [
-        (str(conv.with_batch(batch)) if label == str(conv) else label, conv.with_batch(batch))
-        for label, conv in chosen
-    ]
 
 
 def _begin(

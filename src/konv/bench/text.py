@@ -15,7 +15,7 @@ from konv.bench.results import WARM, Competitor, Measured, Report, Row
 
 WIDTH = 100
 NAME = 26  # columns for the name of a line
-MANY = 4  # competitors that each get a column; of more libraries, the faster layout of each
+MANY = 4  # competitors that each get columns; of more, the faster layout of each library gets one
 
 Piece = tuple[str, str]
 Line = list[Piece]
@@ -60,7 +60,7 @@ def _timed(competitors: tuple[Competitor, ...]) -> Iterator[tuple[str, str, list
     for library in dict.fromkeys(c.library for c in competitors):
         mine = [c for c in competitors if c.library == library]
         if len(competitors) > MANY and library != ratios.OURS:
-            yield "", library[:7], [c.name for c in mine]
+            yield "", library[:6], [c.name for c in mine]
             continue
         for i, competitor in enumerate(mine):
             head = SHORT.get(competitor.layout, competitor.layout)
@@ -68,6 +68,8 @@ def _timed(competitors: tuple[Competitor, ...]) -> Iterator[tuple[str, str, list
 
 
 def _times(names: list[str], over: str, head: str) -> Column:
+    width = 8 if over or head in SHORT.values() else 7
+
     def cell(row: Row, measured: Measured) -> Piece:
         known = [measured.times[name].median for name in names if name in measured.times]
         if known:
@@ -75,7 +77,7 @@ def _times(names: list[str], over: str, head: str) -> Column:
         wrong = any(name in row.wrong for name in names)
         return ("WRONG", "bold red") if wrong else ("-", "dim")
 
-    return Column(over, head, 8, cell)
+    return Column(over, head, width, cell)
 
 
 def _ratio(over: str, head: str, ratio: ratios.Ratio) -> Column:

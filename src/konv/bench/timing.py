@@ -32,6 +32,11 @@ class Timed:
     attempts: int
     noise: tuple[str, ...] = ()
 
+    @property
+    def spread(self) -> float:
+        """The widest of all competitors'."""
+        return max((each.spread for each in self.times.values()), default=0.0)
+
 
 def measure(
     runs: Mapping[str, Run],
@@ -49,16 +54,13 @@ def measure(
     others   seconds of the cores that other programs have taken so far; only differences count
     """
     others = others or seconds_of_others
-    tried: list[tuple[int, float, Timed]] = []
-    for attempt in range(1, AGAIN + 2):
+    tried: list[Timed] = []
+    while not tried or (tried[-1].noise and len(tried) <= AGAIN):
         begin, taken = clock(), others()
         times = alternate(runs, budget, before, clock)
         noise = noise_of(times, clock() - begin, others() - taken, threads)
-        worst = max((each.spread for each in times.values()), default=0.0)
-        tried.append((len(noise), worst, Timed(times, attempt, noise)))
-        if not noise:
-            break
-    quietest = min(tried, key=lambda entry: entry[:2])[2]
+        tried.append(Timed(times, len(tried) + 1, noise))
+    quietest = min(tried, key=lambda each: (len(each.noise), each.spread))
     return Timed(quietest.times, len(tried), quietest.noise)
 
 

@@ -1,4 +1,4 @@
-"""The command `konv`: compare, explain, solve, cache, doctor. One file a command; this one joins them.
+"""The command `konv`. One file a command; this one joins them.
 
 What a command needs is imported when it runs, so that `konv --help` comes at once and no command
 loads PyTorch or matplotlib without using it.
@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from konv.cli import cache, compare, doctor, explain, solve
+from konv.cli import bench, cache, compare, doctor, explain, solve
 from konv.errors import KonvError
 
 
@@ -39,9 +39,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from konv import __version__
-
-        typer.echo(f"konv {__version__}")
+        typer.echo(f"konv {sys.modules['konv'].__version__}")
         raise typer.Exit
 
 
@@ -54,14 +52,10 @@ def _konv(
     pass
 
 
-for command in (compare, explain, solve, cache, doctor):
+for command in (compare, explain, solve, bench, cache, doctor):
     command.register(app)
 
 
 def main() -> None:
     """Run the command line."""
     app(prog_name="konv")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

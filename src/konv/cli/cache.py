@@ -21,7 +21,7 @@ DAYS, HOURS, MINUTES = 86_400, 3_600, 60  # seconds
 def register(app: typer.Typer) -> None:
     """Add the command and its three verbs."""
     group = typer.Typer(
-        help="The cache of compiled kernels: see it, empty it, fill it ahead of time.",
+        help="See, empty or fill the cache of compiled kernels.",
         rich_markup_mode=None,
         no_args_is_help=True,
     )
@@ -37,14 +37,15 @@ def register(app: typer.Typer) -> None:
 
 
 def show(json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False) -> None:
-    """Show where the cache is, how large it is, and what it holds, last used first."""
+    """Show where the cache is, its size, and what it holds."""
     from konv.cli.page import Page, print_json
     from konv.runtime import store
 
     folder, entries = store.folder(), store.entries()
     if json:
         print_json({
-            "folder": str(folder) if folder else None, "bytes": store.size(), "limit": store.limit(),
+            "folder": str(folder) if folder else None,
+            "bytes": store.size(), "limit": store.limit(),
             "entries": [_as_json(entry) for entry in entries],
         })  # fmt: skip
         return
@@ -95,7 +96,10 @@ def _ago(seconds: float) -> str:
 
 
 def clear() -> None:
-    """Delete the compiled kernels; they are compiled anew when they are needed."""
+    """Delete the compiled kernels.
+
+    They are compiled anew when they are needed.
+    """
     from konv.analyze.units import size
     from konv.runtime import store
 
@@ -108,9 +112,9 @@ def warm(
         list[str], typer.Argument(help="Files of problems, or single problems.", show_default=False)
     ],
 ) -> None:
-    """Compile the kernels of a list of problems now, so that no first call waits for them.
+    """Compile the kernels of a list of problems.
 
-    In both memory layouts. A file holds one problem a line, as problems/*.txt do; a problem is
+    So that no first call waits for them; in both memory layouts. A file holds one problem a line, as problems/*.txt do; a problem is
     written as for konv explain, in quotes.
     """
     from konv.cli.page import progress
@@ -124,7 +128,9 @@ def warm(
         for plan in plans:
             kernel(plan)
     new = {entry.name for entry in store.entries()} - before
-    typer.echo(f"{len(plans)} kernels, {len(new)} of them compiled now. Cache: {store.folder() or 'off'}.")
+    typer.echo(
+        f"{len(plans)} kernels, {len(new)} of them compiled now. Cache: {store.folder() or 'off'}."
+    )
 
 
 def _problems(text: str) -> list[Conv]:

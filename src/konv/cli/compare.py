@@ -33,7 +33,9 @@ def compare(
     image: Annotated[
         str, typer.Option(help="A photograph: astronaut, chelsea, coffee, or the path of a file.")
     ] = "astronaut",
-    size: Annotated[int, typer.Option(help="Resize its longer side to this; 0 keeps it.", min=0)] = 256,
+    size: Annotated[
+        int, typer.Option(help="Resize its longer side to this; 0 keeps it.", min=0)
+    ] = 256,
     in_channels: Annotated[int, typer.Option(help="Input channels; 3 are the colours.")] = 3,
     out_channels: Annotated[int, typer.Option(help="Output channels.")] = 24,
     kernel: Annotated[int, typer.Option(help="Taps along each axis.")] = 3,
@@ -43,7 +45,8 @@ def compare(
     ] = None,
     dilation: Annotated[int, typer.Option(help="Of the dilated kind.")] = 2,
     groups: Annotated[
-        int | None, typer.Option(help="Of the grouped kind. Default: one that divides.", show_default=False)
+        int | None,
+        typer.Option(help="Of the grouped kind. Default: one that divides.", show_default=False),
     ] = None,
     out: Annotated[Path, typer.Option(help="Where the figure goes.")] = Path("konv-compare.png"),
     figure: Annotated[bool, typer.Option(help="Draw the figure.")] = True,
@@ -107,7 +110,11 @@ def _setting(found: Comparison) -> list[tuple[str, object]]:
     rows: list[tuple[str, object]] = [
         ("photograph", f"{photograph.name}, {times(photograph.original)} pixels{resized}"),
         ("channels", f"{s.in_channels}: {found.channels}"),
-        ("layers", f"{s.in_channels} -> {s.out_channels} channels, kernel {s.kernel} x {s.kernel}, stride {s.stride}"),
+        (
+            "layers",
+            f"{s.in_channels} -> {s.out_channels} channels, kernel {s.kernel} x {s.kernel}, "
+            f"stride {s.stride}",
+        ),
     ]
     if found.roofline:
         rows.append(("machine", machine(found.roofline)))

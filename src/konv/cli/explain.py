@@ -19,6 +19,10 @@ EPILOG = examples(
     "konv explain conv2d 1x32x28x28 o32 k3 p1 g32 --json",
     "konv explain conv2d 1x16x9x9 o16 k3 --asm --layout channels-last",
 )
+BUSY = (
+    "Faster than this machine's best: others kept it busy while its peak was measured, or the "
+    "caches held what the roofline fetches from memory."
+)
 LAYOUTS = {"contiguous": "contiguous", "channels-last": "channels_last"}
 
 
@@ -44,7 +48,7 @@ def explain(
     ] = "contiguous",
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
-    """Explain one convolution: its size, its cost, how konv computes it here.
+    """Explain one convolution: size, cost, kernel, limits.
 
     The plan chosen and why the others were not, threads and memory, and what the roofline of this
     machine says: whether arithmetic or memory limits it, and the least time that leaves.
@@ -87,6 +91,8 @@ def _print(page: Page, found: Explanation) -> None:
     page.heading("How konv computes it here", _target(found))
     page.pairs((name, why or "can do it") for name, why in found.refusals.items())
     page.table(("", "contiguous", "channels-last"), _roads(found))
+    if found.seconds and found.best_seconds > 1.05 * min(found.seconds.values()):
+        page.text(BUSY)
     page.heading("How fast it can be")
     page.pairs(_limits(found))
 
@@ -156,7 +162,13 @@ def _limits(found: Explanation) -> list[tuple[str, object]]:
     limit = {"compute": "arithmetic", "memory": "memory"}[found.bound]
     return [
         ("machine", machine(roofline)),
-        ("arithmetic", f"2 x exact MACs / peak = {duration(2 * conv.exact_macs / roofline.peak_flops)}"),
+        (
+            "arithmetic",
+            f"2 x exact MACs / peak = {duration(2 * conv.exact_macs / roofline.peak_flops)}",
+        ),
         ("memory", f"bytes moved / bandwidth = {duration(conv.bytes / roofline.bandwidth)}"),
-        ("bound by", f"{limit}; at best {duration(found.best_seconds)} (caches may hold what memory moves)"),
+        (
+            "bound by",
+            f"{limit}; at best {duration(found.best_seconds)} (caches may hold what memory moves)",
+        ),
     ]

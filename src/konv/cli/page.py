@@ -1,4 +1,4 @@
-"""What commands print: coloured and as wide as the terminal in a terminal, plain 80 columns in a pipe."""
+"""What commands print: coloured in a terminal, and as wide; plain and 80 columns wide in a pipe."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ class Page:
         terminal = Console(highlight=False)
         self.rich = terminal.is_terminal
         self.console = terminal if self.rich else Console(file=io.StringIO(), width=PIPED)
+        self.begun = False
 
     def heading(self, title: str, aside: str = "") -> None:
         """Start a section; `aside` stands dimmed behind the title."""
         from rich.text import Text
 
         text = Text.assemble((title, "bold cyan"), (f"  {aside}" if aside else "", "dim"))
-        self._print("")
+        if self.begun:
+            self._print("")
+        self.begun = True
         self._print(text)
         if not self.rich:
             self._print("-" * len(text.plain))
@@ -63,7 +66,9 @@ class Page:
         table = Table(box=box.SIMPLE_HEAD if self.rich else None, pad_edge=True, padding=(0, 1))
         for i, title in enumerate(head):
             right: Any = "left" if i == 0 else "right"
-            table.add_column(Text(title, style="bold"), justify=right, vertical="bottom", no_wrap=i == 0)
+            table.add_column(
+                Text(title, style="bold"), justify=right, vertical="bottom", no_wrap=i == 0
+            )
         for row in rows:
             cells = [Text(cell) for cell in row or ("",)]
             table.add_row(*cells, style="" if row is None or any(row[1:]) else "bold")
@@ -77,7 +82,9 @@ class Page:
         if not self.rich:
             typer.echo(self._flushed() + indented)
             return
-        self.console.print(_highlighted(indented, language) if language else Text(indented), soft_wrap=True)
+        self.console.print(
+            _highlighted(indented, language) if language else Text(indented), soft_wrap=True
+        )
 
     def _print(self, what: Any) -> None:
         self.console.print(what)
@@ -101,7 +108,7 @@ def _highlighted(text: str, language: str) -> Any:
 
 
 def progress(message: str) -> Any:
-    """Show a message with a spinner on standard error while something takes long; nothing in a pipe."""
+    """Show a message with a spinner on standard error meanwhile; nothing in a pipe."""
     from rich.console import Console
 
     errors: Console = Console(stderr=True)

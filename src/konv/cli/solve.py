@@ -128,7 +128,9 @@ def _print(unknown: str, known: dict[str, int], transposed: bool, values: range)
     page, first = Page(), values[0]
     numbers = known | {unknown: first}
     kind = "transposed" if transposed else "dilated" if numbers["dilation"] > 1 else "ordinary"
-    page.heading(f"{unknown.replace('_', '-')} = {_listed(values)}", f"{kind} convolution, one axis")
+    page.heading(
+        f"{unknown.replace('_', '-')} = {_listed(values)}", f"{kind} convolution, one axis"
+    )
     page.pairs([
         ("formula", CONCEPTS[kind].symbols.size),
         ("worked out", _worked(numbers, transposed)),
@@ -139,7 +141,7 @@ def _worked(numbers: dict[str, int], transposed: bool) -> str:
     from konv.geometry import Conv
 
     names = ("kernel", "stride", "padding", "dilation", "output_padding")
-    arguments = {name: numbers[name] for name in names}
+    arguments: dict[str, Any] = {name: numbers[name] for name in names}
     return Conv.of((1, 1, numbers["size"]), 1, **arguments, transposed=transposed).formula()
 
 

@@ -57,8 +57,12 @@ Nearest: stride=2 gives 28, stride=1 gives 56.
         "dilation": dilation,
         "output_padding": output_padding,
     }
-    out = integer(out, "out", least=1)
     unknown, known = _split(given)
+    return _search(integer(out, "out", least=1), unknown, known, transposed)
+
+
+def _search(out: int, unknown: str, known: dict[str, int], transposed: bool) -> range:
+    """Return the values of the unknown that give `out`, by bisection of those it may have."""
     values = _allowed(unknown, known, transposed)
     sign = -1 if unknown in _MORE_GIVES_LESS[transposed] else 1
 
@@ -72,8 +76,9 @@ Nearest: stride=2 gives 28, stride=1 gives 56.
     end = bisect_right(values, sign * out, key=rising)
     if first < end:
         return values[first:end]
-    shown = known if transposed else known | {"output_padding": None}
-    numbers = ", ".join(f"{name}={value}" for name, value in shown.items() if value is not None)
+    numbers = ", ".join(
+        f"{name}={value}" for name, value in known.items() if transposed or name != "output_padding"
+    )
     near = [*values[max(first - 1, 0) : first], *values[first : first + 1]]
     raise ProblemError(
         f"no {unknown} gives out={out} ({numbers}). {_nearest(unknown, near, outputs)}"

@@ -11,13 +11,11 @@ padding and phases are addresses in the rows, as in konv.kernels.direct.
 
 from __future__ import annotations
 
-from llvmlite import ir
-
 from konv.geometry import Conv
 from konv.kernels.direct import last_block
 from konv.kernels.microtile import tile_function
 from konv.kernels.units import emit_kernel
-from konv.llvm import REAL, Module
+from konv.llvm import REAL, Module, Routine
 from konv.plan import Plan
 from konv.target import Target
 
@@ -58,7 +56,7 @@ def emit(plan: Plan, target: Target) -> Module:
     """The module of a plan: `run` and `pack`."""
     lanes = target.lanes(plan.dtype)
 
-    def tile(module: Module, vectors: int, odd: int) -> ir.Function:
+    def tile(module: Module, vectors: int, odd: int) -> Routine:
         with tile_function(module, plan, vectors, odd) as (f, sums, a):
             with f.loop(a["count"]) as t:
                 row = a["rows"] + t * (plan.pixels + 1)

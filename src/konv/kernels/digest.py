@@ -14,8 +14,6 @@ chunks' digests, so it does not depend on how many threads there were.
 
 from __future__ import annotations
 
-from llvmlite import ir
-
 from konv.kernels.region import emit_entry, emit_units
 from konv.kernels.words import Words
 from konv.llvm import I8, I64, Function, Module, Pointer, Value, Variable, pointer_to
@@ -72,7 +70,7 @@ def _digest(f: Function, data: Pointer, size: Value) -> Value:
 def _mix(f: Function, lane: Variable, word: Value) -> None:
     mixed = lane.get() ^ word
     rotated = (mixed << 31) | (mixed >> 33)
-    lane.set(rotated * Value(f, ir.Constant(I64, _signed(ODD))))
+    lane.set(rotated * f.constant(I64, _signed(ODD)))
 
 
 def _signed(number: int) -> int:

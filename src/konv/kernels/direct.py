@@ -9,12 +9,10 @@ a vector; kernels for such layers stand before this one in ALGORITHMS.
 
 from __future__ import annotations
 
-from llvmlite import ir
-
 from konv.geometry import Conv
 from konv.kernels.microtile import UNROLL, emit_tile
 from konv.kernels.units import emit_kernel
-from konv.llvm import Module
+from konv.llvm import Module, Routine
 from konv.plan import Plan
 from konv.target import Target
 
@@ -74,7 +72,7 @@ def cost(vectors: int, mr: int, nr: int) -> float:
 def emit(plan: Plan, target: Target) -> Module:
     """The module of a plan: `run` and `pack`."""
 
-    def tile(module: Module, vectors: int, odd: int) -> ir.Function:
+    def tile(module: Module, vectors: int, odd: int) -> Routine:
         return emit_tile(module, plan, vectors, odd)
 
     return emit_kernel(plan, target, tile)

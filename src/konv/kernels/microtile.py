@@ -18,9 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from llvmlite import ir
-
-from konv.llvm import I64, REAL, Function, Module, Pointer, Value, Variable, pointer_to
+from konv.llvm import I64, REAL, Function, Module, Pointer, Routine, Value, Variable, pointer_to
 from konv.plan import Plan
 
 UNROLL = 4  # channels per trip: the loop's own three instructions cost 25 % at 1, 6 % at 4
@@ -34,7 +32,7 @@ PARAMETERS = (
 )  # fmt: skip
 
 
-def emit_tile(module: Module, plan: Plan, nr: int, odd: int) -> ir.Function:
+def emit_tile(module: Module, plan: Plan, nr: int, odd: int) -> Routine:
     """The function that computes one tile of nr vectors; `odd`: channels of the last one, 0 if it
     is full.
     """

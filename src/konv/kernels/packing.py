@@ -14,11 +14,22 @@ numbers, the same on SSE, AVX and NEON. What it costs: about 0.3 cycles a number
 
 from __future__ import annotations
 
-from llvmlite import ir
-
 from konv.kernels.tables import split
 from konv.kernels.words import AXES, part_function
-from konv.llvm import I8, I64, REAL, SIZE, Function, Module, Pointer, Value, Variable, pointer_to
+from konv.llvm import (
+    I8,
+    I64,
+    REAL,
+    SIZE,
+    Function,
+    Module,
+    Pointer,
+    Routine,
+    Type,
+    Value,
+    Variable,
+    pointer_to,
+)
 
 HEADER = 64  # bytes before the packed weights: word 0 is 1 if all weights are finite
 
@@ -36,7 +47,7 @@ def transpose(f: Function, rows: list[Value]) -> list[Value]:
     return rows
 
 
-def emit_image(module: Module, real: ir.Type) -> ir.Function:
+def emit_image(module: Module, real: Type) -> Routine:
     """image(job, unit): fill the unit's packed image, every slot of its box, all channels."""
     side = 16 // SIZE[real]
     with part_function(module, "image") as (f, piece, _):
@@ -109,7 +120,7 @@ def _image_pixel(
             to[c] = source[at + c * plane]
 
 
-def emit_output(module: Module, real: ir.Type, width: int) -> ir.Function:
+def emit_output(module: Module, real: Type, width: int) -> Routine:
     """output(job, unit, channel, valid): a block of `width` channels a pixel goes from scratch to
     `valid` channels of the contiguous output, from `channel` on.
     """
@@ -141,7 +152,7 @@ def emit_output(module: Module, real: ir.Type, width: int) -> ir.Function:
         return f.fn
 
 
-def _emit_output_square(module: Module, real: ir.Type, width: int, side: int) -> ir.Function:
+def _emit_output_square(module: Module, real: Type, width: int, side: int) -> Routine:
     """square(source, line, plane, valid): `side` neighbouring pixels, `valid` channels. A function
     of its own: inlined where it is used it takes LLVM 50 ms to compile, so 4.
     """
@@ -181,7 +192,7 @@ WEIGHTS = (
 )
 
 
-def emit_weights(module: Module, dtype: str, nr: int) -> ir.Function:
+def emit_weights(module: Module, dtype: str, nr: int) -> Routine:
     """pack(weights, bias, packed, ...): strides in elements, of one group; bias may be null."""
     real, lanes = REAL[dtype], module.target.lanes(dtype)
     reals = ("weights", "bias", "packed")
@@ -191,7 +202,7 @@ def emit_weights(module: Module, dtype: str, nr: int) -> ir.Function:
         co, block = a["co"], nr * lanes
         padded = (co + (lanes - 1)) // lanes * lanes
         out = f.var(HEADER // SIZE[real])
-        broken = Variable(f, Value(f, ir.Constant(real, 0.0)))
+        broken = Variable(f, f.constant(real, 0.0))
         with f.loop(a["groups"]) as g, f.loop(padded, step=block) as k0:
             wide = f.least(padded - k0, block)
             corner = a["weights"] + g * a["by_group"] + k0 * a["by_co"]
@@ -200,7 +211,7 @@ def emit_weights(module: Module, dtype: str, nr: int) -> ir.Function:
                 real_ones = f.least(co - k0, wide)
                 with f.loop(real_ones) as k:
                     value = source[k * a["by_co"]]
-                    broken.set(f.fma(value, Value(f, ir.Constant(real, 0.0)), broken.get()))
+                    broken.set(f.fma(value, f.constant(real, 0.0), broken.get()))
                     to[k] = value
                 with f.loop(wide, start=real_ones) as k:
                     to[k] = 0.0

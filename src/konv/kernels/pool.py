@@ -26,12 +26,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from llvmlite import ir
-
 from konv.kernels.region import CALL
 from konv.kernels.shared import Shared
 from konv.kernels.words import Words
-from konv.llvm import I32, I64, Function, Module, Pointer, Value, pointer_to
+from konv.llvm import I32, I64, VOID, Function, Module, Pointer, Routine, Value, pointer_to
 from konv.target import Target
 
 LINE = 16  # words between what different threads write: two cache lines, as they come in pairs
@@ -49,8 +47,8 @@ RECORD_BELL = [*RECORD, ("bell", pointer_to(I64))]
 class Parts(NamedTuple):
     """Functions of (record, bell) that several others call."""
 
-    wait: ir.Function
-    wake: ir.Function
+    wait: Routine
+    wake: Routine
 
 
 def emit(target: Target) -> Module:
@@ -66,7 +64,7 @@ def emit(target: Target) -> Module:
     return module
 
 
-def _emit_parallel(module: Module, parts: Parts, dismiss: ir.Function) -> None:
+def _emit_parallel(module: Module, parts: Parts, dismiss: Routine) -> None:
     params = [("fn", I64), ("data", pointer_to(I64)), ("n", I32), ("flags", I32)]
     with module.function("parallel", params, exported=True) as (f, (fn, data, n, _)):
         record = data.pointer(len(CALL), I64).pointer(3, I64)
@@ -117,7 +115,7 @@ def _emit_serve(module: Module, parts: Parts) -> None:
                     f.call(parts.wake, [record, caller.base])
 
 
-def _emit_dismiss(module: Module, parts: Parts) -> ir.Function:
+def _emit_dismiss(module: Module, parts: Parts) -> Routine:
     """If the pool is told to leave and nobody is in a call: ring every bell and keep the lock."""
     with module.function("dismiss", RECORD, inline=False) as (f, (record,)):
         callers = Shared(record, CALLERS)
@@ -129,7 +127,7 @@ def _emit_dismiss(module: Module, parts: Parts) -> ir.Function:
         return f.fn
 
 
-def _emit_look(module: Module) -> ir.Function:
+def _emit_look(module: Module) -> Routine:
     """Look at a bell until it rings, `turns` times at most; exported to be timed."""
     params = [("bell", pointer_to(I64)), ("turns", I64)]
     with module.function("look", params, exported=True) as (f, (bell, most)):
@@ -142,7 +140,7 @@ def _emit_look(module: Module) -> ir.Function:
         return f.fn
 
 
-def _emit_wait(module: Module, look: ir.Function) -> ir.Function:
+def _emit_wait(module: Module, look: Routine) -> Routine:
     """Return when the bell's word is 0: look at it for a while, then sleep, and the same again.
 
     A woken worker looks again for as long, though its call may be over: more may follow.
@@ -161,7 +159,7 @@ def _emit_wait(module: Module, look: ir.Function) -> ir.Function:
         return f.fn
 
 
-def _emit_wake(module: Module) -> ir.Function:
+def _emit_wake(module: Module) -> Routine:
     """Wake who sleeps at a bell whose word has just become 0.
 
     Holding the mutex for a moment outwaits who has read the word before, and not gone to sleep yet.
@@ -178,7 +176,7 @@ def _emit_wake(module: Module) -> ir.Function:
 
 def _pause(f: Function) -> None:
     """What the processor has for a waiting loop; nothing, if none is known."""
-    declare, void = f.module.declare, ir.VoidType()
+    declare, void = f.module.declare, VOID
     if f.module.target.arch == "x86_64":
         f.b.call(declare("llvm.x86.sse2.pause", void, []), [])
     elif f.module.target.arch == "aarch64":
@@ -196,4 +194,4 @@ def _ring(f: Function, parts: Parts, record: Pointer, worker: Value) -> None:
 
 
 def _run(f: Function, fn: Value, data: Pointer, thread: Value, threads: Value) -> None:
-    f.call_pointer(fn.to_pointer(I64), ir.VoidType(), [data, thread, threads])
+    f.call_pointer(fn.to_pointer(I64), VOID, [data, thread, threads])

@@ -16,10 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from llvmlite import ir
-
 from konv.kernels.words import Words
-from konv.llvm import I8, I32, I64, PTR, Function, Module, Pointer, Value, pointer_to
+from konv.llvm import I8, I32, I64, PTR, VOID, Function, Module, Pointer, Routine, Value, pointer_to
 
 CALL = ("job", "x", "weights", "y", "scratch", "next")
 RUN = ("job", "x", "weights", "y", "scratch", "team", "threads")
@@ -61,17 +59,17 @@ def emit_entry(module: Module, emit_work: Work) -> None:
 
 
 def _start_team(
-    f: Function, a: dict[str, Value], data: Pointer, region: ir.Function, openmp: ir.Function
+    f: Function, a: dict[str, Value], data: Pointer, region: Routine, openmp: Routine
 ) -> None:
     team = a["team"].to_pointer(I64)
     own = team[1].equals(0)
     entry = f.select(own, f.address_of(region), f.address_of(openmp))
     count = Value(f, f.b.trunc(a["threads"].ir, I32))
     parallel = team.pointer(0, I8)
-    f.call_pointer(parallel, ir.VoidType(), [entry, data, count, Value(f, I32(0))])
+    f.call_pointer(parallel, VOID, [entry, data, count, Value(f, I32(0))])
 
 
-def _emit_openmp_region(module: Module, region: ir.Function) -> ir.Function:
+def _emit_openmp_region(module: Module, region: Routine) -> Routine:
     """What GOMP_parallel calls on every thread: it passes the data only, the rest is asked for."""
     with module.function("openmp_region", [("call", pointer_to(I64))]) as (f, (call,)):
         team = call.pointer(len(CALL), I64)
@@ -95,14 +93,14 @@ def _flush(f: Function) -> Pointer | Value | None:
     arch = f.module.target.arch
     if arch == "x86_64":
         saved = f.array(I32, 2, align=8)
-        void = ir.VoidType()
+        void = VOID
         f.b.call(f.module.declare("llvm.x86.sse.stmxcsr", void, [PTR]), [saved.ir])
         saved[1] = saved[0] | FLUSH
         f.b.call(f.module.declare("llvm.x86.sse.ldmxcsr", void, [PTR]), [(saved + 1).ir])
         return saved
     if arch == "aarch64":
         state = Value(f, f.b.call(f.module.declare("llvm.aarch64.get.fpcr", I64, []), []))
-        setter = f.module.declare("llvm.aarch64.set.fpcr", ir.VoidType(), [I64])
+        setter = f.module.declare("llvm.aarch64.set.fpcr", VOID, [I64])
         f.b.call(setter, [(state | FPCR_FLUSH).ir])
         return state
     return None
@@ -110,7 +108,7 @@ def _flush(f: Function) -> Pointer | Value | None:
 
 def _restore(f: Function, saved: Pointer | Value | None) -> None:
     if isinstance(saved, Pointer):
-        f.b.call(f.module.declare("llvm.x86.sse.ldmxcsr", ir.VoidType(), [PTR]), [saved.ir])
+        f.b.call(f.module.declare("llvm.x86.sse.ldmxcsr", VOID, [PTR]), [saved.ir])
     elif saved is not None:
-        setter = f.module.declare("llvm.aarch64.set.fpcr", ir.VoidType(), [I64])
+        setter = f.module.declare("llvm.aarch64.set.fpcr", VOID, [I64])
         f.b.call(setter, [saved.ir])

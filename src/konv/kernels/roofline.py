@@ -1,7 +1,7 @@
 """What this machine can do at best: multiply-adds in registers, and a copy of more than the caches
 hold.
 
-    peak   s = s * a + b in as many independent chains as registers allow; nothing is read or written
+    peak   s = s * a + b in as many independent chains as registers allow; no memory
     copy   y = x in vectors, with plain stores, as kernels that are bound by memory do it
 
 Both are cut into units that the team takes one after another, so `units` says how much work was

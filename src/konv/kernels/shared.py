@@ -6,7 +6,7 @@ and the protocol that is built on it (konv.kernels.pool) need not be argued abou
 
 from __future__ import annotations
 
-from llvmlite import ir
+from typing import Any
 
 from konv.kernels.words import Words
 from konv.llvm import I64, Value
@@ -35,5 +35,5 @@ class Shared(Words):
         pair = f.b.cmpxchg(self._address(name), I64(old), I64(new), ORDER, ORDER)
         return Value(f, f.b.extract_value(pair, 1))
 
-    def _address(self, name: str) -> ir.Value:
+    def _address(self, name: str) -> Any:
         return (self.base + self.index[name]).ir

@@ -13,15 +13,13 @@ for one unit only, so it stays in the first-level cache and no image-sized table
 
 from __future__ import annotations
 
-from llvmlite import ir
-
 from konv.kernels.words import AXES, Words, part_function
-from konv.llvm import I64, Function, Module, Value, Variable, pointer_to
+from konv.llvm import I64, Function, Module, Routine, Value, Variable, pointer_to
 
 SLOTS = ("raw", "slots", "size", "stride", "mode")
 
 
-def emit_slots(module: Module) -> ir.Function:
+def emit_slots(module: Module) -> Routine:
     """slots(table, raw, slots, size, stride, mode): one axis' element offsets, -1 where there is no
     source.
     """
@@ -54,7 +52,7 @@ def _fold(f: Function, source: Variable, size: Value, mode: Value) -> None:
         source.set(f.select(i >= size, i - size, i))
 
 
-def emit_taps(module: Module) -> ir.Function:
+def emit_taps(module: Module) -> Routine:
     """taps(job, unit): four words a tap of the phase at hand; sets the unit's `taps`."""
     with part_function(module, "taps", writes=True) as (f, piece, _):
         table, count = piece.part("at_taps", I64), f.var(0)
@@ -71,7 +69,7 @@ def emit_taps(module: Module) -> ir.Function:
         return f.fn
 
 
-def emit_rows(module: Module, mr: int, size: int, packed: bool) -> ir.Function:
+def emit_rows(module: Module, mr: int, size: int, packed: bool) -> Routine:
     """rows(job, unit): mr + 1 words a tap and tile, the tap's number and an address per pixel.
 
     A tile's missing pixels repeat its last one. A tap that lies in the padding for all pixels of a
@@ -117,7 +115,7 @@ def emit_rows(module: Module, mr: int, size: int, packed: bool) -> ir.Function:
         return f.fn
 
 
-def emit_places(module: Module, mr: int, size: int, width: int | None) -> ir.Function:
+def emit_places(module: Module, mr: int, size: int, width: int | None) -> Routine:
     """places(job, unit): where each pixel's result goes; a tile's missing pixels write where nobody
     reads.
 

@@ -21,18 +21,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from llvmlite import ir
-
 from konv.kernels.packing import HEADER, emit_image, emit_output, emit_weights
 from konv.kernels.region import emit_entry, emit_units
 from konv.kernels.tables import emit_places, emit_rows, emit_slots, emit_taps
 from konv.kernels.words import AXES, JOB, PHASE, UNIT, Piece, Words, part_function
-from konv.llvm import I64, REAL, SIZE, Function, Module, Value
+from konv.llvm import I64, REAL, SIZE, Function, Module, Routine, Value
 from konv.plan import Plan
 from konv.target import Target
 
-Parts = dict[Any, ir.Function]
-EmitTile = Callable[[Module, int, int], ir.Function]
+Parts = dict[Any, Routine]
+EmitTile = Callable[[Module, int, int], Routine]
 
 
 def emit_kernel(
@@ -116,7 +114,7 @@ def _place_unit(
     unit["block1"] = f.least(unit["block0"] + job["chunk_blocks"], every)
 
 
-def _emit_phases(module: Module, plan: Plan, parts: Parts) -> ir.Function:
+def _emit_phases(module: Module, plan: Plan, parts: Parts) -> Routine:
     """phases(job, unit): every phase of the outputs in the unit's box."""
     with part_function(module, "phases", writes=True) as (f, piece, _):
         job, unit = piece.job, piece.unit
@@ -139,7 +137,7 @@ def _emit_phases(module: Module, plan: Plan, parts: Parts) -> ir.Function:
         return f.fn
 
 
-def _emit_blocks(module: Module, plan: Plan, parts: Parts, per_channel: bool) -> ir.Function:
+def _emit_blocks(module: Module, plan: Plan, parts: Parts, per_channel: bool) -> Routine:
     """blocks(job, unit): every group and block of output channels over the unit's tiles."""
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     with part_function(module, "blocks") as (f, piece, _):
@@ -169,9 +167,7 @@ def _emit_blocks(module: Module, plan: Plan, parts: Parts, per_channel: bool) ->
         return f.fn
 
 
-def _emit_sweep(
-    module: Module, plan: Plan, nr: int, tile: ir.Function, per_channel: bool
-) -> ir.Function:
+def _emit_sweep(module: Module, plan: Plan, nr: int, tile: Routine, per_channel: bool) -> Routine:
     """sweep(job, unit, weights, bias, first, to): one block of nr vectors over the unit's tiles."""
     mr, lanes = plan.pixels, module.target.lanes(plan.dtype)
     labels = ("weights", "bias", "first", "to")

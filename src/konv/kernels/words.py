@@ -15,9 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from llvmlite import ir
-
-from konv.llvm import I8, I64, Function, Module, Number, Pointer, Value, pointer_to
+from konv.llvm import I8, I64, Function, Module, Number, Pointer, Type, Value, pointer_to
 
 Key = str | tuple[str, int]
 
@@ -99,7 +97,7 @@ class Words:
     def __setitem__(self, key: Key, value: Value | Number) -> None:
         self.base[self._at(key)] = value
 
-    def pointer(self, key: Key, element: ir.Type) -> Pointer:
+    def pointer(self, key: Key, element: Type) -> Pointer:
         """The word seen as an address of elements."""
         return self[key].to_pointer(element)
 
@@ -112,7 +110,7 @@ class Piece:
     def __init__(self, job: Words, unit: Words) -> None:
         self.job, self.unit = job, unit
 
-    def part(self, key: Key, element: ir.Type) -> Pointer:
+    def part(self, key: Key, element: Type) -> Pointer:
         """A part of this thread's scratch, by the job's word for where it begins."""
         return (self.unit.pointer("scratch", I8) + self.job[key]).cast(element)
 

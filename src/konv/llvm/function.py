@@ -93,6 +93,10 @@ class Function:
         """Return a value from this function."""
         self.b.ret(value.ir)
 
+    def constant(self, ty: ir.Type, number: Number) -> Value:
+        """A number of any type."""
+        return Value(self, ir.Constant(ty, number))
+
     def integer(self, value: Value | int) -> Value:
         return value if isinstance(value, Value) else Value(self, I64(value))
 

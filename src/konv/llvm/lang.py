@@ -24,11 +24,13 @@ if TYPE_CHECKING:
 
 I1, I8, I32, I64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 F32, F64 = ir.FloatType(), ir.DoubleType()
-PTR = ir.PointerType()
+PTR, VOID = ir.PointerType(), ir.VoidType()
 REAL = {"float32": F32, "float64": F64}
 SIZE = {I8: 1, I32: 4, I64: 8, F32: 4, F64: 8, PTR: 8}
 
 Number = int | float
+Type = ir.Type  # of a value or an element
+Routine = ir.Function  # a function of a module, which other functions of it call
 
 
 def scalar_type(ty: ir.Type) -> ir.Type:

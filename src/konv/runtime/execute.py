@@ -50,6 +50,9 @@ class Call:
         memory.give_back(scratch)
 
 
+_layouts: dict[Any, int] = {}  # a number for each way to lie and to be packed: quick to look up
+
+
 class Weights:
     """How the weights of a call are found again: by address, layout and digest."""
 
@@ -58,15 +61,9 @@ class Weights:
         self.bytes = call.conv.params * BYTES[call.conv.dtype]
         self.bias_bytes = call.conv.co * BYTES[call.conv.dtype]
         conv, plan = call.conv, call.plan
-        self.layout = (
-            strides,
-            conv.weight_shape,
-            conv.groups,
-            conv.transposed,
-            plan.algorithm,
-            plan.dtype,
-            plan.vectors,
-        )
+        shape = conv.weight_shape, conv.groups, conv.transposed, strides
+        how = plan.algorithm, plan.dtype, plan.vectors
+        self.layout = _layouts.setdefault((shape, how), len(_layouts))
 
     def packed(self, weight: int, bias: int) -> Packed:
         """The packed copy of the weight and bias at these addresses; `bias` 0 means none."""

@@ -54,7 +54,7 @@ def take(size: int) -> Buffer:
 
 def give_back(buffer: Buffer) -> None:
     """Let the next call have it."""
-    if sum(other.size for other in _waiting) + buffer.size <= KEEP:
+    if not _waiting or waiting() + buffer.size <= KEEP:
         _waiting.append(buffer)
 
 

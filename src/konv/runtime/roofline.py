@@ -26,10 +26,12 @@ from konv.target import BYTES, Target
 
 Array = np.ndarray[Any, Any]
 
-ENOUGH = 0.06  # seconds for each of the two; the best run counts: what disturbs can only slow one down
+ENOUGH = (
+    0.06  # seconds for each of the two; the best run counts: what disturbs can only slow one down
+)
 FEWEST = 5  # runs, where a busy machine makes each of them long
 CALL = 2e-3  # seconds of one run on one thread: starting a team, some microseconds, is then nothing
-TRIPS = 2_000  # of a unit of the peak, some 10 us: the counter is then nothing, and threads end together
+TRIPS = 2_000  # of a unit of the peak, some 10 us: the counter is then nothing
 COPIED = 16_384  # numbers in a unit of the copy: a few pages
 MOVED = 128 * 1024 * 1024  # bytes read and written by a copy: past the last cache of most machines
 
@@ -95,7 +97,9 @@ def _bandwidth(crew: Team, dtype: str) -> float:
     """Bytes a second, those read and those written."""
     target = llvm.detect()
     units = MOVED // (2 * COPIED * BYTES[dtype])
-    x, y = np.ones((2, units * COPIED), dtype)  # written once, or all of x would be one page of zeros
+    x, y = np.ones(
+        (2, units * COPIED), dtype
+    )  # written once, or all of x would be one page of zeros
     run = _function(f"roofline copy {dtype}", target, lambda: emitted.emit_copy(target, dtype))
     return MOVED / _best(lambda: _seconds(run, crew, (units, COPIED), x, y))
 

@@ -2,7 +2,7 @@
 
 From top to bottom:
 
-    lens      a window slides over the photograph; what it sees, times the kernel, summed, is a pixel
+    lens      a window slides over the photograph: what it sees, times the kernel, is a pixel
     taps      per kind, what one output pixel reads, drawn on the photograph
     wiring    which input channel reaches which output channel
     maps      four feature maps of each kind, the same filters wherever a kind can have them
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from konv.analyze.figure import cost, lens, maps, taps, wiring
-from konv.analyze.figure.look import FAINT, INK, WIDTH
+from konv.analyze.figure.look import FAINT, INK, WIDTH, split
 from konv.analyze.layer import outputs
 from konv.analyze.photograph import missing
 from konv.errors import KonvError
@@ -51,13 +51,13 @@ def compose(found: Comparison, figure: Figure) -> None:
     column = WIDTH / len(found.layers)
     heights = (TITLE, lens.height(found), TAPS + WIRING, maps.height(found, column * 0.88), COST)
     figure.set_size_inches(WIDTH, sum(heights))
-    title, *rows = figure.subfigures(len(heights), 1, height_ratios=heights)
+    title, *rows = split(figure, rows=len(heights), heights=heights)
     _title(found, title)
     results = [outputs(layer, found.image) for layer in found.layers]
     lens.draw(rows[0], found, results[0][-1])
-    columns = rows[1].subfigures(1, len(found.layers))
+    columns = split(rows[1], columns=len(found.layers))
     for part, layer in zip(columns, found.layers, strict=True):
-        upper, lower = part.subfigures(2, 1, height_ratios=(TAPS, WIRING))
+        upper, lower = split(part, rows=2, heights=(TAPS, WIRING))
         taps.draw(upper, layer, found)
         wiring.draw(lower, layer)
     maps.draw(rows[2], found.layers, [result[-1] for result in results])
@@ -65,10 +65,18 @@ def compose(found: Comparison, figure: Figure) -> None:
 
 
 def _title(found: Comparison, part: SubFigure) -> None:
-    s = found.settings
-    part.text(0.012, 0.62, "Five convolutions on one photograph", fontsize=24, weight="bold", color=INK, va="center")
+    s, (height, width) = found.settings, found.image.shape[2:]
     part.text(
-        0.012, 0.18, f"{found.photograph.name}, {found.image.shape[2]} x {found.image.shape[3]} pixels; "
+        0.012,
+        0.62,
+        "Five convolutions on one photograph",
+        fontsize=24,
+        weight="bold",
+        color=INK,
+        va="center",
+    )
+    part.text(
+        0.012, 0.18, f"{found.photograph.name}, {height} x {width} pixels; "
         f"{s.in_channels} channels to {s.out_channels}, kernel {s.kernel} x {s.kernel}",
         fontsize=13, color=FAINT, va="center",
     )  # fmt: skip

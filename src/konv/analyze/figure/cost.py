@@ -50,7 +50,9 @@ def _bars(axes: Axes, title: str, values: list[float], written: Callable[[float]
     axes.set_title(title, fontsize=12, color=INK, loc="left", pad=8)
     axes.tick_params(length=0)
     for i, value in enumerate(values):
-        axes.text(value + max(values) * 0.02, i, written(value), fontsize=10.5, color=FAINT, va="center")
+        axes.text(
+            value + max(values) * 0.02, i, written(value), fontsize=10.5, color=FAINT, va="center"
+        )
 
 
 def _marks(axes: Axes, values: list[float]) -> None:

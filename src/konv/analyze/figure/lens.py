@@ -31,7 +31,7 @@ COLOUR = KIND["ordinary"]
 def height(found: Comparison) -> float:
     """Return the inches that the row takes."""
     rows, columns = found.image.shape[2:]
-    return min(5.5, max(3.4, 0.75 + 3.9 * rows / columns))
+    return float(min(5.5, max(3.4, 0.75 + 3.9 * rows / columns)))
 
 
 def draw(part: SubFigure, found: Comparison, y: Array) -> None:
@@ -44,11 +44,23 @@ def draw(part: SubFigure, found: Comparison, y: Array) -> None:
     widths = (4.2, 0.75, 2.7, 0.35, 2.7, 0.35, 1.35, 0.35, 4.2)
     panels = part.subplots(1, len(widths), width_ratios=widths)
     part.subplots_adjust(left=0.012, right=0.988, top=0.9, bottom=0.06, wspace=0.06)
-    for gap, sign in ((1, ""), (3, "\N{MULTIPLICATION SIGN}"), (5, "="), (7, "\N{RIGHTWARDS ARROW}")):
+    for gap, sign in (
+        (1, ""),
+        (3, "\N{MULTIPLICATION SIGN}"),
+        (5, "="),
+        (7, "\N{RIGHTWARDS ARROW}"),
+    ):
         _sign(panels[gap], sign)
     most = float(np.abs(kernel).max()) or 1.0
     _squares(panels[2], seen, "Greys_r", (0.0, 3**0.5), "what the window sees", _mixed(conv.ci))
-    _squares(panels[4], kernel, "RdBu_r", (-most, most), f"the kernel: {layer.filters[channel]}", "weights")
+    _squares(
+        panels[4],
+        kernel,
+        "RdBu_r",
+        (-most, most),
+        f"the kernel: {layer.filters[channel]}",
+        "weights",
+    )
     _sum(panels[6], float(y[0, channel, at[0], at[1]]))
     _unfinished(panels[8], y[0, channel], at)
     _photograph(panels[0], found, at, panels[2])
@@ -106,13 +118,21 @@ def _photograph(axes: Axes, found: Comparison, at: tuple[int, int], lens: Axes) 
     step = 1
     while column - step * side * 1.12 > 0:
         left, alpha = column - step * side * 1.12, max(0.25, 1 - step / 8)
-        axes.add_patch(Rectangle((left, row), side, side, fill=False, ec="white", lw=1.5, alpha=alpha))
+        axes.add_patch(
+            Rectangle((left, row), side, side, fill=False, ec="white", lw=1.5, alpha=alpha)
+        )
         step += 1
     axes.add_patch(Rectangle((column, row), side, side, fill=False, ec=COLOUR, lw=4))
     axes.add_patch(Rectangle((column, row), side, side, fill=False, ec="white", lw=1.4))
     for end, corner in ((row, (0, 1)), (row + side, (0, 0))):
         beam = ConnectionPatch(
-            (column + side, end), corner, axes.transData, lens.transAxes, color=COLOUR, lw=1.4, zorder=10
+            (column + side, end),
+            corner,
+            axes.transData,
+            lens.transAxes,
+            color=COLOUR,
+            lw=1.4,
+            zorder=10,
         )
         axes.figure.add_artist(beam)
 
@@ -142,7 +162,9 @@ def _squares(
 def _sign(axes: Axes, sign: str) -> None:
     bare(axes)
     axes.set_facecolor("none")
-    axes.text(0.5, 0.5, sign, fontsize=28, ha="center", va="center", color=INK, transform=axes.transAxes)
+    axes.text(
+        0.5, 0.5, sign, fontsize=28, ha="center", va="center", color=INK, transform=axes.transAxes
+    )
 
 
 def _sum(axes: Axes, value: float) -> None:
@@ -152,8 +174,8 @@ def _sum(axes: Axes, value: float) -> None:
     axes.set_box_aspect(1)
     axes.add_patch(Rectangle((0, 0), 1, 1, transform=axes.transAxes, fc=COLOUR, ec="none"))
     axes.text(
-        0.5, 0.5, f"{value:.2f}", fontsize=20, weight="bold", color="white", ha="center", va="center",
-        transform=axes.transAxes,
+        0.5, 0.5, f"{value:.2f}", fontsize=20, weight="bold", color="white",
+        ha="center", va="center", transform=axes.transAxes,
     )  # fmt: skip
     axes.set_title("weighted sum", fontsize=12, color=INK, pad=8)
     axes.set_xlabel("one pixel", fontsize=9.5, color=FAINT, labelpad=6)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
 
 WIDTH = 17.0  # inches
 INK, FAINT, LINE, PAPER = "#1d2433", "#6b7385", "#c9ced8", "#f4f5f8"
@@ -19,6 +21,17 @@ KIND = {
     "separable": "#C98A00",
 }
 CHANNEL = ("#c23b3b", "#2f8f4e", "#3b62c2")  # of red, green and blue, or of the first three groups
+
+
+def split(
+    part: Figure | SubFigure,
+    rows: int = 1,
+    columns: int = 1,
+    heights: Sequence[float] | None = None,
+) -> list[SubFigure]:
+    """Cut a part of the figure into rows, of these relative heights, or into columns."""
+    made = part.subfigures(rows, columns, squeeze=False, height_ratios=heights)
+    return list(made.flat)
 
 
 def bare(axes: Axes) -> None:

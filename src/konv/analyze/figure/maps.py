@@ -1,4 +1,4 @@
-"""The third row: feature maps, four of each kind; the same filters in all kinds that can have them."""
+"""The third row: four feature maps of each kind, of the same filters where kinds can share them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from konv.analyze.figure.look import FAINT, KIND, bare, frame
+from konv.analyze.figure.look import FAINT, KIND, bare, frame, split
 from konv.analyze.filters import Array
 
 if TYPE_CHECKING:
@@ -24,19 +24,22 @@ BRIGHT = 0.98  # quantile that is given the full colour: a few strong pixels wou
 def height(found: Comparison, width: float) -> float:
     """Return the inches that the row takes where a column is `width` inches wide."""
     rows, columns = found.image.shape[2:]
-    return width * rows / columns / (TOP - 0.03)
+    return float(width * rows / columns / (TOP - 0.03))
 
 
 def draw(part: SubFigure, layers: tuple[Layer, ...], results: list[Array]) -> None:
     """Draw four channels of each result, (1, co, height, width)."""
-    columns = part.subfigures(1, len(layers))
+    columns = split(part, columns=len(layers))
     for column, layer, y in zip(columns, layers, results, strict=True):
         size = f"{y.shape[2]} x {y.shape[3]}"
         column.text(
-            0.06, 0.97, f"feature maps, {size}", fontsize=11, color=KIND[layer.kind], weight="bold", va="top"
+            0.06, 0.97, f"feature maps, {size}", fontsize=11, weight="bold", va="top",
+            color=KIND[layer.kind],
         )  # fmt: skip
         panels = column.subplots(2, 2, squeeze=False)
-        column.subplots_adjust(left=0.06, right=0.94, top=TOP, bottom=0.03, wspace=0.04, hspace=0.04)
+        column.subplots_adjust(
+            left=0.06, right=0.94, top=TOP, bottom=0.03, wspace=0.04, hspace=0.04
+        )
         for axes in panels.flat:
             bare(axes)
         for axes, channel in zip(panels.flat, shown(y.shape[1]), strict=False):
@@ -54,7 +57,9 @@ def shown(channels: int) -> list[int]:
 
 
 def _map(axes: Axes, values: Array, label: str) -> None:
-    values = np.sign(values) * np.sqrt(np.abs(values))  # or weak edges would vanish beside strong ones
+    values = np.sign(values) * np.sqrt(
+        np.abs(values)
+    )  # or weak edges would vanish beside strong ones
     most = float(np.quantile(np.abs(values), BRIGHT)) or 1.0
     axes.imshow(values, cmap="RdBu_r", vmin=-most, vmax=most, interpolation="antialiased")
     frame(axes, width=0.6)

@@ -25,7 +25,7 @@ SHIFT = 0.14  # of a plane's side: how far one stands behind the next
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """What one output reads: rows and columns of pixels, where it stands itself, how large it is."""
+    """What one output reads, rows and columns of pixels; where it stands; how large it is."""
 
     rows: list[int]
     columns: list[int]
@@ -35,7 +35,7 @@ class Reach:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The square piece of the photograph that is shown: first row, first column, side, in pixels."""
+    """The square piece of the photograph that is shown: first row, first column, side."""
 
     top: int
     left: int
@@ -49,7 +49,15 @@ class Piece:
 
 def draw(part: SubFigure, layer: Layer, found: Comparison) -> None:
     """Draw a kind's name and its taps."""
-    part.text(0.06, 0.965, layer.concept.title, fontsize=17, weight="bold", color=KIND[layer.kind], va="top")
+    part.text(
+        0.06,
+        0.965,
+        layer.concept.title,
+        fontsize=17,
+        weight="bold",
+        color=KIND[layer.kind],
+        va="top",
+    )
     part.text(0.06, 0.885, layer.concept.short, fontsize=11, color=FAINT, va="top")
     part.text(0.06, 0.0, _caption(layer), fontsize=10, color=INK, va="bottom")
     axes = part.add_axes((0.06, 0.1, 0.88, 0.73))
@@ -72,7 +80,10 @@ def _caption(layer: Layer) -> str:
     of = channels.get(layer.kind, f"all {conv.ci} channels")
     if layer.kind == "transposed":
         field = " x ".join(map(str, layer.receptive_field))
-        return f"white: an output pixel, {axis.up} to an input pixel;\nit reads at most {field} pixels of {of}"
+        return (
+            f"white: an output pixel, {axis.up} to an input pixel;\n"
+            f"it reads at most {field} pixels of {of}"
+        )
     if layer.kind == "dilated":
         return f"{taps} of {of},\n{axis.dilation} apart: they span {axis.extent} x {axis.extent}"
     if layer.kind == "separable":
@@ -135,7 +146,8 @@ def _planes(axes: Axes, layer: Layer, found: Comparison, reach: Reach, piece: Pi
         axes.imshow(values, cmap=shades, extent=extent, zorder=order)
         axes.plot(
             [extent[0], extent[1], extent[1], extent[0], extent[0]],
-            [extent[2], extent[2], extent[3], extent[3], extent[2]], color="white", lw=2.5, zorder=order,
+            [extent[2], extent[2], extent[3], extent[3], extent[2]],
+            color="white", lw=2.5, zorder=order,
         )  # fmt: skip
         _squares(axes, reach, CHANNEL[plane], shift, order)
     _output(axes, reach)
@@ -151,7 +163,9 @@ def _squares(axes: Axes, reach: Reach, colour: str, shift: float = 0.0, order: f
     for row in reach.rows:
         for column in reach.columns:
             corner = (column - 0.5 + shift, row - 0.5 - shift)
-            axes.add_patch(Rectangle(corner, 1, 1, fc=colour, ec="white", lw=2.6, alpha=0.5, zorder=order))
+            axes.add_patch(
+                Rectangle(corner, 1, 1, fc=colour, ec="white", lw=2.6, alpha=0.5, zorder=order)
+            )
             axes.add_patch(Rectangle(corner, 1, 1, fill=False, ec="white", lw=2.8, zorder=order))
             axes.add_patch(Rectangle(corner, 1, 1, fill=False, ec=colour, lw=1.6, zorder=order))
 

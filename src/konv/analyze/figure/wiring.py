@@ -1,4 +1,4 @@
-"""Under the taps: which input channels reach which output channels, a square for each pair that meets."""
+"""Under the taps: which input channels reach which outputs, a square for each pair that meets."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ def _words(layer: Layer) -> str:
 def _matrix(axes: Axes, conv: Conv, colour: str) -> None:
     from matplotlib.colors import ListedColormap
 
-    axes.imshow(meets(conv), cmap=ListedColormap(["#eef0f4", colour]), vmin=0, vmax=1, aspect="auto")
+    axes.imshow(
+        meets(conv), cmap=ListedColormap(["#eef0f4", colour]), vmin=0, vmax=1, aspect="auto"
+    )
     bare(axes)
     for spine in axes.spines.values():
         spine.set(visible=True, color=LINE)

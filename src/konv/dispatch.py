@@ -1,0 +1,140 @@
+"""From arrays and arguments to a result: find what was decided for such a call before, or decide
+it.
+
+The way is short, because a small convolution takes a few microseconds itself: one key of what a
+plan may depend on, one look into a dictionary, the addresses, the digest of the weight, the kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from konv.arrays import NUMPY, Kind, channels_last, from_dlpack, kind_of
+from konv.checks import Options, problem
+from konv.request import Request, packable, plain
+from konv.runtime.choose import current_precision
+from konv.runtime.execute import Weights
+from konv.runtime.threads import Team, team
+
+REMEMBERED = 512  # layers at one size; one takes about 5 KB
+
+_ndarray = np.ndarray
+_layers: dict[Any, _Layer] = {}
+
+
+class _Layer:
+    """What is remembered of a call: its request, and how its packed weights are found again."""
+
+    def __init__(
+        self, kind: Kind, x: Any, weight: Any, bias: Any, options: Options, out: Any, team: Team
+    ) -> None:
+        conv = problem(kind, x, weight, bias, options)
+        strides = kind.strides(weight)
+        weight_last = channels_last(tuple(weight.shape), strides)
+        self.kind, self.request = kind, Request(kind, x, conv, options, out, team, weight_last)
+        self.readable = self.request.readable and packable(kind, weight) and plain(kind, bias)
+        if self.readable:
+            self.weights = Weights(self.request.call, strides)
+
+    def __call__(self, x: Any, weight: Any, bias: Any, out: Any) -> Any:
+        """Compute; None if the arrays must be copied first, which alignment may ask for at any
+        call.
+        """
+        if not self.readable:
+            return None
+        kind, weights = self.kind, self.weights
+        pw, pb = kind.address(weight), 0 if bias is None else kind.address(bias)
+        if (kind.address(x) | pw | pb) % self.request.itemsize:
+            return None
+        reads = ((pw, weights.bytes), (pb, weights.bias_bytes)) if out is not None else ()
+        return self.request.run(x, weights.packed(pw, pb), out, reads)
+
+
+def convolve(x: Any, weight: Any, bias: Any, out: Any, *arguments: Any) -> Any:
+    """Run the layer that these arguments have led to before, or build it first."""
+    if type(x) is type(weight) is _ndarray and (bias is None or type(bias) is _ndarray):
+        kind: Kind = NUMPY  # spelt out, because a method call each would be a fifth of a small call
+        arrays: Any = x.shape, x.strides, x.dtype, weight.shape, weight.strides, weight.dtype
+    else:
+        found = kind_of(x)
+        if found is None or not found.owns(weight) or not (bias is None or found.owns(bias)):
+            return _foreign(found, x, weight, bias, out, arguments)
+        kind = found
+        for name, a in (("x", x), ("weight", weight), ("bias", bias)):
+            if a is not None:
+                kind.refuse(a, name)
+        arrays = kind.name, kind.signature(x), kind.signature(weight)
+    _, _, stride, padding, dilation, groups, *_ = arguments
+    now = team()
+    key = (
+        arrays, None if bias is None else kind.signature(bias),
+        None if out is None else _out_signature(out), arguments,
+        type(stride), type(padding), type(dilation), type(groups),  # True and 1.0 equal 1
+        now.address, now.threads, current_precision(),
+    )  # fmt: skip
+    try:
+        layer = _layers.get(key)
+    except TypeError:  # a list among the arguments
+        return convolve(x, weight, bias, out, *map(_hashable, arguments))
+    if layer is None:
+        layer = _Layer(kind, x, weight, bias, Options(*arguments), out, now)
+        if len(_layers) >= REMEMBERED:
+            _layers.clear()
+        _layers[key] = layer
+    y = layer(x, weight, bias, out)
+    if y is None:  # something cannot be read as it lies
+        x = kind.dense(x)
+        weight, bias = kind.contiguous(weight), None if bias is None else kind.contiguous(bias)
+        return convolve(x, weight, bias, out, *arguments)
+    return y
+
+
+def _out_signature(out: Any) -> tuple[Any, ...]:
+    kind = kind_of(out)
+    return (type(out), *(kind.signature(out) if kind else ()), kind.writable(out) if kind else None)
+
+
+def _hashable(argument: Any) -> Any:
+    """Lists as tuples, to any depth; what cannot be hashed at all is refused by name."""
+    if isinstance(argument, list | tuple):
+        return tuple(map(_hashable, argument))
+    if isinstance(argument, np.ndarray):
+        return tuple(map(_hashable, argument.tolist())) if argument.ndim else argument.item()
+    try:
+        hash(argument)
+    except TypeError:
+        raise TypeError(
+            f"{argument!r} is no number, tuple or string. Use an int or a tuple of ints."
+        ) from None
+    return argument
+
+
+def _foreign(
+    kind: Kind | None, x: Any, weight: Any, bias: Any, out: Any, arguments: tuple[Any, ...]
+) -> Any:
+    """Arrays of other libraries, through DLPack; a mixture of libraries is refused."""
+    names = {"x": x, "weight": weight} | ({} if bias is None else {"bias": bias})
+    if kind is not None:
+        odd = next(name for name, a in names.items() if not kind.owns(a))
+        raise TypeError(
+            f"{odd} is a {type(names[odd]).__module__}.{type(names[odd]).__name__}, x is a "
+            f"{kind.name}. Use arrays of one library: konv returns what it is given."
+        )
+    views: list[Any] = []
+    back: Callable[[Any], Any] | None = None
+    for name, a in names.items():
+        exchanged = from_dlpack(a)
+        if exchanged is None:
+            raise TypeError(
+                f"{name} is a {type(a).__name__}; konv takes NumPy arrays, PyTorch CPU tensors and "
+                f"arrays that speak DLPack. Use numpy.asarray({name})."
+            )
+        views.append(exchanged[0])
+        back = back or exchanged[1]
+    if out is not None:
+        raise TypeError("out works with NumPy arrays and PyTorch tensors only. Leave it out.")
+    y = convolve(*views, *([None] * (4 - len(views))), *arguments)
+    return back(y) if back else y

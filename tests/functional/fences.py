@@ -1,0 +1,194 @@
+"""Memory between pages without access: one byte read or written past either end kills the process.
+
+As a program it runs cases in such memory and prints each before it runs it, so that the last line says which one
+was fatal: `python -m functional.fences end 500` with src and tests on PYTHONPATH.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import mmap
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from functional import check
+from functional.case import Case
+from functional.check import pinned, small_units, threads
+from functional.draw import Dice, accepted
+from functional.forms import Array, tensor
+from functional.shrink import shrunk
+from functional.test_problems import LAYOUTS, PAIRS
+
+from konv import arrays, functional, llvm
+from konv.runtime import execute, memory, schedule, weights
+
+PAGE = mmap.PAGESIZE
+NAN = 0xFF  # a float of these bytes is NaN, an address of them faults
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Fenced:
+    """`size` bytes of 0xFF that end, or begin, at a page without access; there is one at the other side too."""
+
+    def __init__(self, size: int, at_end: bool) -> None:
+        inner = -(-max(size, 1) // PAGE) * PAGE
+        whole = np.frombuffer(mmap.mmap(-1, inner + 2 * PAGE), np.uint8)
+        first = PAGE + (inner - size if at_end else 0)
+        self.bytes: Array = whole[first : first + size]
+        self.bytes[...] = NAN
+        forbid(whole.ctypes.data)
+        forbid(whole.ctypes.data + PAGE + inner)
+        self.address = whole.ctypes.data + first
+
+
+def forbid(address: int) -> None:
+    """Take all access from the page at an address."""
+    if _libc.mprotect(ctypes.c_void_p(address), PAGE, 0):
+        raise OSError(ctypes.get_errno(), "mprotect")
+
+
+class Fence:
+    """Everything that a call touches, in fenced memory."""
+
+    def __init__(self, at_end: bool, missing: int = 0) -> None:
+        self.at_end, self.missing = at_end, missing
+        self.gaps: list[int] = []  # pages without access in the scratch memory of a thread
+        self.scratch: dict[int, list[int]] = {}  # and in all of it, by its size
+
+    def array(self, a: Array) -> Array:
+        """The same array, in memory that reaches from its first byte to its last, no further."""
+        low, high = np.lib.array_utils.byte_bounds(a) if a.size else (0, 0)
+        fenced = Fenced(high - low, self.at_end)
+        if a.size:
+            source = (ctypes.c_char * (high - low)).from_address(low)
+            fenced.bytes[...] = np.frombuffer(source, np.uint8)
+            start = a.__array_interface__["data"][0] - low
+        else:
+            start = 0
+        found = np.ndarray(a.shape, a.dtype, fenced.bytes, start, a.strides)
+        found.flags.writeable = a.flags.writeable
+        return found
+
+    def buffer(self, buffer: memory.Buffer, size: int) -> None:
+        fenced = Fenced(size, self.at_end)
+        buffer.array, buffer.address, buffer.size = fenced.bytes, fenced.address, size
+        for gap in self.scratch.get(size, ()):
+            forbid(fenced.address + gap)
+
+    def packed(self, packed: weights.Packed, size: int, digest: int) -> None:
+        fenced = Fenced(size - self.missing, self.at_end)
+        packed.array, packed.address, packed.size, packed.digest = fenced.bytes, fenced.address, size, digest
+
+    def lay_out(self, words: dict[str, int], *rest: Any) -> int:
+        """Scratch memory with a page without access after each part of it, once for each thread."""
+        noted = _Noted(words)
+        total = _lay_out(noted, *rest)
+        begins = sorted((noted[name], name) for name in noted.written)
+        ends = [begin - 64 for begin, _ in begins[1:]] + [total]
+        at, self.gaps = 0, []
+        for (begin, name), end in zip(begins, ends, strict=True):
+            pages = -(-max(end - begin, 1) // PAGE) * PAGE
+            words[name] = at + (pages - (end - begin) if self.at_end else 0)
+            self.gaps.append(at + pages)
+            at += pages + PAGE
+        return at
+
+    def job(self, *arguments: Any) -> schedule.Job:
+        """A job with its words fenced."""
+        job = _schedule(*arguments)
+        words, each = self.array(job.words), job.scratch // job.threads
+        self.scratch[job.scratch] = [t * each + gap for t in range(job.threads) for gap in self.gaps]
+        return schedule.Job(words, words.ctypes.data, job.threads, job.scratch)
+
+
+class _Noted(dict[str, int]):
+    """Remembers what is written to it."""
+
+    def __init__(self, words: dict[str, int]) -> None:
+        super().__init__(words)
+        self.written: set[str] = set()
+
+    def __setitem__(self, name: str, value: int) -> None:
+        super().__setitem__(name, value)
+        self.written.add(name)
+
+
+_schedule, _lay_out = execute.schedule, schedule._lay_out
+_dense, _contiguous = arrays.NumpyKind.dense, arrays.NumpyKind.contiguous
+
+
+@contextmanager
+def fenced(at_end: bool, missing: int = 0) -> Iterator[None]:
+    """Arrays of cases, copies, results, scratch memory, packed weights and jobs are fenced, and NaN at first.
+
+    `missing` bytes are withheld from packed weights, to see that it kills.
+    """
+    fence, lay = Fence(at_end, missing), Case._lay
+
+    def laid(case: Case, a: Array, form: str, places: Any) -> Any:
+        found = lay(replace(case, torch=False), a, form, places)
+        return tensor(fence.array(found)) if case.torch else fence.array(found)
+
+    def empty(_: Any, shape: Any, dtype: str) -> Array:
+        return fence.array(np.full(shape, np.nan, dtype))
+
+    def torch_empty(_: Any, shape: Any, dtype: str) -> torch.Tensor:
+        return torch.from_numpy(empty(_, shape, dtype))
+
+    with ExitStack() as stack:
+        for owner, name, new in (
+            (Case, "_lay", laid),
+            (arrays.NumpyKind, "empty", empty),
+            (arrays.NumpyKind, "dense", lambda kind, a: fence.array(_dense(kind, a))),
+            (arrays.NumpyKind, "contiguous", lambda kind, a: fence.array(_contiguous(kind, a))),
+            (arrays.TorchKind, "empty", torch_empty),
+            (memory.Buffer, "__init__", fence.buffer),
+            (weights.Packed, "__init__", fence.packed),
+            (memory, "SMALLEST", 0),
+            (memory, "KEEP", -1),
+            (schedule, "_lay_out", fence.lay_out),
+            (execute, "schedule", fence.job),
+            (check, "nan_results", nullcontext),
+        ):
+            stack.enter_context(patch.object(owner, name, new))
+        memory.release()
+        weights.CACHE.clear()
+        functional._layers.clear()
+        yield
+
+
+def main(end: str, count: str, missing: str = "0") -> None:
+    """All problems in all layouts, then `count` random cases of each size, with one thread and with three."""
+    faulthandler.enable()
+    target = llvm.detect()
+    with fenced(end == "end", int(missing)), threads(3):
+        for conv, algorithm in PAIRS:
+            for layouts, forms in LAYOUTS.items():
+                small = shrunk(conv, algorithm.plans(conv, target, *layouts)[0], target)
+                case = Case(small, bias="contiguous", whole=True, **forms)
+                with pinned(algorithm), small_units() if layouts[0] else nullcontext():
+                    _run(case)
+        for large in (False, True):
+            dice = Dice(3 + large)
+            for number in range(int(count)):
+                with small_units() if number % 2 else nullcontext():
+                    _run(accepted(dice, target, large))
+    print("done")  # noqa: T201
+
+
+def _run(case: Case) -> None:
+    print(case, flush=True)  # noqa: T201
+    functional._layers.clear()
+    check.check(case)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

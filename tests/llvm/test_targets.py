@@ -1,0 +1,153 @@
+"""Kernels compiled for machines that the tests do not run on, and what their inner loops became."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cache
+
+import pytest
+from llvm.assembly import (
+    ARITHMETIC,
+    ARM,
+    LINUX,
+    MACHINES,
+    MULTIPLY_ADD,
+    Machine,
+    called,
+    count,
+    functions,
+    has_frame,
+    inner_loop,
+    stack_accesses,
+)
+
+from konv.geometry import Conv
+from konv.kernels import direct
+from konv.kernels.microtile import UNROLL, emit_tile
+from konv.llvm import Module, assembly, describe
+from konv.plan import Plan
+from konv.target import Target
+
+LAYOUTS = {"contiguous": True, "channels-last": False}
+DTYPES = ("float32", "float64")
+
+# Tiles that LLVM does not keep in registers: bytes in a vector, pixels, vectors, channels. It reads
+# all channels of a pixel while the pixel's address is in a register, and with 10 addresses it runs
+# out of registers for what it read. GFLOP/s on Zen 4: 64, 8 x 2 has 107; with AVX2 42, 7 x 1 has 58.
+SPILLED = {(64, 10, 2, 2), (64, 10, 2, 3), (32, 8, 1, 2)}
+
+each_machine = pytest.mark.parametrize("machine", MACHINES, ids=str)
+
+
+@cache
+def target_of(machine: Machine) -> Target:
+    return describe(machine.triple, machine.cpu, "")
+
+
+def tiles() -> Iterator[object]:
+    """Every tile in the table with every width its last block can have, and every depth."""
+    for machine in MACHINES:
+        target = target_of(machine)
+        shapes = direct.TILES[target.vector_bytes, target.registers]
+        for mr, nr in sorted({(mr, nr) for mr, most in shapes for nr in range(1, most + 1)}):
+            for depth in range(UNROLL):
+                known = (target.vector_bytes, mr, nr, depth) in SPILLED
+                marks = [pytest.mark.xfail(strict=True, reason="spilled")] if known else []
+                name = f"{machine}-{mr}x{nr}-{depth or 'many'}"
+                yield pytest.param(machine, mr, nr, depth, id=name, marks=marks)
+
+
+@pytest.mark.parametrize(("machine", "mr", "nr", "depth"), list(tiles()))
+def test_a_tile_stays_in_registers(machine: Machine, mr: int, nr: int, depth: int) -> None:
+    """As many multiply-adds of whole registers as the tile says, and no sum leaves its register."""
+    target = target_of(machine)
+    module = Module(target, "tile")
+    emit_tile(module, Plan("direct", "float32", False, False, mr, nr, depth=depth), nr, 0)
+    ((_, lines),) = functions(assembly(module)).items()
+    # SSE lets one product of a shallow 3 x 3 go through the stack, which is still faster than the
+    # tiles that keep it (30.1 GFLOP/s, 4 x 2: 27.4).
+    allowed = 2 if machine.family == "sse" and depth else 0
+    check_loop(machine, "float32", lines, mr * nr * (depth or UNROLL), allowed)
+
+
+def check_loop(machine: Machine, dtype: str, lines: list[str], sums: int, allowed: int = 0) -> None:
+    instruction = MULTIPLY_ADD[machine.family, dtype]
+    loop = inner_loop(lines, instruction)
+    assert count(loop, instruction) == sums
+    steps = 2 if machine.family == "sse" else 1  # it multiplies, then adds
+    assert count(loop, ARITHMETIC) == steps * sums, "and none that is narrower"
+    assert not has_frame(lines)
+    assert len(stack_accesses(loop)) <= allowed
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@each_machine
+def test_a_kernel_has_the_tiles_of_its_plan(machine: Machine, dtype: str, layout: str) -> None:
+    """A whole kernel, with a last block that is narrower than the others."""
+    target = target_of(machine)
+    conv = Conv.of((1, 64, 9, 9), 7 * target.lanes(dtype), kernel=3, dtype=dtype)
+    plan = direct.plans(conv, target, LAYOUTS[layout], LAYOUTS[layout])[0]
+    found = functions(assembly(direct.emit(plan, target)))
+    names = {name for name in found if re.fullmatch(r"tile_\d+x\d+\w*", name)}
+    widths = {plan.vectors} | ({plan.tail} if plan.tail else set())
+    assert names == {f"tile_{plan.pixels}x{nr}" for nr in widths}
+    for nr in widths:
+        lines = found[f"tile_{plan.pixels}x{nr}"]
+        check_loop(machine, dtype, lines, plan.pixels * nr * UNROLL)
+    calls = set().union(*map(called, found.values())) - found.keys()
+    assert calls <= {"memcpy", "memset", "bzero"}, "what else it needs comes through the context"
+
+
+@pytest.mark.parametrize(
+    ("triple", "cpu", "features", "vector_bytes", "registers"),
+    [
+        (LINUX, "", "", 16, 16),
+        (LINUX, "x86-64", "", 16, 16),
+        (LINUX, "x86-64-v2", "", 16, 16),
+        (LINUX, "x86-64-v3", "", 32, 16),
+        (LINUX, "x86-64-v4", "", 64, 32),
+        (LINUX, "sandybridge", "", 16, 16),  # it has AVX, but no multiply-add
+        (LINUX, "haswell", "", 32, 16),
+        (LINUX, "haswell", "+avx512f", 64, 32),
+        (LINUX, "alderlake", "", 32, 16),
+        (LINUX, "znver3", "", 32, 16),
+        (LINUX, "znver4", "", 64, 32),
+        (LINUX, "znver4", "+bmi2", 64, 32),
+        (LINUX, "znver4", "-avx512f", 32, 16),
+        (LINUX, "sapphirerapids", "", 64, 32),
+        ("x86_64-pc-windows-msvc", "skylake", "", 32, 16),
+        ("x86_64-apple-macosx", "haswell", "", 32, 16),
+        (ARM, "", "", 16, 32),
+        (ARM, "cortex-a72", "", 16, 32),
+        (ARM, "neoverse-n1", "", 16, 32),
+        (ARM, "neoverse-v1", "", 16, 32),  # SVE has 32 bytes there, and other widths elsewhere
+        (ARM, "neoverse-v2", "+sve2", 16, 32),
+        ("arm64-apple-macosx", "apple-m1", "", 16, 32),
+        ("riscv64-unknown-linux-gnu", "", "", 16, 16),  # one that konv knows nothing about
+    ],
+)
+def test_describe(triple: str, cpu: str, features: str, vector_bytes: int, registers: int) -> None:
+    """A processor has the vectors its name implies, but for the features added and taken away."""
+    target = describe(triple, cpu, features)
+    assert (target.vector_bytes, target.registers) == (vector_bytes, registers)
+    assert target.lanes("float64") * 8 == vector_bytes
+
+
+def test_every_machine_has_tiles() -> None:
+    """A target that describe() makes finds its row in the table of tiles."""
+    for machine in MACHINES:
+        target = target_of(machine)
+        assert (target.vector_bytes, target.registers) in direct.TILES
+
+
+def test_a_loop_is_found_and_counted() -> None:
+    """The tests above can fail: a loop with a spill, as LLVM prints it."""
+    body = ("addps\t%xmm1, %xmm2", "movaps\t%xmm2, -8(%rsp)", "jl\t.LBB0_1")
+    lines = ["f:", body[0], ".p2align 4", "\n.LBB0_1:", *body, "\n.LBB0_2:", body[0], "retq"]
+    text = "\n\t".join(lines)
+    loop = inner_loop(functions(text)["f"], "addps")
+    assert loop == list(body)
+    assert count(loop, "addps") == 1
+    assert stack_accesses(loop) == [body[1]]

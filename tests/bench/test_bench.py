@@ -139,6 +139,14 @@ def test_noise_is_marked_and_explained(root: Path) -> None:
     assert told(made).count("other programs took 50% of a core") == len(noisy)
     said = [text.plain(line) for line in closing(made)]
     assert any(line.split()[:3] == ["all", "2.00", "2.00"] for line in said)
+    quiet = len(made.rows) - len(noisy)
+    assert any(line.endswith(f"{quiet:>8}      0") and "all but" in line for line in said)
+    assert not any("do not rely" in line for line in said)
+
+
+def test_a_report_that_is_mostly_noise_says_so() -> None:
+    made = report(read(["conv2d 1x3x9x9 o4 k3  # stem 7x7"]), ["konv", "torch"])
+    assert "1 of 1 measurements are noisy: do not rely on them." in told(made)
 
 
 @pytest.mark.parametrize("libraries", [["konv"], ["konv", "torch"]])

@@ -14,7 +14,7 @@ from functional.forms import numbers
 from functional.witness import Array, expected, tolerance
 
 import konv
-from konv import arrays, functional, reference
+from konv import arrays, dispatch, reference
 from konv.geometry import Conv
 from konv.kernels.words import JOB
 from konv.plan import Algorithm, Plan
@@ -114,6 +114,11 @@ def units(job: Job) -> int:
     return int(job.words[JOB.index("units")])
 
 
+def forget() -> None:
+    """Let the next call of every layer be its first."""
+    dispatch._layers.clear()
+
+
 @contextmanager
 def pinned(algorithm: Algorithm, which: int = 0) -> Iterator[None]:
     """Every call is computed by this algorithm, by its plan of that number."""
@@ -122,10 +127,10 @@ def pinned(algorithm: Algorithm, which: int = 0) -> Iterator[None]:
         plans[conv] = algorithm.plans(conv, *rest)[which]
         return plans[conv]
 
-    functional._layers.clear()
+    forget()
     with patch.object(execute, "choose", choose):
         yield
-    functional._layers.clear()
+    forget()
 
 
 @contextmanager
@@ -142,11 +147,11 @@ def threads(count: int) -> Iterator[None]:
 @contextmanager
 def small_units(pixels: int = 16, fewest: int = 4, alone: int = 0) -> Iterator[None]:
     """Cut work as if it were large: several units, and as many threads as there are, whatever the size."""
-    functional._layers.clear()
+    forget()
     with (
         patch.object(schedule, "PIXELS", pixels),
         patch.object(schedule, "FEWEST", fewest),
         patch.object(schedule, "ALONE", alone),
     ):
         yield
-    functional._layers.clear()
+    forget()

@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from functional import check
 from functional.case import Case
-from functional.check import pinned, small_units, threads
+from functional.check import forget, pinned, small_units, threads
 from functional.draw import Dice, accepted
 from functional.forms import Array, tensor
 from functional.shrink import shrunk
 from functional.test_problems import LAYOUTS, PAIRS
 
-from konv import arrays, functional, llvm
+from konv import arrays, llvm
 from konv.runtime import execute, memory, schedule, weights
 
 PAGE = mmap.PAGESIZE
@@ -150,10 +150,10 @@ def fenced(at_end: bool, missing: int = 0) -> Iterator[None]:
             (arrays.NumpyKind, "dense", lambda kind, a: fence.array(_dense(kind, a))),
             (arrays.NumpyKind, "contiguous", lambda kind, a: fence.array(_contiguous(kind, a))),
             (arrays.TorchKind, "empty", torch_empty),
-            (memory.Buffer, "__init__", fence.buffer),
-            (weights.Packed, "__init__", fence.packed),
+            (memory.Buffer, "__init__", lambda *a: fence.buffer(*a)),
+            (weights.Packed, "__init__", lambda *a: fence.packed(*a)),
             (memory, "SMALLEST", 0),
-            (memory, "KEEP", -1),
+            (memory, "give_back", lambda buffer: None),
             (schedule, "_lay_out", fence.lay_out),
             (execute, "schedule", fence.job),
             (check, "nan_results", nullcontext),
@@ -161,7 +161,7 @@ def fenced(at_end: bool, missing: int = 0) -> Iterator[None]:
             stack.enter_context(patch.object(owner, name, new))
         memory.release()
         weights.CACHE.clear()
-        functional._layers.clear()
+        forget()
         yield
 
 
@@ -170,7 +170,7 @@ def main(end: str, count: str, missing: str = "0") -> None:
     faulthandler.enable()
     target = llvm.detect()
     with fenced(end == "end", int(missing)), threads(3):
-        for conv, algorithm in PAIRS:
+        for conv, algorithm, *_ in (pair.values for pair in PAIRS):
             for layouts, forms in LAYOUTS.items():
                 small = shrunk(conv, algorithm.plans(conv, target, *layouts)[0], target)
                 case = Case(small, bias="contiguous", whole=True, **forms)
@@ -186,7 +186,7 @@ def main(end: str, count: str, missing: str = "0") -> None:
 
 def _run(case: Case) -> None:
     print(case, flush=True)  # noqa: T201
-    functional._layers.clear()
+    forget()
     check.check(case)
 
 

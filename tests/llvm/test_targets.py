@@ -34,7 +34,8 @@ DTYPES = ("float32", "float64")
 
 # Tiles that LLVM does not keep in registers: bytes in a vector, pixels, vectors, channels. It reads
 # all channels of a pixel while the pixel's address is in a register, and with 10 addresses it runs
-# out of registers for what it read. GFLOP/s on Zen 4: 64, 8 x 2 has 107; with AVX2 42, 7 x 1 has 58.
+# out of registers for what it read. On Zen 4 it makes 64 GFLOP/s where 8 x 2 makes 107, and the
+# 8 x 1 of AVX2 42 where 7 x 1 makes 58.
 SPILLED = {(64, 10, 2, 2), (64, 10, 2, 3), (32, 8, 1, 2)}
 
 each_machine = pytest.mark.parametrize("machine", MACHINES, ids=str)

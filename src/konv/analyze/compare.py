@@ -12,6 +12,7 @@ from konv.analyze.layer import Layer, code
 from konv.analyze.layers import Settings, layers
 from konv.analyze.photograph import Photograph, lift
 from konv.analyze.timing import Times
+from konv.runtime import memory
 from konv.runtime.roofline import Roofline
 from konv.runtime.roofline import measure as measure_roofline
 
@@ -33,8 +34,10 @@ def compare(
     photograph: Photograph, settings: Settings, seconds: float = timing.SECONDS
 ) -> Comparison:
     """Return the five layers on a photograph; `seconds` is what measuring each may take, 0 none."""
+    made = layers(settings, *photograph.pixels.shape[:2])
+    for layer in made:
+        memory.require(2 * layer.bytes, f"the {layer.kind} layer in two layouts")
     image, channels = lift(photograph, settings.in_channels)
-    made = layers(settings, *image.shape[2:])
     times = roofline = None
     if seconds:
         times = tuple(timing.measure(layer, image, seconds) for layer in made)
@@ -48,16 +51,18 @@ def flops_a_second(layer: Layer, seconds: float) -> float:
 
 
 def as_json(found: Comparison) -> dict[str, Any]:
-    """Return everything as numbers, lists and words; the keys are documented in docs and stay.
+    """Return everything as numbers, lists and words; these keys stay.
 
     photograph  name, original_size, size (height, width), channels: how they were made
     settings    the arguments, null where derived
     convention  how parameters, MACs and memory are counted
     roofline    peak_flops, bandwidth (bytes a second), threads, dtype; null if not measured
     layers      a list: kind, title, convs (in konv's notation), code, notes, formula, symbols,
-                in_shape, out_shape, params, macs, exact_macs, receptive_field, memory_bytes,
-                and seconds, flops_a_second, share_of_peak, torch_seconds, times_torch: by layout,
-                "contiguous" and "channels_last"; null if not measured or PyTorch is not there
+                worked, filters (of each output), in_shape, out_shape, params, macs, exact_macs,
+                receptive_field, memory_bytes; and, null if not measured: checked (share of the
+                outputs compared with the reference), by layout ("contiguous", "channels_last")
+                seconds, flops_a_second, share_of_peak, and where PyTorch is installed
+                torch_seconds, times_torch (how many times as fast as PyTorch konv is)
     """
     times = found.times or (None,) * len(found.layers)
     rows = zip(found.layers, times, strict=True)
@@ -84,6 +89,8 @@ def _layer(layer: Layer) -> dict[str, Any]:
         "notes": list(layer.notes),
         "formula": [conv.formula().splitlines() for conv in layer.convs],
         "symbols": asdict(layer.concept.symbols),
+        "worked": asdict(layer.worked()),
+        "filters": list(layer.filters),
         "in_shape": list(layer.in_shape),
         "out_shape": list(layer.out_shape),
         "params": layer.params,

@@ -15,6 +15,8 @@ from konv.geometry import Conv
 from konv.geometry.count import BYTES
 from konv.geometry.terms import Terms
 
+WIDE = 76  # characters of code that fit beside a margin on 80 columns
+
 
 @dataclass(frozen=True, slots=True)
 class Worked:
@@ -104,7 +106,10 @@ class Layer:
 def code(layer: Layer) -> dict[str, str]:
     """Return the Python that makes the layer, by library: "konv" and "torch"."""
     modules = [_module(conv) for conv in layer.convs]
-    if len(modules) > 1:
+    if len(modules) == 1 and len(modules[0]) > WIDE:
+        name, _, numbers = modules[0].partition("(")
+        modules = [f"{name}(", f"    {numbers.removesuffix(')')}", ")"]
+    elif len(modules) > 1:
         modules = ["nn.Sequential(", *(f"    {module}," for module in modules), ")"]
     return {"konv": "\n".join(_calls(layer)), "torch": "\n".join(modules)}
 

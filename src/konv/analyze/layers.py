@@ -13,7 +13,9 @@ from konv.analyze import filters
 from konv.analyze.layer import Layer
 from konv.geometry import Conv
 from konv.geometry.bounds import divisors, integer
+from konv.runtime import memory
 
+A_WEIGHT = 32  # bytes: kept in float32 by three kinds, and worked out in float64 before
 MOST_GROUPS = 4  # that a grouped layer gets unasked: with more it would look like a depthwise one
 
 
@@ -40,6 +42,8 @@ class Settings:
 
 def layers(settings: Settings, height: int, width: int) -> tuple[Layer, ...]:
     """Return the five layers on an image of height x width pixels, in the order of CONCEPTS."""
+    weights = settings.in_channels * settings.out_channels * settings.kernel**2
+    memory.require(A_WEIGHT * weights, f"the weights of {settings}")
     shape = (1, settings.in_channels, height, width)
     return (
         _ordinary(settings, shape),

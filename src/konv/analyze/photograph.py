@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from konv.analyze.filters import PATTERNS, bank, channel_mixes
 from konv.errors import ProblemError, UnsupportedError
 from konv.functional import conv2d
+from konv.runtime import memory
 
 Array = NDArray[Any]
 
@@ -68,6 +69,7 @@ def read(name: str, size: int) -> Photograph:
     if size:
         scale = size / max(original)
         height, width = (max(1, round(side * scale)) for side in original)
+        memory.require(height * width * 3 * 4, f"a photograph of {height} x {width} pixels")
         image = image.resize((width, height), Image.Resampling.LANCZOS)
     pixels = np.asarray(image, np.float32) / 255
     return Photograph(name, pixels, original, SHIPPED.get(name) or strongest_edge(pixels))

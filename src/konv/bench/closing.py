@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from textwrap import wrap
 
 from konv.bench import ratios
-from konv.bench.results import COLD, WARM, Report, Row
+from konv.bench.results import COLD, WARM, Measured, Report, Row
 from konv.bench.text import SHORT, WIDTH, Line, factor, few, opening, row_lines
 
 LEGEND = """
@@ -24,28 +24,37 @@ def closing(report: Report) -> list[Line]:
     lines: list[Line] = []
     for working_set in (WARM, COLD):
         lines += _means(report, working_set)
-    for row in report.rows:
-        lines += _doubts(row)
+    doubts = [line for row in report.rows for line in _doubts(row)]
+    lines += [[], *doubts] if doubts else []
+    lines += _warning(report)
     return [*lines, [], *([(part, "dim")] for part in wrap(LEGEND.strip(), WIDTH))]
 
 
 def _means(report: Report, working_set: str) -> Iterator[Line]:
-    """Yield the geometric means of ratios over each family and over all."""
-    every = ratios.pairs(report, working_set)
+    """Yield the geometric means of ratios over each family, over all, over all that is quiet."""
+    every = [measured for _, measured in ratios.pairs(report, working_set)]
     heads = _heads(report)
     if not heads or not every:
         return
     yield []
     titles = "".join(_right(head, head) for head in heads)
     yield [(f"{f'mean, {working_set}':<{FAMILY}}{titles}   lines  noisy", "bold")]
-    for family in [*ratios.families(report), ""]:
+    for family in ratios.families(report):
         found = [measured for _, measured in ratios.pairs(report, working_set, family)]
-        line: Line = [(f"{family or 'all':<{FAMILY}}", "")]
-        for head, ratio in heads.items():
-            text, style = factor(ratios.mean(ratio(measured) for measured in found))
-            line.append((_right(text, head), style))
-        noisy = sum(bool(measured.noise) for measured in found)
-        yield [*line, (f"{len(found):>8}{noisy:>7}", "")]
+        yield _mean(family, found, heads)
+    yield _mean("all", every, heads)
+    quiet = [measured for measured in every if not measured.noise]
+    if len(quiet) < len(every):
+        yield _mean("all but noisy", quiet, heads)
+
+
+def _mean(title: str, found: list[Measured], heads: dict[str, ratios.Ratio]) -> Line:
+    line: Line = [(f"{title:<{FAMILY}}", "")]
+    for head, ratio in heads.items():
+        text, style = factor(ratios.mean(ratio(measured) for measured in found))
+        line.append((_right(text, head), style))
+    noisy = sum(bool(measured.noise) for measured in found)
+    return [*line, (f"{len(found):>8}{noisy:>7}", "")]
 
 
 def _heads(report: Report) -> dict[str, ratios.Ratio]:
@@ -71,16 +80,23 @@ def _doubts(row: Row) -> Iterator[Line]:
     found += [(f"{name}: {why}", "dim") for name, why in row.refused.items()]
     for measured in row.measured:
         if measured.noise:
-            said = "; ".join(measured.noise)
-            again = f"{measured.working_set}, the quietest of {measured.attempts}"
-            found.append((f"* {again}: {said}", "yellow"))
-    if not found:
-        return
-    yield []
-    yield [(row.name, "")]
+            again = f"* {measured.working_set}, the quietest of {measured.attempts}: "
+            found.append((again + "; ".join(measured.noise), "yellow"))
     for text, style in found:
-        for part in wrap(text, WIDTH - 2):
-            yield [(f"  {part}", style)]
+        for part in wrap(f"{row.name}: {text}", WIDTH, subsequent_indent="    "):
+            yield [(part, style)]
+
+
+def _warning(report: Report) -> list[Line]:
+    """Return that a report is not worth keeping, if most of it is noise."""
+    every = [measured for row in report.rows for measured in row.measured]
+    noisy = sum(bool(measured.noise) for measured in every)
+    if 2 * noisy <= len(every):
+        return []
+    said = (
+        f"{noisy} of {len(every)} measurements are noisy: do not rely on them. Use an idle machine."
+    )
+    return [[], [(said, "bold red")]]
 
 
 def render(report: Report) -> list[Line]:

@@ -6,10 +6,14 @@ Without others, konv's share of what the machine can do at best, by the roofline
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from konv.bench import ratios
 from konv.bench.results import WARM, Measured, Report, Row
 from konv.errors import KonvError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLOURS = {
     "ordinary": "#4477aa",
@@ -33,24 +37,36 @@ def draw(report: Report, path: Path) -> None:
     rivals = bool(ratios.rivals(report.competitors))
     for at, (row, measured, value) in enumerate(bars):
         alpha = FAINT if measured.noise else 1.0
-        bar = value - 1 if rivals else value
-        left = 1.0 if rivals else 0.0
-        axes.barh(at, bar, left=left, color=COLOURS[row.family], alpha=alpha)
-        axes.annotate(
-            f"{value:.2f}" if rivals else f"{value:.0%}", (value, at), (3, 0),
-            textcoords="offset points", va="center", fontsize=7,
-        )  # fmt: skip
+        _bar(axes, at, value, 1.0 if rivals else 0.0, COLOURS[row.family], alpha)
     axes.set_yticks(range(len(bars)), [row.name for row, _, _ in bars], fontsize=8)
+    axes.margins(y=0.01)
     axes.invert_yaxis()
     axes.axvline(1.0, color="black", linewidth=0.8)
     if rivals:
-        axes.set_xscale("log")
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.margins(x=0.1)
         axes.set_xlabel("times as fast as the best of the others (log scale); faint: noisy")
     else:
         axes.set_xlabel("share of what this machine can do at best; faint: noisy")
     _legend(report, axes)
     axes.set_title(_title(report), fontsize=9)
     figure.savefig(path, dpi=150)
+
+
+def _bar(axes: Axes, at: int, value: float, origin: float, colour: str, alpha: float) -> None:
+    """Draw a bar from the origin to a value, and the value beyond its end."""
+    axes.barh(at, value - origin, left=origin, color=colour, alpha=alpha)
+    less = value < origin
+    axes.annotate(
+        f"{value:.2f}" if origin else f"{value:.0%}",
+        (value, at),
+        (-3 if less else 3, 0),
+        textcoords="offset points",
+        horizontalalignment="right" if less else "left",
+        verticalalignment="center",
+        fontsize=7,
+    )
 
 
 def _bars(report: Report) -> list[tuple[Row, Measured, float]]:
@@ -68,11 +84,9 @@ def _bars(report: Report) -> list[tuple[Row, Measured, float]]:
 _SHARES = (ratios.of_peak, ratios.of_bandwidth)
 
 
-def _legend(report: Report, axes: object) -> None:
-    from matplotlib.axes import Axes
+def _legend(report: Report, axes: Axes) -> None:
     from matplotlib.patches import Patch
 
-    assert isinstance(axes, Axes)
     handles = [Patch(color=COLOURS[family], label=family) for family in ratios.families(report)]
     axes.legend(handles=handles, fontsize=8, loc="best")
 

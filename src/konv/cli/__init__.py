@@ -16,7 +16,7 @@ from konv.errors import KonvError
 
 
 class Commands(typer.core.TyperGroup):
-    """Errors of konv end a command as one message on standard error and exit code 2."""
+    """Errors end a command as one message on standard error and exit code 2."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
@@ -24,6 +24,9 @@ class Commands(typer.core.TyperGroup):
             return super().invoke(ctx)
         except KonvError as error:
             typer.echo(f"konv: {error}", err=True)
+            raise typer.Exit(2) from None
+        except MemoryError:
+            typer.echo("konv: out of memory. Use smaller sizes.", err=True)
             raise typer.Exit(2) from None
 
 

@@ -114,8 +114,8 @@ def warm(
 ) -> None:
     """Compile the kernels of a list of problems.
 
-    So that no first call waits for them; in both memory layouts. A file holds one problem a line, as problems/*.txt do; a problem is
-    written as for konv explain, in quotes.
+    So that no first call waits for them; in both memory layouts. A file holds one problem a line,
+    as problems/*.txt do; a problem is written as for konv explain, in quotes.
     """
     from konv.cli.page import progress
     from konv.runtime import store

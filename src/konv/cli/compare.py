@@ -51,7 +51,9 @@ def compare(
     out: Annotated[Path, typer.Option(help="Where the figure goes.")] = Path("konv-compare.png"),
     figure: Annotated[bool, typer.Option(help="Draw the figure.")] = True,
     time: Annotated[bool, typer.Option(help="Measure the time of each kind.")] = True,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print JSON instead; keys: konv.analyze.compare.as_json.")
+    ] = False,
 ) -> None:
     """Compare five kinds of convolution on one photograph.
 
@@ -67,6 +69,8 @@ def compare(
     from konv.cli.page import Page, print_json, progress
 
     settings = Settings(in_channels, out_channels, kernel, stride, padding, dilation, groups)
+    if figure:
+        _check(out)
     with progress("measuring"):
         photograph = read(image, size)
         found = measure(photograph, settings, SECONDS if time else 0)
@@ -75,6 +79,13 @@ def compare(
         print_json(as_json(found) | {"figure": str(drawn) if drawn else None})
     else:
         _print(Page(), found, drawn)
+
+
+def _check(out: Path) -> None:
+    """Refuse a figure that cannot be drawn now, not after the measuring."""
+    from konv.analyze.figure import check
+
+    check(out)
 
 
 def _draw(found: Comparison, out: Path) -> Path:
@@ -96,7 +107,7 @@ def _print(page: Page, found: Comparison, drawn: Path | None) -> None:
     page.table(("", *_titles(found)), table.rows(found))
     if found.times:
         page.pairs(table.findings(found))
-        page.text(f"Checked before timing: {table.checked(found)}.")
+        page.text(table.measured_how(found))
     if drawn:
         page.text(f"Figure: {drawn}")
 

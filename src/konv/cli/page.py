@@ -104,7 +104,10 @@ class Page:
 def _highlighted(text: str, language: str) -> Any:
     from rich.syntax import Syntax
 
-    return Syntax(text, language, theme="ansi_dark", background_color="default").highlight(text)
+    syntax = Syntax(text, language, theme="ansi_dark", background_color="default")
+    highlighted = syntax.highlight(text)
+    highlighted.rstrip()
+    return highlighted
 
 
 def progress(message: str) -> Any:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Row = tuple[str, ...]
 
-LAYOUTS = {"contiguous": "contiguous (NCHW)", "channels_last": "channels-last (NHWC)"}
+LAYOUTS = {"contiguous": "contiguous", "channels_last": "channels-last"}
 
 
 def rows(found: Comparison) -> list[Row | None]:
@@ -52,7 +52,7 @@ def _measured(found: Comparison, layout: str) -> list[Row]:
         ours = [took.konv[layout] for took in found.times]
         made.append(("  PyTorch", *map(units.duration, theirs)))
         ratios = (b / a for a, b in zip(ours, theirs, strict=True))
-        made.append(("  konv is faster", *(f"{ratio:.2f} x" for ratio in ratios)))
+        made.append(("  speed-up", *(f"{ratio:.2f} x" for ratio in ratios)))
     return made
 
 
@@ -77,7 +77,13 @@ def _factor(ratio: float) -> str:
     return f"{ratio:.2f} x" if ratio >= 0.995 else f"1/{1 / ratio:.1f}"
 
 
-def checked(found: Comparison) -> str:
-    """Return what the answers were checked against."""
+def measured_how(found: Comparison) -> str:
+    """Return how times were taken, and what the answers were compared with before."""
     assert found.times
-    return found.times[0].checked
+    least = min(took.checked for took in found.times)
+    torch = ", and all of them with PyTorch's" if found.times[0].torch else ""
+    return (
+        "Contiguous is NCHW, channels-last NHWC. Times are medians of calls that allocate their "
+        "output, the libraries in turn; speed-up is PyTorch's time over konv's. Before, "
+        f"{least:.0%} or more of the outputs were compared with konv.reference{torch}."
+    )

@@ -34,7 +34,7 @@ from konv.target import Target
 
 LINE = 16  # words between what different threads write: two cache lines, as they come in pairs
 CALLERS = ("busy", "closing", "present")  # the lock; whether to leave; how many workers have come
-FIXED = ("lock", "unlock", "wait", "signal", "spins")  # of pthread_mutex_ and _cond_; set once
+FIXED = ("lock", "unlock", "wait", "signal", "yield", "turns", "rounds")  # functions of pthread
 TASK = ("fn", "data", "threads")  # the call in progress
 BELL = ("word", "sleepers")  # then, a line further, a mutex and a condition of up to 64 bytes
 BELLS, BELL_WORDS, MUTEX, CONDITION = 3 * LINE, 2 * LINE, LINE, LINE + 8
@@ -141,14 +141,20 @@ def _emit_look(module: Module) -> Routine:
 
 
 def _emit_wait(module: Module, look: Routine) -> Routine:
-    """Return when the bell's word is 0: look at it for a while, then sleep, and the same again.
+    """Return when the bell's word is 0: look at it for some rounds, then sleep, and so on.
 
-    A woken worker looks again for as long, though its call may be over: more may follow.
+    Between rounds it yields: a woken worker may stand on its caller's core, in the caller's way. It
+    looks again for as long, though the call that woke it may be over: more may follow.
     """
     with module.function("wait", RECORD_BELL, inline=False) as (f, (record, at)):
         fixed, bell, mutex = Words(record + LINE, FIXED), Shared(at, BELL), at + MUTEX
         with f.forever() as rung:
-            f.call(look, [at, fixed["spins"]])
+            rounds = f.var(fixed["rounds"])
+            with f.forever() as looked:
+                f.call(look, [at, fixed["turns"]])
+                rounds.add(-1)
+                f.leave_if(looked, bell.get("word").equals(0) | (rounds.get() <= 0))
+                f.call_pointer(fixed.pointer("yield", I64), I32, [])
             f.leave_if(rung, bell.get("word").equals(0))
             f.call_pointer(fixed.pointer("lock", I64), I32, [mutex])
             bell.add("sleepers", f.integer(1))

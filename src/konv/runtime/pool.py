@@ -21,15 +21,16 @@ from konv.runtime.code import compiled
 from konv.runtime.cores import allowed
 
 SPIN = 50_000
-"""Nanoseconds that a thread looks at its bell before it sleeps: about what waking it costs (12 us
+"""Nanoseconds that a thread looks at its bell before it sleeps: about what waking it costs (10 us
 in who wakes it, 40 us until it has come), so that waiting is never much worse than not to wait."""
+ROUND = 2_000  # ns of it after which a thread yields
 CROWDED = 10  # more threads than cores look for a tenth of that: each keeps another from its work
 TURNS = 1000  # of the loop that are timed: about 30 us
 GOODBYE = 0.5  # seconds that the end of the process waits for workers in the middle of a call
 
 PTHREAD = {
     "lock": "pthread_mutex_lock", "unlock": "pthread_mutex_unlock",
-    "wait": "pthread_cond_wait", "signal": "pthread_cond_signal",
+    "wait": "pthread_cond_wait", "signal": "pthread_cond_signal", "yield": "sched_yield",
     "new mutex": "pthread_mutex_init", "new condition": "pthread_cond_init",
 }  # fmt: skip
 
@@ -81,19 +82,22 @@ class Pool:
             record[bell] = code.IDLE
             for what, at in (("new mutex", code.MUTEX), ("new condition", code.CONDITION)):
                 pthread[what](ctypes.c_void_p(self._record + 8 * (bell + at)), None)
-        for number, name in enumerate(code.FIXED):
-            value = self._turns() if name == "spins" else _address(pthread[name])
-            record[code.LINE + number] = value
+        numbers = {
+            "turns": self._turns(ROUND),
+            "rounds": SPIN // ROUND // (CROWDED if self.threads > allowed() else 1),
+        }
+        for at, name in enumerate(code.FIXED, start=code.LINE):
+            record[at] = numbers[name] if name in numbers else _address(pthread[name])
 
-    def _turns(self) -> int:
-        """How many turns of the waiting loop take as long as a thread is to wait."""
+    def _turns(self, duration: int) -> int:
+        """How many turns the waiting loop makes in so many nanoseconds."""
         look, bell = self._loaded.function("look", 2), self._record + 8 * code.BELLS
-        best = 10 * SPIN
+        best = 100 * TURNS
         for _ in range(3):
             begin = perf_counter_ns()
             look(bell, TURNS)
             best = min(best, perf_counter_ns() - begin)
-        return TURNS * SPIN // best // (CROWDED if self.threads > allowed() else 1)
+        return max(1, TURNS * duration // best)
 
 
 @cache

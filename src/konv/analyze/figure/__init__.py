@@ -18,7 +18,7 @@ from konv.analyze.figure import cost, lens, maps, taps, wiring
 from konv.analyze.figure.look import FAINT, INK, WIDTH, split
 from konv.analyze.layer import outputs
 from konv.analyze.photograph import missing
-from konv.errors import KonvError
+from konv.errors import KonvError, ProblemError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
@@ -28,21 +28,35 @@ if TYPE_CHECKING:
 TITLE, TAPS, WIRING, COST = 0.9, 4.2, 1.7, 2.5  # inches
 
 
+def check(path: Path) -> None:
+    """Raise before any work if a figure cannot be drawn, or not to this path.
+
+    UnsupportedError where matplotlib is missing, ProblemError for the path.
+    """
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+    except ImportError:
+        raise missing("matplotlib", "the figure") from None
+    endings = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix[1:].lower() not in endings:
+        raise ProblemError(f"out={path} has no ending of an image. Use .png, .svg or .pdf.")
+    if not path.parent.is_dir():
+        raise ProblemError(f"out={path}: there is no folder {path.parent}. Make it, or use another.")
+
+
 def draw(found: Comparison, path: Path) -> Path:
     """Draw the figure and save it; the path's ending says how (png, svg, pdf).
 
-    UnsupportedError where matplotlib is missing, KonvError where the file cannot be written.
+    KonvError where the file cannot be written; for what else may be in the way see `check`.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise missing("matplotlib", "the figure") from None
+    from matplotlib.figure import Figure
+
     figure = Figure(facecolor="white")
     compose(found, figure)
     try:
         figure.savefig(path, dpi=110)
-    except (OSError, ValueError) as error:
-        raise KonvError(f"the figure cannot be written to {path}: {error}. Use --out.") from None
+    except OSError as error:
+        raise KonvError(f"the figure cannot be written to {path}: {error.strerror}.") from None
     return path
 
 

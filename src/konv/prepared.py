@@ -78,9 +78,10 @@ class Prepared:
         kind = _kind(x, "x")
         kind.refuse(x, "x")
         now = team()
-        form = (
-            None if out is None else (type(out), tuple(out.shape), _kind(out, "out").strides(out))
-        )
+        form = None
+        if out is not None:
+            into = _kind(out, "out")
+            form = (type(out), into.signature(out), into.writable(out))
         key = (kind.name, kind.signature(x), form, now.address, now.threads, current_precision())
         request = self._requests.get(key)
         if request is None:

@@ -289,7 +289,6 @@ def gives_what_may_not_be(f: Function, a: Value) -> None:
     f.give(inside)
 
 
-@pytest.mark.xfail(strict=False, reason="llvmlite hands LLVM a null pointer; load() does not look")
 def test_only_object_files_are_loaded() -> None:
     """What is no object file is a RuntimeError: the cache takes it for a miss."""
     assert child(NO_OBJECT) == "refused\n"

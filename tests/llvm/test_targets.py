@@ -32,12 +32,6 @@ from konv.target import Target
 LAYOUTS = {"contiguous": True, "channels-last": False}
 DTYPES = ("float32", "float64")
 
-# Tiles that LLVM does not keep in registers: bytes in a vector, pixels, vectors, channels. It reads
-# all channels of a pixel while the pixel's address is in a register, and with 10 addresses it runs
-# out of registers for what it read. On Zen 4 it makes 64 GFLOP/s where 8 x 2 makes 107, and the
-# 8 x 1 of AVX2 42 where 7 x 1 makes 58.
-SPILLED = {(64, 10, 2, 2), (64, 10, 2, 3), (32, 8, 1, 2)}
-
 each_machine = pytest.mark.parametrize("machine", MACHINES, ids=str)
 
 
@@ -53,10 +47,8 @@ def tiles() -> Iterator[object]:
         shapes = direct.TILES[target.vector_bytes, target.registers]
         for mr, nr in sorted({(mr, nr) for mr, most in shapes for nr in range(1, most + 1)}):
             for depth in range(UNROLL):
-                known = (target.vector_bytes, mr, nr, depth) in SPILLED
-                marks = [pytest.mark.xfail(strict=True, reason="spilled")] if known else []
                 name = f"{machine}-{mr}x{nr}-{depth or 'many'}"
-                yield pytest.param(machine, mr, nr, depth, id=name, marks=marks)
+                yield pytest.param(machine, mr, nr, depth, id=name)
 
 
 @pytest.mark.parametrize(("machine", "mr", "nr", "depth"), list(tiles()))

@@ -26,7 +26,7 @@ from konv.kernels.region import CALL
 from konv.runtime import threads
 from konv.runtime.threads import get_num_threads, set_num_threads, team
 
-LONG = 20_000  # turns: 17 us or more a unit, so that every thread gets one
+LONG = 20_000  # turns: 6 us a unit, so that every thread gets one
 
 
 def play(name: str, kind: str) -> None:
@@ -210,7 +210,7 @@ def interrupt() -> None:
     threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
     begin = time.monotonic()
     try:
-        counting.run(team(2), 40, turns=20_000_000, rows=rows)
+        counting.run(team(2), 40, turns=100_000_000, rows=rows)
     except KeyboardInterrupt:
         assert time.monotonic() - begin > 0.2
     else:
@@ -231,7 +231,7 @@ def end_in_a_call() -> None:
     """The process ends while a daemon thread is in a call."""
     counting = Counting()
     seen(counting, 2)
-    call = (team(2), 1000, 10_000_000)
+    call = (team(2), 1000, 20_000_000)
     threading.Thread(target=counting.run, args=call, daemon=True).start()
     time.sleep(0.1)
 

@@ -32,14 +32,14 @@ def bank(outs: int, ins: int, kernel: int) -> Array:
     return np.stack(rows).astype(np.float32)
 
 
-def names(outs: int, ins: int) -> tuple[str, ...]:
+def names(outs: int, ins: int, kernel: int) -> tuple[str, ...]:
     """Return what each filter of a bank looks for.
 
-    >>> names(24, 3)[1], names(24, 3)[12]
-    ('centre-surround', 'edge 90\N{DEGREE SIGN}, red - blue')
+    >>> names(24, 3, 3)[1], names(24, 3, 3)[12]
+    ('centre-surround', 'edge 0 deg, red - blue')
     """
     count = _pattern_count(outs, ins)
-    spatial, mixes = pattern_names(count), mix_names(ins)
+    spatial, mixes = pattern_names(kernel, count), mix_names(ins)
     pairs = ((spatial[n % count], mixes[n // count % ins]) for n in range(outs))
     return tuple(f"{pattern}, {mix}" if mix else pattern for pattern, mix in pairs)
 
@@ -47,20 +47,20 @@ def names(outs: int, ins: int) -> tuple[str, ...]:
 def mix_names(ins: int) -> tuple[str, ...]:
     """Return what each of the channel mixes is; nothing for the first, their mean."""
     if ins == 3:
-        return ("", "red - blue", "green - magenta")
+        return ("", "red - blue", "magenta - green")
     return ("", *(f"difference {j}" for j in range(1, ins)))
 
 
-def pattern_names(count: int) -> tuple[str, ...]:
-    """Return what each of the patterns is."""
+def pattern_names(kernel: int, count: int) -> tuple[str, ...]:
+    """Return what each of `patterns` is; of an edge or a line, how it runs."""
+    if kernel == 1:
+        return ("single tap",) * count
     edges, lines = _edges_and_lines(count)
-    turned = [("edge", 180 * i / edges) for i in range(edges)]
-    turned += [("line", 180 * i / lines) for i in range(lines)]
-    return (
-        "blur",
-        "centre-surround",
-        *(f"{what} {90 - angle:.0f}\N{DEGREE SIGN}" for what, angle in turned),
-    )
+    surround, line = ("diagonal", "diagonal") if kernel == 2 else ("centre-surround", "line")
+    found = ["blur", surround]
+    found += [f"edge {(90 - 180 * i / edges) % 180:.0f} deg" for i in range(edges)]
+    found += [f"{line} {(90 - 180 * i / lines) % 180:.0f} deg" for i in range(lines)]
+    return tuple(found)
 
 
 def _edges_and_lines(count: int) -> tuple[int, int]:
@@ -109,7 +109,8 @@ def patterns(kernel: int, count: int) -> Array:
     """Return (count, kernel, kernel): blur, centre-surround, then edges, then lines.
 
     Edges and lines are Gabor functions, odd and even, at angles spread over half a turn. All but
-    the blur sum to zero, so that a flat image gives zero. A single tap has no pattern but itself.
+    the blur sum to zero, so that a flat image gives zero. A single tap has no pattern but itself,
+    and 2 x 2 taps have no centre and no line: both are diagonals there.
     """
     if kernel == 1:
         return np.ones((count, 1, 1))
@@ -117,13 +118,13 @@ def patterns(kernel: int, count: int) -> Array:
     angles = [(pi * i / edges, pi / 2) for i in range(edges)]
     angles += [(pi * i / lines, 0.0) for i in range(lines)]
     blur = _gabor(kernel, 0, 0, waves=0)
+    blur /= blur.sum()
     surround = np.zeros((kernel, kernel))
     middle = slice((kernel - 1) // 2, kernel // 2 + 1)
     surround[middle, middle] = 1 / surround[middle, middle].size
-    found = [blur, _balanced(surround - blur / blur.sum())]
-    found += [_balanced(_gabor(kernel, angle, phase, waves=1)) for angle, phase in angles]
-    found[0] = blur / blur.sum()
-    return np.stack(found[:count])
+    found = [surround - blur]
+    found += [_gabor(kernel, angle, phase, waves=1) for angle, phase in angles]
+    return np.stack([blur, *map(_balanced, found)])
 
 
 def _gabor(kernel: int, angle: float, phase: float, waves: float) -> Array:
@@ -135,7 +136,8 @@ def _gabor(kernel: int, angle: float, phase: float, waves: float) -> Array:
 
 
 def _balanced(pattern: Array) -> Array:
-    """Return the pattern with sum zero and positive part one."""
+    """Return the pattern with sum zero and positive part one; a diagonal if it has no pattern."""
     pattern = pattern - pattern.mean()
-    positive = pattern[pattern > 0].sum()
-    return pattern / positive if positive > 1e-9 else pattern
+    if np.abs(pattern).max() < 1e-9:
+        pattern = np.array([[0.5, -0.5], [-0.5, 0.5]])
+    return np.asarray(pattern / pattern[pattern > 0].sum())

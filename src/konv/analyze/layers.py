@@ -42,8 +42,8 @@ class Settings:
 
 def layers(settings: Settings, height: int, width: int) -> tuple[Layer, ...]:
     """Return the five layers on an image of height x width pixels, in the order of CONCEPTS."""
-    weights = settings.in_channels * settings.out_channels * settings.kernel**2
-    memory.require(A_WEIGHT * weights, f"the weights of {settings}")
+    k, m, n = settings.kernel, settings.in_channels, settings.out_channels
+    memory.require(A_WEIGHT * m * n * k**2, f"the weights of {m} x {n} kernels of {k} x {k}")
     shape = (1, settings.in_channels, height, width)
     return (
         _ordinary(settings, shape),
@@ -65,7 +65,7 @@ def _bank(s: Settings) -> filters.Array:
 
 
 def _names(s: Settings) -> tuple[str, ...]:
-    return filters.names(s.out_channels, s.in_channels)
+    return filters.names(s.out_channels, s.in_channels, s.kernel)
 
 
 def _padding(s: Settings, dilation: int) -> tuple[int, tuple[str, ...]]:
@@ -119,7 +119,7 @@ def _grouped(s: Settings, shape: tuple[int, ...]) -> Layer:
     groups, notes = _groups(s)
     conv = Conv.of(shape, s.out_channels, s.kernel, s.stride, padding, groups=groups)
     bank = filters.grouped_bank(s.out_channels, s.in_channels, groups, s.kernel)
-    names = filters.names(s.out_channels // groups, s.in_channels // groups)
+    names = filters.names(s.out_channels // groups, s.in_channels // groups, s.kernel)
     of_groups = tuple(f"{name}, group {g}" for g in range(groups) for name in names)
     return Layer("grouped", (conv,), (bank,), of_groups, notes)
 

@@ -25,7 +25,7 @@ per_channel = True
 
 # Pixels x vectors by the number of registers: eight chains of multiply-adds or more, for they are 4
 # cycles long.
-TILES = {16: ((5, 2), (8, 1)), 32: ((6, 4), (8, 2), (8, 1))}
+TILES = {16: ((5, 2), (8, 1)), 32: ((5, 4), (8, 2), (8, 1))}
 
 
 def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv.plan.Algorithm

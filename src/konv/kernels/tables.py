@@ -2,7 +2,7 @@
 none.
 
     slots    per axis: where each raw source of the unit lies in the input, or -1 for padding
-    taps     of the phase at hand: number of the tap in the kernel, its slot offset on each axis
+    taps     of the phase at hand: number of the tap in the kernel, where it lies from a pixel
     rows     per tile of pixels and tap: the tap's number and the address of each pixel's channels
     places   per pixel: where its result goes
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 from konv.kernels.words import AXES, Words, part_function
 from konv.llvm import I64, Function, Module, Routine, Value, Variable, pointer_to
 
+TAP = 5  # words
 SLOTS = ("raw", "slots", "size", "stride", "mode")
 
 
@@ -52,18 +53,28 @@ def _fold(f: Function, source: Variable, size: Value, mode: Value) -> None:
         source.set(f.select(i >= size, i - size, i))
 
 
-def emit_taps(module: Module) -> Routine:
-    """taps(job, unit): four words a tap of the phase at hand; sets the unit's `taps`."""
+def emit_taps(module: Module, size: int, packed: bool) -> Routine:
+    """taps(job, unit): the taps of the phase at hand; sets the unit's `taps`.
+
+    TAP words each: its number in the kernel, its slot on each axis counted from a pixel's first
+    slot, and the same as bytes, which holds wherever neighbouring slots lie evenly.
+    """
     with part_function(module, "taps", writes=True) as (f, piece, _):
-        table, count = piece.part("at_taps", I64), f.var(0)
+        table, count, job = piece.part("at_taps", I64), f.var(0), piece.job
         phases = [piece.phase(axis) for axis in AXES]
         reach = [phase["reach"] for phase in phases]
-        pairs = [piece.job.base + phase["at_pairs"] for phase in phases]
+        pairs = [job.base + phase["at_pairs"] for phase in phases]
+        begins = [job.base + job["at_bytes", axis] for axis in AXES]
         with f.loop(reach[0]) as a, f.loop(reach[1]) as b, f.loop(reach[2]) as c:
-            entry = table + count.get() * 4
-            entry[0] = pairs[0][a * 2] + pairs[1][b * 2] + pairs[2][c * 2]
+            entry = table + count.get() * TAP
+            number, apart = f.integer(0), f.integer(0)
             for axis, i in zip(AXES, (a, b, c), strict=True):
-                entry[1 + axis] = pairs[axis][i * 2 + 1]
+                slot = pairs[axis][i * 2 + 1]
+                entry[1 + axis] = slot
+                number = number + pairs[axis][i * 2]
+                stride = job["x_stride", axis] * size
+                apart = apart + (begins[axis][slot] if packed else slot * stride)
+            entry[0], entry[4] = number, apart
             count.add(1)
         piece.unit["taps"] = count.get()
         return f.fn
@@ -72,46 +83,90 @@ def emit_taps(module: Module) -> Routine:
 def emit_rows(module: Module, mr: int, size: int, packed: bool) -> Routine:
     """rows(job, unit): mr + 1 words a tap and tile, the tap's number and an address per pixel.
 
-    A tile's missing pixels repeat its last one. A tap that lies in the padding for all pixels of a
-    tile is left out where `skip` allows it. `packed`: addresses go into the packed image, which
+    A tile's missing pixels repeat its last one. `packed`: addresses go into the packed image, which
     holds padding as zeros; otherwise into the input itself, and padding reads a row of zeros.
     `size` is a number's bytes.
+
+    A tile is *even* if all its addresses are those of its pixels plus those of the taps: inside the
+    image, or in a packed image without gaps. Its rows take 1 cycle an address, those of other tiles
+    about 5. There, a tap that lies in the padding for all pixels of a tile is left out where `skip`
+    allows it.
     """
+    even = _emit_even_rows(module, mr)
+    uneven = _emit_uneven_rows(module, mr, size, packed)
     with part_function(module, "rows") as (f, piece, _):
         job, unit = piece.job, piece.unit
-        taps, listed, counts = (
-            unit["taps"],
-            piece.part("at_taps", I64),
-            piece.part("at_counts", I64),
-        )
-        rows, at = piece.part("at_rows", I64), f.array(I64, 3 * mr)
-        tables = [piece.part(("at_slots", axis), I64) for axis in AXES]
-        places = [job.base + job["at_bytes", axis] for axis in AXES]
-        image, zeros = unit["scratch"] + job["at_image"], unit["scratch"] + job["at_zeros"]
-        must_keep = 1 - unit["skip"]
+        taps, rows, counts = unit["taps"], piece.part("at_rows", I64), piece.part("at_counts", I64)
+        begins = [job.base + job["at_bytes", axis] for axis in AXES]
+        at, bases, walk = f.array(I64, 3 * mr), f.array(I64, mr), Walk(f, unit)
         with f.loop(unit["tiles"]) as tile:
+            inside = f.var(1)
             with f.loop(mr) as m:
-                index = f.least(tile * mr + m, unit["pixels"] - 1)
-                for axis, j in zip(AXES, split(index, unit), strict=True):
-                    at[m * 3 + axis] = j * job["jump", axis]
-            row, kept = rows + tile * taps * (mr + 1), f.var(0)
-            with f.loop(taps) as t:
-                tap, out, seen = listed + t * 4, row + kept.get() * (mr + 1), f.var(must_keep)
-                offsets = [tap[1 + axis] for axis in AXES]
-                out[0] = tap[0]
-                with f.loop(mr) as m:
-                    slots = [at[m * 3 + axis] + offsets[axis] for axis in AXES]
-                    sources = [table[slot] for table, slot in zip(tables, slots, strict=True)]
-                    inside = (sources[0] | sources[1] | sources[2]) >= 0
+                base = unit["scratch"] + job["at_image"] if packed else unit["x"]
+                for axis in AXES:
+                    slot = walk.j[axis].get() * job["jump", axis]
+                    at[m * 3 + axis] = slot
+                    raw = unit["raw", axis] + slot
                     if packed:
-                        begins = [table[slot] for table, slot in zip(places, slots, strict=True)]
-                        out[m + 1] = image + begins[0] + begins[1] + begins[2]
+                        base = base + begins[axis][slot]
                     else:
-                        address = unit["x"] + (sources[0] + sources[1] + sources[2]) * size
-                        out[m + 1] = f.select(inside, address, zeros)
-                    seen.set(f.select(inside, f.integer(1), seen.get()))
-                kept.add(seen.get())
-            counts[tile] = kept.get()
+                        base = base + raw * job["x_stride", axis] * size
+                        within = (raw >= 0) & (raw + job["span", axis] < job["size", axis])
+                        inside.set(f.select(within, inside.get(), 0))
+                bases[m] = base
+                with f.when(tile * mr + m < unit["pixels"] - 1):
+                    walk.step()
+            row = rows + tile * taps * (mr + 1)
+            is_even = job["even"].differs(0) if packed else inside.get().differs(0)
+            with f.choose(is_even) as (yes, no):
+                with yes:
+                    f.call(even, [row, bases, piece.part("at_taps", I64), taps])
+                    counts[tile] = taps
+                with no:
+                    counts[tile] = f.call(uneven, [job.base, unit.base, row, at])
+        return f.fn
+
+
+def _emit_even_rows(module: Module, mr: int) -> Routine:
+    """even(row, bases, taps, count): each address is a pixel's base plus the tap's bytes."""
+    params = [(name, pointer_to(I64)) for name in ("row", "bases", "listed")]
+    with module.function("even", [*params, ("taps", I64)], inline=False) as (f, args):
+        row, bases, listed, taps = args
+        pixels = [bases[m] for m in range(mr)]
+        with f.loop(taps) as t:
+            tap, out = listed + t * TAP, row + t * (mr + 1)
+            out[0], apart = tap[0], tap[4]
+            for m, base in enumerate(pixels):
+                out[1 + m] = base + apart
+        return f.fn
+
+
+def _emit_uneven_rows(module: Module, mr: int, size: int, packed: bool) -> Routine:
+    """uneven(job, unit, row, at) -> taps kept: each address by the slots of its pixel and tap."""
+    with part_function(module, "uneven", ("row", "at"), returns=I64) as (f, piece, (to, slots_at)):
+        job, unit = piece.job, piece.unit
+        row, at, listed = to.to_pointer(I64), slots_at.to_pointer(I64), piece.part("at_taps", I64)
+        tables = [piece.part(("at_slots", axis), I64) for axis in AXES]
+        begins = [job.base + job["at_bytes", axis] for axis in AXES]
+        image, zeros = unit["scratch"] + job["at_image"], unit["scratch"] + job["at_zeros"]
+        must_keep, kept = 1 - unit["skip"], f.var(0)
+        with f.loop(unit["taps"]) as t:
+            tap, out, seen = listed + t * TAP, row + kept.get() * (mr + 1), f.var(must_keep)
+            offsets = [tap[1 + axis] for axis in AXES]
+            out[0] = tap[0]
+            with f.loop(mr) as m:
+                slots = [at[m * 3 + axis] + offsets[axis] for axis in AXES]
+                sources = [table[slot] for table, slot in zip(tables, slots, strict=True)]
+                inside = (sources[0] | sources[1] | sources[2]) >= 0
+                if packed:
+                    places = [table[slot] for table, slot in zip(begins, slots, strict=True)]
+                    out[m + 1] = image + places[0] + places[1] + places[2]
+                else:
+                    address = unit["x"] + (sources[0] + sources[1] + sources[2]) * size
+                    out[m + 1] = f.select(inside, address, zeros)
+                seen.set(f.select(inside, f.integer(1), seen.get()))
+            kept.add(seen.get())
+        f.give(kept.get())
         return f.fn
 
 
@@ -125,17 +180,37 @@ def emit_places(module: Module, mr: int, size: int, width: int | None) -> Routin
     with part_function(module, "places") as (f, piece, _):
         job, unit = piece.job, piece.unit
         places, block = piece.part("at_places", I64), unit["scratch"] + job["at_block"]
+        walk = Walk(f, unit)
         with f.loop(unit["tiles"] * mr) as pixel:
             if width is not None:
                 places[pixel] = block + pixel * (width * size)
             else:
                 offset = f.integer(0)
-                for axis, j in zip(AXES, split(pixel, unit), strict=True):
-                    out = (unit["j", axis] + j) * job["step", axis] + unit["first", axis]
-                    offset = offset + out * job["y_stride", axis]
+                for axis in AXES:
+                    out = (unit["j", axis] + walk.j[axis].get()) * job["step", axis]
+                    offset = offset + (out + unit["first", axis]) * job["y_stride", axis]
+                walk.step()
                 real = pixel < unit["pixels"]
                 places[pixel] = f.select(real, unit["y"] + offset * size, block)
         return f.fn
+
+
+class Walk:
+    """From pixel to pixel of a unit: `j` on each axis, counted from the unit's first, the last axis
+    fastest. Counting takes a cycle where dividing the pixel's number takes forty.
+    """
+
+    def __init__(self, f: Function, unit: Words) -> None:
+        self.f, self.unit, self.j = f, unit, [f.var(0) for _ in AXES]
+
+    def step(self) -> None:
+        """Go to the next pixel; from the last one to nowhere that is read."""
+        f, length = self.f, self.unit
+        self.j[2].add(1)
+        for inner, outer in ((2, 1), (1, 0)):
+            with f.when(self.j[inner].get() >= length["length", inner]):
+                self.j[inner].set(0)
+                self.j[outer].add(1)
 
 
 def split(index: Value, unit: Words) -> list[Value]:

@@ -45,7 +45,7 @@ def emit_kernel(
     emit_weights(module, plan.dtype, plan.vectors)
     parts = {
         "slots": emit_slots(module),
-        "taps": emit_taps(module),
+        "taps": emit_taps(module, size, plan.packed),
         "rows": emit_rows(module, plan.pixels, size, plan.packed),
         "places": emit_places(module, plan.pixels, size, width if plan.blocked else None),
     }
@@ -83,7 +83,7 @@ def _emit_work(plan: Plan, parts: Parts, f: Function, call: Words, thread: Value
             raw = unit["j", axis] * job["jump", axis] + job["least", axis]
             width = f.least(job["box", axis], job["count", axis] - unit["j", axis])
             slots = (width - 1) * job["jump", axis] + job["span", axis] + 1
-            unit["slots", axis] = slots
+            unit["raw", axis], unit["slots", axis] = raw, slots
             table = piece.part(("at_slots", axis), I64)
             f.call(
                 parts["slots"],

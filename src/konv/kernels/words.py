@@ -29,6 +29,7 @@ def _per_axis(*names: str) -> tuple[str, ...]:
 JOB = (
     "units",  # pieces of work, handed out to the threads one by one
     "chunks",  # of the output channels: pieces that share a box of pixels
+    "even",  # 1 if slots of a packed image lie evenly on every axis
     "mode",  # padding: 0 zeros, 1 reflect, 2 replicate, 3 circular
     "groups", "ci", "co",  # channels of one group
     "taps",  # of the whole kernel: the stride of the packed weights
@@ -121,7 +122,12 @@ class Piece:
 
 @contextmanager
 def part_function(
-    module: Module, name: str, extra: Sequence[str] = (), writes: bool = False
+    module: Module,
+    name: str,
+    extra: Sequence[str] = (),
+    *,
+    writes: bool = False,
+    returns: Type | None = None,
 ) -> Iterator[tuple[Function, Piece, list[Value]]]:
     """A function `name(job, unit, *extra)`, compiled apart: LLVM takes ten small functions in a
     third of the time of one large one. `writes`: it changes words of the unit, so it reads them
@@ -132,6 +138,6 @@ def part_function(
         ("unit", pointer_to(I64)),
         *((label, I64) for label in extra),
     ]
-    with module.function(name, params, inline=False) as (f, args):
+    with module.function(name, params, returns, inline=False) as (f, args):
         piece = Piece(Words(args[0], JOB, frozen=True), Words(args[1], UNIT, frozen=not writes))
         yield f, piece, args[2:]

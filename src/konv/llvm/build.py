@@ -80,6 +80,9 @@ class Loaded:
 def load(code: bytes, target: Target) -> Loaded:
     """Object bytes made ready to run in this process; RuntimeError if they are no object file."""
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target_machine(target))
-    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    file = llvm.ObjectFileRef.from_data(code)
+    if not file._ptr:  # llvmlite passes on what LLVM returns, and a null pointer crashes
+        raise RuntimeError("not an object file")
+    engine.add_object_file(file)
     engine.finalize_object()
     return Loaded(engine)

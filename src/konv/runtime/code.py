@@ -68,7 +68,7 @@ def renew_lock() -> None:
 def _load(plan: Plan) -> Kernel:
     target = llvm.detect()
     algorithm = kernels.by_name(plan.algorithm)
-    loaded = compiled(repr(plan), target, lambda: algorithm.emit(plan, target))
+    loaded = compiled(repr(plan), str(plan), target, lambda: algorithm.emit(plan, target))
     return Kernel(
         plan,
         target,
@@ -82,13 +82,14 @@ def _load(plan: Plan) -> Kernel:
 def digests() -> Digests:
     """The functions that tell whether a weight has changed."""
     target = llvm.detect()
-    loaded = compiled("digest", target, lambda: digest.emit(target))
+    loaded = compiled("digest", "digest", target, lambda: digest.emit(target))
     return Digests(loaded.function("digest", 2), loaded.function("run", len(RUN)), loaded)
 
 
-def compiled(what: str, target: Target, emit: Callable[[], llvm.Module]) -> llvm.Loaded:
-    """Machine code by what it was made from: out of the cache on disk, or emitted, built and kept
-    there.
+def compiled(what: str, label: str, target: Target, emit: Callable[[], llvm.Module]) -> llvm.Loaded:
+    """Machine code of `what`: out of the cache on disk, or emitted, built and kept there.
+
+    `label` is how `konv cache show` and the log call it.
     """
     begin = perf_counter()
     key = store.key(what, target)
@@ -96,12 +97,12 @@ def compiled(what: str, target: Target, emit: Callable[[], llvm.Module]) -> llvm
     if code is not None:
         try:
             loaded = llvm.load(code, target)
-            log.event("load", what=what, ms=1e3 * (perf_counter() - begin))
+            log.event("load", what=label, ms=1e3 * (perf_counter() - begin))
             return loaded
         except RuntimeError:  # no object file after all: a miss, as any other fault of the cache
             pass
     code = llvm.object_bytes(emit())
-    store.keep(key, code)
+    store.keep(key, code, label)
     loaded = llvm.load(code, target)
-    log.event("compile", what=what, ms=1e3 * (perf_counter() - begin))
+    log.event("compile", what=label, ms=1e3 * (perf_counter() - begin))
     return loaded

@@ -70,7 +70,7 @@ class Weights:
         team = self.call.team
         digest = weights.digest(weight, self.bytes, team.address, team.threads)
         if bias:
-            digest ^= weights.digest(bias, self.bias_bytes, 0, 1)
+            digest = (digest << 64) + weights.digest(bias, self.bias_bytes, 0, 1)
         key: Any = (weight, bias, self.layout)
         found = CACHE.find(key, digest)
         if found is None:

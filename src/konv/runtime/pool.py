@@ -103,7 +103,7 @@ class Pool:
 @cache
 def _compiled() -> llvm.Loaded:
     target = llvm.detect()
-    return compiled("pool", target, lambda: code.emit(target))
+    return compiled("pool", "pool", target, lambda: code.emit(target))
 
 
 def _pthread() -> dict[str, Any] | None:

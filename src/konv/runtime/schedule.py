@@ -12,6 +12,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from konv.geometry import Axis, Conv
+from konv.kernels.tables import TAP
 from konv.kernels.words import JOB, PHASE
 from konv.plan import Plan
 from konv.runtime.channels import Channels
@@ -98,6 +99,7 @@ def schedule(
     words |= {
         "units": chunks * conv.n * prod(line.boxes for line in lines),
         "chunks": chunks, "chunk_blocks": chunk_blocks, "mode": MODES[conv.mode],
+        "even": all(line.kept == line.slots for line in lines),
         "groups": channels.groups, "ci": channels.ci, "co": channels.co,
         "blocks": channels.blocks, "tail": channels.tail,
         "taps": prod(axis.kernel for axis in conv.axes),
@@ -193,7 +195,7 @@ def _lay_out(words: dict[str, int], conv: Conv, plan: Plan, lines: list[_Line], 
     image = conv.ci * prod(line.kept for line in lines) + lanes if plan.packed else 0
     parts = {
         **{f"at_slots{a}": line.slots * 8 for a, line in enumerate(lines)},
-        "at_taps": taps * 32,
+        "at_taps": taps * 8 * TAP,
         "at_counts": tiles * 8,
         "at_places": tiles * plan.pixels * 8,
         "at_rows": tiles * taps * (plan.pixels + 1) * 8,

@@ -6,6 +6,17 @@ leave.
 
 A forked child runs on one thread for good: it has inherited the pool but not the threads in it, and
 whoever calls those waits for ever.
+
+Microseconds of a call from Python on two cores (EPYC, virtual), medians, the call before it just
+over / 0.1 ms / 1 ms ago; of these 1.2 / 1.7 / 2.2 are Python's:
+
+    kernel                  one thread          our own pool        libgomp
+    empty                    1.2   1.7   2.2     1.2   9.4  10.5     2.0   2.6   3.2
+    8 units of 3 us         23.1  23.6  24.1    12.4  28.7  30.2    13.1  13.7  14.2
+    the same, busy cores    23.1  23.6  24.2    23.1  23.7  25.9    14.6  15.4 18906
+
+Ours goes to sleep after 50 us, so a call after a pause pays for waking it; libgomp keeps its core
+for milliseconds, which other programs, or Python's next step, then wait for (the last line).
 """
 
 from __future__ import annotations

@@ -41,7 +41,9 @@ def check(path: Path) -> None:
     if path.suffix[1:].lower() not in endings:
         raise ProblemError(f"out={path} has no ending of an image. Use .png, .svg or .pdf.")
     if not path.parent.is_dir():
-        raise ProblemError(f"out={path}: there is no folder {path.parent}. Make it, or use another.")
+        raise ProblemError(
+            f"out={path}: there is no folder {path.parent}. Make it, or use another."
+        )
 
 
 def draw(found: Comparison, path: Path) -> Path:

@@ -30,7 +30,8 @@ ROWS: tuple[tuple[str, frozenset[str]], ...] = (
     ("L4", frozenset({"arrays"})),
     ("L4", frozenset({"checks"})),
     ("L4", frozenset({"request"})),
-    ("L4", frozenset({"functional", "prepared"})),
+    ("L4", frozenset({"dispatch", "prepared"})),
+    ("L4", frozenset({"functional"})),
     ("L5", frozenset({"nn", "onnx"})),
     ("L6", frozenset({"analyze", "bench", "models", "tiling"})),
     ("L7", frozenset({"web"})),
@@ -40,7 +41,7 @@ ROW = {part: number for number, (_, parts) in enumerate(ROWS) for part in parts}
 LEVEL = {part: level for level, parts in ROWS for part in parts}
 
 # The one arrow that goes up, and only inside a function: a tensor that needs a gradient.
-UPWARDS = {("functional", "nn")}
+UPWARDS = {("dispatch", "nn")}
 
 # Who may import what; `late` means inside functions only. What stands here in no row is forbidden.
 NOW, LATE = False, True
@@ -48,7 +49,7 @@ THIRD_PARTY: dict[str, dict[str, bool]] = {
     "llvmlite": {"llvm": NOW},
     "numpy": {
         **dict.fromkeys(("reference", "runtime"), NOW),
-        **dict.fromkeys(("arrays", "checks", "request", "functional", "prepared"), NOW),
+        **dict.fromkeys(("arrays", "checks", "request", "dispatch", "prepared"), NOW),
         **dict.fromkeys(("nn", "onnx", "analyze", "bench", "models", "tiling", "web"), NOW),
         "cli": LATE,
     },

@@ -65,8 +65,13 @@ def theirs(conv: Conv, x: Any, w: Any, b: Any) -> torch.Tensor:
         torch.nn.functional.conv_transpose2d if conv.transposed else torch.nn.functional.conv2d
     )
     x, w, b = (None if a is None else torch.as_tensor(a).double() for a in (x, w, b))
-    with torch.no_grad():
-        return function(x, w, b, **arguments(conv))
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)  # two threads for such little work only wait for each other
+    try:
+        with torch.no_grad():
+            return function(x, w, b, **arguments(conv))
+    finally:
+        torch.set_num_threads(count)
 
 
 def drawn(line: str, seed: int = 0) -> tuple[Conv, Array, Array, Array]:
@@ -191,6 +196,19 @@ def test_weight_and_bias_change_together(line: str) -> None:
     right(conv, x, w, b)
     w.reshape(-1)[:], b[:] = b.copy(), w.reshape(-1).copy()
     right(conv, x, w, b)
+
+
+def test_two_numbers_change() -> None:
+    """Filters of small integers, where the change of one number could hide that of another."""
+    values, w = (-1, 0, 1, 2), np.zeros((4, 1, 3, 3), "float32")
+    x = np.random.default_rng(0).integers(-4, 5, (1, 1, 4, 4)).astype("float32")
+    flat, conv = w.reshape(-1), Conv.parse("conv2d 1x1x4x4 o4 k3")
+    for p in range(18):
+        for first in values:
+            for second in values:
+                flat[p], flat[p + 17] = first, second
+                y = mine(conv, x, w, None)
+                assert np.array_equal(y, mine(conv, x, w.copy(), None)), (p, first, second)
 
 
 def test_another_array_at_the_same_address() -> None:

@@ -55,7 +55,7 @@ def show(json: Annotated[bool, typer.Option("--json", help="Print JSON instead."
     now = time()
     rows = [(_what(entry), f"{entry.bytes:,}", _ago(now - entry.used)) for entry in entries[:SHOWN]]
     if rows:
-        page.table(("kernel", "bytes", "last used"), rows)
+        page.table(("kernel", "bytes", "used"), rows)
     if len(entries) > SHOWN:
         page.text(f"and {len(entries) - SHOWN} more: konv cache show --json lists all")
 
@@ -91,8 +91,8 @@ def _what(entry: Entry) -> str:
 def _ago(seconds: float) -> str:
     for unit, name in ((DAYS, "d"), (HOURS, "h"), (MINUTES, "min")):
         if seconds >= unit:
-            return f"{seconds / unit:.0f} {name} ago"
-    return "just now"
+            return f"{seconds / unit:.0f} {name}"
+    return "now"
 
 
 def clear() -> None:
@@ -121,10 +121,13 @@ def warm(
     from konv.runtime import store
 
     plans = _plans([conv for text in what for conv in _problems(text)])
-    before = {entry.name for entry in store.entries()}
     with progress(f"compiling {len(plans)} kernels"):
-        from konv.runtime.code import kernel
+        from konv.runtime.code import digests, kernel
+        from konv.runtime.threads import team
 
+        digests()  # these two any first call needs, whatever its layer
+        team()
+        before = {entry.name for entry in store.entries()}
         for plan in plans:
             kernel(plan)
     new = {entry.name for entry in store.entries()} - before

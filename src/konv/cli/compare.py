@@ -24,36 +24,41 @@ EPILOG = examples(
 )
 
 
+Image = Annotated[
+    str, typer.Option(help="A photograph: astronaut, chelsea, coffee, or the path of a file.")
+]
+Size = Annotated[int, typer.Option(help="Resize its longer side to this; 0 keeps it.", min=0)]
+Padding = Annotated[
+    int | None, typer.Option(help="Default: what keeps the size.", show_default=False)
+]
+Groups = Annotated[
+    int | None,
+    typer.Option(help="Of the grouped kind. Default: one that divides.", show_default=False),
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print JSON instead; keys: konv.analyze.compare.as_json.")
+]
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(epilog=EPILOG)(compare)
 
 
 def compare(
-    image: Annotated[
-        str, typer.Option(help="A photograph: astronaut, chelsea, coffee, or the path of a file.")
-    ] = "astronaut",
-    size: Annotated[
-        int, typer.Option(help="Resize its longer side to this; 0 keeps it.", min=0)
-    ] = 256,
+    image: Image = "astronaut",
+    size: Size = 256,
     in_channels: Annotated[int, typer.Option(help="Input channels; 3 are the colours.")] = 3,
     out_channels: Annotated[int, typer.Option(help="Output channels.")] = 24,
     kernel: Annotated[int, typer.Option(help="Taps along each axis.")] = 3,
     stride: Annotated[int, typer.Option(help="Of all kinds; transposed takes 2 for 1.")] = 1,
-    padding: Annotated[
-        int | None, typer.Option(help="Default: what keeps the size.", show_default=False)
-    ] = None,
+    padding: Padding = None,
     dilation: Annotated[int, typer.Option(help="Of the dilated kind.")] = 2,
-    groups: Annotated[
-        int | None,
-        typer.Option(help="Of the grouped kind. Default: one that divides.", show_default=False),
-    ] = None,
+    groups: Groups = None,
     out: Annotated[Path, typer.Option(help="Where the figure goes.")] = Path("konv-compare.png"),
     figure: Annotated[bool, typer.Option(help="Draw the figure.")] = True,
     time: Annotated[bool, typer.Option(help="Measure the time of each kind.")] = True,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print JSON instead; keys: konv.analyze.compare.as_json.")
-    ] = False,
+    json: Json = False,
 ) -> None:
     """Compare five kinds of convolution on one photograph.
 

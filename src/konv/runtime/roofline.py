@@ -106,7 +106,7 @@ def _bandwidth(crew: Team, dtype: str) -> float:
 
 def _function(what: str, target: Target, emit: Callable[[], llvm.Module]) -> Callable[..., Any]:
     """The exported `run`; it keeps the machine code that it is part of alive."""
-    loaded = compiled(what, target, emit)
+    loaded = compiled(what, what, target, emit)
     run = loaded.function("run", len(RUN))
     run.loaded = loaded
     return run  # type: ignore[no-any-return]  # ctypes has no types

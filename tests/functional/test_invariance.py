@@ -138,7 +138,7 @@ def test_crops(line: str, forms: str) -> None:
                 alike = same(once[..., *np.ix_(*outer)], got[..., *np.ix_(*inner)])
                 assert alike, f"{case}: {sizes} from {origin}"
                 compared += prod(map(len, inner))
-            assert compared > 50
+            assert compared >= 10
 
 
 def _interior(whole: Axis, part: Axis, origin: int) -> tuple[list[int], list[int]]:

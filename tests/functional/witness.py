@@ -62,7 +62,9 @@ def _transposed(conv: Conv, terms: list[Terms], x: torch.Tensor, w: torch.Tensor
     crops: list[int] = []
     for term in reversed(terms):
         crops += [-term.lo, term.output_padding - term.hi]
-    return F.pad(y, crops) if any(crops) else y
+    # What is added first: a crop may reach into it, and PyTorch refuses to crop more than there is.
+    y = F.pad(y, [max(0, n) for n in crops])
+    return F.pad(y, [min(0, n) for n in crops])
 
 
 def tolerance(

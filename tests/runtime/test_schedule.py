@@ -173,8 +173,7 @@ def sources_are_right(s: Simulated) -> None:
 
 
 def slots_are_kept(s: Simulated) -> None:
-    """Every slot that a tap reads is in the unit's table, and in a packed image at a place of its
-    own within the image."""
+    """Every slot that a tap reads is in the unit's table, and at a place within a packed image."""
     box, kept = s.axis("box"), s.axis("kept")
     last_place = 0
     for a in AXES:
@@ -267,7 +266,7 @@ def test_random(
 
 
 FAULTS = {
-    "units": -1, "chunk_blocks": 1, "box2": -1, "co": -1, "least2": 1, "at_block": -64,
+    "units": -1, "chunk_blocks": -1, "box2": -1, "co": -1, "least2": 1, "at_block": -256,
     "at_counts": 8, "thread_bytes": -4096, "kept1": -1, "blocks": 1, "step1": 1,
 }  # fmt: skip
 

@@ -75,10 +75,11 @@ def emit_image(module: Module, real: Type) -> Routine:
                             f.leave_if(done, here >= width)
                             last = f.least(here + (side - 1), width - 1)
                             begin, to = tables[2][here], line + here * channels
-                            straight = (tables[2][last] - begin).equals(side - 1) & (
-                                last - here
-                            ).equals(side - 1)
-                            with f.choose(straight & (begin >= 0)) as (square, single):
+                            # With stride 1, folding moves by 1, 0 or -1 or wraps: only a straight
+                            # run gets this far. With a larger stride, one that turns could too.
+                            run = (tables[2][last] - begin).equals(side - 1)
+                            run = run & (last - here).equals(side - 1) & (begin >= 0)
+                            with f.choose(run & job["x_stride", 2].equals(1)) as (square, single):
                                 with square:
                                     _image_square(
                                         f, source + begin, to, plane, channels, whole, side

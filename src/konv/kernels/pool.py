@@ -5,11 +5,11 @@
     leave(record)               workers go home; a call in progress is finished first
     look(bell, turns)           the waiting loop, to be timed
 
-Code and state are apart: all state is in the pool's record, which `parallel` finds behind the team
-word of `data` (kernels.region: `team[3]`). The record also brings the pthread functions' addresses.
+All state is in the pool's record, which `parallel` finds behind the team word of `data` (`team[3]`,
+see kernels.region); so are the pthread functions' addresses.
 
 A worker waits at a *bell*: a word that is 0 while there is something to do. It looks at the word
-for `spins` turns, then sleeps in pthread_cond_wait. Whoever sets the word to 0 reads `sleepers`
+for some `rounds`, then sleeps in pthread_cond_wait. Whoever sets the word to 0 reads `sleepers`
 afterwards; all of it is sequentially consistent, so either the worker sees the 0 or the caller
 sees the sleeper. Bell 0 is the caller's own: its word counts the workers that are not yet done.
 
@@ -17,9 +17,8 @@ A worker accepts a call by turning its bell from 0 back to 1, and the caller, wh
 done, takes back in the same way what nobody has accepted. So a worker that is late - asleep, or
 without a core - delays nobody: the call ends without it. Therefore fn must take its work from a
 counter, as region.emit_units does, and never wait for another thread. The only lock is `busy`: a
-second Python thread that calls meanwhile, and fn itself when it calls again, go on alone. Once
-the pool is told to leave, whoever holds `busy` last rings all bells and never gives it back, so
-later calls are alone too.
+second Python thread that calls meanwhile, and fn itself when it calls again, go on alone. When told
+to leave, whoever holds `busy` last rings all bells and never gives it back: later calls are alone.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from konv.target import Target
 
 LINE = 16  # words between what different threads write: two cache lines, as they come in pairs
 CALLERS = ("busy", "closing", "present")  # the lock; whether to leave; how many workers have come
-FIXED = ("lock", "unlock", "wait", "signal", "yield", "turns", "rounds")  # functions of pthread
+FIXED = ("lock", "unlock", "wait", "signal", "yield", "turns", "rounds")  # set once
 TASK = ("fn", "data", "threads")  # the call in progress
 BELL = ("word", "sleepers")  # then, a line further, a mutex and a condition of up to 64 bytes
 BELLS, BELL_WORDS, MUTEX, CONDITION = 3 * LINE, 2 * LINE, LINE, LINE + 8

@@ -7,6 +7,7 @@ that a hit builds no IR.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -106,3 +107,7 @@ def compiled(what: str, label: str, target: Target, emit: Callable[[], llvm.Modu
     loaded = llvm.load(code, target)
     log.event("compile", what=label, ms=1e3 * (perf_counter() - begin))
     return loaded
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=renew_lock)

@@ -8,6 +8,7 @@ one it was packed from. `prepare` alone skips this: it has a copy of its own.
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from math import prod
 from threading import Lock
@@ -137,3 +138,7 @@ def digest(address: int, size: int, team: int, threads: int) -> int:
         functions.run(job.ctypes.data, address, 0, partial.ctypes.data, 0, team, threads)
         return int(functions.digest(partial.ctypes.data, chunks * 8))
     return int(functions.digest(address, size))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=CACHE.renew_lock)

@@ -1,0 +1,254 @@
+"""Tests that can fail: konv is broken on purpose, in one place at a time, and the suite's own check
+must say so. Nothing here may write outside its memory, so outputs and sizes stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from functional.case import Case
+from functional.check import check, forget, small_units, threads
+
+from konv.geometry import Axis
+from konv.geometry.phase import Phase
+from konv.kernels.packing import WEIGHTS
+from konv.kernels.words import JOB
+from konv.runtime import execute, weights
+from konv.runtime.schedule import Job
+from konv.runtime.weights import CACHE
+from konv.target import BYTES
+
+# Few and small, of each kind, in both memory formats: each mutation meets what it harms.
+CASES = [
+    "conv2d 1x5x7x8 o18 k3 s2x1 p1 d1x2 / bias=contiguous",
+    "conv2d 2x5x7x8 o18 k3x2 p1x0 / bias=contiguous x=last w=last whole",
+    "conv2d 1x6x6x7 o10 k3 p1 g2 / bias=contiguous",
+    "conv2d 1x6x6x7 o10 k3 p1 g2 / x=last out=last whole",
+    "conv2d 1x18x7x7 o18 k3 s2 p1 g18 / bias=contiguous",
+    "tconv2d 1x5x4x5 o18 k4x3 s2 p1 / bias=contiguous whole",
+    "conv1d 1x5x20 o18 k3 p2 reflect / torch",
+    "conv3d 1x2x4x4x5 o18 k2 p1 / bias=contiguous",
+]
+
+PHASES = Axis.phases
+Mutation = Callable[[], AbstractContextManager[Any]]
+
+
+@contextmanager
+def forgotten() -> Iterator[None]:
+    """Nothing is remembered, before and after, of layers and of packed weights."""
+    for clear in (forget, CACHE.clear):
+        clear()
+    yield
+    for clear in (forget, CACHE.clear):
+        clear()
+
+
+def noticing() -> list[str]:
+    """The cases that the suite's check calls wrong."""
+    found = []
+    with forgotten(), threads(2), small_units(16, 4):
+        for line in CASES:
+            try:
+                check(line)
+            except AssertionError:
+                found.append(line)
+    return found
+
+
+# Geometry: what the taps of an axis read
+
+
+def phases(change: Callable[[Axis, Phase], Phase]) -> Mutation:
+    """Each phase of each axis is another, with as many outputs in the same places."""
+
+    def wrong(axis: Axis) -> Iterator[Phase]:
+        for phase in PHASES(axis):
+            yield change(axis, phase)
+
+    return lambda: patch.object(Axis, "phases", wrong)
+
+
+def swapped_steps(axis: Axis, phase: Phase) -> Phase:
+    """Stride and dilation, where both are plain."""
+    if axis.up > 1:
+        return phase
+    sources = tuple(k * axis.stride - axis.lo for k in phase.taps)
+    return replace(phase, stride=axis.dilation, sources=sources)
+
+
+def without_last_tap(axis: Axis, phase: Phase) -> Phase:
+    return replace(phase, taps=phase.taps[:-1], sources=phase.sources[:-1])
+
+
+def without_first_tap(axis: Axis, phase: Phase) -> Phase:
+    return replace(phase, taps=phase.taps[1:], sources=phase.sources[1:])
+
+
+def shifted(by: int) -> Callable[[Axis, Phase], Phase]:
+    def change(axis: Axis, phase: Phase) -> Phase:
+        return replace(phase, sources=tuple(source + by for source in phase.sources))
+
+    return change
+
+
+def fewer_outputs(axis: Axis, phase: Phase) -> Phase:
+    return replace(phase, count=max(1, phase.count - 1))
+
+
+def stride_of_one(axis: Axis, phase: Phase) -> Phase:
+    return replace(phase, stride=1)
+
+
+def same_phase(axis: Axis, phase: Phase) -> Phase:
+    """Every phase uses the taps of the first, as far as it has as many."""
+    first = next(PHASES(axis))
+    count = min(len(first.taps), len(phase.taps))
+    return replace(phase, taps=first.taps[:count], sources=first.sources[:count])
+
+
+# Schedule: which work there is
+
+
+def words(**changes: Callable[[int], int]) -> Mutation:
+    """Words of each job are others."""
+    right = execute.schedule
+
+    def wrong(*arguments: Any) -> Job:
+        job = right(*arguments)
+        for name, change in changes.items():
+            at = JOB.index(name)
+            job.words[at] = change(int(job.words[at]))
+        return job
+
+    return lambda: patch.object(execute, "schedule", wrong)
+
+
+def fewer(n: int) -> int:
+    return max(0, n - 1)
+
+
+# Weights: what is packed
+
+
+def packing(change: Callable[[dict[str, int], int], None]) -> Mutation:
+    """`pack` is given other arguments: their names are in WEIGHTS; and a number's bytes."""
+    right = weights.pack
+
+    def wrong(conv: Any, plan: Any, kernel: Any, *rest: Any) -> Any:
+        def pack(*arguments: int) -> None:
+            named = dict(zip(WEIGHTS, arguments, strict=True))
+            change(named, BYTES[plan.dtype])
+            kernel.pack(*named.values())
+
+        return right(conv, plan, SimpleNamespace(target=kernel.target, pack=pack), *rest)
+
+    return lambda: patch.object(weights, "pack", wrong)
+
+
+def turn_kernel(a: dict[str, int], size: int) -> None:
+    a["weights"] += (a["taps"] - 1) * a["by_tap"] * size
+    a["by_tap"] *= -1
+
+
+def turn_groups(a: dict[str, int], size: int) -> None:
+    a["weights"] += (a["groups"] - 1) * a["by_group"] * size
+    a["by_group"] *= -1
+
+
+def turn_inputs(a: dict[str, int], size: int) -> None:
+    a["weights"] += (a["ci"] - 1) * a["by_ci"] * size
+    a["by_ci"] *= -1
+
+
+def turn_outputs(a: dict[str, int], size: int) -> None:
+    a["weights"] += (a["co"] - 1) * a["by_co"] * size
+    a["by_co"] *= -1
+
+
+def no_bias(a: dict[str, int], size: int) -> None:
+    a["bias"] = 0
+
+
+def weights_as_bias(a: dict[str, int], size: int) -> None:
+    if a["bias"]:
+        a["bias"] = a["weights"]
+
+
+def never(*_: Any) -> int:
+    """A digest that is always the same: whatever was packed first stays."""
+    return 0
+
+
+MUTATIONS: dict[str, Mutation] = {
+    "flip the kernel": packing(turn_kernel),
+    "swap stride and dilation": phases(swapped_steps),
+    "drop the last tap": phases(without_last_tap),
+    "drop the first tap": phases(without_first_tap),
+    "padding is one more": phases(shifted(-1)),
+    "padding is one less": phases(shifted(1)),
+    "stride is one": phases(stride_of_one),
+    "all phases alike": phases(same_phase),
+    "mix up two groups": packing(turn_groups),
+    "mix up input channels": packing(turn_inputs),
+    "mix up output channels": packing(turn_outputs),
+    "ignore the bias": packing(no_bias),
+    "weights instead of the bias": packing(weights_as_bias),
+    "forget the last output channel": words(co=fewer),
+    "forget the last input channel": words(ci=fewer),
+    "forget the last unit": words(units=fewer),
+    "forget the last outputs": phases(fewer_outputs),
+    "forget the padding mode": words(mode=lambda _: 0),
+    "another padding mode": words(mode=lambda mode: 2 if mode else 0),
+    "all images are the first": words(x_batch=lambda _: 0),
+    "all results go to the first image": words(y_batch=lambda _: 0),
+    "forget the last row of pixels": words(size1=fewer),
+}
+
+# Cases that each of these harms, at least; one is enough for the others.
+HARMED = {
+    "drop the last tap": len(CASES),
+    "drop the first tap": len(CASES),
+    "padding is one more": len(CASES),
+    "padding is one less": len(CASES),
+    "flip the kernel": len(CASES),
+    "mix up two groups": 2,
+    "ignore the bias": sum("bias" in line for line in CASES),
+    "forget the last unit": len(CASES),
+}
+
+
+def test_unharmed() -> None:
+    """Without a mutation none of the cases is called wrong, before and after."""
+    assert noticing() == []
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_noticed(name: str) -> None:
+    with MUTATIONS[name]():
+        found = noticing()
+    assert len(found) >= HARMED.get(name, 1), f"{name!r} is noticed by {found} only"
+
+
+def test_a_stale_weight_is_noticed() -> None:
+    """Without the digest the second of two weights at one address is taken for the first."""
+    case = Case.parse(CASES[0])
+    x, w, b = case.arrays()
+
+    def twice() -> Any:
+        with ExitStack() as stack:
+            stack.enter_context(forgotten())
+            stack.enter_context(patch.object(Case, "arrays", lambda _: (x, w, b)))
+            for _ in range(2):
+                check(case)
+                w[...] = -w
+
+    twice()
+    with patch.object(weights, "digest", never), pytest.raises(AssertionError, match="are wrong"):
+        twice()

@@ -269,8 +269,6 @@ def callers_and_settings(kind: str) -> None:
             for a in own[0].arrays[1:]:
                 a *= -1
             own[0].expected *= -1
-            if own[0].conv.co != own[0].expected.shape[1]:
-                return 0
             right += own[0].right() and own[1 + i % len(shared)].right()
         return right
 
@@ -278,8 +276,9 @@ def callers_and_settings(kind: str) -> None:
         assert list(pool.map(caller, range(8))) == [100] * 8
 
 
-@BOTH
-@pytest.mark.parametrize("name", ["callers", "callers_and_settings"])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("callers", "own"), ("callers", "torch"), ("callers_and_settings", "own")]
+)
 def test_many_threads_call_at_once(name: str, kind: str) -> None:
     well(child(name, kind))
 
@@ -410,7 +409,7 @@ def leak(kind: str) -> None:
     """10,000 calls, nearly all of another shape than the last 512; fewer of tensors, on one thread:
     OpenMP's wait for each other, for milliseconds, where others use the cores too.
     """
-    calls = {"own": 10_000, "torch": 4_000}[kind]
+    calls = {"own": 10_000, "torch": 2_500}[kind]
     rng, dice = np.random.default_rng(0), Random(0)
     pixels = rng.random(1 * 4 * 64 * 64, "float32")
     kernels = [rng.random((o, 4, 3, 3), "float32") for o in (8, 20)]
@@ -467,13 +466,10 @@ def torch_after(kind: str) -> None:
     assert konv.get_num_threads() == sys.modules["torch"].get_num_threads()
 
 
-@pytest.mark.parametrize(("name", "kind"), [("never", "own"), ("never", "torch")])
-def test_pytorch_is_imported_before_or_never(name: str, kind: str) -> None:
-    well(child(name, kind))
-
-
-def test_pytorch_is_imported_after_a_call() -> None:
-    well(child("torch_after"))
+@pytest.mark.parametrize("name", ["never", "torch_after"])
+def test_pytorch_is_imported_never_or_after_a_call(name: str) -> None:
+    """Before the first call: that is what the other tests with PyTorch's threads begin with."""
+    well(child(name))
 
 
 def test_processes_share_a_cold_cache(tmp_path: Path) -> None:

@@ -62,6 +62,9 @@ class Kind(Protocol):
     def copy(self, to: Any, source: Any) -> None:
         """Overwrite `to`."""
 
+    def wrote(self, a: Any) -> None:
+        """Tell the library that an array was written to behind its back."""
+
 
 def _slow_address(a: Any) -> int:
     return int(a.__array_interface__["data"][0])
@@ -114,8 +117,11 @@ class NumpyKind:
     def contiguous(self, a: Any) -> Any:
         return np.array(a, dtype=a.dtype.newbyteorder("="), order="C", copy=True, subok=False)
 
-    def refuse(self, a: Any, name: str) -> None:  # noqa: ARG002 - as Kind; every array will do
-        return None
+    def refuse(self, a: Any, name: str) -> None:
+        if isinstance(a, np.ma.MaskedArray):
+            raise TypeError(
+                f"{name} is a masked array, and konv would not see the mask. Use {name}.filled(0)."
+            )
 
     def empty(self, shape: Shape, dtype: str) -> Any:
         return np.empty(shape, dtype)
@@ -129,6 +135,9 @@ class NumpyKind:
     def copy(self, to: Any, source: Any) -> None:
         to[...] = source
 
+    def wrote(self, a: Any) -> None:  # noqa: ARG002 - as Kind; NumPy keeps no count
+        return None
+
 
 class TorchKind:
     """PyTorch tensors on the CPU; made from the `torch` that the caller has loaded."""
@@ -137,12 +146,14 @@ class TorchKind:
 
     def __init__(self, torch: Any) -> None:
         self.torch = torch
+        self.forward = torch.autograd.forward_ad
+        self.plain = torch.Tensor.__torch_dispatch__
 
     def owns(self, a: Any) -> bool:
         return isinstance(a, self.torch.Tensor)
 
     def signature(self, a: Any) -> tuple[Any, ...]:
-        return (a.shape, a.stride(), a.dtype)
+        return (a.shape, a.stride(), a.dtype, a.is_neg())
 
     def dtype(self, a: Any) -> str:
         return str(a.dtype).removeprefix("torch.")
@@ -168,10 +179,21 @@ class TorchKind:
                 f"{name} requires grad, and konv computes no gradients of tensors yet. Call it "
                 f"under torch.no_grad() or torch.inference_mode(), or pass {name}.detach()."
             )
+        in_forward = self.forward._current_level >= 0
+        if in_forward and self.forward.unpack_dual(a).tangent is not None:
+            raise UnsupportedError(
+                f"{name} carries a forward gradient, which konv does not compute yet. Pass "
+                f"torch.autograd.forward_ad.unpack_dual({name}).primal."
+            )
         if a.layout is not self.torch.strided or a.device.type != "cpu" or a.is_quantized:
             raise UnsupportedError(
                 f"{name} is a {a.layout} tensor on {a.device}. konv computes on dense CPU tensors. "
                 f"Use {name}.cpu() or {name}.to_dense()."
+            )
+        if type(a).__torch_dispatch__ is not self.plain:
+            raise UnsupportedError(
+                f"{name} is a {type(a).__name__}, whose numbers konv cannot see. Use a plain "
+                f"torch.Tensor."
             )
 
     def empty(self, shape: Shape, dtype: str) -> Any:
@@ -186,6 +208,10 @@ class TorchKind:
     def copy(self, to: Any, source: Any) -> None:
         with self.torch.no_grad():
             to.copy_(source)
+
+    def wrote(self, a: Any) -> None:
+        if not a.is_inference():
+            self.torch.autograd.graph.increment_version(a)
 
 
 NUMPY = NumpyKind()
@@ -211,7 +237,13 @@ def from_dlpack(a: Any) -> tuple[Any, Callable[[Any], Any]] | None:
     """
     if not hasattr(a, "__dlpack__"):
         return None
-    view = np.from_dlpack(a)
+    try:
+        view = np.from_dlpack(a)
+    except (BufferError, RuntimeError, ValueError, TypeError) as error:
+        raise UnsupportedError(
+            f"a {type(a).__name__} cannot be read through DLPack: {error}. konv computes on dense "
+            f"arrays in the memory of the CPU. Move it there first."
+        ) from error
     library = sys.modules.get(type(a).__module__.split(".", 1)[0])
     namespace = a.__array_namespace__() if hasattr(a, "__array_namespace__") else library
     back = getattr(namespace, "from_dlpack", None) or getattr(type(a), "from_dlpack", None)
@@ -219,10 +251,10 @@ def from_dlpack(a: Any) -> tuple[Any, Callable[[Any], Any]] | None:
 
 
 def channels_last(shape: Shape, strides: Shape) -> bool:
-    """Whether an array (n, c, *spatial) lies channels last and not also contiguous: PyTorch's rule.
+    """Whether an array (n, c, *spatial) lies channels last, by PyTorch's own rule.
 
-    Strides must not fall in the order c, last spatial, ..., first spatial, n; axes of size 1 have
-    no say in being contiguous.
+    Strides must not fall in the order c, last spatial, ..., first spatial, n. With a single channel
+    or pixel an array may be contiguous as well; its strides then say which its owner means.
     """
     order = [1, *range(len(shape) - 1, 1, -1), 0]
     least = 0
@@ -232,7 +264,7 @@ def channels_last(shape: Shape, strides: Shape) -> bool:
         if axis == 0 and least == strides[1]:
             return False
         least = strides[axis] * (max(1, shape[axis]))
-    return not is_contiguous(shape, strides)
+    return strides[1] > 0
 
 
 def is_contiguous(shape: Shape, strides: Shape) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 from konv.arrays import Kind, Shape
 from konv.errors import ProblemError, UnsupportedError
 from konv.geometry import Conv
+from konv.geometry.bounds import integer, per_axis
 
 LAYOUTS = {
     1: {"NCW": False, "NWC": True, "NCL": False, "NLC": True},
@@ -47,6 +48,7 @@ def problem(kind: Kind, x: Any, weight: Any, bias: Any, options: Options) -> Con
     """
     last = layout_last(options)
     shape = canonical(kind, x, options, last)[1]
+    _refuse_photograph(kind, x, tuple(weight.shape), options)
     dtype = check_dtype(kind, x, {"weight": weight, "bias": bias}, options)
     conv = _conv(shape, tuple(weight.shape), dtype, options)
     if bias is not None and tuple(bias.shape) != (conv.co,):
@@ -85,7 +87,6 @@ def canonical(
                 f"x has {len(shape)} axes {shape}; {options.name} takes {dims + 2} (batch, "
                 f"channels, {dims} of space) or {dims + 1} without batch. Add or drop axes."
             )
-        _refuse_photograph(kind, a, options)
         shape, strides = (1, *shape), (0, *strides)
     if last:
         shape = (shape[0], shape[-1], *shape[1:-1])
@@ -93,13 +94,24 @@ def canonical(
     return batched, shape, strides
 
 
-def _refuse_photograph(kind: Kind, x: Any, options: Options) -> None:
-    """An image as files and cameras give it: height, width, colours, bytes."""
-    if options.layout is None and kind.dtype(x) == "uint8" and tuple(x.shape)[-1] in (1, 3, 4):
+def _refuse_photograph(kind: Kind, x: Any, weight: Shape, options: Options) -> None:
+    """An image as files and cameras give it: height, width, colours, often bytes."""
+    shape, dtype, groups = tuple(x.shape), kind.dtype(x), options.groups
+    if options.layout is not None or len(shape) < options.dims + 1 or len(weight) < 2:
+        return
+    per_group = weight[1] * groups if isinstance(groups, int) else 0
+    colours, taken = shape[-1], weight[0] if options.transposed else per_group
+    as_bytes = dtype == "uint8" and colours in (1, 3, 4)
+    if as_bytes or (colours in (3, 4) and colours == taken != shape[-options.dims - 1]):
+        layout = list(LAYOUTS[options.dims])[1]
+        change = "x"
+        if dtype == "uint8":
+            change = '(x / 255).astype("float32")'
+            if not kind.name.startswith("numpy"):
+                change = "x.float() / 255"
         raise ProblemError(
-            f"x is a uint8 image of shape {tuple(x.shape)}, height x width x channels; konv takes "
-            f"channels first and real numbers. Write konv.{options.name}"
-            f'((x / 255).astype("float32"), weight, layout="NHWC").'
+            f"x is a {dtype} image of shape {shape}, channels last; konv takes channels first and "
+            f'real numbers. Write konv.{options.name}({change}, weight, layout="{layout}").'
         )
 
 
@@ -129,9 +141,7 @@ def _conv(shape: Shape, weight: Shape, dtype: str, options: Options) -> Conv:
             f"weight has {len(weight)} axes {weight}; {options.name} takes {options.dims + 2}: "
             f"{'in, out / groups' if options.transposed else 'out, in / groups'} and the kernel."
         )
-    groups, ci = options.groups, shape[1]
-    if isinstance(groups, bool) or not isinstance(groups, int):
-        raise TypeError(f"groups={groups!r} is a {type(groups).__name__}; it must be an int.")
+    groups, ci = integer(options.groups, "groups"), shape[1]
     given = weight[0] if options.transposed else weight[1] * groups
     if groups >= 1 and given != ci:
         part = (
@@ -188,12 +198,13 @@ def _tuple(value: Any, dims: int) -> tuple[Any, ...]:
 
 def _from_output_size(smallest: Conv, options: Options) -> tuple[int, ...]:
     """The output padding that gives the wanted size, as PyTorch finds it."""
-    wanted = _tuple(options.output_size, options.dims)[-options.dims :]
-    least, strides = smallest.out_shape[2:], _tuple(options.stride, options.dims)
+    size = options.output_size
+    if isinstance(size, tuple | list) and len(size) in (options.dims + 1, options.dims + 2):
+        size = size[-options.dims :]  # the whole shape, which PyTorch takes too
+    wanted = per_axis(size, "output_size", options.dims)
+    least, strides = smallest.out_shape[2:], per_axis(options.stride, "stride", options.dims)
     most = tuple(a + s - 1 for a, s in zip(least, strides, strict=True))
-    if len(wanted) != options.dims or not all(
-        a <= w <= b for a, w, b in zip(least, wanted, most, strict=True)
-    ):
+    if not all(a <= w <= b for a, w, b in zip(least, wanted, most, strict=True)):
         raise ProblemError(
             f"output_size={options.output_size} cannot be reached: each of {options.dims} axes "
             f"must lie from {least} to {most}. Use one of these, or another stride or padding."

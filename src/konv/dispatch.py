@@ -8,6 +8,7 @@ plan may depend on, one look into a dictionary, the addresses, the digest of the
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from konv.arrays import NUMPY, Kind, channels_last, from_dlpack, kind_of
 from konv.checks import Options, problem
 from konv.request import Request, packable, plain
+from konv.runtime import memory
 from konv.runtime.choose import current_precision
 from konv.runtime.execute import Weights
 from konv.runtime.threads import Team, team
@@ -31,26 +33,43 @@ class _Layer:
     def __init__(
         self, kind: Kind, x: Any, weight: Any, bias: Any, options: Options, out: Any, team: Team
     ) -> None:
-        conv = problem(kind, x, weight, bias, options)
+        self.conv = conv = problem(kind, x, weight, bias, options)
         strides = kind.strides(weight)
         weight_last = channels_last(tuple(weight.shape), strides)
         self.kind, self.request = kind, Request(kind, x, conv, options, out, team, weight_last)
-        self.readable = self.request.readable and packable(kind, weight) and plain(kind, bias)
-        if self.readable:
+        self.readable = self.request.readable, packable(kind, weight), plain(kind, bias)
+        if all(self.readable):
             self.weights = Weights(self.request.call, strides)
 
     def __call__(self, x: Any, weight: Any, bias: Any, out: Any) -> Any:
-        """Compute; None if the arrays must be copied first, which alignment may ask for at any
-        call.
-        """
-        if not self.readable:
+        """Compute; None if arrays must be copied first, which alignment may ask for at any call."""
+        if not all(self.readable):
             return None
         kind, weights = self.kind, self.weights
         pw, pb = kind.address(weight), 0 if bias is None else kind.address(bias)
         if (kind.address(x) | pw | pb) % self.request.itemsize:
             return None
+        if not pw:
+            self.request.no_memory("weight")
         reads = ((pw, weights.bytes), (pb, weights.bias_bytes)) if out is not None else ()
         return self.request.run(x, weights.packed(pw, pb), out, reads)
+
+    def copies(self, x: Any, weight: Any, bias: Any) -> tuple[Any, Any, Any]:
+        """The arrays, those that cannot be read as they lie as copies that can."""
+        size, kind = self.request.itemsize, self.kind
+
+        def copied(a: Any, name: str, readable: bool, copy: Callable[[Any], Any]) -> Any:
+            if a is None or (readable and kind.address(a) % size == 0):
+                return a
+            what = f"a copy of {name}, which cannot be read as it lies in memory,"
+            return memory.allocate(lambda: copy(a), prod(a.shape) * size, what)
+
+        ready = self.readable
+        return (
+            copied(x, "x", ready[0], kind.dense),
+            copied(weight, "weight", ready[1], kind.contiguous),
+            copied(bias, "bias", ready[2], kind.contiguous),
+        )
 
 
 def convolve(x: Any, weight: Any, bias: Any, out: Any, *arguments: Any) -> Any:
@@ -63,33 +82,36 @@ def convolve(x: Any, weight: Any, bias: Any, out: Any, *arguments: Any) -> Any:
         if found is None or not found.owns(weight) or not (bias is None or found.owns(bias)):
             return _foreign(found, x, weight, bias, out, arguments)
         kind = found
-        for name, a in (("x", x), ("weight", weight), ("bias", bias)):
-            if a is not None:
+        for name, a in (("x", x), ("weight", weight), ("bias", bias), ("out", out)):
+            if a is not None and kind.owns(a):
                 kind.refuse(a, name)
         arrays = kind.name, kind.signature(x), kind.signature(weight)
-    _, _, stride, padding, dilation, groups, *_ = arguments
     now = team()
     key = (
         arrays, None if bias is None else kind.signature(bias),
         None if out is None else _out_signature(out), arguments,
-        type(stride), type(padding), type(dilation), type(groups),  # True and 1.0 equal 1
+        _types(arguments),
         now.address, now.threads, current_precision(),
     )  # fmt: skip
     try:
         layer = _layers.get(key)
     except TypeError:  # a list among the arguments
         return convolve(x, weight, bias, out, *map(_hashable, arguments))
+    new = layer is None
     if layer is None:
         layer = _Layer(kind, x, weight, bias, Options(*arguments), out, now)
+    y = layer(x, weight, bias, out)
+    ready = None if y is not None else layer.copies(x, weight, bias)
+    if new:  # and nothing was refused
         if len(_layers) >= REMEMBERED:
             _layers.clear()
         _layers[key] = layer
-    y = layer(x, weight, bias, out)
-    if y is None:  # something cannot be read as it lies
-        x = kind.dense(x)
-        weight, bias = kind.contiguous(weight), None if bias is None else kind.contiguous(bias)
-        return convolve(x, weight, bias, out, *arguments)
-    return y
+    return y if ready is None else convolve(*ready, out, *arguments)
+
+
+def _types(argument: Any) -> Any:
+    """What tells True and 1.0 from 1, which they equal: the type, in tuples of every entry."""
+    return tuple(map(_types, argument)) if type(argument) is tuple else type(argument)
 
 
 def _out_signature(out: Any) -> tuple[Any, ...]:

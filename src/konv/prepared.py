@@ -63,6 +63,8 @@ class Prepared:
                 f"{conv.dtype} ({conv.co},), one number per output channel."
             )
         kind.refuse(weight, "weight")
+        if bias is not None:
+            _kind(bias, "bias").refuse(bias, "bias")
         self._kind, self._weight = kind, kind.contiguous(weight)
         self._bias = None if bias is None else _kind(bias, "bias").contiguous(bias)
         self._packed: dict[Any, Packed] = {}
@@ -81,6 +83,7 @@ class Prepared:
         form = None
         if out is not None:
             into = _kind(out, "out")
+            into.refuse(out, "out")
             form = (type(out), into.signature(out), into.writable(out))
         key = (kind.name, kind.signature(x), form, now.address, now.threads, current_precision())
         request = self._requests.get(key)

@@ -7,11 +7,11 @@ Made once for every combination and remembered; running one takes a few microsec
 from __future__ import annotations
 
 from math import prod
-from typing import Any
+from typing import Any, NoReturn
 
 from konv.arrays import Kind, Shape, channels_last, dense_strides
 from konv.checks import Options, canonical, layout_last
-from konv.errors import ProblemError
+from konv.errors import ProblemError, UnsupportedError
 from konv.geometry import Conv
 from konv.runtime import memory
 from konv.runtime.execute import Call
@@ -85,6 +85,11 @@ class Request:
                 f"{'' if kind.writable(out) else ', read-only'}; the result of {options.name} is "
                 f"{self.dtype} {shape}. Use a writable array of that shape and dtype."
             )
+        if prod(shape) and _folded(tuple(out.shape), kind.strides(out)):
+            raise ProblemError(
+                f"out has strides {kind.strides(out)}: several of its numbers share one place in "
+                f"memory. Use an array of its own."
+            )
         _, shape, strides = canonical(kind, out, options, self.last, self.batched)
         first = not self.batched  # a batch axis that is not there has no stride
         for choice in (y_last, not y_last):
@@ -99,17 +104,37 @@ class Request:
         is read.
         """
         kind = self.kind
-        address = kind.address(x)
-        y = out
-        if out is None or not self._free(out, ((address, self.extent), *reads)):
-            y = kind.empty(self.y_shape, self.dtype)
-        self.call.run(address, packed, kind.address(y))
+        px, y = kind.address(x), out
+        if out is None or not self._free(out, ((px, self.extent), *reads)):
+            y = self._new()
+        py = kind.address(y)
+        if not (px and py) and 0 not in self.conv.in_shape:
+            self.no_memory("out" if px else "x")
+        self.call.run(px, packed, py)
         if y is not out and self.y_order is not None:
             y = kind.permute(y, self.y_order)
         if out is not None and y is not out:
             kind.copy(out, y)
-            return out
-        return y
+        elif out is not None:
+            kind.wrote(out)
+        return y if out is None else out
+
+    def no_memory(self, name: str) -> NoReturn:
+        """An array that has a shape and no numbers: freed, fake, or not computed yet."""
+        raise UnsupportedError(
+            f"{name} has no memory of its own: its address is 0. konv computes on numbers that are "
+            f"there; use an ordinary array or tensor."
+        )
+
+    def _new(self) -> Any:
+        """An array for the result; the system's refusal as an OutOfMemoryError."""
+        try:
+            return self.kind.empty(self.y_shape, self.dtype)
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "memory" not in str(error):
+                raise
+            size = prod(self.y_shape) * self.itemsize
+            raise memory.refused(size, f"the result of {self.conv}") from error
 
     def _free(self, out: Any, reads: tuple[tuple[int, int], ...]) -> bool:
         """Whether kernels may write into `out`: laid out as they write, aligned, and apart from
@@ -119,6 +144,11 @@ class Request:
         end = begin + prod(self.conv.out_shape) * self.itemsize
         apart = all(end <= start or start + size <= begin for start, size in reads)
         return self.direct and apart and begin % self.itemsize == 0
+
+
+def _folded(shape: Shape, strides: Shape) -> bool:
+    """Whether different indices mean the same number, as in a broadcast array."""
+    return any(size > 1 and stride == 0 for size, stride in zip(shape, strides, strict=True))
 
 
 def packable(kind: Kind, weight: Any) -> bool:

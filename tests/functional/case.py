@@ -1,11 +1,14 @@
-"""A call as one line of text: the convolution, then how its arrays lie and how its arguments are written.
+"""A call as one line of text: the convolution, then how its arrays lie and how its arguments are
+written.
 
     conv2d 1x3x9x9 o8 k3 p1 / bias x=last w=steps padding=same layout out=inside seed=3
     tconv1d 2x4x7 o6 k3 s2 / torch x=zero bias=steps single whole
 
-The line is all there is: the numbers are drawn from it, so whoever has it sees the same failure again:
+The line is all there is: the numbers are drawn from it, so whoever has it sees the same failure
+again:
 
-    python -c "from functional.check import check; check('conv2d ...')"      with src and tests on PYTHONPATH
+    python -c "from functional.check import check; check('conv2d ...')"      with src and tests on
+    PYTHONPATH
 """
 
 from __future__ import annotations
@@ -28,7 +31,9 @@ LAYOUTS = {1: "NWC", 2: "NHWC", 3: "NDHWC"}
 
 @dataclass(frozen=True)
 class Case:
-    """`single` has no batch axis, `whole` holds integers, `padding` is how that argument is written."""
+    """`single` has no batch axis, `whole` holds integers, `padding` is how that argument is
+    written.
+    """
 
     conv: Conv
     x: str = "contiguous"
@@ -71,7 +76,9 @@ class Case:
         """The numbers a user would write, none negative: more at the end is output padding."""
         terms = [Terms.of(axis, self.conv.transposed) for axis in self.conv.axes]
         return [
-            replace(term, hi=0, output_padding=-term.hi) if self.conv.transposed and term.hi < 0 else term
+            replace(term, hi=0, output_padding=-term.hi)
+            if self.conv.transposed and term.hi < 0
+            else term
             for term in terms
         ]
 
@@ -105,7 +112,9 @@ class Case:
         """x, weight and bias (or None) as the user holds them; each time the same numbers."""
         seed, conv = zlib.crc32(str(self).encode()), self.conv
         rng, places = np.random.default_rng(seed), Random(seed)
-        x, w, b = (self._numbers(rng, shape) for shape in (conv.in_shape, conv.weight_shape, (conv.co,)))
+        x, w, b = (
+            self._numbers(rng, shape) for shape in (conv.in_shape, conv.weight_shape, (conv.co,))
+        )
         return (
             self._lay(self.user_view(x), self.x, places),
             self._lay(w, self.w, places),
@@ -129,7 +138,9 @@ class Case:
         return tensor(laid) if self.torch else laid
 
     def user_view(self, a: Array) -> Array:
-        """(n, c, *spatial) as the user holds it: channels last if `layout`, without batch if `single`."""
+        """(n, c, *spatial) as the user holds it: channels last if `layout`, without batch if
+        `single`.
+        """
         a = np.moveaxis(a, 1, -1) if self.layout else a
         return a[0] if self.single else a
 

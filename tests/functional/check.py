@@ -146,7 +146,9 @@ def threads(count: int) -> Iterator[None]:
 
 @contextmanager
 def small_units(pixels: int = 16, fewest: int = 4, alone: int = 0) -> Iterator[None]:
-    """Cut work as if it were large: several units, and as many threads as there are, whatever the size."""
+    """Cut work as if it were large: several units, and as many threads as there are, whatever the
+    size.
+    """
     forget()
     with (
         patch.object(schedule, "PIXELS", pixels),

@@ -82,7 +82,9 @@ def case(d: Draw, target: Target, large: bool) -> Case:
     )  # fmt: skip
     torch = d.number(0, 4) == 0
     any_form = TENSORS if torch else tuple(FORMS)
-    outputs = ("contiguous", "last", "inside", "steps") + (() if torch else ("negative", "swapped", "unaligned"))
+    outputs = ("contiguous", "last", "inside", "steps") + (
+        () if torch else ("negative", "swapped", "unaligned")
+    )
     return Case(
         conv,
         x=d.one(COMMON if d.number(0, 2) else any_form),
@@ -94,7 +96,9 @@ def case(d: Draw, target: Target, large: bool) -> Case:
 
 
 def _channels(d: Draw, dtype: str, target: Target, large: bool) -> tuple[int, int, int]:
-    """In, out, groups. Few different pairs: kernels are specialised on them, and each takes long to compile."""
+    """In, out, groups. Few different pairs: kernels are specialised on them, and each takes long
+    to compile.
+    """
     lanes = target.lanes(dtype)
     if d.number(0, 4) == 0:  # depthwise, one in five with two channels out a group
         groups = d.one(_two_blocks(dtype, target, True)[:2] if large else (2, lanes + 1))
@@ -110,8 +114,10 @@ def _channels(d: Draw, dtype: str, target: Target, large: bool) -> tuple[int, in
 
 @cache
 def _two_blocks(dtype: str, target: Target, depthwise: bool) -> tuple[int, int, int]:
-    """The fewest output channels that make two blocks and a tail, by each of three sorts: a tail that fills no
-    vector, one that is a channel short of a vector, one that fills a vector but not the block."""
+    """The fewest output channels that make two blocks and a tail, by each of three sorts: a tail
+    that fills no
+    vector, one that is a channel short of a vector, one that fills a vector but not the block.
+    """
     lanes, fit = target.lanes(dtype), []
     for co in range(2 * lanes, 32 * lanes):
         ci, groups = (co, co) if depthwise else (3, 1)
@@ -132,7 +138,11 @@ def _steps(d: Draw, dims: int, most: int) -> list[int]:
 
 def _padding(d: Draw, dims: int, transposed: bool) -> tuple[str, Any]:
     """How the padding is written, and what it is."""
-    written = d.one(("int", "axis", "pairs", "valid") if transposed else ("int", "axis", "pairs", "same", "valid", "causal"))
+    written = d.one(
+        ("int", "axis", "pairs", "valid")
+        if transposed
+        else ("int", "axis", "pairs", "same", "valid", "causal")
+    )
     if written == "int":
         return written, d.number(0, 3)
     if written == "axis":
@@ -143,7 +153,9 @@ def _padding(d: Draw, dims: int, transposed: bool) -> tuple[str, Any]:
 
 
 def accepted(d: Draw, target: Target, large: bool) -> Case:
-    """The next case that is a convolution, and if it is to be large one that is so in whatever layout."""
+    """The next case that is a convolution, and if it is to be large one that is so in whatever
+    layout.
+    """
     while True:
         try:
             drawn = case(d, target, large)
@@ -160,8 +172,11 @@ def tiled_anyhow(conv: Conv, target: Target) -> bool:
 
 
 def tiled(conv: Conv, plan: Plan, target: Target) -> bool:
-    """Whether a plan meets two full register tiles and a tail on both axes that it blocks: pixels of the
-    largest phase, and output channels of a group, or all of them where the channels of groups share vectors."""
+    """Whether a plan meets two full register tiles and a tail on both axes that it blocks: pixels
+    of the
+    largest phase, and output channels of a group, or all of them where the channels of groups
+    share vectors.
+    """
     width = plan.vectors * target.lanes(plan.dtype)
     channels = conv.co if plan.algorithm == "depthwise" else conv.co // conv.groups
     pixels = prod(max(phase.count for phase in axis.phases()) for axis in conv.axes)

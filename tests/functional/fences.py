@@ -1,6 +1,7 @@
 """Memory between pages without access: one byte read or written past either end kills the process.
 
-As a program it runs cases in such memory and prints each before it runs it, so that the last line says which one
+As a program it runs cases in such memory and prints each before it runs it, so that the last line
+says which one
 was fatal: `python -m functional.fences end 500` with src and tests on PYTHONPATH.
 """
 
@@ -36,7 +37,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Fenced:
-    """`size` bytes of 0xFF that end, or begin, at a page without access; there is one at the other side too."""
+    """`size` bytes of 0xFF that end, or begin, at a page without access; there is one at the other
+    side too.
+    """
 
     def __init__(self, size: int, at_end: bool) -> None:
         inner = -(-max(size, 1) // PAGE) * PAGE
@@ -85,7 +88,12 @@ class Fence:
 
     def packed(self, packed: weights.Packed, size: int, digest: int) -> None:
         fenced = Fenced(size - self.missing, self.at_end)
-        packed.array, packed.address, packed.size, packed.digest = fenced.bytes, fenced.address, size, digest
+        packed.array, packed.address, packed.size, packed.digest = (
+            fenced.bytes,
+            fenced.address,
+            size,
+            digest,
+        )
 
     def lay_out(self, words: dict[str, int], *rest: Any) -> int:
         """Scratch memory with a page without access after each part of it, once for each thread."""
@@ -105,7 +113,9 @@ class Fence:
         """A job with its words fenced."""
         job = _schedule(*arguments)
         words, each = self.array(job.words), job.scratch // job.threads
-        self.scratch[job.scratch] = [t * each + gap for t in range(job.threads) for gap in self.gaps]
+        self.scratch[job.scratch] = [
+            t * each + gap for t in range(job.threads) for gap in self.gaps
+        ]
         return schedule.Job(words, words.ctypes.data, job.threads, job.scratch)
 
 
@@ -127,7 +137,8 @@ _dense, _contiguous = arrays.NumpyKind.dense, arrays.NumpyKind.contiguous
 
 @contextmanager
 def fenced(at_end: bool, missing: int = 0) -> Iterator[None]:
-    """Arrays of cases, copies, results, scratch memory, packed weights and jobs are fenced, and NaN at first.
+    """Arrays of cases, copies, results, scratch memory, packed weights and jobs are fenced, and
+    NaN at first.
 
     `missing` bytes are withheld from packed weights, to see that it kills.
     """
@@ -153,7 +164,7 @@ def fenced(at_end: bool, missing: int = 0) -> Iterator[None]:
             (memory.Buffer, "__init__", lambda *a: fence.buffer(*a)),
             (weights.Packed, "__init__", lambda *a: fence.packed(*a)),
             (memory, "SMALLEST", 0),
-            (memory, "give_back", lambda buffer: None),
+            (memory, "give_back", lambda _: None),
             (schedule, "_lay_out", fence.lay_out),
             (execute, "schedule", fence.job),
             (check, "nan_results", nullcontext),
@@ -166,7 +177,9 @@ def fenced(at_end: bool, missing: int = 0) -> Iterator[None]:
 
 
 def main(end: str, count: str, missing: str = "0") -> None:
-    """All problems in all layouts, then `count` random cases of each size, with one thread and with three."""
+    """All problems in all layouts, then `count` random cases of each size, with one thread and
+    with three.
+    """
     faulthandler.enable()
     target = llvm.detect()
     with fenced(end == "end", int(missing)), threads(3):

@@ -1,4 +1,6 @@
-"""Arrays with the same numbers in many shapes of memory: strides of every kind, alignment, byte order."""
+"""Arrays with the same numbers in many shapes of memory: strides of every kind, alignment, byte
+order.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +94,8 @@ Form = Callable[[Array, Random], Any]
 
 FORMS: dict[str, Form] = {
     f.__name__: f
-    for f in (contiguous, last, inside, steps, negative, zero, permuted, unaligned, swapped, readonly, record)
+    for f in (contiguous, last, inside, steps, negative, zero, permuted, unaligned, swapped,
+     readonly, record)
 }  # fmt: skip
 COMMON = ("contiguous", "contiguous", "last", "last", "inside", "steps")  # what users have, mostly
 TENSORS = ("contiguous", "last", "inside", "steps", "zero", "permuted")  # what PyTorch can hold

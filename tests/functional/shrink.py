@@ -1,4 +1,6 @@
-"""A problem made small for a plan: at most two register tiles and the same tail on every axis it blocks."""
+"""A problem made small for a plan: at most two register tiles and the same tail on every axis it
+blocks.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from konv.target import Target
 
 
 def shrunk(conv: Conv, plan: Plan, target: Target) -> Conv:
-    """The same kind of convolution, for which the plan would be the same, with little to compute."""
+    """The same kind of convolution, for which the plan would be the same, with little to
+    compute.
+    """
     width, per_channel = plan.vectors * target.lanes(plan.dtype), plan.algorithm == "depthwise"
     groups = _fewer(conv.groups, width) if per_channel else min(conv.groups, 3)
     ci = _fewer(conv.ci // conv.groups, UNROLL)

@@ -113,8 +113,9 @@ def test_another_layer_of_the_kind_compiles_nothing(compiled: list[str]) -> None
 
 
 @every_layer
-@pytest.mark.parametrize("x", ["contiguous", "last"])
-@pytest.mark.parametrize("out", ["contiguous", "last"])
+@pytest.mark.parametrize(
+    ("x", "out"), [("contiguous", "contiguous"), ("last", "last"), ("contiguous", "last")]
+)
 def test_a_layer_has_two_plans_at_most(line: str, x: str, out: str) -> None:
     """Over all sizes and batches, for one pair of memory formats; size 1 may look like another."""
     forget()
@@ -300,5 +301,5 @@ def test_arrays_that_must_be_copied_are_copied_once(monkeypatch: pytest.MonkeyPa
         assert not copies, form
     for form in ("negative", "unaligned", "swapped", "record"):
         check(f"conv2d 2x5x9x8 o20 k3 p1 / x={form}")
-        assert copies == ["dense", "contiguous"], form
+        assert copies == ["dense"], form
         copies.clear()

@@ -473,18 +473,18 @@ def test_pytorch_is_imported_never_or_after_a_call(name: str) -> None:
 
 
 def test_processes_share_a_cold_cache(tmp_path: Path) -> None:
-    """Three at once, all right; what they leave behind is whole, and serves a fourth."""
+    """Two at once, both right; what they leave behind is whole, and serves a third."""
     place = tmp_path / "cold"
-    started = [child("never", KONV_CACHE_DIR=str(place)) for _ in range(3)]
+    started = [child("never", KONV_CACHE_DIR=str(place)) for _ in range(2)]
     for process in started:
         well(process)
     files = sorted(place.iterdir())
     assert files
     assert {file.suffix for file in files} == {".konv"}
     environment = {"KONV_CACHE_DIR": str(place), "KONV_VERBOSE": "1"}
-    fourth = child("never", **environment)
-    _, err = fourth.communicate(timeout=60)
-    assert fourth.returncode == 0
+    third = child("never", **environment)
+    _, err = third.communicate(timeout=60)
+    assert third.returncode == 0
     assert "konv: load" in err
     assert "konv: compile" not in err
     assert sorted(place.iterdir()) == files

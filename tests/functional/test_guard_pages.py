@@ -1,4 +1,6 @@
-"""No kernel reads or writes one byte outside its arrays, its scratch memory or its packed weights."""
+"""No kernel reads or writes one byte outside its arrays, its scratch memory or its packed
+weights.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ RANDOM = 400  # cases of each size; what they are is the same every time
 
 def child(*arguments: str) -> tuple[int, str]:
     """Run functional.fences in a process of its own; its exit code and the end of what it wrote."""
-    path = os.pathsep.join([str(TESTS.parent / "src"), str(TESTS), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join(
+        [str(TESTS.parent / "src"), str(TESTS), os.environ.get("PYTHONPATH", "")]
+    )
     done = subprocess.run(
         [sys.executable, "-m", "functional.fences", *arguments],
         env={**os.environ, "PYTHONPATH": path},
@@ -26,9 +30,11 @@ def child(*arguments: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("end", ["end", "start"])
 def test_nothing_beyond(end: str, whole: bool) -> None:
-    """All that a call touches ends, or begins, at a page without access: every problem, and random ones.
+    """All that a call touches ends, or begins, at a page without access: every problem, and random
+    ones.
 
-    So do the parts of scratch memory. All of it is NaN before, so what is read must have been written.
+    So do the parts of scratch memory. All of it is NaN before, so what is read must have been
+    written.
     """
     code, said = child(end, str(4000 if whole else RANDOM))
     assert code == 0, f"exit code {code}; it said last:\n{said}"

@@ -1,4 +1,6 @@
-"""The same bits whatever else is computed: threads, batch, crop, units, padding done here or there."""
+"""The same bits whatever else is computed: threads, batch, crop, units, padding done here or
+there.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ KINDS = [
     "tconv3d 2x3x4x5x4 o20 k3 s2 p1 r1",
 ]
 every_kind = pytest.mark.parametrize("line", KINDS)
-every_layout = pytest.mark.parametrize("forms", ["", "x=last out=last"], ids=["contiguous", "channels-last"])
+every_layout = pytest.mark.parametrize(
+    "forms", ["", "x=last out=last"], ids=["contiguous", "channels-last"]
+)
 
 
 def kinds(line: str) -> Iterator[tuple[Case, Algorithm]]:
@@ -57,7 +61,9 @@ def kinds(line: str) -> Iterator[tuple[Case, Algorithm]]:
             yield case, algorithm
 
 
-def result(case: Case, x: Any = None, w: Any = None, b: Any = None, conv: Conv | None = None) -> Array:
+def result(
+    case: Case, x: Any = None, w: Any = None, b: Any = None, conv: Conv | None = None
+) -> Array:
     """What the case gives, with other arrays or for another problem if they are said."""
     own = case.arrays()
     chosen = [mine if other is None else other for mine, other in zip(own, (x, w, b), strict=True)]
@@ -84,13 +90,17 @@ def test_threads_and_units(line: str, forms: str) -> None:
             for count in (2, 3, 5):
                 for pixels, fewest in ((1, 1), (13, 2), (60, 20), (100_000, 1)):
                     with threads(count), small_units(pixels, fewest):
-                        assert same(once, result(case)), f"{case}: {count} threads, units of {pixels} pixels"
+                        assert same(once, result(case)), (
+                            f"{case}: {count} threads, units of {pixels} pixels"
+                        )
 
 
 @every_layout
 @every_kind
 def test_second_level_cache(line: str, forms: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a unit holds is a matter of speed: the size of the cache that it was cut for changes no bit."""
+    """What a unit holds is a matter of speed: the size of the cache that it was cut for changes
+    no bit.
+    """
     real = llvm.detect()
     for case, algorithm in kinds(f"{line} / bias=contiguous {forms}"):
         with pinned(algorithm):
@@ -119,7 +129,9 @@ def test_batch(line: str, forms: str) -> None:
 @every_layout
 @every_kind
 def test_crops(line: str, forms: str) -> None:
-    """A crop whose origin is a multiple of the stride gives the crop of the whole, away from its own border."""
+    """A crop whose origin is a multiple of the stride gives the crop of the whole, away from its
+    own border.
+    """
     for case, algorithm in kinds(f"{line} / bias=contiguous {forms}"):
         conv = case.conv
         if conv.mode != "zeros":
@@ -129,7 +141,10 @@ def test_crops(line: str, forms: str) -> None:
             dice, compared = Dice(len(line)), 0
             for _ in range(12):
                 origin = [dice.number(0, a.size // 2 // a.stride) * a.stride for a in conv.axes]
-                sizes = [dice.number(a.size // 2, a.size - o) for a, o in zip(conv.axes, origin, strict=True)]
+                sizes = [
+                    dice.number(a.size // 2, a.size - o)
+                    for a, o in zip(conv.axes, origin, strict=True)
+                ]
                 window = tuple(slice(o, o + n) for o, n in zip(origin, sizes, strict=True))
                 small = conv.with_size(*sizes)
                 got = result(case, np.array(x[..., *window], order="K"), conv=small)
@@ -142,7 +157,9 @@ def test_crops(line: str, forms: str) -> None:
 
 
 def _interior(whole: Axis, part: Axis, origin: int) -> tuple[list[int], list[int]]:
-    """Outputs of the part that read pixels of the part where the whole reads pixels; and where they are in the whole."""
+    """Outputs of the part that read pixels of the part where the whole reads pixels; and where
+    they are in the whole.
+    """
     shift = origin * whole.up // whole.stride
     good = [
         o
@@ -162,7 +179,9 @@ def _reads_alike(whole: Axis, part: Axis, o: int, k: int, origin: int, shift: in
 @pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
 @pytest.mark.parametrize("weights", ["finite", "infinite"])
 def test_padding_here_or_there(mode: Any, weights: str, forms: str) -> None:
-    """Padding done by konv gives the bits of padding done by hand: what is left out of zeros changes none."""
+    """Padding done by konv gives the bits of padding done by hand: what is left out of zeros
+    changes none.
+    """
     names = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
     for line in KINDS:
         conv = Conv.parse(line)
@@ -177,7 +196,9 @@ def test_padding_here_or_there(mode: Any, weights: str, forms: str) -> None:
             by_hand = np.pad(x, [(0, 0), (0, 0), *sides], mode=names[mode])  # type: ignore[call-overload]
             by_hand = _last(by_hand) if case.x == "last" else np.ascontiguousarray(by_hand)
             axes = zip(conv.axes, by_hand.shape[2:], strict=True)
-            bare = replace(conv, axes=tuple(replace(a, size=n, lo=0, hi=0) for a, n in axes), mode="zeros")
+            bare = replace(
+                conv, axes=tuple(replace(a, size=n, lo=0, hi=0) for a, n in axes), mode="zeros"
+            )
             with pinned(algorithm), threads(2), small_units(20, 4):
                 assert same(result(case, by_hand, w, b, bare), result(case, x, w, b)), str(case)
 
@@ -189,7 +210,9 @@ def _last(a: Array) -> Array:
 @every_layout
 @every_kind
 def test_nan_stays_in_its_receptive_field(line: str, forms: str) -> None:
-    """A pixel that is NaN or infinite makes those outputs so that it belongs to, and changes no other bit."""
+    """A pixel that is NaN or infinite makes those outputs so that it belongs to, and changes no
+    other bit.
+    """
     for case, algorithm in kinds(f"{line} / {forms}"):
         conv = case.conv
         with pinned(algorithm), threads(3), small_units(20, 4):
@@ -205,13 +228,17 @@ def test_nan_stays_in_its_receptive_field(line: str, forms: str) -> None:
                 field = reference.im2col(conv, one, np.ones(conv.weight_shape)) > 0
                 got = result(case, broken, w)
                 assert not np.isfinite(got[field]).any(), f"{case}: {value} at {at} is lost"
-                assert same(np.where(field, 0, once), np.where(field, 0, got)), f"{case}: {value} at {at} spreads"
+                assert same(np.where(field, 0, once), np.where(field, 0, got)), (
+                    f"{case}: {value} at {at} spreads"
+                )
 
 
 @every_layout
 @every_kind
 def test_infinite_weights(line: str, forms: str) -> None:
-    """As the definition has it: times a padding pixel they are NaN, and an inserted zero is not there at all."""
+    """As the definition has it: times a padding pixel they are NaN, and an inserted zero is not
+    there at all.
+    """
     for case, algorithm in kinds(f"{line} / bias=contiguous {forms}"):
         x, w, b = case.arrays()
         for at in (0, w.size // 2, w.size - 1):
@@ -234,7 +261,16 @@ def test_alignment_and_steps_in_memory() -> None:
         with recording():
             forget()
             once, plan = result(case, x), plans[case.conv]
-            for form in ("inside", "steps", "unaligned", "swapped", "readonly", "negative", "record", "permuted"):
+            for form in (
+                "inside",
+                "steps",
+                "unaligned",
+                "swapped",
+                "readonly",
+                "negative",
+                "record",
+                "permuted",
+            ):
                 forget()
                 got = result(case, FORMS[form](x, rng))
                 if plans[case.conv] == plan:  # another memory format may have another
@@ -258,9 +294,11 @@ def digest():
     found, rng = hashlib.sha256(), np.random.default_rng(1)
     for line in sys.argv[3:]:
         conv = Conv.parse(line)
-        x, w, b = (rng.standard_normal(s).astype(conv.dtype) for s in (conv.in_shape, conv.weight_shape, (conv.co,)))
+        shapes = conv.in_shape, conv.weight_shape, (conv.co,)
+        x, w, b = (rng.standard_normal(s).astype(conv.dtype) for s in shapes)
         terms = [Terms.of(axis, conv.transposed) for axis in conv.axes]
-        words = {name: tuple(getattr(t, name) for t in terms) for name in ("stride", "dilation", "output_padding")}
+        names = ("stride", "dilation", "output_padding")
+        words = {name: tuple(getattr(t, name) for t in terms) for name in names}
         if not conv.transposed: del words["output_padding"]
         words["padding"] = tuple((t.lo, t.hi) for t in terms)
         function = getattr(konv, f"conv{'_transpose' * conv.transposed}{conv.dims}d")
@@ -272,7 +310,8 @@ def digest():
 
 INSIDE = """
 import ctypes, glob, os, threading
-libgomp = ctypes.CDLL(glob.glob(os.path.join(os.path.dirname(torch.__file__), "lib", "libgomp*"))[0])
+folder = os.path.join(os.path.dirname(torch.__file__), "lib")
+libgomp = ctypes.CDLL(glob.glob(os.path.join(folder, "libgomp*"))[0])
 seen = []
 @ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 def region(_):
@@ -289,7 +328,11 @@ def run(modules: str, count: int, last: str = "print(digest())", **env: str) -> 
     command = [sys.executable, "-c", SCRIPT + last, modules, str(count), *KINDS]
     path = os.pathsep.join([str(TESTS.parent / "src"), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": path, **env}, capture_output=True, text=True, timeout=300
+        command,
+        env={**os.environ, "PYTHONPATH": path, **env},
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -315,7 +358,9 @@ def alone() -> str:
     ids=str,
 )
 def test_processes(modules: str, count: int, env: dict[str, str], alone: str) -> None:
-    """OpenMP may give fewer threads than asked for, silently; without PyTorch they are konv's own."""
+    """OpenMP may give fewer threads than asked for, silently; without PyTorch they are konv's
+    own.
+    """
     assert run(modules, count, **env) == alone
 
 

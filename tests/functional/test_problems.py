@@ -1,4 +1,6 @@
-"""Every algorithm on every problem of problems/*.txt, in every pair of memory layouts, type and number of threads."""
+"""Every algorithm on every problem of problems/*.txt, in every pair of memory layouts, type and
+number of threads.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,11 @@ from konv.kernels import ALGORITHMS
 from konv.plan import Algorithm
 
 FOLDER = Path(__file__).resolve().parents[2] / "problems"
-PROBLEMS = [conv for file in sorted(FOLDER.glob("*.txt")) for _, conv in read_problems(file.read_text("utf-8"))]
+PROBLEMS = [
+    conv
+    for file in sorted(FOLDER.glob("*.txt"))
+    for _, conv in read_problems(file.read_text("utf-8"))
+]
 PAIRS = [
     pytest.param(conv, algorithm, id=f"{algorithm.name}: {conv}")
     for conv in PROBLEMS
@@ -62,7 +68,9 @@ def test_every_tile(algorithm: Algorithm, layouts: tuple[bool, bool], whole: boo
             run(conv, algorithm, layouts, which, whole)
 
 
-def run(conv: Conv, algorithm: Algorithm, layouts: tuple[bool, bool], which: int, whole: bool) -> None:
+def run(
+    conv: Conv, algorithm: Algorithm, layouts: tuple[bool, bool], which: int, whole: bool
+) -> None:
     """One plan on one problem, in small units with many threads and, whole, as it would be run."""
     target = llvm.detect()
     if not whole:
@@ -80,5 +88,10 @@ def run(conv: Conv, algorithm: Algorithm, layouts: tuple[bool, bool], which: int
 
 
 def ambiguous(conv: Conv) -> bool:
-    """Whether contiguous and channels-last arrays are the same thing: one channel or one pixel, or no image."""
-    return any(shape[0] == 0 or shape[1] == 1 or prod(shape[2:]) == 1 for shape in (conv.in_shape, conv.out_shape))
+    """Whether contiguous and channels-last arrays are the same thing: one channel or one pixel,
+    or no image.
+    """
+    return any(
+        shape[0] == 0 or shape[1] == 1 or prod(shape[2:]) == 1
+        for shape in (conv.in_shape, conv.out_shape)
+    )

@@ -1,4 +1,6 @@
-"""Random problems of every kind, in every form that arrays and arguments take, equal what is right."""
+"""Random problems of every kind, in every form that arrays and arguments take, equal what is
+right.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ SAMPLED = 25  # one of so many is held against konv.reference itself
 def test_ten_thousand(large: bool) -> None:
     """Half of them large: two register tiles and a tail on each axis that the plan blocks.
 
-    One in three is cut into small units, which with such problems takes more of them than there are threads.
+    One in three is cut into small units, which with such problems takes more of them than there
+    are threads.
     """
     target, dice, failed = llvm.detect(), Dice(11 + large), list[str]()
     reached, kinds, shared = Counter[str](), Counter[str](), 0

@@ -109,10 +109,11 @@ def formats(y: torch.Tensor) -> tuple[bool, bool]:
     return y.is_contiguous(), y.is_contiguous(memory_format=LAST[y.dim() - 2])
 
 
-def shapes() -> Iterator[tuple[int, ...]]:
+def shapes(dtype: torch.dtype) -> Iterator[tuple[int, ...]]:
     """n, ci, co, h, w, k, groups."""
-    grid = product((1, 2), (1, 4), (1, 4), (1, 5), (1, 6), (1, 3), (1, 4))
-    return ((n, ci, co, *rest, g) for n, ci, co, *rest, g in grid if g == 1 or ci == co == g)
+    sizes = ((1, 6), (5, 6), (1, 1))[: 3 if dtype is torch.float32 else 1]
+    grid = product((1, 2), (1, 4), (1, 4), sizes, (1, 3), (1, 4))
+    return ((n, ci, co, *hw, k, g) for n, ci, co, hw, k, g in grid if g == 1 or ci == co == g)
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -120,7 +121,7 @@ def shapes() -> Iterator[tuple[int, ...]]:
 def test_the_memory_format_of_images_is_pytorchs(dtype: torch.dtype, transposed: bool) -> None:
     """Over all of C == 1, H == W == 1, depthwise: F.conv2d's own format, and its numbers."""
     call, theirs, wrong, count = function(2, transposed), function(2, transposed, F), [], 0
-    for (n, ci, co, h, w, k, groups), x_last, w_last in product(shapes(), (0, 1), (0, 1)):
+    for (n, ci, co, h, w, k, groups), x_last, w_last in product(shapes(dtype), (0, 1), (0, 1)):
         x = tensor(n, ci, h, w, dtype=dtype)
         first = (ci, co // groups) if transposed else (co, ci // groups)
         weight = tensor(*first, k, k, dtype=dtype, seed=1)
@@ -132,7 +133,7 @@ def test_the_memory_format_of_images_is_pytorchs(dtype: torch.dtype, transposed:
         count += 1
         if formats(got) != formats(expected):
             wrong.append((tuple(x.shape), x.stride(), tuple(weight.shape), weight.stride()))
-    assert count == 320
+    assert count == (240 if dtype is torch.float32 else 80)
     assert not wrong, f"{len(wrong)} of {count} in another memory format, first x, w: {wrong[:3]}"
 
 
@@ -255,6 +256,7 @@ def test_a_prepared_layer_refuses_gradients_too() -> None:
         near(layer(x), conv, x, w)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # PyTorch's own
 def test_a_forward_gradient_is_not_lost() -> None:
     """Dual numbers (forward mode) do not require grad; konv has no tangent for them either."""
     w = tensor(4, 3, 3, 3, seed=1)
@@ -349,7 +351,7 @@ def _without_storage(a: torch.Tensor) -> torch.Tensor:
     [
         lambda x, w, b: konv.conv2d(x, w, b, out=torch.empty(1, 4, 4, 4, device="meta")),
         lambda x, w, b: konv.conv2d(x, w, b, out=torch.empty(1, 4, 4, 4).to_sparse()),
-        lambda x, w, b: _prepared(x, w, out=torch.empty(1, 4, 4, 4, device="meta")),
+        lambda x, w, _: _prepared(x, w, out=torch.empty(1, 4, 4, 4, device="meta")),
         lambda x, w, b: _prepared(x, w, bias=b.to("meta")),
         lambda x, w, b: konv.conv2d(_without_storage(x), w, b),
         _fake,
@@ -560,7 +562,7 @@ def test_nan_goes_where_its_receptive_field_says(
         w[:, :, 0, -1] = 0
     taps = torch.ones(weight).double()
     expected = fields(mask, 2, transposed, taps, **options)
-    for dtype in DTYPES:
+    for dtype in DTYPES[: 1 + last]:
         y = function(2, transposed)(x.to(dtype), w.to(dtype), **options)
         odd = torch.isnan(y) if value is torch.nan else torch.isinf(y)
         assert np.array_equal(odd.numpy(), expected)

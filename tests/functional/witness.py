@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from torch.nn import functional as F
+from torch.nn import functional as nn
 
 from konv import reference
 from konv.geometry import Conv
@@ -16,9 +16,14 @@ from konv.geometry.terms import Terms
 Array = np.ndarray[Any, Any]
 
 im2col = reference.im2col  # kept here: `tolerance` puts `expected` in its place
-TORCH_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "replicate", "circular": "circular"}
-ORDINARY = (F.conv1d, F.conv2d, F.conv3d)
-TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+TORCH_MODES = {
+    "zeros": "constant",
+    "reflect": "reflect",
+    "replicate": "replicate",
+    "circular": "circular",
+}
+ORDINARY = (nn.conv1d, nn.conv2d, nn.conv3d)
+TRANSPOSED = (nn.conv_transpose1d, nn.conv_transpose2d, nn.conv_transpose3d)
 
 
 def expected(conv: Conv, x: Array, w: Array, bias: Array | None = None) -> Array:
@@ -27,7 +32,9 @@ def expected(conv: Conv, x: Array, w: Array, bias: Array | None = None) -> Array
     Padding is done by hand before or cropped by hand afterwards, so that pairs mean what they say.
     """
     x, w = np.asarray(x, np.float64), np.asarray(w, np.float64)
-    if conv.transposed and conv.mode != "zeros" or any(a.up > 1 for a in conv.axes if not conv.transposed):
+    if (conv.transposed and conv.mode != "zeros") or any(
+        a.up > 1 for a in conv.axes if not conv.transposed
+    ):
         return im2col(conv, x, w, bias)  # PyTorch has no such thing
     if 0 in conv.out_shape:
         return np.zeros(conv.out_shape)
@@ -51,7 +58,7 @@ def _ordinary(conv: Conv, terms: list[Terms], x: torch.Tensor, w: torch.Tensor) 
         unread = (axis.padded - axis.extent) % axis.stride
         pads += [axis.lo, max(axis.hi - unread, min(axis.hi, 0))]
     if any(pads):
-        x = F.pad(x, pads, TORCH_MODES[conv.mode])
+        x = nn.pad(x, pads, TORCH_MODES[conv.mode])
     steps = [t.stride for t in terms], 0, [t.dilation for t in terms]
     return ORDINARY[conv.dims - 1](x, w, None, *steps, conv.groups)
 
@@ -63,13 +70,15 @@ def _transposed(conv: Conv, terms: list[Terms], x: torch.Tensor, w: torch.Tensor
     for term in reversed(terms):
         crops += [-term.lo, term.output_padding - term.hi]
     # What is added first: a crop may reach into it, and PyTorch refuses to crop more than there is.
-    y = F.pad(y, [max(0, n) for n in crops])
-    return F.pad(y, [min(0, n) for n in crops])
+    y = nn.pad(y, [max(0, n) for n in crops])
+    return nn.pad(y, [min(0, n) for n in crops])
 
 
 def tolerance(
     conv: Conv, x: Array, w: Array, bias: Array | None = None, algorithm: str = "direct"
 ) -> Array:
-    """`reference.tolerance`, its formula and its constants; only the sums of products are PyTorch's."""
+    """`reference.tolerance`, its formula and its constants; only the sums of products are
+    PyTorch's.
+    """
     with patch.object(reference, "im2col", expected):
         return reference.tolerance(conv, x, w, bias, algorithm)

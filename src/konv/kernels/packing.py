@@ -56,38 +56,33 @@ def emit_image(module: Module, real: Type) -> Routine:
         tables = [piece.part(("at_slots", a), I64) for a in AXES]
         channels, width = job["groups"] * job["ci"], unit["slots", 2]
         plane, whole = job["x_channel"], channels & -side
-        kept = [job.base + job["at_kept", axis] for axis in AXES]
-        begins = [job.base + job["at_bytes", axis] for axis in AXES]
-        with f.loop(job["kept", 0]) as a, f.loop(job["kept", 1]) as b:
-            d, h = kept[0][a], kept[1][b]
-            # A box at the border holds fewer.
-            inside = (d < unit["slots", 0]) & (h < unit["slots", 1])
-            with f.when(inside):
-                line = (image + (begins[0][d] + begins[1][h])).cast(real)
-                deep, high = tables[0][d], tables[1][h]
-                with f.choose((deep | high) < 0) as (padding, row):
-                    with padding:
-                        f.clear(line, width * channels)
-                    with row:
-                        source, w = x + deep + high, f.var(0)
-                        with f.forever() as done:
-                            here = w.get()
-                            f.leave_if(done, here >= width)
-                            last = f.least(here + (side - 1), width - 1)
-                            begin, to = tables[2][here], line + here * channels
-                            # With stride 1, folding moves by 1, 0 or -1 or wraps: only a straight
-                            # run gets this far. With a larger stride, one that turns could too.
-                            run = (tables[2][last] - begin).equals(side - 1)
-                            run = run & (last - here).equals(side - 1) & (begin >= 0)
-                            with f.choose(run & job["x_stride", 2].equals(1)) as (square, single):
-                                with square:
-                                    _image_square(
-                                        f, source + begin, to, plane, channels, whole, side
-                                    )
-                                    w.add(side)
-                                with single:
-                                    _image_pixel(f, source, begin, to, plane, channels)
-                                    w.add(1)
+        in_a_row = job["first_slots", 2].equals(job["span", 2] + 1)
+        in_a_row = in_a_row & job["x_stride", 2].equals(1)
+        with f.loop(unit["slots", 0]) as d, f.loop(unit["slots", 1]) as h:
+            line = (image + (d * job["apart", 0] + h * job["apart", 1])).cast(real)
+            deep, high = tables[0][d], tables[1][h]
+            with f.choose((deep | high) < 0) as (padding, row):
+                with padding:
+                    f.clear(line, width * channels)
+                with row:
+                    source, w = x + deep + high, f.var(0)
+                    with f.forever() as done:
+                        here = w.get()
+                        f.leave_if(done, here >= width)
+                        last = f.least(here + (side - 1), width - 1)
+                        begin, to = tables[2][here], line + here * channels
+                        # With stride 1 and all slots in a row, folding moves by 1, 0 or -1 or
+                        # wraps: only a straight run gets this far. Otherwise one that turns could,
+                        # too.
+                        run = (tables[2][last] - begin).equals(side - 1)
+                        run = run & (last - here).equals(side - 1) & (begin >= 0)
+                        with f.choose(run & in_a_row) as (square, single):
+                            with square:
+                                _image_square(f, source + begin, to, plane, channels, whole, side)
+                                w.add(side)
+                            with single:
+                                _image_pixel(f, source, begin, to, plane, channels)
+                                w.add(1)
         return f.fn
 
 

@@ -13,7 +13,7 @@ for one unit only, so it stays in the first-level cache and no image-sized table
 
 from __future__ import annotations
 
-from konv.kernels.words import AXES, Words, part_function
+from konv.kernels.words import AXES, TRIPLE, Words, part_function
 from konv.llvm import I64, Function, Module, Routine, Value, Variable, pointer_to
 
 TAP = 5  # words
@@ -21,16 +21,12 @@ SLOTS = ("raw", "slots", "size", "stride", "mode")
 
 
 def emit_slots(module: Module) -> Routine:
-    """slots(table, raw, slots, size, stride, mode): one axis' element offsets, -1 where there is no
-    source.
-    """
-    params = [("table", pointer_to(I64)), *((name, I64) for name in SLOTS)]
-    with module.function("slots", params, inline=False) as (
-        f,
-        (table, raw, slots, size, stride, mode),
-    ):
+    """slots(table, raws, raw, ...): one axis' element offsets, -1 where there is no source."""
+    params = [("table", pointer_to(I64)), ("raws", pointer_to(I64)), *((n, I64) for n in SLOTS)]
+    with module.function("slots", params, inline=False) as (f, args):
+        table, raws, raw, slots, size, stride, mode = args
         with f.loop(slots) as slot:
-            source = f.var(raw + slot)
+            source = f.var(raw + raws[slot])
             with f.when(mode.differs(0)):
                 _fold(f, source, size, mode)
             i = source.get()
@@ -63,17 +59,15 @@ def emit_taps(module: Module, size: int, packed: bool) -> Routine:
         table, count, job = piece.part("at_taps", I64), f.var(0), piece.job
         phases = [piece.phase(axis) for axis in AXES]
         reach = [phase["reach"] for phase in phases]
-        pairs = [job.base + phase["at_pairs"] for phase in phases]
-        begins = [job.base + job["at_bytes", axis] for axis in AXES]
+        triples = [job.base + phase["at_triples"] for phase in phases]
         with f.loop(reach[0]) as a, f.loop(reach[1]) as b, f.loop(reach[2]) as c:
             entry = table + count.get() * TAP
             number, apart = f.integer(0), f.integer(0)
             for axis, i in zip(AXES, (a, b, c), strict=True):
-                slot = pairs[axis][i * 2 + 1]
-                entry[1 + axis] = slot
-                number = number + pairs[axis][i * 2]
-                stride = job["x_stride", axis] * size
-                apart = apart + (begins[axis][slot] if packed else slot * stride)
+                tap, slot, raw = (triples[axis][i * len(TRIPLE) + n] for n in range(len(TRIPLE)))
+                number, entry[1 + axis] = number + tap, slot
+                step = job["apart", axis] if packed else job["x_stride", axis] * size
+                apart = apart + (slot if packed else raw) * step
             entry[0], entry[4] = number, apart
             count.add(1)
         piece.unit["taps"] = count.get()
@@ -88,27 +82,26 @@ def emit_rows(module: Module, mr: int, size: int, packed: bool) -> Routine:
     `size` is a number's bytes.
 
     A tile is *even* if all its addresses are those of its pixels plus those of the taps: inside the
-    image, or in a packed image without gaps. Its rows take 1 cycle an address, those of other tiles
-    about 5. There, a tap that lies in the padding for all pixels of a tile is left out where `skip`
-    allows it.
+    image, or in a packed image of no sparse axis. Its rows take 1 cycle an address, those of other
+    tiles about 5. There, a tap that lies in the padding for all pixels of a tile is left out where
+    `skip` allows it.
     """
     even = _emit_even_rows(module, mr)
     uneven = _emit_uneven_rows(module, mr, size, packed)
     with part_function(module, "rows") as (f, piece, _):
         job, unit = piece.job, piece.unit
         taps, rows, counts = unit["taps"], piece.part("at_rows", I64), piece.part("at_counts", I64)
-        begins = [job.base + job["at_bytes", axis] for axis in AXES]
         at, bases, walk = f.array(I64, 3 * mr), f.array(I64, mr), Walk(f, unit)
         with f.loop(unit["tiles"]) as tile:
             inside = f.var(1)
             with f.loop(mr) as m:
                 base = unit["scratch"] + job["at_image"] if packed else unit["x"]
                 for axis in AXES:
-                    slot = walk.j[axis].get() * job["jump", axis]
+                    j = walk.j[axis].get()
+                    slot, raw = j * job["ahead", axis], unit["raw", axis] + j * job["jump", axis]
                     at[m * 3 + axis] = slot
-                    raw = unit["raw", axis] + slot
                     if packed:
-                        base = base + begins[axis][slot]
+                        base = base + slot * job["apart", axis]
                     else:
                         base = base + raw * job["x_stride", axis] * size
                         within = (raw >= 0) & (raw + job["span", axis] < job["size", axis])
@@ -147,7 +140,6 @@ def _emit_uneven_rows(module: Module, mr: int, size: int, packed: bool) -> Routi
         job, unit = piece.job, piece.unit
         row, at, listed = to.to_pointer(I64), slots_at.to_pointer(I64), piece.part("at_taps", I64)
         tables = [piece.part(("at_slots", axis), I64) for axis in AXES]
-        begins = [job.base + job["at_bytes", axis] for axis in AXES]
         image, zeros = unit["scratch"] + job["at_image"], unit["scratch"] + job["at_zeros"]
         must_keep, kept = 1 - unit["skip"], f.var(0)
         with f.loop(unit["taps"]) as t:
@@ -159,7 +151,7 @@ def _emit_uneven_rows(module: Module, mr: int, size: int, packed: bool) -> Routi
                 sources = [table[slot] for table, slot in zip(tables, slots, strict=True)]
                 inside = (sources[0] | sources[1] | sources[2]) >= 0
                 if packed:
-                    places = [table[slot] for table, slot in zip(begins, slots, strict=True)]
+                    places = [slots[axis] * job["apart", axis] for axis in AXES]
                     out[m + 1] = image + places[0] + places[1] + places[2]
                 else:
                     address = unit["x"] + (sources[0] + sources[1] + sources[2]) * size

@@ -82,12 +82,20 @@ def _emit_work(plan: Plan, parts: Parts, f: Function, call: Words, thread: Value
         for axis in AXES:
             raw = unit["j", axis] * job["jump", axis] + job["least", axis]
             width = f.least(job["box", axis], job["count", axis] - unit["j", axis])
-            slots = (width - 1) * job["jump", axis] + job["span", axis] + 1
+            slots = (width - 1) * job["ahead", axis] + job["first_slots", axis]
             unit["raw", axis], unit["slots", axis] = raw, slots
             table = piece.part(("at_slots", axis), I64)
             f.call(
                 parts["slots"],
-                [table, raw, slots, job["size", axis], job["x_stride", axis], job["mode"]],
+                [
+                    table,
+                    job.base + job["at_raws", axis],
+                    raw,
+                    slots,
+                    job["size", axis],
+                    job["x_stride", axis],
+                    job["mode"],
+                ],
             )
         if plan.packed:
             f.call(parts["image"], [job.base, unit.base])

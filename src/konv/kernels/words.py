@@ -7,7 +7,7 @@ size 1.
 
 An axis is described as geometry.Axis.phases gives it: outputs of phase f are `first + step * j`,
 and its tap reads the *raw* source `j * jump + c` - before padding is told from image. A *slot* is a
-raw source counted from the first one that the unit at hand can read.
+place for one raw source of the unit at hand.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _per_axis(*names: str) -> tuple[str, ...]:
 JOB = (
     "units",  # pieces of work, handed out to the threads one by one
     "chunks",  # of the output channels: pieces that share a box of pixels
-    "even",  # 1 if slots of a packed image lie evenly on every axis
+    "even",  # 1 if no axis is sparse (konv.runtime.schedule)
     "mode",  # padding: 0 zeros, 1 reflect, 2 replicate, 3 circular
     "groups", "ci", "co",  # channels of one group
     "taps",  # of the whole kernel: the stride of the packed weights
@@ -46,16 +46,17 @@ JOB = (
         "jump", "least", "span",  # raw source = j * jump + c, with least <= c <= least + span
         "step",  # outputs of one phase lie this far apart
         "phases", "at_phases",  # how many; word of the job where their records begin
-        "kept",  # slots that a packed image holds, of all that lie between
-        "at_kept",  # word where their list begins
-        "at_bytes",  # word where the list of each slot's place in the packed image begins, in bytes
+        "ahead", "first_slots",  # slots from one j to the next, and of the first j
+        "at_raws",  # word where the sources of a box's slots begin, counted from its first
+        "apart",  # bytes from one slot to the next in a packed image
         "at_slots",  # bytes into the thread's scratch
     ),
 )  # fmt: skip
 
-# A phase's record in the job: first output, number of outputs, number of taps, word where (tap, c)
-# pairs begin.
-PHASE = ("first", "outputs", "reach", "at_pairs")
+# A phase's record in the job: first output, number of outputs, number of taps, word where their
+# triples begin: number of the tap in the kernel, its slot, its raw source, both counted from a j's.
+PHASE = ("first", "outputs", "reach", "at_triples")
+TRIPLE = ("tap", "slot", "raw")
 
 UNIT = (
     "x", "y", "weights", "scratch",  # addresses: image, result, packed weights, thread's scratch

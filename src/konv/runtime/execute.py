@@ -7,6 +7,7 @@ takes addresses and asks no questions; who calls it has checked shapes, dtypes a
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Any
 
 from konv import llvm, log
@@ -31,11 +32,11 @@ class Call:
         target = llvm.detect()
         self.conv, self.team = conv, team
         self.plan = choose(conv, target, not x_last, not y_last)
-        self.job = schedule(conv, self.plan, target, x, y, team.threads)
-        memory.require(self.job.scratch, f"scratch memory of {conv}")
         memory.require(
             weights.packed_bytes(conv, self.plan, target), f"the packed weight of {conv}"
         )
+        self.job = schedule(conv, self.plan, target, x, y, team.threads)
+        memory.require(self.job.scratch, f"scratch memory of {conv}")
         self.kernel = kernel(self.plan)
         self._run, self._address, self._team = self.kernel.run, self.job.address, team.address
         log.event(
@@ -50,6 +51,7 @@ class Call:
         memory.give_back(scratch)
 
 
+_numbers = count()
 _layouts: dict[Any, int] = {}  # a number for each way to lie and to be packed: quick to look up
 
 
@@ -63,7 +65,7 @@ class Weights:
         conv, plan = call.conv, call.plan
         shape = conv.weight_shape, conv.groups, conv.transposed, strides
         how = plan.algorithm, plan.dtype, plan.vectors
-        self.layout = _layouts.setdefault((shape, how), len(_layouts))
+        self.layout = _layouts.setdefault((shape, how), next(_numbers))
 
     def packed(self, weight: int, bias: int) -> Packed:
         """The packed copy of the weight and bias at these addresses; `bias` 0 means none."""

@@ -1,13 +1,15 @@
 """Scratch memory: taken for one call, given back, reused; bounded, and refused before any work.
 
 A buffer is one NumPy array of bytes, aligned to a cache line. Given-back buffers wait in a list, so
-threads calling at once each get their own, and at most `KEEP` bytes wait. What is in a buffer is
+threads calling at once each get their own, and at most `KEEP` bytes wait, or a
+single larger one. What is in a buffer is
 never cleared: kernels write every part of it before they read it.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -33,10 +35,7 @@ class Buffer:
         try:
             self.array: Any = np.empty(size + ALIGN, np.uint8)
         except MemoryError as error:
-            raise OutOfMemoryError(
-                f"{size:,} bytes of scratch memory were refused. Use smaller images, or fewer "
-                f"threads with konv.set_num_threads: scratch memory is taken per thread."
-            ) from error
+            raise refused(size, "scratch memory") from error
         self.size = size
         self.address = -(-self.array.ctypes.data // ALIGN) * ALIGN
 
@@ -82,6 +81,27 @@ def machine_bytes() -> int:
         if text.isdigit():
             limits.append(int(text))
     return min(limits, default=2**62)
+
+
+def allocate(make: Callable[[], Any], size: int, what: str) -> Any:
+    """What `make` returns; OutOfMemoryError if the machine has less memory, or refuses it."""
+    require(size, what)
+    try:
+        return make()
+    except MemoryError as error:
+        raise refused(size, what) from error
+    except RuntimeError as error:  # as PyTorch's allocator says it
+        if "memory" not in str(error):
+            raise
+        raise refused(size, what) from error
+
+
+def refused(size: int, what: str) -> OutOfMemoryError:
+    """The error that says which memory the system did not give."""
+    return OutOfMemoryError(
+        f"{what} needs {size:,} bytes, which the system refused. Free memory, use smaller images "
+        f"or a smaller batch, or fewer threads (konv.set_num_threads): each has scratch of its own."
+    )
 
 
 def require(size: int, what: str) -> None:

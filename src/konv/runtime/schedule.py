@@ -7,13 +7,14 @@ should be four units a thread or more, so that no thread waits long for the last
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 from konv.geometry import Axis, Conv
 from konv.kernels.tables import TAP
-from konv.kernels.words import JOB, PHASE
+from konv.kernels.words import JOB, PHASE, TRIPLE
 from konv.plan import Plan
 from konv.runtime.channels import Channels
 from konv.target import BYTES, Target
@@ -27,6 +28,7 @@ PIXELS = 256  # of a unit at most: enough tiles to use each block of weights oft
 WIDEST = 64
 FEWEST = 48  # pixels below which a unit is not cut further for more units
 # Multiply-adds below which waking a second thread costs more than it brings: about 3 us.
+TABLES = 4 * 1024 * 1024  # bytes of addresses beyond which a unit is cut down to a single tile
 ALONE = 60_000
 
 
@@ -45,13 +47,13 @@ class Job:
 class _Line:
     """One axis, its phases and the box that units take of it.
 
-    `offsets` are raw sources that units keep, counted from the first. Inner axes keep all, so that
-    neighbours stay neighbours; outer axes keep only what is read, which with a large dilation is
-    little of what lies between.
+    A slot is a place for one source. Usually slots are all pixels from a box's first to its last
+    source, so that neighbours stay neighbours. Where taps lie far apart, most of these would
+    never be read: a *sparse* axis has slots for what each output of the box reads, and no others.
     """
 
-    def __init__(self, axis: Axis, inner: bool) -> None:
-        self.axis, self.inner = axis, inner
+    def __init__(self, axis: Axis) -> None:
+        self.axis = axis
         self.phases = tuple(axis.phases())
         self.count = max(phase.count for phase in self.phases)
         self.jump, self.step = self.phases[0].stride, self.phases[0].step
@@ -65,16 +67,21 @@ class _Line:
         self.boxes = -(-self.count // max(1, min(box, self.count)))
         self.box = -(-self.count // self.boxes)
         self.boxes = -(-self.count // self.box)
-        self.slots = (self.box - 1) * self.jump + self.span + 1
-        self.kept = len(self.offsets())
+        dense = (self.box - 1) * self.jump + self.span + 1
+        self.sparse = 2 * self.box * len(self.reads) <= dense
+        self.ahead = len(self.reads) if self.sparse else self.jump
+        self.first_slots = len(self.reads) if self.sparse else self.span + 1
+        self.slots = (self.box - 1) * self.ahead + self.first_slots
 
-    def offsets(self) -> list[int] | range:
-        """Raw sources that a box keeps, counted from its first."""
-        if self.inner or self.span < 2 * len(self.reads) * self.jump:
+    def raws(self) -> list[int] | range:
+        """The source of each slot, counted from the box's first."""
+        if not self.sparse:
             return range(self.slots)
-        return sorted(
-            {j * self.jump + read - self.least for j in range(self.box) for read in self.reads}
-        )
+        return [j * self.jump + read - self.least for j in range(self.box) for read in self.reads]
+
+    def slot(self, source: int) -> int:
+        """The slot of a source that the first output of a box reads."""
+        return bisect_left(self.reads, source) if self.sparse else source - self.least
 
 
 def schedule(
@@ -89,7 +96,7 @@ def schedule(
     import numpy as np
 
     axes = (Axis(1, 1),) * (3 - len(conv.axes)) + conv.axes
-    lines = [_Line(axis, inner=a == 2) for a, axis in enumerate(axes)]
+    lines = [_Line(axis) for axis in axes]
     if conv.exact_macs < ALONE:
         threads = 1
     channels = Channels.of(conv, plan, target)
@@ -99,7 +106,7 @@ def schedule(
     words |= {
         "units": chunks * conv.n * prod(line.boxes for line in lines),
         "chunks": chunks, "chunk_blocks": chunk_blocks, "mode": MODES[conv.mode],
-        "even": all(line.kept == line.slots for line in lines),
+        "even": not any(line.sparse for line in lines),
         "groups": channels.groups, "ci": channels.ci, "co": channels.co,
         "blocks": channels.blocks, "tail": channels.tail,
         "taps": prod(axis.kernel for axis in conv.axes),
@@ -123,15 +130,21 @@ def _cut(
         line.cut(min(left, line.box))
         left = max(1, left // line.box)
     room = target.l2 * 2 // 5 // (conv.ci * BYTES[conv.dtype])
+    taps = prod(line.reach for line in lines)
     wanted = 4 * threads if threads > 1 else 0
 
     def units() -> int:
         return conv.n * prod(line.boxes for line in lines)
 
     def too_large() -> bool:
-        return units() < wanted or (plan.packed and prod(line.kept for line in lines) > room)
+        return units() < wanted or (plan.packed and prod(line.slots for line in lines) > room)
 
-    while too_large() and prod(line.box for line in lines) >= 2 * FEWEST:
+    def pixels() -> int:
+        return prod(line.box for line in lines)
+
+    while too_large() and pixels() >= 2 * FEWEST:
+        _halve(lines)
+    while 8 * taps * pixels() > TABLES and pixels() > plan.pixels:
         _halve(lines)
     pieces = min(blocks, max(1, -(-wanted // max(1, units()))))
     return -(-blocks // pieces)
@@ -150,37 +163,34 @@ def _axis_words(
     x_strides: tuple[int, ...],
     y_strides: tuple[int, ...],
 ) -> list[int]:
-    """Fill the per-axis words; returns the tables that follow the job: phases' records, their (tap,
-    source) pairs, the slots that units keep, and where each slot begins in a packed image, in
-    bytes.
+    """Fill the per-axis words; returns the tables that follow the job: phases' records, their
+    (tap, slot, source) triples, and the source of each slot.
     """
     records: list[int] = []
-    pairs: list[int] = []
+    triples: list[int] = []
     tables: list[int] = []
     missing = (0,) * (3 - len(x_strides))
     strides = zip((*missing, *x_strides), (*missing, *y_strides), strict=True)
-    at_pairs = len(JOB) + len(PHASE) * sum(len(line.phases) for line in lines)
-    at_tables = at_pairs + 2 * sum(len(phase.taps) for line in lines for phase in line.phases)
+    at_triples = len(JOB) + len(PHASE) * sum(len(line.phases) for line in lines)
+    taps = sum(len(phase.taps) for line in lines for phase in line.phases)
+    at_tables = at_triples + len(TRIPLE) * taps
     for a, (line, (x_stride, y_stride)) in enumerate(zip(lines, strides, strict=True)):
-        offsets = line.offsets()
         words |= {
             f"size{a}": line.axis.size, f"x_stride{a}": x_stride, f"y_stride{a}": y_stride,
             f"count{a}": line.count, f"box{a}": line.box, f"boxes{a}": line.boxes,
             f"jump{a}": line.jump, f"least{a}": line.least, f"span{a}": line.span,
-            f"step{a}": line.step,
+            f"ahead{a}": line.ahead, f"first_slots{a}": line.first_slots, f"step{a}": line.step,
             f"phases{a}": len(line.phases), f"at_phases{a}": len(JOB) + len(records),
-            f"kept{a}": len(offsets), f"at_kept{a}": at_tables + len(tables),
-            f"at_bytes{a}": at_tables + len(tables) + len(offsets),
+            f"apart{a}": conv.ci * BYTES[conv.dtype] * prod(o.slots for o in lines[a + 1 :]),
+            f"at_raws{a}": at_tables + len(tables),
         }  # fmt: skip
-        apart = conv.ci * BYTES[conv.dtype] * prod(other.kept for other in lines[a + 1 :])
-        begins = dict(zip(offsets, range(0, apart * len(offsets), apart), strict=True))
-        tables += [*offsets, *(begins.get(slot, 0) for slot in range(line.slots))]
+        tables += line.raws()
         inner = prod(other.axis.kernel for other in lines[a + 1 :])
         for phase in line.phases:
-            records += [phase.first, phase.count, len(phase.taps), at_pairs + len(pairs)]
+            records += [phase.first, phase.count, len(phase.taps), at_triples + len(triples)]
             for tap, source in zip(phase.taps, phase.sources, strict=True):
-                pairs += [tap * inner, source - line.least]
-    return records + pairs + tables
+                triples += [tap * inner, line.slot(source), source - line.least]
+    return records + triples + tables
 
 
 def _lay_out(words: dict[str, int], conv: Conv, plan: Plan, lines: list[_Line], lanes: int) -> int:
@@ -192,7 +202,7 @@ def _lay_out(words: dict[str, int], conv: Conv, plan: Plan, lines: list[_Line], 
     tiles = -(-pixels // plan.pixels)
     taps = prod(line.reach for line in lines)
     width = plan.vectors * lanes
-    image = conv.ci * prod(line.kept for line in lines) + lanes if plan.packed else 0
+    image = conv.ci * prod(line.slots for line in lines) + lanes if plan.packed else 0
     parts = {
         **{f"at_slots{a}": line.slots * 8 for a, line in enumerate(lines)},
         "at_taps": taps * 8 * TAP,

@@ -22,7 +22,7 @@ from konv.kernels.packing import HEADER
 from konv.plan import Plan
 from konv.runtime.channels import Channels
 from konv.runtime.code import Kernel, digests
-from konv.runtime.memory import ALIGN
+from konv.runtime.memory import ALIGN, allocate
 from konv.target import BYTES, Target
 
 LIMIT = 128 * 1024 * 1024  # bytes of packed weights kept for functional calls
@@ -36,7 +36,9 @@ class Packed:
     __slots__ = ("address", "array", "digest", "size")
 
     def __init__(self, size: int, digest: int) -> None:
-        self.array: Any = np.empty(size + ALIGN, np.uint8)
+        self.array: Any = allocate(
+            lambda: np.empty(size + ALIGN, np.uint8), size, "the packed weight"
+        )
         self.address = -(-self.array.ctypes.data // ALIGN) * ALIGN
         self.size, self.digest = size, digest
 

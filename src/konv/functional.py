@@ -157,7 +157,8 @@ def conv_transpose2d(
     output_size
               the wanted (oh, ow) instead of output_padding
 
-    The rest, the result and the errors as in conv2d.
+    The rest, the result and the errors as in conv2d. With infinite weights, results whose kernel
+    reaches beyond the image are NaN, as beside padding.
 
     >>> import numpy as np
     >>> x, weight = np.ones((1, 8, 5, 5), "float32"), np.ones((8, 4, 2, 2), "float32")

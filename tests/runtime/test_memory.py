@@ -158,5 +158,7 @@ def test_memory_refused_by_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
         raise MemoryError
 
     monkeypatch.setattr(memory.np, "empty", refuse)
-    with pytest.raises(OutOfMemoryError, match=r"^12,345,678 bytes of scratch memory were refused"):
+    with pytest.raises(
+        OutOfMemoryError, match=r"^scratch memory needs 12,345,678 bytes, which the system refused"
+    ):
         Buffer(12_345_678)

@@ -57,6 +57,7 @@ def emit_image(module: Module, real: Type) -> Routine:
         channels, width = job["groups"] * job["ci"], unit["slots", 2]
         plane, whole = job["x_channel"], channels & -side
         in_a_row = job["first_slots", 2].equals(job["span", 2] + 1)
+        in_a_row = in_a_row & job["ahead", 2].equals(job["jump", 2])
         in_a_row = in_a_row & job["x_stride", 2].equals(1)
         with f.loop(unit["slots", 0]) as d, f.loop(unit["slots", 1]) as h:
             line = (image + (d * job["apart", 0] + h * job["apart", 1])).cast(real)

@@ -22,7 +22,7 @@ from konv.geometry import Axis, Conv, read_problems
 from konv.geometry.padding import fold
 from konv.kernels import by_name
 from konv.kernels.tables import TAP
-from konv.kernels.words import AXES, JOB, PHASE
+from konv.kernels.words import AXES, JOB, PHASE, TRIPLE
 from konv.plan import Plan
 from konv.runtime import schedule as module
 from konv.runtime.choose import choose
@@ -79,10 +79,24 @@ class Simulated:
         records = range(at, at + len(PHASE) * self.words[f"phases{a}"], len(PHASE))
         return [dict(zip(PHASE, self.all[i : i + len(PHASE)], strict=True)) for i in records]
 
-    def pairs(self, phase: dict[str, int]) -> list[tuple[int, int]]:
-        """(tap, slot counted from a pixel's first) of a phase."""
-        at = phase["at_pairs"]
-        return [(self.all[at + 2 * i], self.all[at + 2 * i + 1]) for i in range(phase["reach"])]
+    def triples(self, phase: dict[str, int]) -> list[tuple[int, int, int]]:
+        """(tap, slot, raw source) of a phase; the latter two counted from a pixel's first."""
+        at, found = phase["at_triples"], list[tuple[int, int, int]]()
+        for i in range(at, at + len(TRIPLE) * phase["reach"], len(TRIPLE)):
+            tap, slot, raw = self.all[i : i + len(TRIPLE)]
+            found.append((tap, slot, raw))
+        return found
+
+    def slots(self, a: int, width: int | None = None) -> int:
+        """Slots of `width` js, or of a whole box."""
+        width = self.words[f"box{a}"] if width is None else width
+        return (width - 1) * self.words[f"ahead{a}"] + self.words[f"first_slots{a}"]
+
+    def raws(self, a: int) -> list[int]:
+        """The raw source of each slot of a box, counted from its first."""
+        at = self.words[f"at_raws{a}"]
+        assert len(JOB) <= at < at + self.slots(a) <= len(self.all)
+        return self.all[at : at + self.slots(a)]
 
     @property
     def blocks(self) -> int:
@@ -106,7 +120,7 @@ def check(s: Simulated) -> None:
     all_work_once(s)
     all_channels_once(s)
     sources_are_right(s)
-    slots_are_kept(s)
+    slots_are_right(s)
     parts_are_apart(s)
 
 
@@ -153,46 +167,61 @@ def all_channels_once(s: Simulated) -> None:
 
 
 def sources_are_right(s: Simulated) -> None:
-    """What a tap reads for an output is what geometry says; no tap is left out, none is double."""
+    """What a tap reads for an output is what geometry says, through the table of slots and by its
+    raw source alike; no tap is left out, none is double.
+    """
     for a, axis in enumerate(s.axes):
         inner = prod(other.kernel for other in s.axes[a + 1 :])
-        jump, least = s.words[f"jump{a}"], s.words[f"least{a}"]
+        jump, least, box = (s.words[f"{name}{a}"] for name in ("jump", "least", "box"))
         mode = s.conv.mode if a >= 3 - s.conv.dims else "zeros"
+        raws, count = s.raws(a), s.words[f"count{a}"]
+        assert s.words[f"size{a}"] == axis.size
         for p in s.phases(a):
-            pairs = s.pairs(p)
-            assert len({tap for tap, _ in pairs}) == len(pairs)
-            for j in sorted({0, 1, p["outputs"] // 2, p["outputs"] - 2, p["outputs"] - 1}):
-                if not 0 <= j < p["outputs"]:
+            triples = s.triples(p)
+            taps = {tap for tap, _, _ in triples}
+            assert len(taps) == len(triples)
+            assert taps <= set(range(0, axis.kernel * inner, inner))
+            last = p["outputs"] - 1
+            for j in sorted({0, 1, box - 1, box, last // 2, last - last % box, last - 1, last}):
+                if not 0 <= j <= last:
                     continue
-                o = p["first"] + j * s.words[f"step{a}"]
-                got = {
-                    tap // inner: fold(j * jump + c + least, axis.size, mode) for tap, c in pairs
-                }
+                o, begin = p["first"] + j * s.words[f"step{a}"], j - j % box
+                slots = s.slots(a, min(box, count - begin))
+                got = {}
+                for tap, slot, raw in triples:
+                    at = (j - begin) * s.words[f"ahead{a}"] + slot
+                    assert 0 <= at < slots, f"{s}: {a}, {o}: no such slot"
+                    source = begin * jump + least + raws[at]
+                    assert source == j * jump + least + raw, f"{s}: {a}, {o}: another raw source"
+                    got[tap // inner] = fold(source, axis.size, mode)
                 want = {k: axis.source(o, k, mode) for k in range(axis.kernel)}
                 assert all(got.get(k) == source for k, source in want.items()), f"{s}: {a}, {o}"
 
 
-def slots_are_kept(s: Simulated) -> None:
-    """Every slot that a tap reads is in the unit's table, and at a place within a packed image."""
-    box, kept = s.axis("box"), s.axis("kept")
-    last_place = 0
+def slots_are_right(s: Simulated) -> None:
+    """The slots that taps read hold their raw sources, and lie within a packed image."""
+    last_place, dense = 0, list[bool]()
     for a in AXES:
-        jump, span = s.words[f"jump{a}"], s.words[f"span{a}"]
-        slots = (box[a] - 1) * jump + span + 1
-        at = s.words[f"at_kept{a}"]
-        offsets = s.all[at : at + kept[a]]
-        places = s.all[s.words[f"at_bytes{a}"] :][:slots]
-        apart = s.conv.ci * s.size * prod(kept[a + 1 :])
-        assert offsets == sorted(set(offsets))
-        assert 0 <= offsets[0] <= offsets[-1] < slots == len(places)
-        assert [places[slot] for slot in offsets] == [i * apart for i in range(kept[a])]
-        assert not s.words["even"] or offsets == list(range(slots)), f"{s}: even with gaps"
-        held = set(offsets)
+        box, jump, ahead, span = (s.words[f"{n}{a}"] for n in ("box", "jump", "ahead", "span"))
+        raws, slots = s.raws(a), s.slots(a)
+        assert s.words[f"apart{a}"] == s.conv.ci * s.size * prod(s.slots(b) for b in AXES[a + 1 :])
+        dense.append((ahead, s.words[f"first_slots{a}"]) == (jump, span + 1))
+        # Packing takes neighbouring slots for neighbouring pixels here.
+        assert not dense[a] or raws == list(range(slots)), f"{s}: {a}: gaps in a dense axis"
+        assert s.words[f"count{a}"] == max(p["outputs"] for p in s.phases(a))
+        read, seen = set[int](), set[int]()
         for p in s.phases(a):
-            for _, c in s.pairs(p):
-                assert 0 <= c <= span
-                assert held.issuperset(range(c, c + (box[a] - 1) * jump + 1, jump)), f"{s}: {a}"
-        last_place += places[offsets[-1]]
+            for _, slot, raw in s.triples(p):
+                assert 0 <= slot < s.words[f"first_slots{a}"]
+                read.update(range(slot, slot + (box - 1) * ahead + 1, ahead))
+                seen.add(raw)
+                held = [raws[slot + j * ahead] for j in range(box)]
+                assert held == [raw + j * jump for j in range(box)], f"{s}: {a}"
+        # A tile is inside the image if its pixels' first and last raw sources are.
+        assert not seen or (min(seen), max(seen)) == (0, span), f"{s}: {a}"
+        assert dense[a] or not seen or read == set(range(slots)), f"{s}: {a}: slots nobody reads"
+        last_place += (slots - 1) * s.words[f"apart{a}"]
+    assert not s.words["even"] or all(dense), f"{s}: even with a sparse axis"
     if s.plan.packed:
         room = s.words["at_block"] - s.words["at_image"]
         assert last_place + s.conv.ci * s.size <= room, f"{s}: the packed image is too long"
@@ -205,17 +234,17 @@ def parts_are_apart(s: Simulated) -> None:
     taps = prod(max(p["reach"] for p in s.phases(a)) for a in AXES)
     width = s.plan.vectors * s.lanes
     need = {
-        **{f"at_slots{a}": 8 * ((box[a] - 1) * w[f"jump{a}"] + w[f"span{a}"] + 1) for a in AXES},
+        **{f"at_slots{a}": 8 * s.slots(a) for a in AXES},
         "at_taps": 8 * TAP * taps,
         "at_counts": 8 * tiles,
         "at_places": 8 * tiles * s.plan.pixels,
         "at_rows": 8 * tiles * taps * (s.plan.pixels + 1),
         "at_zeros": 0 if s.plan.packed else s.conv.ci * s.size,
-        "at_image": s.conv.ci * prod(s.axis("kept")) * s.size if s.plan.packed else 0,
+        "at_image": s.conv.ci * prod(map(s.slots, AXES)) * s.size if s.plan.packed else 0,
         "at_block": (tiles * s.plan.pixels * width if s.plan.blocked else s.conv.co) * s.size,
     }
     assert set(need) == {name for name in JOB if name.startswith("at_")} - {
-        f"{name}{a}" for name in ("at_phases", "at_kept", "at_bytes") for a in AXES
+        f"{name}{a}" for name in ("at_phases", "at_raws") for a in AXES
     }, "a part of the scratch memory is not known here"
     order = sorted(need, key=lambda name: w[name])
     begins = [w[name] for name in order]
@@ -267,19 +296,34 @@ def test_random(
 
 FAULTS = {
     "units": -1, "chunk_blocks": -1, "box2": -1, "co": -1, "least2": 1, "at_block": -256,
-    "at_counts": 8, "thread_bytes": -4096, "kept1": -1, "blocks": 1, "step1": 1,
+    "at_counts": 8, "thread_bytes": -4096, "blocks": 1, "step1": 1,
+    "ahead1": 1, "first_slots2": -1, "apart2": 4, "at_raws2": 1, "span1": 1, "jump2": 1,
+    "count1": 1, "at_phases1": 1,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("word", FAULTS)
 def test_this_can_fail(word: str) -> None:
-    """One word that is wrong by one is noticed."""
+    """One word that is slightly wrong is noticed."""
     s = Simulated(Conv.parse("conv2d 2x64x30x30 o200 k3 p1"), True, True, 2)
     check(s)
     s.words[word] += FAULTS[word]
     s.all[JOB.index(word)] += FAULTS[word]
     with pytest.raises((AssertionError, IndexError, ValueError)):
         check(s)
+
+
+@pytest.mark.parametrize("text", ["2x64x9x9x9 o20 k3 p1", "1x8x5x400x40 o8 k3 p1x100x1 d1x100x1"])
+def test_wrong_tables_are_noticed(text: str) -> None:
+    """Any word of the phases' records, of the triples or of the slots' raw sources."""
+    s = Simulated(Conv.parse(f"conv3d {text}"), True, True, 2)
+    assert s.words["even"] == ("100" not in text)
+    for at in range(len(JOB), len(s.all)):
+        s.all[at] += 1
+        with pytest.raises((AssertionError, IndexError, ValueError)):
+            check(s)
+        s.all[at] -= 1
+    check(s)
 
 
 # Threads
@@ -333,15 +377,19 @@ def test_packed_images_fit_into_the_cache(l2: int) -> None:
     target = replace(llvm.detect(), l2=l2)
     for conv in FILES["article.txt"]:
         s = Simulated(conv, True, True, 2, target)
-        image = prod(s.axis("kept")) * conv.ci * s.size
+        image = prod(map(s.slots, AXES)) * conv.ci * s.size
         assert image <= l2 * 2 // 5 or prod(s.axis("box")) < 2 * FEWEST, str(s)
 
 
 def test_large_dilation_keeps_little() -> None:
-    """Outer axes pack only the rows that are read; the inner one all between."""
+    """A sparse axis has slots for what is read, and for nothing between."""
     s = Simulated(Conv.parse("conv2d 1x8x400x400 o8 k3 p100 d100"), True, True)
-    assert s.axis("kept")[1] <= 3 * s.axis("box")[1] < 100
+    sparse = [a for a in AXES if s.words[f"first_slots{a}"] != s.words[f"span{a}"] + 1]
+    assert 1 in sparse
     assert not s.words["even"]
+    for a in sparse:
+        assert s.words[f"ahead{a}"] == s.words[f"first_slots{a}"] == 3
+        assert s.slots(a) <= 3 * s.words[f"box{a}"] < 200
     assert s.words["thread_bytes"] <= MIB
 
 

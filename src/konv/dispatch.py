@@ -86,11 +86,11 @@ def convolve(x: Any, weight: Any, bias: Any, out: Any, *arguments: Any) -> Any:
             if a is not None and kind.owns(a):
                 kind.refuse(a, name)
         arrays = kind.name, kind.signature(x), kind.signature(weight)
-    now = team()
+    now, types = team(), tuple(map(type, arguments))
     key = (
         arrays, None if bias is None else kind.signature(bias),
         None if out is None else _out_signature(out), arguments,
-        _types(arguments),
+        types if tuple not in types else _types(arguments),  # True and 1.0 equal 1
         now.address, now.threads, current_precision(),
     )  # fmt: skip
     try:

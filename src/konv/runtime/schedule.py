@@ -27,8 +27,8 @@ PIXELS = 256  # of a unit at most: enough tiles to use each block of weights oft
 # Of a packed box: squarer boxes pack fewer pixels twice, and 64 floats still fill cache lines.
 WIDEST = 64
 FEWEST = 48  # pixels below which a unit is not cut further for more units
-# Multiply-adds below which waking a second thread costs more than it brings: about 3 us.
 TABLES = 4 * 1024 * 1024  # bytes of addresses beyond which a unit is cut down to a single tile
+# Multiply-adds below which waking a second thread costs more than it brings: about 3 us.
 ALONE = 60_000
 
 

@@ -267,16 +267,6 @@ def channels_last(shape: Shape, strides: Shape) -> bool:
     return strides[1] > 0
 
 
-def is_contiguous(shape: Shape, strides: Shape) -> bool:
-    """Whether the last axis runs fastest and nothing lies between; axes of size 1 have no say."""
-    expected = 1
-    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
-        if size != 1 and stride != expected:
-            return False
-        expected *= size
-    return True
-
-
 def dense_strides(shape: Shape, last: bool) -> Shape:
     """Strides in elements of a new array (n, c, *spatial), channels last or contiguous."""
     order = [1, *range(len(shape) - 1, 1, -1), 0] if last else list(range(len(shape) - 1, -1, -1))

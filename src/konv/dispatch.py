@@ -33,7 +33,7 @@ class _Layer:
     def __init__(
         self, kind: Kind, x: Any, weight: Any, bias: Any, options: Options, out: Any, team: Team
     ) -> None:
-        self.conv = conv = problem(kind, x, weight, bias, options)
+        conv = problem(kind, x, weight, bias, options)
         strides = kind.strides(weight)
         weight_last = channels_last(tuple(weight.shape), strides)
         self.kind, self.request = kind, Request(kind, x, conv, options, out, team, weight_last)

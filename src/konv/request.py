@@ -42,7 +42,8 @@ class Request:
         self.last = last = layout_last(options)
         self.batched, shape, strides = canonical(kind, x, options, last)
         self.itemsize, self.dtype = BYTES[conv.dtype], conv.dtype
-        memory.require(prod(conv.out_shape) * self.itemsize, f"the result of {conv}")
+        self.result_name = f"the result of {conv}"
+        memory.require(prod(conv.out_shape) * self.itemsize, self.result_name)
         self.readable = kind.native(x) and min(strides) >= 0
         x_format = channels_last(shape, strides)
         y_last = last or ((x_format or weight_last) and has_format(kind, options))
@@ -128,13 +129,10 @@ class Request:
 
     def _new(self) -> Any:
         """An array for the result; the system's refusal as an OutOfMemoryError."""
-        try:
-            return self.kind.empty(self.y_shape, self.dtype)
-        except (MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "memory" not in str(error):
-                raise
-            size = prod(self.y_shape) * self.itemsize
-            raise memory.refused(size, f"the result of {self.conv}") from error
+        size = prod(self.y_shape) * self.itemsize
+        return memory.allocate(
+            lambda: self.kind.empty(self.y_shape, self.dtype), size, self.result_name
+        )
 
     def _free(self, out: Any, reads: tuple[tuple[int, int], ...]) -> bool:
         """Whether kernels may write into `out`: laid out as they write, aligned, and apart from

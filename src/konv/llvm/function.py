@@ -158,9 +158,6 @@ class Function:
     def select(self, condition: Value, yes: Value, no: Value | Number) -> Value:
         return Value(self, self.b.select(condition.ir, yes.ir, yes.lift(no)))
 
-    def select_pointer(self, condition: Value, yes: Pointer, no: Pointer) -> Pointer:
-        return Pointer(self, self.b.select(condition.ir, yes.ir, no.ir), yes.element)
-
     def least(self, a: Value, b: Value | int) -> Value:
         return self.select(a < b, a, b)
 

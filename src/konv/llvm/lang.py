@@ -14,7 +14,6 @@ to schedule, not to guess. Nothing here knows what a convolution is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llvmlite import ir
@@ -205,8 +204,3 @@ class Variable:
 
     def add(self, value: Value | Number) -> None:
         self.set(self.get() + value)
-
-
-def vector_constant(f: Function, element: ir.Type, numbers: Sequence[Number]) -> Value:
-    """A vector whose lanes are these numbers."""
-    return Value(f, ir.Constant(ir.VectorType(element, len(numbers)), list(numbers)))

@@ -88,11 +88,9 @@ def allocate(make: Callable[[], Any], size: int, what: str) -> Any:
     require(size, what)
     try:
         return make()
-    except MemoryError as error:
-        raise refused(size, what) from error
-    except RuntimeError as error:  # as PyTorch's allocator says it
-        if "memory" not in str(error):
-            raise
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise  # PyTorch's allocator says it in a RuntimeError; others mean something else
         raise refused(size, what) from error
 
 

@@ -20,7 +20,7 @@ from konv.geometry.phase import Phase
 from konv.kernels.packing import WEIGHTS
 from konv.kernels.words import JOB
 from konv.runtime import execute, weights
-from konv.runtime.schedule import Job
+from konv.runtime.job import Job
 from konv.runtime.weights import CACHE
 from konv.target import BYTES
 

@@ -27,6 +27,7 @@ class Plan:
                  alike
     odd          channels in the very last vector; 0: it is full, or may be written in full
     depth        input channels of a group if they are few enough to be unrolled; 0: a loop
+    form         what else the inner loops are specialised on, as the file of the algorithm says
     alignment    a crop whose origin is a multiple of it gives the same bits as the whole
     """
 
@@ -40,11 +41,39 @@ class Plan:
     odd: int = 0
     depth: int = 0
     alignment: int = 1
+    form: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         name = {False: "channels-last", True: "contiguous"}
         layouts = f"{name[self.packed]} in, {name[self.blocked]} out"
         return f"{self.algorithm} {self.pixels}x{self.vectors} {self.dtype} {layouts}"
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One convolution at one image size, as a kernel is told it.
+
+    words     what the kernel's file says they are; every thread reads them
+    threads   that are worth waking for it
+    scratch   bytes of memory that each thread needs
+    """
+
+    words: list[int]
+    threads: int
+    scratch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """Packed weights: their bytes, and the groups and channels of a group as `pack` takes them."""
+
+    bytes: int
+    groups: int
+    co: int
+    ci: int
+
+
+Strides = tuple[int, ...]  # in elements, (batch, channel, *spatial)
 
 
 class Algorithm(Protocol):
@@ -55,14 +84,20 @@ class Algorithm(Protocol):
     name: str
     # Every output is a plain sum of products, within the bound that reference.tolerance states.
     exact: bool
-    # One weight per output channel and tap: nothing is summed over input channels.
-    per_channel: bool
 
     def why_not(self, conv: Conv, target: Target) -> str | None:
         """Why it cannot do this problem, in words for a user; None if it can."""
 
     def plans(self, conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
         """The plans worth considering, most promising first."""
+
+    def work(
+        self, conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int
+    ) -> Work:
+        """How a plan cuts the layer, for an input and an output with these strides."""
+
+    def packing(self, conv: Conv, plan: Plan, target: Target) -> Packing:
+        """What its packed weights are."""
 
     def emit(self, plan: Plan, target: Target) -> Module:
         """The kernel: exports `run` (kernels.region) and `pack` (kernels.packing)."""

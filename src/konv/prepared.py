@@ -110,7 +110,7 @@ class Prepared:
     def _pack(self, call: Call) -> Packed:
         """The packed weights of a call; plans for different layouts share them where they can."""
         plan: Plan = call.plan
-        key = (plan.algorithm, plan.vectors)
+        key = (plan.algorithm, plan.vectors, plan.form)
         packed = self._packed.get(key)
         if packed is None:
             weight = self._kind.address(self._weight)

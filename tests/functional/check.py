@@ -16,10 +16,11 @@ from functional.witness import Array, expected, tolerance
 import konv
 from konv import arrays, dispatch, reference
 from konv.geometry import Conv
+from konv.kernels import schedule
 from konv.kernels.words import JOB
 from konv.plan import Algorithm, Plan
-from konv.runtime import execute, schedule
-from konv.runtime.schedule import Job
+from konv.runtime import execute
+from konv.runtime.job import Job
 
 plans: dict[Conv, Plan] = {}
 """The plan that `recording` last saw chosen for a problem."""

@@ -28,7 +28,9 @@ from functional.shrink import shrunk
 from functional.test_problems import LAYOUTS, PAIRS
 
 from konv import arrays, llvm
-from konv.runtime import execute, memory, schedule, weights
+from konv.kernels import scratch
+from konv.kernels.scratch import LINE
+from konv.runtime import execute, job, memory, weights
 
 PAGE = mmap.PAGESIZE
 NAN = 0xFF  # a float of these bytes is NaN, an address of them faults
@@ -95,43 +97,28 @@ class Fence:
             digest,
         )
 
-    def lay_out(self, words: dict[str, int], *rest: Any) -> int:
+    def lay_out(self, words: dict[str, int], parts: dict[str, int]) -> int:
         """Scratch memory with a page without access after each part of it, once for each thread."""
-        noted = _Noted(words)
-        total = _lay_out(noted, *rest)
-        begins = sorted((noted[name], name) for name in noted.written)
-        ends = [begin - 64 for begin, _ in begins[1:]] + [total]
         at, self.gaps = 0, []
-        for (begin, name), end in zip(begins, ends, strict=True):
-            pages = -(-max(end - begin, 1) // PAGE) * PAGE
-            words[name] = at + (pages - (end - begin) if self.at_end else 0)
+        for name, length in parts.items():
+            length = -(-length // LINE) * LINE  # parts begin on a cache line
+            pages = -(-max(length, 1) // PAGE) * PAGE
+            words[name] = at + (pages - length if self.at_end else 0)
             self.gaps.append(at + pages)
             at += pages + PAGE
         return at
 
-    def job(self, *arguments: Any) -> schedule.Job:
+    def job(self, *arguments: Any) -> job.Job:
         """A job with its words fenced."""
-        job = _schedule(*arguments)
-        words, each = self.array(job.words), job.scratch // job.threads
-        self.scratch[job.scratch] = [
-            t * each + gap for t in range(job.threads) for gap in self.gaps
+        made = _schedule(*arguments)
+        words, each = self.array(made.words), made.scratch // made.threads
+        self.scratch[made.scratch] = [
+            t * each + gap for t in range(made.threads) for gap in self.gaps
         ]
-        return schedule.Job(words, words.ctypes.data, job.threads, job.scratch)
+        return job.Job(words, words.ctypes.data, made.threads, made.scratch)
 
 
-class _Noted(dict[str, int]):
-    """Remembers what is written to it."""
-
-    def __init__(self, words: dict[str, int]) -> None:
-        super().__init__(words)
-        self.written: set[str] = set()
-
-    def __setitem__(self, name: str, value: int) -> None:
-        super().__setitem__(name, value)
-        self.written.add(name)
-
-
-_schedule, _lay_out = execute.schedule, schedule._lay_out
+_schedule = execute.schedule
 _dense, _contiguous = arrays.NumpyKind.dense, arrays.NumpyKind.contiguous
 
 
@@ -165,7 +152,7 @@ def fenced(at_end: bool, missing: int = 0) -> Iterator[None]:
             (weights.Packed, "__init__", lambda *a: fence.packed(*a)),
             (memory, "SMALLEST", 0),
             (memory, "give_back", lambda _: None),
-            (schedule, "_lay_out", fence.lay_out),
+            (scratch, "lay_out", fence.lay_out),
             (execute, "schedule", fence.job),
             (check, "nan_results", nullcontext),
         ):

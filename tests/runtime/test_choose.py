@@ -111,7 +111,7 @@ def test_the_same_plan_for_any_number_of_threads() -> None:
 def test_plans_have_no_field_for_it() -> None:
     assert {field.name for field in fields(Plan)} == {
         "algorithm", "dtype", "packed", "blocked", "pixels", "vectors", "tail", "odd", "depth",
-        "alignment",
+        "alignment", "form",
     }  # fmt: skip
 
 
@@ -125,7 +125,6 @@ def test_protocol(algorithm: Algorithm, target: Target) -> None:
     assert kernels.by_name(algorithm.name) is algorithm
     assert [a.name for a in ALGORITHMS].count(algorithm.name) == 1
     assert isinstance(algorithm.exact, bool)
-    assert isinstance(algorithm.per_channel, bool)
     for conv, (packed, blocked) in product(PROBLEMS, LAYOUTS):
         refusal = algorithm.why_not(conv, target)
         if refusal is not None:
@@ -143,7 +142,7 @@ def test_protocol(algorithm: Algorithm, target: Target) -> None:
 def follows(plan: Plan, algorithm: Algorithm, conv: Conv, target: Target) -> None:
     """A plan fits its problem, and its sums and one vector of weights fit into registers."""
     lanes = target.lanes(conv.dtype)
-    co = conv.co if algorithm.per_channel else conv.co // conv.groups
+    co = conv.co if algorithm is depthwise else conv.co // conv.groups
     assert (plan.algorithm, plan.dtype) == (algorithm.name, conv.dtype)
     assert plan.pixels >= 1
     assert plan.vectors >= 1
@@ -225,8 +224,8 @@ def test_why_depthwise_does_not(line: str, says: str | None) -> None:
 class Rough:
     """Direct, told to be an algorithm whose error bound is larger."""
 
-    name, exact, per_channel = "rough", False, False
-    emit = staticmethod(direct.emit)
+    name, exact = "rough", False
+    emit, work, packing = map(staticmethod, (direct.emit, direct.work, direct.packing))
 
     def why_not(self, conv: Conv, target: Target) -> str | None:
         return None

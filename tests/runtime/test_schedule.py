@@ -21,12 +21,13 @@ from konv.arrays import dense_strides
 from konv.geometry import Axis, Conv, read_problems
 from konv.geometry.padding import fold
 from konv.kernels import by_name
+from konv.kernels import schedule as module
+from konv.kernels.schedule import ALONE, FEWEST
 from konv.kernels.tables import TAP
 from konv.kernels.words import AXES, JOB, PHASE, TRIPLE
 from konv.plan import Plan
-from konv.runtime import schedule as module
 from konv.runtime.choose import choose
-from konv.runtime.schedule import ALONE, FEWEST, Job, schedule
+from konv.runtime.job import Job, schedule
 from konv.target import BYTES, Target
 
 FOLDER = Path(__file__).resolve().parents[2] / "problems"

@@ -24,8 +24,8 @@ from konv.plan import Plan
 from konv.prepared import prepare
 from konv.runtime import memory
 from konv.runtime.choose import choose
+from konv.runtime.job import schedule
 from konv.runtime.roofline import Roofline, measure
-from konv.runtime.schedule import schedule
 from konv.runtime.threads import team
 from konv.runtime.weights import packed_bytes
 from konv.target import BYTES, Target

@@ -12,16 +12,17 @@ padding and phases are addresses in the rows, as in konv.kernels.direct.
 from __future__ import annotations
 
 from konv.geometry import Conv
+from konv.kernels.channels import Channels
 from konv.kernels.direct import last_block
 from konv.kernels.microtile import tile_function
+from konv.kernels.schedule import schedule
 from konv.kernels.units import emit_kernel
 from konv.llvm import REAL, Module, Routine
-from konv.plan import Plan
+from konv.plan import Packing, Plan, Strides, Work
 from konv.target import Target
 
 name = "depthwise"
 exact = True
-per_channel = True
 
 # Pixels x vectors by the number of registers: eight chains of multiply-adds or more, for they are 4
 # cycles long.
@@ -52,6 +53,17 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     )
 
 
+def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
+    """Units of work as konv.kernels.schedule cuts them."""
+    channels = Channels.of(conv, plan, target, per_channel=True)
+    return schedule(conv, plan, target, channels, x, y, threads)
+
+
+def packing(conv: Conv, plan: Plan, target: Target) -> Packing:
+    """Blocks of output channels as konv.kernels.packing packs them."""
+    return Channels.of(conv, plan, target, per_channel=True).packing
+
+
 def emit(plan: Plan, target: Target) -> Module:
     """The module of a plan: `run` and `pack`."""
     lanes = target.lanes(plan.dtype)
@@ -74,4 +86,4 @@ def emit(plan: Plan, target: Target) -> Module:
                         total.set(f.fma(value, w, total.get()))
             return f.fn
 
-    return emit_kernel(plan, target, tile, per_channel)
+    return emit_kernel(plan, target, tile, per_channel=True)

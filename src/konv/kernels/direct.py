@@ -10,15 +10,16 @@ a vector; kernels for such layers stand before this one in ALGORITHMS.
 from __future__ import annotations
 
 from konv.geometry import Conv
+from konv.kernels.channels import Channels
 from konv.kernels.microtile import UNROLL, emit_tile
+from konv.kernels.schedule import schedule
 from konv.kernels.units import emit_kernel
 from konv.llvm import Module, Routine
-from konv.plan import Plan
+from konv.plan import Packing, Plan, Strides, Work
 from konv.target import Target
 
 name = "direct"
 exact = True
-per_channel = False
 
 # Register tiles, pixels x vectors of output channels, by bytes in a vector and the number of vector
 # registers; all leave registers for the weights and one broadcast, and tests/llvm/test_targets.py
@@ -69,6 +70,17 @@ def cost(vectors: int, mr: int, nr: int) -> float:
     full, tail = divmod(vectors, nr)
     widths = [nr] * full + [tail] * (tail > 0)
     return sum(max(mr * n / 2, (mr + n) / 2, 4) for n in widths) / mr
+
+
+def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
+    """Units of work as konv.kernels.schedule cuts them."""
+    channels = Channels.of(conv, plan, target, per_channel=False)
+    return schedule(conv, plan, target, channels, x, y, threads)
+
+
+def packing(conv: Conv, plan: Plan, target: Target) -> Packing:
+    """Blocks of output channels as konv.kernels.packing packs them."""
+    return Channels.of(conv, plan, target, per_channel=False).packing
 
 
 def emit(plan: Plan, target: Target) -> Module:

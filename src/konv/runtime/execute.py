@@ -15,7 +15,7 @@ from konv.geometry import Conv
 from konv.runtime import memory, weights
 from konv.runtime.choose import choose
 from konv.runtime.code import kernel
-from konv.runtime.schedule import schedule
+from konv.runtime.job import schedule
 from konv.runtime.threads import Team
 from konv.runtime.weights import CACHE, Packed, Strides
 from konv.target import BYTES
@@ -64,7 +64,7 @@ class Weights:
         self.bias_bytes = call.conv.co * BYTES[call.conv.dtype]
         conv, plan = call.conv, call.plan
         shape = conv.weight_shape, conv.groups, conv.transposed, strides
-        how = plan.algorithm, plan.dtype, plan.vectors
+        how = plan.algorithm, plan.dtype, plan.vectors, plan.form
         self.layout = _layouts.setdefault((shape, how), next(_numbers))
 
     def packed(self, weight: int, bias: int) -> Packed:

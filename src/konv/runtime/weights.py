@@ -16,11 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from konv import kernels
 from konv.geometry import Conv
 from konv.kernels.digest import CHUNK
-from konv.kernels.packing import HEADER
 from konv.plan import Plan
-from konv.runtime.channels import Channels
 from konv.runtime.code import Kernel, digests
 from konv.runtime.memory import ALIGN, allocate
 from konv.target import BYTES, Target
@@ -45,8 +44,7 @@ class Packed:
 
 def packed_bytes(conv: Conv, plan: Plan, target: Target) -> int:
     """Bytes that the packed weights of a layer take."""
-    channels = Channels.of(conv, plan, target)
-    return HEADER + channels.groups * channels.padded * (channels.reduction + 1) * BYTES[plan.dtype]
+    return kernels.by_name(plan.algorithm).packing(conv, plan, target).bytes
 
 
 def pack(
@@ -63,25 +61,24 @@ def pack(
     The taps of a weight are one run of equal steps in either memory format; transposed layers walk
     it backwards.
     """
-    channels = Channels.of(conv, plan, kernel.target)
-    packed = Packed(packed_bytes(conv, plan, kernel.target), digest)
+    how = kernels.by_name(plan.algorithm).packing(conv, plan, kernel.target)
+    packed = Packed(how.bytes, digest)
     taps = prod(axis.kernel for axis in conv.axes)
     tap = next((s for s, a in zip(strides[:1:-1], conv.axes[::-1], strict=True) if a.kernel > 1), 1)
-    ci = channels.reduction // taps
-    by_co, by_ci, by_group = strides[0], strides[1], channels.co * strides[0]
+    by_co, by_ci, by_group = strides[0], strides[1], how.co * strides[0]
     if conv.transposed:
         weight += (taps - 1) * tap * BYTES[plan.dtype]
-        by_co, by_ci, by_group, tap = strides[1], strides[0], ci * strides[0], -tap
-    if channels.groups != conv.groups:
+        by_co, by_ci, by_group, tap = strides[1], strides[0], how.ci * strides[0], -tap
+    if how.groups != conv.groups:
         # Depthwise: each channel's filter is a group of its own in either layout.
         by_co = strides[0]
     kernel.pack(
         weight,
         bias,
         packed.address,
-        channels.groups,
-        channels.co,
-        ci,
+        how.groups,
+        how.co,
+        how.ci,
         taps,
         by_co,
         by_ci,

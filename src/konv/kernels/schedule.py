@@ -8,19 +8,15 @@ should be four units a thread or more, so that no thread waits long for the last
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any
 
 from konv.geometry import Axis, Conv
+from konv.kernels import scratch
+from konv.kernels.channels import Channels
 from konv.kernels.tables import TAP
 from konv.kernels.words import JOB, PHASE, TRIPLE
-from konv.plan import Plan
-from konv.runtime.channels import Channels
+from konv.plan import Plan, Strides, Work
 from konv.target import BYTES, Target
-
-if TYPE_CHECKING:
-    import numpy as np
 
 MODES = {"zeros": 0, "reflect": 1, "replicate": 2, "circular": 3}
 PIXELS = 256  # of a unit at most: enough tiles to use each block of weights often
@@ -30,18 +26,6 @@ FEWEST = 48  # pixels below which a unit is not cut further for more units
 TABLES = 4 * 1024 * 1024  # bytes of addresses beyond which a unit is cut down to a single tile
 # Multiply-adds below which waking a second thread costs more than it brings: about 3 us.
 ALONE = 60_000
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """The words of a job and what must be at hand to run it; `words` stays alive with this
-    object.
-    """
-
-    words: np.ndarray[Any, Any]
-    address: int
-    threads: int
-    scratch: int
 
 
 class _Line:
@@ -88,18 +72,16 @@ def schedule(
     conv: Conv,
     plan: Plan,
     target: Target,
-    x_strides: tuple[int, ...],
-    y_strides: tuple[int, ...],
+    channels: Channels,
+    x_strides: Strides,
+    y_strides: Strides,
     threads: int,
-) -> Job:
-    """The job of `conv` under `plan`; strides in elements, (batch, channel, *spatial)."""
-    import numpy as np
-
+) -> Work:
+    """The work of `conv` under `plan`, whose kernel sees these channels."""
     axes = (Axis(1, 1),) * (3 - len(conv.axes)) + conv.axes
     lines = [_Line(axis) for axis in axes]
     if conv.exact_macs < ALONE:
         threads = 1
-    channels = Channels.of(conv, plan, target)
     chunk_blocks = _cut(conv, plan, target, lines, channels.all_blocks, threads)
     chunks = -(-channels.all_blocks // chunk_blocks)
     words = dict.fromkeys(JOB, 0)
@@ -114,9 +96,9 @@ def schedule(
         "y_batch": y_strides[0], "y_channel": y_strides[1],
     }  # fmt: skip
     tables = _axis_words(words, conv, lines, x_strides[2:], y_strides[2:])
-    words["thread_bytes"] = _lay_out(words, conv, plan, lines, target.lanes(plan.dtype))
-    array = np.array([*words.values(), *tables], dtype=np.int64)
-    return Job(array, array.ctypes.data, threads, words["thread_bytes"] * threads)
+    parts = _parts(conv, plan, lines, target.lanes(plan.dtype))
+    words["thread_bytes"] = scratch.lay_out(words, parts)
+    return Work([*words.values(), *tables], threads, words["thread_bytes"])
 
 
 def _cut(
@@ -193,17 +175,15 @@ def _axis_words(
     return records + triples + tables
 
 
-def _lay_out(words: dict[str, int], conv: Conv, plan: Plan, lines: list[_Line], lanes: int) -> int:
-    """Place the parts of a thread's scratch, each on a cache line of its own; returns the bytes of
-    all.
-    """
+def _parts(conv: Conv, plan: Plan, lines: list[_Line], lanes: int) -> dict[str, int]:
+    """The parts of a thread's scratch by the word that says where they begin, in bytes."""
     size = BYTES[conv.dtype]
     pixels = prod(line.box for line in lines)
     tiles = -(-pixels // plan.pixels)
     taps = prod(line.reach for line in lines)
     width = plan.vectors * lanes
     image = conv.ci * prod(line.slots for line in lines) + lanes if plan.packed else 0
-    parts = {
+    return {
         **{f"at_slots{a}": line.slots * 8 for a, line in enumerate(lines)},
         "at_taps": taps * 8 * TAP,
         "at_counts": tiles * 8,
@@ -213,8 +193,3 @@ def _lay_out(words: dict[str, int], conv: Conv, plan: Plan, lines: list[_Line], 
         "at_image": image * size,
         "at_block": (tiles * plan.pixels * width if plan.blocked else conv.co + width) * size,
     }
-    at = 0
-    for name, length in parts.items():
-        words[name] = at
-        at += -(-length // 64) * 64 + 64
-    return -(-at // 4096) * 4096

@@ -7,10 +7,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from konv import kernels
 from konv.geometry import Conv
-from konv.plan import Plan
-from konv.target import Target
+from konv.kernels.packing import HEADER
+from konv.plan import Packing, Plan
+from konv.target import BYTES, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,7 @@ class Channels:
                       from them
     padded            output channels rounded up to whole vectors
     reduction         products that make one output
+    summed            over the channels of a group, too; a depthwise kernel sums over taps only
     """
 
     groups: int
@@ -31,18 +32,35 @@ class Channels:
     tail: int
     padded: int
     reduction: int
+    summed: bool
+    dtype: str
+
+    @property
+    def packing(self) -> Packing:
+        """How `kernels.packing.emit_weights` packs their weights."""
+        size = HEADER + self.groups * self.padded * (self.reduction + 1) * BYTES[self.dtype]
+        return Packing(size, self.groups, self.co, self.ci if self.summed else 1)
 
     @property
     def all_blocks(self) -> int:
         return self.blocks + (self.tail > 0)
 
     @classmethod
-    def of(cls, conv: Conv, plan: Plan, target: Target) -> Channels:
-        """The channels of a layer under a plan."""
-        per_channel = kernels.by_name(plan.algorithm).per_channel
+    def of(cls, conv: Conv, plan: Plan, target: Target, per_channel: bool) -> Channels:
+        """The channels of a layer under a plan; `per_channel`: nothing is summed over channels."""
         groups = 1 if per_channel else conv.groups
         ci, co, lanes = conv.ci // groups, conv.co // groups, target.lanes(plan.dtype)
         vectors = -(-co // lanes)
         reduction = prod(axis.kernel for axis in conv.axes) * (1 if per_channel else ci)
         blocks = (vectors - plan.tail) // plan.vectors
-        return cls(groups, ci, co, blocks, plan.tail, vectors * lanes, reduction)
+        return cls(
+            groups,
+            ci,
+            co,
+            blocks,
+            plan.tail,
+            vectors * lanes,
+            reduction,
+            not per_channel,
+            plan.dtype,
+        )

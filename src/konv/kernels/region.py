@@ -1,6 +1,7 @@
 """The way into a kernel: one call from Python, a team of threads, flush-to-zero around the work.
 
-    run(job, x, weights, y, scratch, team, threads)   exported; starts the team or goes on alone
+    run(job, x, weights, y, scratch, team, threads)   exported; starts the team or goes on alone;
+                                                      plans with a residual take one word more
       region(call, thread, threads)                   on every thread: flush-to-zero on, work,
                                                       restored
         work(call, thread)  noinline                  takes unit after unit until none is left
@@ -19,16 +20,21 @@ from collections.abc import Callable
 from konv.kernels.words import Words
 from konv.llvm import I8, I32, I64, PTR, VOID, Function, Module, Pointer, Routine, Value, pointer_to
 
-CALL = ("job", "x", "weights", "y", "scratch", "next")
+CALL = ("job", "x", "weights", "y", "scratch", "next", "residual")
 RUN = ("job", "x", "weights", "y", "scratch", "team", "threads")
+RUN_WITH_RESIDUAL = (*RUN, "residual")  # bytes from y to what is added to it
 FLUSH = 0x8040  # MXCSR: results (bit 15) and operands (bit 6) that are denormal count as zero
 FPCR_FLUSH = 1 << 24
 
 Work = Callable[[Function, Words, Value], None]
 
 
-def emit_entry(module: Module, emit_work: Work) -> None:
-    """Add `run` to the module; `emit_work(f, call, thread)` writes what one thread does."""
+def emit_entry(module: Module, emit_work: Work, residual: bool = False) -> None:
+    """Add `run` to the module; `emit_work(f, call, thread)` writes what one thread does.
+
+    `residual`: run takes one argument more. Without it there is none, as passing an argument from
+    Python takes 0.15 us.
+    """
     with module.function("work", [("call", pointer_to(I64)), ("thread", I64)], inline=False) as (
         f,
         (call, thread),
@@ -43,14 +49,16 @@ def emit_entry(module: Module, emit_work: Work) -> None:
         _restore(f, saved)
     region = f.fn
     openmp = _emit_openmp_region(module, region)
-    params = [(name, I64) for name in RUN]
-    with module.function("run", params, exported=True) as (f, values):
-        a = dict(zip(RUN, values, strict=True))
+    names = RUN_WITH_RESIDUAL if residual else RUN
+    with module.function("run", [(name, I64) for name in names], exported=True) as (f, values):
+        a = dict(zip(names, values, strict=True))
         data = f.array(I64, len(CALL) + 1)
         call = Words(data, (*CALL, "team"))
         for name in ("job", "x", "weights", "y", "scratch", "team"):
             call[name] = a[name]
         call["next"] = 0
+        if residual:
+            call["residual"] = a["residual"]
         with f.choose(a["threads"] <= 1) as (alone, together):
             with alone:
                 f.call(region, [data, f.integer(0), f.integer(1)])

@@ -20,6 +20,8 @@ def conv1d(
     *,
     padding_mode: str = "zeros",
     layout: str | None = None,
+    activation: Any = None,
+    residual: Any = None,
     out: Any = None,
 ) -> Any:
     """Convolve sequences: x (n, ci, w) or (ci, w), weight (co, ci / groups, k). See conv2d.
@@ -29,8 +31,8 @@ def conv1d(
     array([[[2., 3., 3., 3., 2.]]], dtype=float32)
     """
     return convolve(
-        x, weight, bias, out, 1, False, stride, padding, dilation, groups, 0, None, padding_mode,
-        layout,
+        x, weight, bias, activation, residual, out, 1, False, stride, padding, dilation, groups,
+        0, None, padding_mode, layout,
     )  # fmt: skip
 
 
@@ -45,6 +47,8 @@ def conv2d(
     *,
     padding_mode: str = "zeros",
     layout: str | None = None,
+    activation: Any = None,
+    residual: Any = None,
     out: Any = None,
 ) -> Any:
     """Convolve images: ordinary, strided, dilated, grouped, depthwise.
@@ -74,8 +78,8 @@ def conv2d(
     (1, 16, 4, 4)
     """
     return convolve(
-        x, weight, bias, out, 2, False, stride, padding, dilation, groups, 0, None, padding_mode,
-        layout,
+        x, weight, bias, activation, residual, out, 2, False, stride, padding, dilation, groups,
+        0, None, padding_mode, layout,
     )  # fmt: skip
 
 
@@ -90,6 +94,8 @@ def conv3d(
     *,
     padding_mode: str = "zeros",
     layout: str | None = None,
+    activation: Any = None,
+    residual: Any = None,
     out: Any = None,
 ) -> Any:
     """Convolve volumes: x (n, ci, d, h, w), weight (co, ci / groups, kd, kh, kw). See conv2d.
@@ -99,8 +105,8 @@ def conv3d(
     (1, 2, 3, 3, 3)
     """
     return convolve(
-        x, weight, bias, out, 3, False, stride, padding, dilation, groups, 0, None, padding_mode,
-        layout,
+        x, weight, bias, activation, residual, out, 3, False, stride, padding, dilation, groups,
+        0, None, padding_mode, layout,
     )  # fmt: skip
 
 
@@ -117,6 +123,8 @@ def conv_transpose1d(
     padding_mode: str = "zeros",
     output_size: Any = None,
     layout: str | None = None,
+    activation: Any = None,
+    residual: Any = None,
     out: Any = None,
 ) -> Any:
     """Transposed convolution of sequences: weight (ci, co / groups, k). See conv_transpose2d.
@@ -126,8 +134,8 @@ def conv_transpose1d(
     array([[[1., 1., 1., 1.]]], dtype=float32)
     """
     return convolve(
-        x, weight, bias, out, 1, True, stride, padding, dilation, groups, output_padding,
-        output_size, padding_mode, layout,
+        x, weight, bias, activation, residual, out, 1, True, stride, padding, dilation, groups,
+        output_padding, output_size, padding_mode, layout,
     )  # fmt: skip
 
 
@@ -144,6 +152,8 @@ def conv_transpose2d(
     padding_mode: str = "zeros",
     output_size: Any = None,
     layout: str | None = None,
+    activation: Any = None,
+    residual: Any = None,
     out: Any = None,
 ) -> Any:
     """Transposed convolution of images: the adjoint of conv2d with the same weight; upsamples by
@@ -166,8 +176,8 @@ def conv_transpose2d(
     (1, 4, 10, 10)
     """
     return convolve(
-        x, weight, bias, out, 2, True, stride, padding, dilation, groups, output_padding,
-        output_size, padding_mode, layout,
+        x, weight, bias, activation, residual, out, 2, True, stride, padding, dilation, groups,
+        output_padding, output_size, padding_mode, layout,
     )  # fmt: skip
 
 
@@ -184,6 +194,8 @@ def conv_transpose3d(
     padding_mode: str = "zeros",
     output_size: Any = None,
     layout: str | None = None,
+    activation: Any = None,
+    residual: Any = None,
     out: Any = None,
 ) -> Any:
     """Transposed convolution of volumes: weight (ci, co / groups, kd, kh, kw). See
@@ -195,6 +207,6 @@ def conv_transpose3d(
     (1, 3, 4, 4, 4)
     """
     return convolve(
-        x, weight, bias, out, 3, True, stride, padding, dilation, groups, output_padding,
-        output_size, padding_mode, layout,
+        x, weight, bias, activation, residual, out, 3, True, stride, padding, dilation, groups,
+        output_padding, output_size, padding_mode, layout,
     )  # fmt: skip

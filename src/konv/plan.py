@@ -4,7 +4,7 @@ one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from konv.target import Target
@@ -12,6 +12,17 @@ from konv.target import Target
 if TYPE_CHECKING:
     from konv.geometry import Conv
     from konv.llvm import Module
+
+
+@dataclass(frozen=True, slots=True)
+class Epilogue:
+    """What is done to results on their way out, y = activation(sum + residual): the last three
+    fields of a Plan.
+    """
+
+    activation: str = ""
+    slope: float = 0.0
+    residual: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +40,12 @@ class Plan:
     depth        input channels of a group if they are few enough to be unrolled; 0: a loop
     form         what else the inner loops are specialised on, as the file of the algorithm says
     alignment    a crop whose origin is a multiple of it gives the same bits as the whole
+    activation   what results go through on their way out (kernels.epilogue), "" for nothing
+    slope        of a leaky ReLU below 0
+    residual     an array like the output is added to it, before the activation
+
+    An algorithm's own plans have none of the last three; the runtime adds them (`followed_by`),
+    and every algorithm supports them all.
     """
 
     algorithm: str
@@ -42,11 +59,24 @@ class Plan:
     depth: int = 0
     alignment: int = 1
     form: tuple[int, ...] = ()
+    activation: str = ""
+    slope: float = 0.0
+    residual: bool = False
+
+    def followed_by(self, epilogue: Epilogue) -> Plan:
+        """The same plan with something done to its results."""
+        return replace(
+            self,
+            activation=epilogue.activation,
+            slope=epilogue.slope,
+            residual=epilogue.residual,
+        )
 
     def __str__(self) -> str:
         name = {False: "channels-last", True: "contiguous"}
         layouts = f"{name[self.packed]} in, {name[self.blocked]} out"
-        return f"{self.algorithm} {self.pixels}x{self.vectors} {self.dtype} {layouts}"
+        after = " + residual" * self.residual + f", {self.activation}" * bool(self.activation)
+        return f"{self.algorithm} {self.pixels}x{self.vectors} {self.dtype} {layouts}{after}"
 
 
 @dataclass(frozen=True, slots=True)

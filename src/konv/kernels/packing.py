@@ -14,6 +14,7 @@ numbers, the same on SSE, AVX and NEON. What it costs: about 0.3 cycles a number
 
 from __future__ import annotations
 
+from konv.kernels.epilogue import activate_all, add_residual, finish
 from konv.kernels.tables import split
 from konv.kernels.words import AXES, part_function
 from konv.llvm import (
@@ -30,6 +31,7 @@ from konv.llvm import (
     Variable,
     pointer_to,
 )
+from konv.plan import Plan
 
 HEADER = 64  # bytes before the packed weights: word 0 is 1 if all weights are finite
 
@@ -117,12 +119,13 @@ def _image_pixel(
             to[c] = source[at + c * plane]
 
 
-def emit_output(module: Module, real: Type, width: int) -> Routine:
+def emit_output(module: Module, plan: Plan, width: int) -> Routine:
     """output(job, unit, channel, valid): a block of `width` channels a pixel goes from scratch to
-    `valid` channels of the contiguous output, from `channel` on.
+    `valid` channels of the contiguous output, from `channel` on; a residual is added on the way.
     """
+    real = REAL[plan.dtype]
     side = 16 // SIZE[real]
-    square = _emit_output_square(module, real, width, side)
+    square = _emit_output_square(module, plan, width, side)
     with part_function(module, "output", ("channel", "valid")) as (f, piece, (channel, valid)):
         job, unit = piece.job, piece.unit
         block, plane, step = piece.part("at_block", real), job["y_channel"], job["step", 2]
@@ -131,45 +134,61 @@ def emit_output(module: Module, real: Type, width: int) -> Routine:
         dense = step.equals(1)
         full = dense & unit["length", 2].equals(job["y_stride", 1]) & job["step", 1].equals(1)
         run = f.select(full, unit["length", 1] * unit["length", 2], unit["length", 2])
+        residual = [unit["residual"]] if plan.residual else []
         with f.loop(unit["pixels"], step=run) as pixel:
             j = split(pixel, unit)
             source, line = block + pixel * width, corner
             for a in (0, 1):
                 line = line + (j[a] * job["step", a] + first[a]) * job["y_stride", a]
-            with f.choose(dense & (run >= side)) as (squares, singles):
-                with squares, f.loop(run, step=side) as i:
-                    # The last overlaps the one before it rather than fall short.
-                    at = f.least(i, run - side)
-                    f.call(square, [source + at * width, line + at, plane, valid])
-                # Pixels innermost: they share cache lines and pages.
-                with singles, f.loop(valid) as c:
-                    apart = line + c * plane
-                    with f.loop(run) as i:
-                        apart[i * step] = source[i * width + c]
+            squared = f.select(dense & (run >= side), run, 0)
+            if plan.residual:  # no place is finished twice, so the last square does not overlap
+                squared = squared & -side
+            with f.loop(squared, step=side) as i:
+                # The last overlaps the one before it rather than fall short.
+                at = f.least(i, squared - side)
+                f.call(square, [source + at * width, line + at, plane, valid, *residual])
+            # Pixels innermost: they share cache lines and pages.
+            with f.when(squared < run), f.loop(valid) as c:
+                channel_line = line + c * plane
+                with f.loop(run, start=squared) as i:
+                    place = channel_line + i * step
+                    place[0] = _finished(f, plan, source[i * width + c], place, *residual)
         return f.fn
 
 
-def _emit_output_square(module: Module, real: Type, width: int, side: int) -> Routine:
+def _finished(
+    f: Function, plan: Plan, value: Value, place: Pointer, apart: Value | None = None
+) -> Value:
+    """Without a residual, tiles have activated what they put into the block."""
+    return finish(f, plan, value, place, apart) if plan.residual else value
+
+
+def _emit_output_square(module: Module, plan: Plan, width: int, side: int) -> Routine:
     """square(source, line, plane, valid): `side` neighbouring pixels, `valid` channels. A function
     of its own: inlined where it is used it takes LLVM 50 ms to compile, so 4.
     """
-    params = [
-        ("source", pointer_to(real)),
-        ("line", pointer_to(real)),
-        ("plane", I64),
-        ("valid", I64),
-    ]
-    with module.function("square", params, inline=False) as (f, (source, line, plane, valid)):
+    real = REAL[plan.dtype]
+    names = ("plane", "valid", "residual") if plan.residual else ("plane", "valid")
+    params = [("source", pointer_to(real)), ("line", pointer_to(real)), *((n, I64) for n in names)]
+    with module.function("square", params, inline=False) as (f, args):
+        source, line, plane, valid, *residual = args
         whole, at = valid & -side, f.var(0)
         planes = [plane * i for i in range(side)]
         with f.loop(whole, step=side) as c:
             rows = [source.vector(c + i * width, side) for i in range(side)]
-            for offset, column in zip(planes, transpose(f, rows), strict=True):
+            columns = transpose(f, rows)
+            if plan.residual:
+                places = [line + (at.get() + offset) for offset in planes]
+                added = zip(columns, places, strict=True)
+                columns = [add_residual(f, plan, value, to, *residual) for value, to in added]
+                columns = activate_all(f, plan, columns)
+            for offset, column in zip(planes, columns, strict=True):
                 line.put(at.get() + offset, column)
             at.add(plane * side)
         with f.loop(valid, start=whole) as c:
             for i in range(side):
-                line[at.get() + i] = source[c + i * width]
+                place = line + (at.get() + i)
+                place[0] = _finished(f, plan, source[c + i * width], place, *residual)
             at.add(plane)
         return f.fn
 

@@ -12,7 +12,7 @@ tiles share.
                 contiguous output: transpose the block out
 
 An algorithm brings the function that computes one tile, with the parameters
-konv.kernels.microtile.PARAMETERS.
+konv.kernels.microtile.parameters names.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from konv.kernels.microtile import APART, parameters
 from konv.kernels.packing import HEADER, emit_image, emit_output, emit_weights
 from konv.kernels.region import emit_entry, emit_units
 from konv.kernels.tables import emit_places, emit_rows, emit_slots, emit_taps
@@ -52,7 +53,7 @@ def emit_kernel(
     if plan.packed:
         parts["image"] = emit_image(module, real)
     if plan.blocked:
-        parts["output"] = emit_output(module, real, width)
+        parts["output"] = emit_output(module, plan, width)
     parts["full"] = _emit_sweep(
         module, plan, plan.vectors, emit_tile(module, plan.vectors, 0), per_channel
     )
@@ -62,7 +63,7 @@ def emit_kernel(
         )
     parts["blocks"] = _emit_blocks(module, plan, parts, per_channel)
     parts["phases"] = _emit_phases(module, plan, parts)
-    emit_entry(module, partial(_emit_work, plan, parts))
+    emit_entry(module, partial(_emit_work, plan, parts), plan.residual)
     return module
 
 
@@ -117,6 +118,8 @@ def _place_unit(
     size = SIZE[REAL[plan.dtype]]
     unit["x"] = call["x"] + rest * job["x_batch"] * size
     unit["y"] = call["y"] + rest * job["y_batch"] * size
+    if plan.residual:
+        unit["residual"] = call["residual"]
     unit["block0"] = chunk * job["chunk_blocks"]
     every = job["blocks"] + f.least(job["tail"], 1)
     unit["block1"] = f.least(unit["block0"] + job["chunk_blocks"], every)
@@ -194,5 +197,7 @@ def _emit_sweep(module: Module, plan: Plan, nr: int, tile: Routine, per_channel:
                 row + t * unit["taps"] * (mr + 1), counts[t],
                 weights, stride, bias, first, channels, places + t * mr, to,
             ]  # fmt: skip
+            if APART in parameters(plan):
+                arguments.append(unit["residual"])
             f.call(tile, arguments)
         return f.fn

@@ -60,6 +60,7 @@ TRIPLE = ("tap", "slot", "raw")
 
 UNIT = (
     "x", "y", "weights", "scratch",  # addresses: image, result, packed weights, thread's scratch
+    "residual",  # bytes from a result to what is added to it
     "skip",  # 1 if taps that lie wholly in the padding may be left out
     "block0", "block1",  # output channel blocks to compute
     "taps", "tiles", "pixels",  # of the phase at hand

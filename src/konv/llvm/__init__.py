@@ -19,10 +19,12 @@ from konv.llvm.lang import (
     Type,
     Value,
     Variable,
+    scalar_type,
 )  # fmt: skip
 
 __all__ = [
     "F32", "F64", "I8", "I32", "I64", "PTR", "REAL", "SIZE", "VOID",
     "Function", "Loaded", "Module", "Number", "Pointer", "Routine", "Type", "Value", "Variable",
     "assembly", "describe", "detect", "load", "object_bytes", "optimise", "pointer_to",
+    "scalar_type",
 ]  # fmt: skip

@@ -94,8 +94,21 @@ class Function:
         self.b.ret(value.ir)
 
     def constant(self, ty: ir.Type, number: Number) -> Value:
-        """A number of any type."""
-        return Value(self, ir.Constant(ty, number))
+        """A number of any type; of a vector, in every lane."""
+        filled = [number] * ty.count if isinstance(ty, ir.VectorType) else number
+        return Value(self, ir.Constant(ty, filled))
+
+    def bits(self, value: Value, element: ir.Type) -> Value:
+        """The same bits as numbers of another type of the same size, lane by lane."""
+        element = scalar_type(element)
+        many = isinstance(value.type, ir.VectorType)
+        ty = ir.VectorType(element, value.type.count) if many else element
+        return Value(self, self.b.bitcast(value.ir, ty))
+
+    def absolute(self, x: Value) -> Value:
+        """Reals without their sign."""
+        intrinsic = self.module.declare(f"llvm.fabs.{_suffix(x.type)}", x.type, [x.type])
+        return Value(self, self.b.call(intrinsic, [x.ir]))
 
     def integer(self, value: Value | int) -> Value:
         return value if isinstance(value, Value) else Value(self, I64(value))
@@ -177,6 +190,20 @@ class Function:
         """Lanes chosen from a (0..n-1) and b (n..2n-1)."""
         mask = ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes))
         return Value(self, self.b.shuffle_vector(a.ir, b.ir, mask))
+
+    def join(self, parts: Sequence[Value]) -> Value:
+        """Vectors of one length one after the other as a single one; 1, 2, 4, ... of them."""
+        if len(parts) == 1:
+            return parts[0]
+        lanes = range(2 * parts[0].type.count)
+        pairs = zip(parts[::2], parts[1::2], strict=True)
+        return self.join([self.shuffle(a, b, lanes) for a, b in pairs])
+
+    def split(self, value: Value, parts: int) -> list[Value]:
+        """The inverse of `join`."""
+        lanes = value.type.count // parts
+        every = [range(i * lanes, (i + 1) * lanes) for i in range(parts)]
+        return [self.shuffle(value, value, lanes) for lanes in every] if parts > 1 else [value]
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:
         """a * b + c, with one rounding wherever the machine has an instruction for it.

@@ -54,6 +54,11 @@ class Value:
     def type(self) -> ir.Type:
         return self.ir.type
 
+    @property
+    def lanes(self) -> int:
+        """Lanes of a vector; 0 for a single number."""
+        return self.type.count if isinstance(self.type, ir.VectorType) else 0
+
     def lift(self, other: Value | Number) -> ir.Value:
         """`other` as an IR value of this value's type; a Python number fills every lane."""
         if isinstance(other, Value):
@@ -82,6 +87,13 @@ class Value:
         if other == 1:
             return self
         return self._arith(other, "mul", "fmul")
+
+    def __truediv__(self, other: Value | Number) -> Value:
+        """The quotient of reals."""
+        return Value(self.f, self.f.b.fdiv(self.ir, self.lift(other)))
+
+    def __rtruediv__(self, other: Number) -> Value:
+        return Value(self.f, self.lift(other)) / self
 
     def __rsub__(self, other: Number) -> Value:
         return Value(self.f, self.lift(other)) - self

@@ -12,6 +12,7 @@ from typing import Any
 
 from konv import llvm, log
 from konv.geometry import Conv
+from konv.plan import Epilogue
 from konv.runtime import memory, weights
 from konv.runtime.choose import choose
 from konv.runtime.code import kernel
@@ -20,6 +21,8 @@ from konv.runtime.threads import Team
 from konv.runtime.weights import CACHE, Packed, Strides
 from konv.target import BYTES
 
+NOTHING = Epilogue()
+
 
 class Call:
     """`conv` on an input and an output with these strides, in elements, as (batch, channel,
@@ -27,11 +30,18 @@ class Call:
     """
 
     def __init__(
-        self, conv: Conv, x: Strides, y: Strides, team: Team, x_last: bool, y_last: bool
+        self,
+        conv: Conv,
+        x: Strides,
+        y: Strides,
+        team: Team,
+        x_last: bool,
+        y_last: bool,
+        epilogue: Epilogue = NOTHING,
     ) -> None:
         target = llvm.detect()
         self.conv, self.team = conv, team
-        self.plan = choose(conv, target, not x_last, not y_last)
+        self.plan = choose(conv, target, not x_last, not y_last).followed_by(epilogue)
         memory.require(
             weights.packed_bytes(conv, self.plan, target), f"the packed weight of {conv}"
         )
@@ -43,11 +53,16 @@ class Call:
             "plan", conv=conv, plan=self.plan, threads=self.job.threads, scratch=self.job.scratch
         )
 
-    def run(self, x: int, packed: Packed, y: int) -> None:
-        """Compute y from x with packed weights."""
+    def run(self, x: int, packed: Packed, y: int, residual: int = 0) -> None:
+        """Compute y from x with packed weights; `residual` lies in memory as y does."""
         job = self.job
         scratch = memory.take(job.scratch)
-        self._run(self._address, x, packed.address, y, scratch.address, self._team, job.threads)
+        address, team, threads = self._address, self._team, job.threads
+        if residual:
+            apart = residual - y
+            self._run(address, x, packed.address, y, scratch.address, team, threads, apart)
+        else:
+            self._run(address, x, packed.address, y, scratch.address, team, threads)
         memory.give_back(scratch)
 
 

@@ -7,12 +7,13 @@ weights packed.
     weights [co][ci][tap], any strides       ->  per group and block: [tap][ci][vector][lane],
                                                  then all biases
 
-Transposing goes through registers in squares of 16 bytes a side (4 x 4 floats): 8 shuffles for 16
-numbers, the same on SSE, AVX and NEON. What it costs: about 0.3 cycles a number, against taps x co
-/ 16 for the multiply-adds of that number.
+Transposing goes through registers in squares, as wide as a vector where there are so many pixels
+and channels, else of 16 bytes a side (4 x 4 floats).
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from konv.kernels.epilogue import activate_all, add_residual, finish
 from konv.kernels.tables import split
@@ -33,6 +34,7 @@ from konv.llvm import (
 )
 from konv.plan import Plan
 
+AHEAD = 3  # squares of channels
 HEADER = 64  # bytes before the packed weights: word 0 is 1 if all weights are finite
 
 
@@ -51,62 +53,101 @@ def transpose(f: Function, rows: list[Value]) -> list[Value]:
 
 def emit_image(module: Module, real: Type) -> Routine:
     """image(job, unit): fill the unit's packed image, every slot of its box, all channels."""
-    side = 16 // SIZE[real]
+    lanes = module.target.vector_bytes // SIZE[real]
+    sides = sorted({16 // SIZE[real], lanes})
+    pixels = {side: _emit_image_square(module, real, side) for side in sides}
     with part_function(module, "image") as (f, piece, _):
         job, unit, x = piece.job, piece.unit, piece.unit.pointer("x", real)
         image = piece.part("at_image", I8)
         tables = [piece.part(("at_slots", a), I64) for a in AXES]
         channels, width = job["groups"] * job["ci"], unit["slots", 2]
-        plane, whole = job["x_channel"], channels & -side
         in_a_row = job["first_slots", 2].equals(job["span", 2] + 1)
         in_a_row = in_a_row & job["ahead", 2].equals(job["jump", 2])
-        in_a_row = in_a_row & job["x_stride", 2].equals(1)
+        in_a_row = in_a_row & job["x_stride", 2].equals(1) & job["mode"].equals(0)
+        # Where slots are all pixels from the first to the last, those in the image are one run.
+        begin = f.least(f.most(0 - unit["raw", 2], 0), width)
+        end = f.most(f.least(job["size", 2] - unit["raw", 2], width), begin)
         with f.loop(unit["slots", 0]) as d, f.loop(unit["slots", 1]) as h:
             line = (image + (d * job["apart", 0] + h * job["apart", 1])).cast(real)
             deep, high = tables[0][d], tables[1][h]
+            source = x + deep + high
             with f.choose((deep | high) < 0) as (padding, row):
                 with padding:
                     f.clear(line, width * channels)
-                with row:
-                    source, w = x + deep + high, f.var(0)
-                    with f.forever() as done:
-                        here = w.get()
-                        f.leave_if(done, here >= width)
-                        last = f.least(here + (side - 1), width - 1)
-                        begin, to = tables[2][here], line + here * channels
-                        # With stride 1 and all slots in a row, folding moves by 1, 0 or -1 or
-                        # wraps: only a straight run gets this far. Otherwise one that turns could,
-                        # too.
-                        run = (tables[2][last] - begin).equals(side - 1)
-                        run = run & (last - here).equals(side - 1) & (begin >= 0)
-                        with f.choose(run & in_a_row) as (square, single):
-                            with square:
-                                _image_square(f, source + begin, to, plane, channels, whole, side)
-                                w.add(side)
-                            with single:
-                                _image_pixel(f, source, begin, to, plane, channels)
-                                w.add(1)
+                with row, f.choose(in_a_row) as (run, places):
+                    with run:
+                        f.clear(line, begin * channels)
+                        f.clear(line + end * channels, (width - end) * channels)
+                        count = end - begin
+                        done = f.var(0)
+                        for side in reversed(sides):
+                            with f.when((count >= side) & done.get().equals(0)):
+                                done.set(count)
+                                with f.loop(count, step=side) as i:
+                                    # The last overlaps the one before it rather than fall short.
+                                    at = begin + f.least(i, count - side)
+                                    begins = [source + (at + unit["raw", 2]), line + at * channels]
+                                    f.call(pixels[side], [*begins, job["x_channel"], channels])
+                        with f.loop(end, start=begin + done.get()) as i:
+                            to, at = line + i * channels, i + unit["raw", 2]
+                            _image_pixel(f, source, at, to, job["x_channel"], channels)
+                    with places, f.loop(width) as i:
+                        to = line + i * channels
+                        _image_pixel(f, source, tables[2][i], to, job["x_channel"], channels)
         return f.fn
 
 
-def _image_square(
-    f: Function,
-    source: Pointer,
-    to: Pointer,
-    plane: Value,
-    channels: Value,
-    whole: Value,
-    side: int,
-) -> None:
-    """`side` neighbouring pixels, all channels: squares, then the channels that fill none."""
+def _emit_image_square(module: Module, real: Type, side: int) -> Routine:
+    """image_square(source, to, plane, channels): `side` neighbouring pixels, all channels. Squares
+    as wide as a vector take whole cache lines of the image: 0.5 cycles a number, small ones 1.5.
+    """
+    params = [("source", pointer_to(real)), ("to", pointer_to(real))]
+    params += [("plane", I64), ("channels", I64)]
+    with module.function(f"image_square_{side}", params, inline=False) as (f, args):
+        source, to, plane, channels = args
+        small = 16 // SIZE[real]
+
+        def square(c: Value, first: int, side: int) -> None:
+            row, rows = source + (c * plane + first), []
+            if side > small:
+                later = c + AHEAD * side
+                over = later >= channels
+                later = f.select(over, later - channels, later)
+                ahead = source + (later * plane + f.select(over, f.integer(side), 0))
+            for _ in range(side):
+                rows.append(row.vector(0, side))
+                row = row + plane
+                if side > small:
+                    f.prefetch(ahead)
+                    ahead = ahead + plane
+            pixel = to + (channels * first + c)
+            for column in transpose(f, rows):
+                pixel.put(0, column)
+                pixel = pixel + channels
+
+        done = _in_squares(f, channels, real, side, square)
+        with f.loop(channels, start=done) as c:
+            line = source + c * plane
+            for i in range(side):
+                to[channels * i + c] = line[i]
+        return f.fn
+
+
+def _in_squares(
+    f: Function, channels: Value, real: Type, side: int, square: Callable[[Value, int, int], None]
+) -> Value:
+    """Call square(channel, pixel, side) until fewer channels are left than a small square has; how
+    many were done.
+    """
+    small = 16 // SIZE[real]
+    whole, rest = channels & -side, channels & -small
     with f.loop(whole, step=side) as c:
-        rows = [source.vector((c + i) * plane, side) for i in range(side)]
-        for i, column in enumerate(transpose(f, rows)):
-            to.put(channels * i + c, column)
-    with f.loop(channels, start=whole) as c:
-        line = source + c * plane
-        for i in range(side):
-            to[channels * i + c] = line[i]
+        square(c, 0, side)
+    if side > small:
+        with f.loop(rest, start=whole, step=small) as c:
+            for first in range(0, side, small):
+                square(c, first, small)
+    return rest
 
 
 def _image_pixel(
@@ -124,8 +165,8 @@ def emit_output(module: Module, plan: Plan, width: int) -> Routine:
     `valid` channels of the contiguous output, from `channel` on; a residual is added on the way.
     """
     real = REAL[plan.dtype]
-    side = 16 // SIZE[real]
-    square = _emit_output_square(module, plan, width, side)
+    sides = sorted({16 // SIZE[real], module.target.lanes(plan.dtype)}, reverse=True)
+    squares = {side: _emit_output_square(module, plan, width, side) for side in sides}
     with part_function(module, "output", ("channel", "valid")) as (f, piece, (channel, valid)):
         job, unit = piece.job, piece.unit
         block, plane, step = piece.part("at_block", real), job["y_channel"], job["step", 2]
@@ -140,13 +181,16 @@ def emit_output(module: Module, plan: Plan, width: int) -> Routine:
             source, line = block + pixel * width, corner
             for a in (0, 1):
                 line = line + (j[a] * job["step", a] + first[a]) * job["y_stride", a]
-            squared = f.select(dense & (run >= side), run, 0)
-            if plan.residual:  # no place is finished twice, so the last square does not overlap
-                squared = squared & -side
-            with f.loop(squared, step=side) as i:
-                # The last overlaps the one before it rather than fall short.
-                at = f.least(i, squared - side)
-                f.call(square, [source + at * width, line + at, plane, valid, *residual])
+            squared = f.integer(0)
+            for side, square in squares.items():
+                end = f.select(dense & (run >= side), run, squared)
+                if plan.residual:  # no place is finished twice, so the last square does not overlap
+                    end = f.select(end.equals(run), run & -side, squared)
+                with f.loop(end, start=squared, step=side) as i:
+                    # The last overlaps the one before it rather than fall short.
+                    at = f.least(i, end - side)
+                    f.call(square, [source + at * width, line + at, plane, valid, *residual])
+                squared = end
             # Pixels innermost: they share cache lines and pages.
             with f.when(squared < run), f.loop(valid) as c:
                 channel_line = line + c * plane
@@ -170,26 +214,27 @@ def _emit_output_square(module: Module, plan: Plan, width: int, side: int) -> Ro
     real = REAL[plan.dtype]
     names = ("plane", "valid", "residual") if plan.residual else ("plane", "valid")
     params = [("source", pointer_to(real)), ("line", pointer_to(real)), *((n, I64) for n in names)]
-    with module.function("square", params, inline=False) as (f, args):
+    with module.function(f"square_{side}", params, inline=False) as (f, args):
         source, line, plane, valid, *residual = args
-        whole, at = valid & -side, f.var(0)
-        planes = [plane * i for i in range(side)]
-        with f.loop(whole, step=side) as c:
-            rows = [source.vector(c + i * width, side) for i in range(side)]
-            columns = transpose(f, rows)
+
+        def square(c: Value, first: int, side: int) -> None:
+            rows = [source.vector(c + (first + i) * width, side) for i in range(side)]
+            columns, place, places = transpose(f, rows), line + (c * plane + first), []
+            for _ in columns:
+                places.append(place)
+                place = place + plane
             if plan.residual:
-                places = [line + (at.get() + offset) for offset in planes]
                 added = zip(columns, places, strict=True)
                 columns = [add_residual(f, plan, value, to, *residual) for value, to in added]
                 columns = activate_all(f, plan, columns)
-            for offset, column in zip(planes, columns, strict=True):
-                line.put(at.get() + offset, column)
-            at.add(plane * side)
-        with f.loop(valid, start=whole) as c:
+            for to, column in zip(places, columns, strict=True):
+                to.put(0, column)
+
+        done = _in_squares(f, valid, real, side, square)
+        with f.loop(valid, start=done) as c:
             for i in range(side):
-                place = line + (at.get() + i)
+                place = line + (c * plane + i)
                 place[0] = _finished(f, plan, source[c + i * width], place, *residual)
-            at.add(plane)
         return f.fn
 
 

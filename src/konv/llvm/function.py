@@ -263,6 +263,11 @@ class Function:
         ty = ir.VectorType(I1, lanes)
         return ty, ir.Constant(ty, [lane < count for lane in range(lanes)])
 
+    def prefetch(self, p: Pointer) -> None:
+        """Ask for the cache line at an address; no address is wrong."""
+        intrinsic = self.module.declare("llvm.prefetch.p0", ir.VoidType(), [PTR, I32, I32, I32])
+        self.b.call(intrinsic, [p.ir, I32(0), I32(3), I32(1)])
+
     def copy(self, to: Pointer, source: Pointer, count: Value) -> None:
         """memcpy of `count` elements."""
         size = count * SIZE[to.element]

@@ -292,9 +292,9 @@ for name in sys.argv[1].split(): __import__(name)
 import numpy as np, konv
 from konv.geometry import Axis, Conv
 from konv.geometry.terms import Terms
-from konv.kernels import schedule
+from konv.kernels import cut, schedule
 
-schedule.PIXELS, schedule.FEWEST, schedule.ALONE = 30, 4, 0
+cut.PIXELS, cut.FEWEST, schedule.ALONE = 30, 4, 0
 if int(sys.argv[2]): konv.set_num_threads(int(sys.argv[2]))
 
 def digest():

@@ -108,10 +108,11 @@ def _emit_work(plan: Plan, parts: Parts, f: Function, call: Words, thread: Value
 def _place_unit(
     f: Function, plan: Plan, call: Words, job: Words, unit: Words, number: Value
 ) -> None:
-    """Unit number -> image, box and chunk of output channels; chunks vary fastest, images
-    slowest.
+    """Unit number -> chunk of output channels, image and box; chunks vary slowest: where there are
+    several, weights are more than a core's caches hold, and each thread should see part of them.
     """
-    chunk, rest = number % job["chunks"], number // job["chunks"]
+    each = job["units"] // job["chunks"]
+    chunk, rest = number // each, number % each
     for axis in reversed(AXES):
         unit["j", axis] = rest % job["boxes", axis] * job["box", axis]
         rest = rest // job["boxes", axis]

@@ -37,6 +37,7 @@ class Settings:
     budget   seconds for a line, warm or cold; noise may take it four times
     cold     measure with arrays that are in no cache, too
     only     a part of the name or the text of the lines that are wanted
+    peers    libraries to compare with; none named: all that are installed
     """
 
     threads: int | None = None
@@ -44,6 +45,7 @@ class Settings:
     budget: float = 1.0
     cold: bool = False
     only: str = ""
+    peers: tuple[str, ...] = ()
 
 
 def bench(
@@ -57,7 +59,7 @@ def bench(
 
     `started` gets the report without rows. ProblemError if no line is left to measure.
     """
-    peers = installed() if peers is None else peers
+    peers = installed(settings.peers) if peers is None else peers
     chosen = select(problems, settings.only, settings.batch)
     with _threads(settings.threads) as threads:
         report = _begin(chosen, settings, peers, threads)
@@ -158,7 +160,7 @@ def _timed(
     moved: int,
     before: Run | None = None,
 ) -> Measured:
-    timed = timing.measure(runs, settings.budget, threads, before)
+    timed = timing.measure(runs, settings.budget, threads, before, pause=timing.settle)
     return Measured(working_set, timed.times, timed.attempts, timed.noise, moved)
 
 

@@ -26,6 +26,8 @@ class Compiled:
         self.layout = layout
 
     def why_not(self, conv: Conv) -> str | None:
+        if conv.dtype != "float32":
+            return f"PyTorch freezes layers in float32 only, not in {conv.dtype}"
         return Torch(self.layout).why_not(conv)
 
     def prepare(self, conv: Conv, x: Array, weight: Array, bias: Array) -> Run:

@@ -1,8 +1,9 @@
 """JAX on the CPU (XLA): lax.conv_general_dilated, compiled by jit, in both layouts.
 
 XLA takes a convolution as this project's geometry writes it: input dilation is `up`, padding may be
-unequal or negative, a transposed layer is one with its taps reversed. The weight is an argument of
-the compiled function, as the parameters of JAX's users are.
+unequal or negative, a transposed layer is one with its taps reversed. Weight and bias are constants
+of what is compiled, which XLA may then arrange once and for all: 512->256@8 transposed, contiguous,
+takes 2.0 ms so and 3.9 with weights that are arguments.
 """
 
 from __future__ import annotations
@@ -47,11 +48,12 @@ class Jax:
         if self.layout == LAST:
             x, shape = np.moveaxis(x, 1, -1), [-1]
             weight = np.moveaxis(weight, (0, 1), (-1, -2))
-        layer = jax.jit(partial(_layer, conv, self.layout))
-        arrays = [jax.device_put(a) for a in (x, weight, bias.reshape(shape))]
+        constants = {"weight": weight, "bias": bias.reshape(shape)}
+        layer = jax.jit(partial(_layer, conv, self.layout, **constants))
+        image = jax.device_put(x)
 
         def run() -> Any:
-            y = layer(*arrays).block_until_ready()
+            y = layer(image).block_until_ready()
             return y if self.layout == CONTIGUOUS else ChannelsLast(y)
 
         return run

@@ -138,8 +138,8 @@ def _measure(
         return row
     measured = [_timed(WARM, runs, settings, threads, conv.bytes)]
     if settings.cold:
-        able = [peer for peer in peers if name(peer) in runs]
-        measured.append(_cold(conv, settings, able, threads))
+        able = [peer for peer in peers if name(peer) in runs and not peer.compiles]
+        measured += [_cold(conv, settings, able, threads)] if able else []
     return replace(row, measured=tuple(measured))
 
 

@@ -1,8 +1,8 @@
 """Competitors take turns; medians count; noise is found, tried again, and told.
 
-A turn is some calls one after the other (about 4 ms of them, the first two not counted, as they find
-the caches full of another's arrays and threads asleep); a round is a turn of each, in the opposite
-order every other time.
+A turn is some calls one after the other (about 4 ms of them, the first two not counted, as they
+find the caches full of another's arrays and threads asleep); a round is a turn of each, in the
+opposite order every other time.
 
 Threads of most libraries spin for a while after a call, in case another follows: OpenMP's for 5 ms,
 ONNX Runtime's for 35. Whoever comes next finds one core less. Measured on two cores, 64@56x56 3x3:

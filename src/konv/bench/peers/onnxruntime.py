@@ -5,11 +5,11 @@ Contiguous only: ONNX has no other layout. Measured on two cores, in ms:
                              64@56 3x3    1x1 1024->256@14    dw 32@112
     bound arrays               0.749            0.372           0.240
     session.run                0.798            0.383           0.229
-    spinning stops with it     0.765            0.376           0.182
-    no spinning at all         1.472            0.711           0.411
+    no spinning                1.472            0.711           0.411
+    spinning until it ends     0.864            0.687           0.397
 
-Its threads wait for work by spinning, which is what makes it fast; they go on for 35 ms after a
-call, in each session. Told to stop when a call ends they cost it nothing, and nobody else.
+Its threads wait for work by spinning, and go on for 35 ms after a call. Both ways to stop that cost
+it up to half of its speed, so it stays, and others wait until it ends (timing.settle).
 """
 
 from __future__ import annotations
@@ -46,7 +46,6 @@ def _bound(conv: Conv, x: Array, weight: Array, bias: Array) -> Run:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = get_num_threads()  # the calling thread is one of them
-    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3  # errors
     session = onnxruntime.InferenceSession(
         model_of(conv, weight, bias), options, providers=["CPUExecutionProvider"]

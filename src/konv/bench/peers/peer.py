@@ -22,7 +22,8 @@ Run = Callable[[], Any]
 class Peer(Protocol):
     """One library with its arrays in one layout.
 
-    `compiles`: preparing a line takes it milliseconds or more, so that there cannot be hundreds.
+    `compiles`: it makes a model of a line first, with weights of its own and maybe threads of its
+    own. There cannot be hundreds of those, so it is measured warm only.
 
     A new one is a file beside this one with a function `peers() -> tuple[Peer, ...]`, empty where
     the library is not installed, and its name in konv.bench.peers.LIBRARIES. It asks

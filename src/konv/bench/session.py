@@ -15,7 +15,7 @@ from konv.bench import noise, timing
 from konv.bench.answers import answers
 from konv.bench.lines import Problem, select
 from konv.bench.machine import describe
-from konv.bench.peers import Peer, Run, installed, name
+from konv.bench.peers import OURS, Peer, Run, installed, name
 from konv.bench.results import COLD, WARM, Competitor, Measured, Report, Row
 from konv.bench.working import Rotation, draw, rotating, sweeper
 from konv.errors import KonvError
@@ -80,7 +80,7 @@ def _begin(
     begin, taken = perf_counter(), noise.seconds_of_others()
     rooflines = {dtype: roofline.measure(threads, dtype) for dtype in sorted(dtypes)}
     wall, others = perf_counter() - begin, noise.seconds_of_others() - taken
-    machine = describe()
+    machine = describe(peer.library for peer in peers if peer.library != OURS)
     busy = noise.why_busy(wall, others, threads)
     if busy:
         machine["disturbed"] = f"peak and bandwidth were measured while {busy}"

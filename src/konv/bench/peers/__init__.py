@@ -13,7 +13,7 @@ LIBRARIES = ("konv", "torch", "compiled", "onnxruntime", "openvino", "ncnn", "ja
 
 OURS = "konv"
 
-__all__ = ["CONTIGUOUS", "LAST", "LAYOUTS", "LIBRARIES", "Peer", "Run", "installed", "name"]
+__all__ = ["CONTIGUOUS", "LAST", "LAYOUTS", "LIBRARIES", "OURS", "Peer", "Run", "installed", "name"]
 
 
 def installed(wanted: Sequence[str] = ()) -> tuple[Peer, ...]:

@@ -1,5 +1,5 @@
-"""The figure of a report: how many times as fast konv is as the best of the others, line by line, and which
-of them that is.
+"""The figure of a report: how many times as fast konv is as the best of the others, line by line.
+Of several others it says which one that is.
 
 Without others, konv's share of what the machine can do at best, by the roofline.
 """

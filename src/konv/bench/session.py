@@ -77,6 +77,7 @@ def _begin(
     dtypes = {conv.dtype for _, conv in problems} & MEASURED
     date = datetime.now(UTC).isoformat(timespec="seconds")
     said = {"date": date, **asdict(settings), "threads": threads}
+    del said["peers"]  # the competitors say it
     begin, taken = perf_counter(), noise.seconds_of_others()
     rooflines = {dtype: roofline.measure(threads, dtype) for dtype in sorted(dtypes)}
     wall, others = perf_counter() - begin, noise.seconds_of_others() - taken

@@ -7,8 +7,10 @@ call. A layer costs seconds to compile the first time; PyTorch keeps what it com
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib.util import find_spec
+from shutil import which
 from types import FunctionType
 from typing import Any
 
@@ -65,5 +67,7 @@ def _module(call: Callable[[Any, Any, Any], Any], weight: Any, bias: Any) -> Any
 
 
 def peers() -> tuple[Compiled, ...]:
-    """Return both layouts, none without PyTorch."""
-    return tuple(Compiled(layout) for layout in LAYOUTS) if find_spec("torch") else ()
+    """Return both layouts, none without PyTorch or without the C++ compiler that it then needs."""
+    compilers = os.environ.get("CXX", "g++"), "clang++"
+    able = find_spec("torch") and any(map(which, compilers))
+    return tuple(Compiled(layout) for layout in LAYOUTS) if able else ()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from importlib import import_module
 from importlib.util import find_spec
 from shutil import which
 from types import FunctionType
@@ -33,9 +34,8 @@ class Compiled:
         return Torch(self.layout).why_not(conv)
 
     def prepare(self, conv: Conv, x: Array, weight: Array, bias: Array) -> Run:
-        import torch
-        from torch._inductor import config
-
+        torch: Any = import_module("torch")  # whose compile has no types
+        settings: Any = import_module("torch._inductor.config")
         module = _module(layer(conv), tensor(weight, self.layout), tensor(bias))
         compiled = torch.compile(module, dynamic=False)
         image = tensor(x, self.layout)
@@ -44,7 +44,7 @@ class Compiled:
             with torch.no_grad():
                 return compiled(image)
 
-        with config.patch(freezing=True):
+        with settings.patch(freezing=True):
             run()  # compiles; the setting is asked for here only
         return run
 

@@ -100,7 +100,8 @@ def _canonical(conv: Conv, weight: Array) -> Array:
         return weight
     groups, (ci, co, *kernel) = conv.groups, weight.shape
     split = weight.reshape(groups, ci // groups, co, *kernel).swapaxes(1, 2)
-    return np.flip(split.reshape(groups * co, ci // groups, *kernel), range(2, 2 + conv.dims))
+    ordinary = split.reshape(groups * co, ci // groups, *kernel)
+    return np.flip(ordinary, tuple(range(2, 2 + conv.dims)))
 
 
 def peers() -> tuple[Jax, ...]:

@@ -19,7 +19,7 @@ from konv.geometry import Conv
 class Konv:
     """konv.conv1d ... conv_transpose3d, on arrays of one layout."""
 
-    library = "konv"
+    library, compiles = "konv", False
 
     def __init__(self, layout: str, tensors: bool) -> None:
         self.layout, self.tensors = layout, tensors

@@ -152,10 +152,12 @@ def _price(layer: _Layer, blocks: int) -> float:
     rounds: float = -(-units // layer.threads)
     if rounds > 2:  # threads help one another: the last round is rarely whole
         rounds = (rounds + units / layer.threads) / 2
-    crowded = plan.packed and slots * conv.ci * size > layer.target.l2 * 2 // 5
-    crowded |= 8 * taps * pixels > TABLES and pixels > plan.pixels
     few = pixels < FEWEST and units > layer.threads
-    return rounds * unit * (1 + 9 * crowded) * (1 + 0.2 * few)
+    image = slots * conv.ci * size if plan.packed else 0
+    # More than there is room for, in caches for the packed image and at all for the tables.
+    crowd = max(5 * image / (2 * layer.target.l2), 8 * taps * pixels / TABLES)
+    crowded = crowd > 1 and pixels > plan.pixels
+    return rounds * unit * (1 + 0.2 * few) * (1 + 9 * crowd * crowded)
 
 
 def _lines(pixels: int, lanes: int) -> int:

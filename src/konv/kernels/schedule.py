@@ -28,7 +28,7 @@ TABLES = 4 * 1024 * 1024  # bytes of addresses beyond which a unit is cut down t
 ALONE = 60_000
 
 
-class _Line:
+class Line:
     """One axis, its phases and the box that units take of it.
 
     A slot is a place for one source. Usually slots are all pixels from a box's first to its last
@@ -79,7 +79,7 @@ def schedule(
 ) -> Work:
     """The work of `conv` under `plan`, whose kernel sees these channels."""
     axes = (Axis(1, 1),) * (3 - len(conv.axes)) + conv.axes
-    lines = [_Line(axis) for axis in axes]
+    lines = [Line(axis) for axis in axes]
     if conv.exact_macs < ALONE:
         threads = 1
     chunk_blocks = _cut(conv, plan, target, lines, channels.all_blocks, threads)
@@ -102,7 +102,7 @@ def schedule(
 
 
 def _cut(
-    conv: Conv, plan: Plan, target: Target, lines: list[_Line], blocks: int, threads: int
+    conv: Conv, plan: Plan, target: Target, lines: list[Line], blocks: int, threads: int
 ) -> int:
     """Choose the boxes; returns how many blocks of output channels one unit takes."""
     left = 2 * PIXELS if plan.packed else PIXELS
@@ -132,7 +132,7 @@ def _cut(
     return -(-blocks // pieces)
 
 
-def _halve(lines: list[_Line]) -> None:
+def _halve(lines: list[Line]) -> None:
     """Cut the largest box of all axes in two, the outermost of equals."""
     largest = max(lines, key=lambda line: line.box)
     largest.cut(largest.box // 2)
@@ -141,7 +141,7 @@ def _halve(lines: list[_Line]) -> None:
 def _axis_words(
     words: dict[str, int],
     conv: Conv,
-    lines: list[_Line],
+    lines: list[Line],
     x_strides: tuple[int, ...],
     y_strides: tuple[int, ...],
 ) -> list[int]:
@@ -175,7 +175,7 @@ def _axis_words(
     return records + triples + tables
 
 
-def _parts(conv: Conv, plan: Plan, lines: list[_Line], lanes: int) -> dict[str, int]:
+def _parts(conv: Conv, plan: Plan, lines: list[Line], lanes: int) -> dict[str, int]:
     """The parts of a thread's scratch by the word that says where they begin, in bytes."""
     size = BYTES[conv.dtype]
     pixels = prod(line.box for line in lines)

@@ -103,6 +103,10 @@ class Function:
     def var(self, initial: Value | int) -> Variable:
         return Variable(self, self.integer(initial))
 
+    def var_of(self, initial: Value) -> Variable:
+        """A variable of any type."""
+        return Variable(self, initial)
+
     def array(self, element: ir.Type, count: int, align: int = 64) -> Pointer:
         """`count` elements on the stack, reserved once when the function is entered."""
         with self.b.goto_entry_block():
@@ -162,7 +166,7 @@ class Function:
         return self.select(a < b, a, b)
 
     def most(self, a: Value, b: Value | int) -> Value:
-        return self.select(a > b, a, b)
+        return self.select(a > b, a, self.integer(b))
 
     def zero(self, element: ir.Type, lanes: int) -> Value:
         return Value(self, ir.Constant(ir.VectorType(element, lanes), [0] * lanes))
@@ -231,6 +235,38 @@ class Function:
         zero = self.zero(p.element, lanes)
         arguments = [(p + index).ir, I32(SIZE[p.element]), mask, zero.ir]
         return Value(self, self.b.call(intrinsic, arguments))
+
+    def store_some(self, p: Pointer, value: Value, count: Value) -> None:
+        """Store the first `count` lanes, a number known when it runs; touch nothing behind them."""
+        mask = self._between(value.type.count, self.integer(0), count)
+        intrinsic = self.module.declare(
+            f"llvm.masked.store.{_suffix(value.type)}.p0",
+            ir.VoidType(),
+            [value.type, PTR, I32, mask.type],
+        )
+        self.b.call(intrinsic, [value.ir, p.ir, I32(SIZE[p.element]), mask])
+
+    def load_between(self, p: Pointer, lanes: int, first: Value, end: Value) -> Value:
+        """Load lanes `first` up to `end`, numbers known when it runs, touch no other; those are
+        0.
+        """
+        vector, mask = ir.VectorType(p.element, lanes), self._between(lanes, first, end)
+        intrinsic = self.module.declare(
+            f"llvm.masked.load.{_suffix(vector)}.p0", vector, [PTR, I32, mask.type, vector]
+        )
+        zero = self.zero(p.element, lanes)
+        return Value(self, self.b.call(intrinsic, [p.ir, I32(SIZE[p.element]), mask, zero.ir]))
+
+    def _between(self, lanes: int, first: Value, end: Value) -> ir.Value:
+        """Which lanes are counted from first up to end; both may lie beyond all lanes."""
+        order = ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
+
+        def compared(op: str, bound: Value) -> ir.Value:
+            capped = self.least(self.most(bound, 0), lanes)
+            each = self.splat(Value(self, self.b.trunc(capped.ir, I32)), lanes)
+            return self.b.icmp_signed(op, order, each.ir)
+
+        return self.b.and_(compared(">=", first), compared("<", end))
 
     def _mask(self, lanes: int, count: int) -> tuple[ir.Type, ir.Value]:
         ty = ir.VectorType(I1, lanes)

@@ -101,7 +101,7 @@ def _emit_work(plan: Plan, parts: Parts, f: Function, call: Words, thread: Value
             f.call(parts["image"], [job.base, unit.base])
         f.call(parts["phases"], [job.base, unit.base])
 
-    emit_units(f, call, job["units"], body)
+    emit_units(f, call, thread, job["units"], body)
 
 
 def _place_unit(

@@ -91,6 +91,9 @@ class Algorithm(Protocol):
     def plans(self, conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
         """The plans worth considering, most promising first."""
 
+    def cost(self, conv: Conv, plan: Plan, target: Target) -> float:
+        """Cycles of one core for one image, by a model of the plan: what plans are chosen by."""
+
     def work(
         self, conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int
     ) -> Work:

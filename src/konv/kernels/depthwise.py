@@ -11,6 +11,8 @@ padding and phases are addresses in the rows, as in konv.kernels.direct.
 
 from __future__ import annotations
 
+from math import prod
+
 from konv.geometry import Conv
 from konv.kernels.channels import Channels
 from konv.kernels.direct import last_block
@@ -51,6 +53,18 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
         Plan(name, conv.dtype, packed, blocked, mr, nr, last_block(vectors, nr, odd), odd)
         for mr, nr in tiles
     )
+
+
+def cost(conv: Conv, plan: Plan, target: Target) -> float:
+    """Cycles of a core for one image: two loads a cycle, of which each tap takes two vectors and an
+    address; tables and packing as for konv.kernels.direct.
+    """
+    pixels = prod(axis.out for axis in conv.axes)
+    taps = prod(len(phase.taps) for phase in (next(axis.phases()) for axis in conv.axes))
+    vectors = -(-conv.co // target.lanes(plan.dtype))
+    loop = vectors * taps * (1 + 2 / plan.vectors)
+    packed = conv.ci * prod(axis.size for axis in conv.axes) * 0.5 * plan.packed
+    return pixels * (loop + 2 * taps + conv.co * 0.7 * plan.blocked) + packed
 
 
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:

@@ -21,7 +21,7 @@ FEWEST = 64  # outputs of a box, below which it is cut no further: three or four
 SLACK = 8  # vectors behind a strip that a tile may read and nobody uses
 
 
-class _Strip:
+class Span:
     """One axis of a strip: which sources it holds, where each tap reads."""
 
     def __init__(self, line: Line) -> None:
@@ -55,7 +55,7 @@ class Cut:
         axes = (Axis(1, 1),) * (3 - conv.dims) + conv.axes
         self.conv, self.plan, self.lanes = conv, plan, target.lanes(plan.dtype)
         self.threads = 1 if conv.exact_macs < ALONE else threads
-        self.axes = [_Strip(Line(axis)) for axis in axes]
+        self.axes = [Span(Line(axis)) for axis in axes]
         self.lines = [strip.line for strip in self.axes]
         self.ci, self.co = conv.ci // conv.groups, conv.co // conv.groups
         # Channels-last inputs are read a cache line of channels at a time.

@@ -4,6 +4,8 @@ weights, packed [group][block][channel][tap][nc].
 
 from __future__ import annotations
 
+from typing import Any
+
 from konv.kernels.packing import HEADER, WEIGHTS
 from konv.kernels.strip import TAP
 from konv.llvm import (
@@ -19,6 +21,7 @@ from konv.llvm import (
     pointer_to,
 )
 from konv.plan import Plan
+from konv.target import Target
 
 PARAMETERS = (
     "x", "weights", "bias",  # of the first pixel and the first output channel
@@ -26,6 +29,9 @@ PARAMETERS = (
     "channels", "plane",  # of a group in the strip: how many, numbers from one to the next
     "taps",  # of the whole kernel
     "to", "apart",  # results: where, numbers from one output channel to the next
+    # Of outputs that go out at once: a row in the strip, pixels in a row, from row to row
+    # of the output, and how many rows; 0: they go to a block.
+    "pitch", "width", "row", "rows",
 )  # fmt: skip
 
 
@@ -37,18 +43,16 @@ def emit_tiles(module: Module, plan: Plan, nc: int) -> Routine:
     tiles = [_emit_tile(module, plan, nc, nv) for nv in range(1, most + 1)]
     params = [*_parameters(real), ("vectors", I64)]
     with module.function(f"tiles_{nc}", params, inline=False) as (f, args):
-        x, to, vectors = args[0], args[PARAMETERS.index("to")], args[-1]
+        x, vectors = args[0], args[-1]
         count = (vectors + (most - 1)) // most
         each, more = vectors // count, vectors % count
         at = f.var(0)
         with f.loop(count) as tile:
             now = each + f.select(tile < more, f.integer(1), 0)
             pixel = at.get() * lanes
-            arguments = [x + pixel, *args[1:-1]]
-            arguments[PARAMETERS.index("to")] = to + pixel
             for nv, fn in enumerate(tiles, 1):
                 with f.when(now.equals(nv)):
-                    f.call(fn, arguments)
+                    f.call(fn, [x + pixel, *args[1:-1], pixel])
             at.add(now)
         return f.fn
 
@@ -61,18 +65,62 @@ def _parameters(real: object) -> list[tuple[str, object]]:
 def _emit_tile(module: Module, plan: Plan, nc: int, nv: int) -> Routine:
     """One tile: sums begin as the bias; adding 0 at the end turns -0 into 0."""
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
-    with module.function(f"tile_{nc}x{nv}", _parameters(real), inline=False) as (f, args):
-        a = dict(zip(PARAMETERS, args, strict=True))
+    params = [*_parameters(real), ("pixel", I64)]
+    with module.function(f"tile_{nc}x{nv}", params, inline=False) as (f, args):
+        a, pixel = dict(zip(PARAMETERS, args, strict=False)), args[-1]
         sums = [[Variable(f, f.splat(a["bias"][k], lanes)) for _ in range(nv)] for k in range(nc)]
         with f.loop(a["channels"]) as c:
             x, weights = a["x"] + c * a["plane"], a["weights"] + c * (a["taps"] * nc)
             with f.loop(a["count"]) as t:
                 tap = a["list"] + t * TAP
                 _multiply_add(f, sums, x + tap[0], weights + tap[1] * nc, lanes)
-        for k, row in enumerate(sums):
-            for v, total in enumerate(row):
-                (a["to"] + k * a["apart"]).put(v * lanes, total.get() + 0.0)
+        results = [[total.get() + 0.0 for total in row] for row in sums]
+        if not at_once(plan, module.target):
+            _to_block(a, results, pixel, lanes)
+            return f.fn
+        with f.choose(a["rows"] > 0) as (yes, no):
+            with yes:
+                _to_output(f, a, results, pixel, lanes)
+            with no:
+                _to_block(a, results, pixel, lanes)
         return f.fn
+
+
+def at_once(plan: Plan, target: Target) -> bool:
+    """Whether results may go to the output from registers, which takes masked stores. Those of AVX2
+    are slow on some processors, other machines have none.
+    """
+    return plan.blocked and target.vector_bytes == 64
+
+
+def _to_block(a: dict[str, Any], results: list[list[Value]], pixel: Value, lanes: int) -> None:
+    for k, row in enumerate(results):
+        for v, vector in enumerate(row):
+            (a["to"] + pixel + k * a["apart"]).put(v * lanes, vector)
+
+
+def _to_output(
+    f: Function, a: dict[str, Any], results: list[list[Value]], pixel: Value, lanes: int
+) -> None:
+    """Vectors that run over the end of a row leave in two masked stores, all others in one: the
+    pitch is no less than a vector.
+    """
+    pitch, width = a["pitch"], a["width"]
+    row, column = f.var(pixel // pitch), f.var(pixel % pitch)
+    for v in range(len(results[0])):
+        here, at = row.get(), column.get()
+        line = a["to"] + here * a["row"]
+        left = f.between(lanes, 0, width - at)
+        for k, vectors in enumerate(results):
+            f.store_masked(line + k * a["apart"] + at, vectors[v], left)
+        with f.when((at + lanes > pitch) & (here + 1 < a["rows"])):
+            turn = pitch - at
+            right = f.between(lanes, turn, turn + width)
+            for k, vectors in enumerate(results):
+                f.store_masked(line + k * a["apart"] + (a["row"] - turn), vectors[v], right)
+        over = at + lanes >= pitch
+        column.set(f.select(over, at + lanes - pitch, at + lanes))
+        row.set(f.select(over, here + 1, here))
 
 
 def _multiply_add(

@@ -1,10 +1,10 @@
 """A unit of work of the planar kernel: a box of pixels and some groups.
 
-    for unit in units, taken by threads one after the other:
-        strip of the unit's input                             konv.kernels.strip
-        for phase of the outputs, group, block of nc output channels, depth:
-            for tile of vectors of pixels                     konv.kernels.planar_tile
-            rows of results leave                             konv.kernels.rows
+for unit in units, taken by threads one after the other:
+    strip of the unit's input                             konv.kernels.strip
+    for phase of the outputs, group, block of nc output channels, depth:
+        for tile of vectors of pixels                     konv.kernels.planar_tile
+        rows of results leave                             konv.kernels.rows
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from __future__ import annotations
 from functools import partial
 
 from konv.kernels.packing import HEADER
-from konv.kernels.planar_tile import emit_tiles, emit_weights
+from konv.kernels.planar_tile import at_once, emit_tiles, emit_weights
 from konv.kernels.region import emit_entry, emit_units
-from konv.kernels.rows import emit_rows_out
+from konv.kernels.rows import emit_rows_out, output_corner
 from konv.kernels.strip import JOB, PHASE, RECORDS, UNIT, emit_strip
 from konv.kernels.tables import emit_slots
 from konv.kernels.words import AXES, Piece, Words, part_function
@@ -28,7 +28,7 @@ Parts = dict[str, Routine]
 def emit_kernel(plan: Plan, target: Target) -> Module:
     """The module of a plan: `run` and `pack`."""
     module = Module(target, plan.algorithm)
-    nc, tail, _ = plan.form
+    nc, tail, *_ = plan.form
     emit_weights(module, plan.dtype, nc)
     parts = {
         "slots": emit_slots(module),
@@ -75,7 +75,7 @@ def _emit_work(plan: Plan, parts: Parts, f: Function, call: Words, thread: Value
         f.call(parts["strip"], [job.base, unit.base])
         f.call(parts["phases"], [job.base, unit.base])
 
-    emit_units(f, call, job["units"], body)
+    emit_units(f, call, thread, job["units"], body)
 
 
 def _emit_phases(module: Module, parts: Parts) -> Routine:
@@ -97,7 +97,7 @@ def _emit_phases(module: Module, parts: Parts) -> Routine:
 
 def _emit_groups(module: Module, plan: Plan, parts: Parts) -> Routine:
     """groups(job, unit): every group of the unit, every block of its output channels."""
-    nc, tail, _ = plan.form
+    nc, tail, *_ = plan.form
     with part_function(module, "groups", records=RECORDS) as (f, piece, _):
         job, unit = piece.job, piece.unit
         reduction = job["ci"] * job["taps"]
@@ -130,11 +130,22 @@ def _emit_block(module: Module, plan: Plan, parts: Parts) -> Routine:
         strip = piece.part("at_strip", real) + g * job["ci"] * job["plane"]
         outputs = (unit["length", 1] - 1) * job["pitch"] + unit["length", 2]
         vectors = (outputs + (lanes - 1)) // lanes
+        straight = f.integer(0).differs(0)
+        if at_once(plan, module.target):
+            straight = job["step", 2].equals(1) & (job["pitch"] >= lanes)
+        rows = f.select(straight, unit["length", 1], f.integer(0))
         with f.loop(unit["length", 0]) as depth:
+            corner, block = (
+                output_corner(f, piece, real, depth, channel),
+                piece.part("at_block", real),
+            )
+            to = f.select(straight, corner.address(), block.address()).to_pointer(real)
             arguments = [
                 strip + depth * job["face"], packed + weights, biases + channel,
                 job.base + phase["at_taps"], phase["reach"], job["ci"], job["plane"],
-                job["taps"], piece.part("at_block", real), job["block"], vectors,
+                job["taps"], to, f.select(straight, job["y_channel"], job["block"]),
+                job["pitch"], unit["length", 2], job["step", 1] * job["y_stride", 1], rows,
+                vectors,
             ]  # fmt: skip
             if "last" not in parts:
                 f.call(parts["full"], arguments)
@@ -144,5 +155,6 @@ def _emit_block(module: Module, plan: Plan, parts: Parts) -> Routine:
                         f.call(parts["full"], arguments)
                     with last:
                         f.call(parts["last"], arguments)
-            f.call(parts["rows"], [job.base, unit.base, depth, channel, valid])
+            with f.when(rows.equals(0)):
+                f.call(parts["rows"], [job.base, unit.base, depth, channel, valid])
         return f.fn

@@ -7,7 +7,7 @@ from __future__ import annotations
 from konv.kernels.packing import transpose
 from konv.kernels.strip import PHASE, RECORDS
 from konv.kernels.words import AXES, Piece, Words, part_function
-from konv.llvm import REAL, SIZE, Function, Module, Pointer, Routine, Value
+from konv.llvm import REAL, SIZE, Function, Module, Pointer, Routine, Type, Value
 from konv.plan import Plan
 
 
@@ -20,12 +20,7 @@ def emit_rows_out(module: Module, plan: Plan) -> Routine:
     with part_function(module, "rows_out", labels, records=RECORDS) as (f, piece, args):
         depth, channel, valid = args
         job, unit = piece.job, piece.unit
-        phase = Words(job.base + unit["phase"], PHASE)
-        block = piece.part("at_block", real)
-        corner = unit.pointer("y", real) + channel * job["y_channel"]
-        for axis, j in zip(AXES, (depth, 0, 0), strict=True):
-            out = (unit["j", axis] + j) * job["step", axis] + phase["first", axis]
-            corner = corner + out * job["y_stride", axis]
+        block, corner = piece.part("at_block", real), output_corner(f, piece, real, depth, channel)
         with f.loop(unit["length", 1]) as row:
             line = corner + row * (job["step", 1] * job["y_stride", 1])
             source = block + row * job["pitch"]
@@ -34,6 +29,17 @@ def emit_rows_out(module: Module, plan: Plan) -> Routine:
             else:
                 _channels_last(f, piece, source, line, valid)
         return f.fn
+
+
+def output_corner(f: Function, piece: Piece, real: Type, depth: Value, channel: Value) -> Pointer:
+    """Where the first result of a depth of the box goes."""
+    job, unit = piece.job, piece.unit
+    phase = Words(job.base + unit["phase"], PHASE)
+    corner = unit.pointer("y", real) + channel * job["y_channel"]
+    for axis, j in zip(AXES, (depth, f.integer(0), f.integer(0)), strict=True):
+        out = (unit["j", axis] + j) * job["step", axis] + phase["first", axis]
+        corner = corner + out * job["y_stride", axis]
+    return corner
 
 
 def _contiguous(
@@ -48,25 +54,24 @@ def _contiguous(
                 with f.loop(whole, step=lanes) as i:
                     to.put(i, row.vector(i, lanes))
                 with f.when(whole < width):
-                    f.store_some(to + whole, row.vector(whole, lanes), width - whole)
+                    f.store_masked(
+                        to + whole, row.vector(whole, lanes), f.between(lanes, 0, width - whole)
+                    )
             with apart, f.loop(width) as i:
                 to[i * step] = row[i]
 
 
-def _channels_last(
-    f: Function, piece: Piece, source: Pointer, line: Pointer, valid: Value
-) -> None:
+def _channels_last(f: Function, piece: Piece, source: Pointer, line: Pointer, valid: Value) -> None:
     job, width = piece.job, piece.unit["length", 2]
     side = 16 // SIZE[source.element]
     step, whole = job["step", 2] * job["y_stride", 2], valid & -side
-    with f.loop(width, step=side) as i:
-        with f.choose(i + side <= width) as (square, rest):
-            with square:
-                with f.loop(whole, step=side) as k:
-                    rows = [(source + (k + n) * job["block"]).vector(i, side) for n in range(side)]
-                    for n, pixel in enumerate(transpose(f, rows)):
-                        (line + (i + n) * step).put(k, pixel)
-                with f.loop(valid, start=whole) as k, f.loop(side) as n:
-                    (line + (i + n) * step)[k] = (source + k * job["block"])[i + n]
-            with rest, f.loop(width - i) as n, f.loop(valid) as k:
+    with f.loop(width, step=side) as i, f.choose(i + side <= width) as (square, rest):
+        with square:
+            with f.loop(whole, step=side) as k:
+                rows = [(source + (k + n) * job["block"]).vector(i, side) for n in range(side)]
+                for n, pixel in enumerate(transpose(f, rows)):
+                    (line + (i + n) * step).put(k, pixel)
+            with f.loop(valid, start=whole) as k, f.loop(side) as n:
                 (line + (i + n) * step)[k] = (source + k * job["block"])[i + n]
+        with rest, f.loop(width - i) as n, f.loop(valid) as k:
+            (line + (i + n) * step)[k] = (source + k * job["block"])[i + n]

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from konv.kernels.packing import transpose
-from konv.kernels.words import AXES, Piece, per_axis, part_function
+from konv.kernels.words import AXES, Piece, part_function, per_axis
 from konv.llvm import I64, REAL, SIZE, Function, Module, Pointer, Routine, Value, Variable
 from konv.plan import Plan
 
@@ -38,6 +38,8 @@ JOB = (
 # Number of taps, word where their list begins; per axis the first output and how many there are.
 PHASE = ("reach", "at_taps", *(f"{name}{a}" for a in AXES for name in ("first", "outputs")))
 ROW = 2  # words: where a row of a channel comes from, where it goes
+# (stride, its phases that some tap reads) of rows that are copied by vectors.
+DEALT = {(1, 1): (1, 1), (2, 1): (2, 1), (2, 2): (2, 2)}
 TAP = 2  # words: where it reads in a strip, its number in the kernel
 
 UNIT = (
@@ -60,7 +62,7 @@ def emit_strip(module: Module, plan: Plan) -> Routine:
         arguments = [job.base, unit.base, x, unit["groups"] * job["ci"], rows]
         beside = job["x_stride", 2] if plan.packed else job["x_channel"]
         plain = job["mode"].equals(0) & beside.equals(1)
-        if plan.packed and plan.form[2] not in (1, 2):
+        if plan.packed and plan.form[2:] not in DEALT:
             plain = plain & job["mode"].equals(-1)
         with f.choose(plain) as (yes, no):
             with yes:
@@ -105,66 +107,54 @@ def _filler(module: Module, plan: Plan, name: str) -> Iterator[tuple[Function, P
 def _emit_straight(module: Module, plan: Plan) -> Routine:
     """Rows of a contiguous image, a vector (for stride 2: two) at a time.
 
-    The outermost loop is over places in a row, because which lanes lie in the image depends on it
-    alone: masks are made once for all rows (made for each, they took longer than the copy).
+    Vectors that lie in the image are copied as they are, those before and behind it masked. Row by
+    row and channel by channel: with the places of a row outermost, which needs fewer masks, loads
+    wait for older stores to addresses that look alike (10 cycles a vector instead of 5).
     """
-    lanes, jump = module.target.lanes(plan.dtype), max(1, min(2, plan.form[2]))
-    copies = [_emit_column(module, plan, lanes, jump, masked) for masked in (False, True)]
-    with _filler(module, plan, "straight") as (f, piece, arguments):
+    lanes, jump, kept = module.target.lanes(plan.dtype), *DEALT.get(plan.form[2:], (1, 1))
+    with _filler(module, plan, "straight") as (f, piece, (x, channels, rows)):
         job, unit = piece.job, piece.unit
-        pitch, size = job["pitch"], job["size", 2]
-        with f.loop(unit["width", 2] + job["reach", 2], step=lanes) as q:
-            raw = unit["raw", 2] + q * jump
-            whole = (raw >= 0) & (raw + jump * lanes <= size) & (q + lanes <= pitch)
-            with f.choose(whole) as branches:
-                for branch, copy in zip(branches, copies, strict=True):
-                    with branch:
-                        f.call(copy, [job.base, unit.base, *arguments, q, raw])
+        listed, strip = piece.part("at_rows", I64), piece.part("at_strip", x.element)
+        raw, pitch, size = unit["raw", 2], job["pitch"], job["size", 2]
+        width = unit["width", 2] + job["reach", 2]
+        # Vectors from `head` up to `tail` lie in the image, and in the row.
+        step = lanes * jump
+        head = f.most(0 - raw, 0) + (step - 1)
+        head = f.least(head // step * lanes, width)
+        inside = f.least(f.most(size - raw, 0) // step, pitch // lanes) * lanes
+        tail = f.most(f.least(inside, width), head)
+        with f.loop(channels) as c, f.loop(rows) as r:
+            source = x + listed[r * ROW] + c * job["x_channel"] + raw
+            to = strip + listed[r * ROW + 1] + c * job["plane"]
+            begin = f.select(listed[r * ROW] < 0, pitch, f.integer(0))
+            with f.when(begin > 0):
+                for p in range(kept):
+                    f.clear(to + p * job["apart", 2], pitch)
+            edges = (begin, f.least(head, width)), (f.most(tail, begin), width)
+            for first, end in edges:
+                with f.loop(end, start=first, step=lanes) as q:
+                    places = [q * jump + v * lanes for v in range(jump)]
+                    masks = [f.between(lanes, 0 - raw - at, size - raw - at) for at in places]
+                    vectors = [
+                        f.load_masked(source + at, mask)
+                        for at, mask in zip(places, masks, strict=True)
+                    ]
+                    room = f.between(lanes, 0, pitch - q)
+                    for p, vector in enumerate(_dealt(f, vectors, kept)):
+                        f.store_masked(to + p * job["apart", 2] + q, vector, room)
+            with f.loop(tail, start=f.most(head, begin), step=lanes) as q:
+                vectors = [(source + q * jump).vector(v * lanes, lanes) for v in range(jump)]
+                for p, vector in enumerate(_dealt(f, vectors, kept)):
+                    (to + p * job["apart", 2] + q).put(0, vector)
         return f.fn
 
 
-def _emit_column(module: Module, plan: Plan, lanes: int, jump: int, masked: bool) -> Routine:
-    """column(job, unit, x, channels, rows, q, raw): place q of every row of every channel."""
-    real = REAL[plan.dtype]
-    labels = ("x", "channels", "rows", "q", "raw")
-    name = "column_masked" if masked else "column"
-    with part_function(module, name, labels, records=RECORDS) as (f, piece, args):
-        x, channels, rows, q, raw = args
-        job, listed = piece.job, piece.part("at_rows", I64)
-        x, strip = x.to_pointer(real) + raw, piece.part("at_strip", real) + q
-        room, size = job["pitch"] - q, job["size", 2]
-
-        def put(to: Pointer, vector: Value) -> None:
-            if masked:
-                f.store_some(to, vector, room)
-            else:
-                to.put(0, vector)
-
-        def row_of(source: Pointer) -> list[Value]:
-            if not masked:
-                return [source.vector(v * lanes, lanes) for v in range(jump)]
-            places = [(source + v * lanes, raw + v * lanes) for v in range(jump)]
-            return [f.load_between(p, lanes, 0 - at, size - at) for p, at in places]
-
-        both = job["kept", 2] > 1
-        with f.loop(rows) as r:
-            source, to = listed[r * ROW], strip + listed[r * ROW + 1]
-            with f.choose(source < 0) as (padding, pixels):
-                with padding, f.loop(channels) as c:
-                    put(to + c * job["plane"], f.zero(real, lanes))
-                    if jump == 2:
-                        with f.when(both):
-                            put(to + c * job["plane"] + job["apart", 2], f.zero(real, lanes))
-                with pixels, f.loop(channels) as c:
-                    vectors = row_of(x + source + c * job["x_channel"])
-                    if jump == 2:
-                        halves = [range(odd, 2 * lanes, 2) for odd in range(2)]
-                        vectors = [f.shuffle(*vectors, half) for half in halves]
-                    put(to + c * job["plane"], vectors[0])
-                    if jump == 2:
-                        with f.when(both):
-                            put(to + c * job["plane"] + job["apart", 2], vectors[1])
-        return f.fn
+def _dealt(f: Function, vectors: list[Value], kept: int) -> list[Value]:
+    """One vector as it is; two as the even numbers of both and the odd ones, if they are kept."""
+    if len(vectors) == 1:
+        return vectors
+    lanes = vectors[0].type.count
+    return [f.shuffle(*vectors, range(odd, 2 * lanes, 2)) for odd in range(kept)]
 
 
 def _emit_squares(module: Module, plan: Plan) -> Routine:

@@ -236,37 +236,39 @@ class Function:
         arguments = [(p + index).ir, I32(SIZE[p.element]), mask, zero.ir]
         return Value(self, self.b.call(intrinsic, arguments))
 
-    def store_some(self, p: Pointer, value: Value, count: Value) -> None:
-        """Store the first `count` lanes, a number known when it runs; touch nothing behind them."""
-        mask = self._between(value.type.count, self.integer(0), count)
+    def between(self, lanes: int, first: Value | int, end: Value | int) -> Value:
+        """Which lanes are counted from `first` up to `end`: a mask made when the code runs. Both
+        may lie beyond all lanes.
+        """
+        order = ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
+
+        def compared(op: str, bound: Value | int) -> ir.Value:
+            capped = self.least(self.most(self.integer(bound), 0), lanes)
+            each = self.splat(Value(self, self.b.trunc(capped.ir, I32)), lanes)
+            return self.b.icmp_signed(op, order, each.ir)
+
+        below = compared("<", end)
+        if isinstance(first, int) and first <= 0:
+            return Value(self, below)
+        return Value(self, self.b.and_(compared(">=", first), below))
+
+    def store_masked(self, p: Pointer, value: Value, mask: Value) -> None:
+        """Store the lanes of a mask and touch no other."""
         intrinsic = self.module.declare(
             f"llvm.masked.store.{_suffix(value.type)}.p0",
             ir.VoidType(),
             [value.type, PTR, I32, mask.type],
         )
-        self.b.call(intrinsic, [value.ir, p.ir, I32(SIZE[p.element]), mask])
+        self.b.call(intrinsic, [value.ir, p.ir, I32(SIZE[p.element]), mask.ir])
 
-    def load_between(self, p: Pointer, lanes: int, first: Value, end: Value) -> Value:
-        """Load lanes `first` up to `end`, numbers known when it runs, touch no other; those are
-        0.
-        """
-        vector, mask = ir.VectorType(p.element, lanes), self._between(lanes, first, end)
+    def load_masked(self, p: Pointer, mask: Value) -> Value:
+        """Load the lanes of a mask and touch no other; those are 0."""
+        vector = ir.VectorType(p.element, mask.type.count)
         intrinsic = self.module.declare(
             f"llvm.masked.load.{_suffix(vector)}.p0", vector, [PTR, I32, mask.type, vector]
         )
-        zero = self.zero(p.element, lanes)
-        return Value(self, self.b.call(intrinsic, [p.ir, I32(SIZE[p.element]), mask, zero.ir]))
-
-    def _between(self, lanes: int, first: Value, end: Value) -> ir.Value:
-        """Which lanes are counted from first up to end; both may lie beyond all lanes."""
-        order = ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
-
-        def compared(op: str, bound: Value) -> ir.Value:
-            capped = self.least(self.most(bound, 0), lanes)
-            each = self.splat(Value(self, self.b.trunc(capped.ir, I32)), lanes)
-            return self.b.icmp_signed(op, order, each.ir)
-
-        return self.b.and_(compared(">=", first), compared("<", end))
+        zero = self.zero(p.element, mask.type.count)
+        return Value(self, self.b.call(intrinsic, [p.ir, I32(SIZE[p.element]), mask.ir, zero.ir]))
 
     def _mask(self, lanes: int, count: int) -> tuple[ir.Type, ir.Value]:
         ty = ir.VectorType(I1, lanes)

@@ -25,7 +25,8 @@ SAMPLED = 25  # one of so many is held against konv.reference itself
 
 @pytest.mark.parametrize("large", [False, True], ids=["small", "large"])
 def test_ten_thousand(large: bool) -> None:
-    """Half of them large: two register tiles and a tail on each axis that the plan blocks.
+    """Half of them large: two register tiles and a tail on each axis that the plan blocks, for
+    each algorithm in turn.
 
     One in three is cut into small units, which with such problems takes more of them than there
     are threads.
@@ -40,6 +41,7 @@ def test_ten_thousand(large: bool) -> None:
             except AssertionError as error:
                 failed.append(str(error))
         plan = plans[drawn.conv]
+        assert drawn.by in ("", plan.algorithm)
         assert not large or tiled(drawn.conv, plan, target), f"{drawn} is not large: {plan}"
         reached[plan.algorithm] += 1
         kinds.update(drawn.conv.kind | {drawn.conv.mode, f"{drawn.conv.dims} axes"})

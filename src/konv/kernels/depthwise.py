@@ -14,17 +14,20 @@ from __future__ import annotations
 from math import prod
 
 from konv.geometry import Conv
+from konv.kernels import channels
 from konv.kernels.channels import Channels
 from konv.kernels.direct import last_block
 from konv.kernels.microtile import tile_function
 from konv.kernels.schedule import schedule
 from konv.kernels.units import emit_kernel
+from konv.kernels.words import JOB
 from konv.llvm import REAL, Module, Routine
-from konv.plan import Packing, Plan, Strides, Work
+from konv.plan import Blocks, Packing, Plan, Strides, Work
 from konv.target import Target
 
 name = "depthwise"
 exact = True
+words = JOB
 
 # Pixels x vectors by the number of registers: eight chains of multiply-adds or more, for they are 4
 # cycles long.
@@ -69,13 +72,18 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
 
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
     """Units of work as konv.kernels.schedule cuts them."""
-    channels = Channels.of(conv, plan, target, per_channel=True)
-    return schedule(conv, plan, target, channels, x, y, threads)
+    seen = Channels.of(conv, plan, target, per_channel=True)
+    return schedule(conv, plan, target, seen, x, y, threads)
 
 
 def packing(conv: Conv, plan: Plan, target: Target) -> Packing:
     """Blocks of output channels as konv.kernels.packing packs them."""
     return Channels.of(conv, plan, target, per_channel=True).packing
+
+
+def blocks(conv: Conv, plan: Plan, target: Target) -> Blocks:
+    """Register tiles."""
+    return channels.blocks(conv, plan, target, per_channel=True)
 
 
 def emit(plan: Plan, target: Target) -> Module:

@@ -12,18 +12,21 @@ from __future__ import annotations
 from math import prod
 
 from konv.geometry import Conv
+from konv.kernels import channels
 from konv.kernels.channels import Channels
 from konv.kernels.microtile import UNROLL, emit_tile
 from konv.kernels.schedule import schedule
 from konv.kernels.units import emit_kernel
+from konv.kernels.words import JOB
 from konv.llvm import Module, Routine
-from konv.plan import Packing, Plan, Strides, Work
+from konv.plan import Blocks, Packing, Plan, Strides, Work
 from konv.target import Target
 
 TRIP = 12  # cycles to begin with the next tap: its row of addresses and weights
 
 name = "direct"
 exact = True
+words = JOB
 
 # Register tiles, pixels x vectors of output channels, by bytes in a vector and the number of vector
 # registers; all leave registers for the weights and one broadcast, and tests/llvm/test_targets.py
@@ -92,13 +95,18 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
 
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
     """Units of work as konv.kernels.schedule cuts them."""
-    channels = Channels.of(conv, plan, target, per_channel=False)
-    return schedule(conv, plan, target, channels, x, y, threads)
+    seen = Channels.of(conv, plan, target, per_channel=False)
+    return schedule(conv, plan, target, seen, x, y, threads)
 
 
 def packing(conv: Conv, plan: Plan, target: Target) -> Packing:
     """Blocks of output channels as konv.kernels.packing packs them."""
     return Channels.of(conv, plan, target, per_channel=False).packing
+
+
+def blocks(conv: Conv, plan: Plan, target: Target) -> Blocks:
+    """Register tiles."""
+    return channels.blocks(conv, plan, target, per_channel=False)
 
 
 def emit(plan: Plan, target: Target) -> Module:

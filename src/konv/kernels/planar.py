@@ -18,6 +18,7 @@ Every output is one chain of multiply-adds in the order channels, taps.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 from konv.geometry import Conv
@@ -25,15 +26,18 @@ from konv.kernels.packing import HEADER
 from konv.kernels.planar_schedule import Cut, Span
 from konv.kernels.planar_units import emit_kernel
 from konv.kernels.schedule import Line
+from konv.kernels.strip import JOB
 from konv.llvm import Module
-from konv.plan import Packing, Plan, Strides, Work
+from konv.plan import Blocks, Packing, Plan, Strides, Work
 from konv.target import BYTES, Target
 
 name = "planar"
 exact = True
+words = JOB
 
 MOST = 8  # output channels in a tile: more would leave too few vectors of pixels for the loads
 FARTHEST = 4
+USUAL = 512 * 1024  # bytes of second-level cache that the model of cost takes
 
 
 def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv.plan.Algorithm
@@ -94,7 +98,9 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     A vector of a strip takes 8 cycles, of results 4 (128@56 in 32 groups: 0.23 ms of loop and
     results and 0.09 ms of strips, Emerald Rapids); transposed to or from channels-last, 16.
     """
-    lanes, cut = target.lanes(plan.dtype), Cut(conv.with_batch(1), plan, target, 1)
+    # Boxes as for any machine's cache: which plan is best shall not hang on it.
+    usual = replace(target, l2=USUAL)
+    lanes, cut = target.lanes(plan.dtype), Cut(conv.with_batch(1), plan, usual, 1)
     taps = prod(len(phase.taps) for phase in (next(a.phases()) for a in conv.axes))
     each = loop_cost(conv.co // conv.groups, plan.form[0], plan.vectors, target)
     loop = conv.groups * cut.outputs * (conv.ci // conv.groups) * taps * each
@@ -113,6 +119,13 @@ def packing(conv: Conv, plan: Plan, target: Target) -> Packing:  # noqa: ARG001 
     ci, co = conv.ci // conv.groups, conv.co // conv.groups
     numbers = conv.groups * co * (ci * prod(axis.kernel for axis in conv.axes) + 1)
     return Packing(HEADER + numbers * BYTES[plan.dtype], conv.groups, co, ci)
+
+
+def blocks(conv: Conv, plan: Plan, target: Target) -> Blocks:  # noqa: ARG001 - as the protocol
+    """Tiles run over the rows of one depth."""
+    face = prod(Line(axis).count for axis in conv.axes[-2:])
+    ci, co = conv.ci // conv.groups, conv.co // conv.groups
+    return Blocks((face, plan.pixels), (co, plan.form[0]), (ci, 1), (conv.groups, 1))
 
 
 def emit(plan: Plan, target: Target) -> Module:

@@ -7,6 +7,7 @@ neighbouring numbers; phases that no tap reads are left out.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from math import prod
 
@@ -26,7 +27,7 @@ class Span:
 
     def __init__(self, line: Line) -> None:
         self.line, self.jump = line, line.jump
-        self.kept = sorted({(read - line.least) % self.jump for read in line.reads})
+        self.kept = sorted({(read - line.least) % self.jump for read in _all_reads(line)})
 
     @property
     def reach(self) -> int:
@@ -46,6 +47,16 @@ class Span:
         """Phase and place of what the first output reads."""
         q, phase = divmod(source - self.line.least, self.jump)
         return self.kept.index(phase), q
+
+
+def _all_reads(line: Line) -> list[int]:
+    """What all phases of the outputs read. Those that an image is too small for count too: what a
+    strip keeps is in the plan, and plans hold no sizes.
+    """
+    axis = line.axis
+    if len(line.phases) == line.step:
+        return line.reads
+    return Line(replace(axis, hi=axis.hi + line.step * axis.stride)).reads
 
 
 class Cut:

@@ -24,6 +24,7 @@ Precision = Literal["exact", "fast"]
 # Outputs of a channel: of small images, at most of those, of large images. What is best for a layer
 # changes about there: below, it is mostly its weights, and tiles of pixels are not full.
 SMALL, BETWEEN, LARGE = 49, 100, 1024
+GROWTHS = 40  # doublings: beyond any padding that the largest image could fill
 
 _precision: ContextVar[Precision] = ContextVar("precision", default="fast")
 
@@ -80,22 +81,21 @@ def choose(conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan:
 
 
 def _typical(conv: Conv) -> Conv:
-    """The same layer at one of two sizes, so that it has at most two plans over all sizes."""
-    outputs = prod(axis.out for axis in conv.axes)
-    side = max(1, round((SMALL if outputs <= BETWEEN else LARGE) ** (1 / conv.dims)))
-    axes = []
-    for axis in conv.axes:
-        wanted = ((side - 1) * axis.stride + axis.extent - axis.lo - axis.hi - 1) // axis.up + 1
-        axes.append(_sized(axis, max(1, wanted)))
-    try:
-        return replace(conv, n=1, axes=tuple(axes))
-    except ProblemError:  # a padding mode that cannot fill so much beside so few pixels
-        return conv.with_batch(1)
+    """The same layer at one of two sizes, so that it has at most two plans over all sizes.
+
+    A padding mode may need more pixels than that to fill from: then the layer is larger.
+    """
+    small = prod(axis.out for axis in conv.axes) <= BETWEEN
+    side = max(1, round((SMALL if small else LARGE) ** (1 / conv.dims)))
+    for _ in range(GROWTHS):
+        try:
+            return replace(conv, n=1, axes=tuple(_sized(axis, side) for axis in conv.axes))
+        except ProblemError:
+            side *= 2
+    return conv.with_batch(1)
 
 
-def _sized(axis: Axis, size: int) -> Axis:
-    """The axis at another size, or as it is where its padding does not allow that one."""
-    try:
-        return replace(axis, size=size)
-    except ProblemError:
-        return axis
+def _sized(axis: Axis, out: int) -> Axis:
+    """The axis with so many outputs, or a few more."""
+    size = ((out - 1) * axis.stride + axis.extent - axis.lo - axis.hi - 1) // axis.up + 1
+    return replace(axis, size=max(1, size))

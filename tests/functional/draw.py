@@ -58,11 +58,11 @@ class Hypothesis:
 def case(d: Draw, target: Target, large: bool) -> Case:
     """Draw a call; ProblemError if the numbers describe none.
 
-    Half of the small ones and all large ones name the algorithm that computes them, if it takes
-    them. `large` ones have room for two of its blocks and a tail of all that it blocks.
+    Half of the small ones and all large ones name the algorithm that computes them: one of those
+    that take them. `large` ones have room for two of its blocks and a tail of all that it blocks.
     """
     dims, dtype = d.one((1, 2, 2, 2, 3)), d.one(("float32", "float32", "float64"))
-    by = d.one(ALGORITHMS) if large or d.number(0, 1) else None
+    by = d.one(ALGORITHMS) if large else None
     transposed, mode = d.one((False, False, True)), d.one(("zeros",) * 5 + MODES)
     single, layout = d.number(0, 6) == 0, d.number(0, 4) == 0
     wide = d.one(two_blocks(by, dtype, target)) if large and by else None
@@ -87,6 +87,8 @@ def case(d: Draw, target: Target, large: bool) -> Case:
         (n, ci, *sizes), co, kernel, stride, padding, dilation, groups,
         transposed=transposed, output_padding=extra, padding_mode=mode, dtype=dtype,
     )  # fmt: skip
+    takers = [a for a in ((by,) if by else ALGORITHMS) if a.why_not(conv, target) is None]
+    named = takers and (large or d.number(0, 1))
     torch = d.number(0, 4) == 0
     any_form = TENSORS if torch else tuple(FORMS)
     outputs = ("contiguous", "last", "inside", "steps") + (
@@ -99,7 +101,7 @@ def case(d: Draw, target: Target, large: bool) -> Case:
         bias=d.one(("", "contiguous", "contiguous", "steps", d.one(any_form))),
         out=d.one(outputs) if d.number(0, 6) == 0 else "",
         padding=written, layout=layout, torch=torch, single=single, whole=d.number(0, 1) == 0,
-        by=by.name if by and by.why_not(conv, target) is None else "",
+        by=d.one(takers).name if named else "",
     )  # fmt: skip
 
 

@@ -96,6 +96,6 @@ def _typical(conv: Conv) -> Conv:
 
 
 def _sized(axis: Axis, out: int) -> Axis:
-    """The axis with so many outputs, or a few more."""
+    """The axis with about so many outputs."""
     size = ((out - 1) * axis.stride + axis.extent - axis.lo - axis.hi - 1) // axis.up + 1
     return replace(axis, size=max(1, size))

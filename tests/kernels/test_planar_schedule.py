@@ -76,6 +76,7 @@ class Simulated:
         self.all: list[int] = self.job.words.tolist()
         self.words = dict(zip(JOB, self.all, strict=False))
         self.axes = (Axis(1, 1),) * (3 - conv.dims) + conv.axes
+        self.known: dict[int, np.ndarray[Any, Any]] = {}
         self.lanes, self.size = self.target.lanes(conv.dtype), BYTES[conv.dtype]
 
     def __str__(self) -> str:
@@ -103,6 +104,14 @@ class Simulated:
         at, shape = self.words[f"at_raws{a}"], (self.words[f"kept{a}"], self.words[f"length{a}"])
         assert len(JOB) <= at < at + prod(shape) <= len(self.all)
         return np.reshape(self.all[at : at + prod(shape)], shape)
+
+    def sources(self, a: int) -> np.ndarray[Any, Any]:
+        """[output][tap] -> the pixel that geometry says, or PADDING."""
+        if a not in self.known:
+            axis, mode = self.axes[a], self.conv.mode if a >= 3 - self.conv.dims else "zeros"
+            found = [[axis.source(o, k, mode) for k in range(axis.kernel)] for o in range(axis.out)]
+            self.known[a] = np.array([[PADDING if i is None else i for i in row] for row in found])
+        return self.known[a]
 
     def units(self) -> Iterator[Unit]:
         w, box = self.words, self.axis("box")
@@ -216,18 +225,17 @@ def sources_are_right(s: Simulated, unit: Unit) -> None:
             np.add.outer(np.arange(lengths[0]) * w["face"], np.arange(lengths[1]) * w["pitch"]),
             np.arange(lengths[2]),
         )
-        for number in range(prod(kernel)):
+        found = [s.sources(a)[outputs[a]] for a in AXES]  # [output][tap of the axis]
+        alive = [np.flatnonzero((found[a] != PADDING).any(axis=0)).tolist() for a in AXES]
+        reading = {int(np.ravel_multi_index(ks, kernel)) for ks in product(*alive)}
+        assert reading <= taps.keys(), f"{s}: taps are left out in {phase}"
+        for number, offset in taps.items():
             deep, high, line = (
-                _sources(s, a, outputs[a], k)
-                for a, k in enumerate(np.unravel_index(number, kernel))
+                found[a][:, k] for a, k in enumerate(np.unravel_index(number, kernel))
             )
             want = np.add.outer(np.add.outer(deep * sizes[1], high) * sizes[2], line)
             none = np.logical_or.outer(np.logical_or.outer(deep < 0, high < 0), line < 0)
             want = np.where(none, PADDING, want)
-            if number not in taps:
-                assert none.all(), f"{s}: tap {number} is left out"
-                continue
-            offset = taps[number]
             assert offset >= 0
             assert (strip[places + offset] == want).all(), f"{s}: tap {number} in {unit}, {phase}"
         # What tiles read in whole vectors stays in the strip and the slack behind it.
@@ -237,12 +245,6 @@ def sources_are_right(s: Simulated, unit: Unit) -> None:
         last += vectors - 1 + max(taps.values(), default=0)
         assert last < (w["at_block"] - w["at_strip"] - LINE) // s.size, f"{s}: reads beyond"
         assert max(vectors, outs + s.lanes) <= w["block"], f"{s}: writes beyond the block"
-
-
-def _sources(s: Simulated, a: int, outputs: Any, k: Any) -> np.ndarray[Any, Any]:
-    mode = s.conv.mode if a >= 3 - s.conv.dims else "zeros"
-    found = [s.axes[a].source(int(o), int(k), mode) for o in outputs]
-    return np.array([PADDING if i is None else i for i in found])
 
 
 def parts_are_apart(s: Simulated) -> None:

@@ -226,7 +226,7 @@ STRIPS: dict[str, Mutation] = {
     "depths of a strip are too near": words(face=fewer),
     "channels of a strip are too near": words(plane=fewer),
     "a strip keeps one phase of a stride": words(kept1=lambda _: 1),
-    "the last place of a strip's rows is not filled": words(reach2=fewer),
+    "the last row of a strip is not filled": words(reach1=fewer),
     "outputs of a phase are beside each other": words(step2=lambda _: 1),
 }
 MUTATIONS |= STRIPS

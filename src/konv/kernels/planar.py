@@ -26,7 +26,7 @@ from konv.kernels.packing import HEADER
 from konv.kernels.planar_schedule import Cut, Span
 from konv.kernels.planar_units import emit_kernel
 from konv.kernels.schedule import Line
-from konv.kernels.strip import JOB
+from konv.kernels.strip import DEALT, JOB
 from konv.llvm import Module
 from konv.plan import Blocks, Packing, Plan, Strides, Work
 from konv.target import BYTES, Target
@@ -52,8 +52,11 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     """The tile with the least cost, and the next best."""
     lanes, co = target.lanes(conv.dtype), conv.co // conv.groups
     row = Span(Line(conv.axes[-1]))
+    dealt = (row.jump, len(row.kept))
+    if not packed or dealt not in DEALT:
+        dealt = (0, 0)  # the code is the same for all: fewer kernels to compile
     choices = sorted(
-        ((loop_cost(co, nc, nv, target), nc, nv) for nc, nv in tiles(co, target.registers)),
+        ((loop_cost(co, nc, nv, target), nc, nv) for nc, nv in tiles(co, target)),
     )[:2]
     return tuple(
         Plan(
@@ -63,16 +66,20 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
             blocked,
             nv * lanes,
             nv,
-            form=(nc, co % nc, row.jump, len(row.kept)),
+            form=(nc, co % nc, *dealt),
         )
         for _, nc, nv in choices
     )
 
 
-def tiles(co: int, registers: int) -> list[tuple[int, int]]:
-    """(output channels, vectors of pixels) whose sums, inputs and one weight fit in registers."""
-    room = registers - 2
-    return [(nc, (room - 1) // (nc + 1)) for nc in range(1, min(co, MOST) + 1) if room > nc + 1]
+def tiles(co: int, target: Target) -> list[tuple[int, int]]:
+    """(output channels, vectors of pixels) whose sums, inputs and one weight fit in registers.
+
+    NEON multiplies by a lane of a vector, so LLVM reads weights ahead, by fours: 8 x 3 spills.
+    """
+    room = target.registers - 2
+    most = MOST - 1 if (target.vector_bytes, target.registers) == (16, 32) else MOST
+    return [(nc, (room - 1) // (nc + 1)) for nc in range(1, min(co, most) + 1) if room > nc + 1]
 
 
 def loop_cost(co: int, nc: int, nv: int, target: Target) -> float:

@@ -59,7 +59,7 @@ def emit_tiles(module: Module, plan: Plan, nc: int) -> Routine:
 
 def _parameters(real: object) -> list[tuple[str, object]]:
     pointers = {"x": real, "weights": real, "bias": real, "list": I64, "to": real}
-    return [(p, pointer_to(pointers[p]) if p in pointers else I64) for p in PARAMETERS]  # type: ignore[arg-type]
+    return [(p, pointer_to(pointers[p]) if p in pointers else I64) for p in PARAMETERS]
 
 
 def _emit_tile(module: Module, plan: Plan, nc: int, nv: int) -> Routine:

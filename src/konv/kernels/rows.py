@@ -71,7 +71,7 @@ def _channels_last(f: Function, piece: Piece, source: Pointer, line: Pointer, va
                 rows = [(source + (k + n) * job["block"]).vector(i, side) for n in range(side)]
                 for n, pixel in enumerate(transpose(f, rows)):
                     (line + (i + n) * step).put(k, pixel)
-            with f.loop(valid, start=whole) as k, f.loop(side) as n:
-                (line + (i + n) * step)[k] = (source + k * job["block"])[i + n]
-        with rest, f.loop(width - i) as n, f.loop(valid) as k:
-            (line + (i + n) * step)[k] = (source + k * job["block"])[i + n]
+            with f.loop(valid, start=whole) as k, f.loop(side) as m:
+                (line + (i + m) * step)[k] = (source + k * job["block"])[i + m]
+        with rest, f.loop(width - i) as m, f.loop(valid) as k:
+            (line + (i + m) * step)[k] = (source + k * job["block"])[i + m]

@@ -39,7 +39,7 @@ JOB = (
 PHASE = ("reach", "at_taps", *(f"{name}{a}" for a in AXES for name in ("first", "outputs")))
 ROW = 2  # words: where a row of a channel comes from, where it goes
 # (stride, its phases that some tap reads) of rows that are copied by vectors.
-DEALT = {(1, 1): (1, 1), (2, 1): (2, 1), (2, 2): (2, 2)}
+DEALT: dict[tuple[int, ...], tuple[int, int]] = {(1, 1): (1, 1), (2, 1): (2, 1), (2, 2): (2, 2)}
 TAP = 2  # words: where it reads in a strip, its number in the kernel
 
 UNIT = (
@@ -154,7 +154,7 @@ def _dealt(f: Function, vectors: list[Value], kept: int) -> list[Value]:
     if len(vectors) == 1:
         return vectors
     lanes = vectors[0].type.count
-    return [f.shuffle(*vectors, range(odd, 2 * lanes, 2)) for odd in range(kept)]
+    return [f.shuffle(vectors[0], vectors[1], range(odd, 2 * lanes, 2)) for odd in range(kept)]
 
 
 def _emit_squares(module: Module, plan: Plan) -> Routine:
@@ -218,8 +218,8 @@ def _squares(f: Function, piece: Piece, x: Pointer, to: Pointer, channels: Value
                 with f.loop(channels, start=whole) as c:
                     for i, source in enumerate(sources):
                         line[c * job["plane"] + i] = _number(f, x, source, c)
-            with rest, f.loop(pitch - q) as i, f.loop(channels) as c:
-                line[c * job["plane"] + i] = _number(f, x, places[i], c)
+            with rest, f.loop(pitch - q) as last, f.loop(channels) as c:
+                line[c * job["plane"] + last] = _number(f, x, places[last], c)
 
 
 def _pixel(f: Function, x: Pointer, source: Value, c: Value, side: int) -> Value:

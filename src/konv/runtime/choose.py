@@ -71,7 +71,7 @@ def choose(conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan:
     """
     layer = _typical(conv)
     exact = current_precision() == "exact"
-    found = []
+    found: list[tuple[float, int, Plan]] = []
     for algorithm in kernels.ALGORITHMS:
         if (exact and not algorithm.exact) or algorithm.why_not(layer, target) is not None:
             continue

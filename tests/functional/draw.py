@@ -62,23 +62,18 @@ def case(d: Draw, target: Target, large: bool) -> Case:
     that take them. `large` ones have room for two of its blocks and a tail of all that it blocks.
     """
     dims, dtype = d.one((1, 2, 2, 2, 3)), d.one(("float32", "float32", "float64"))
-    by = d.one(ALGORITHMS) if large else None
+    mine = (d.one(ALGORITHMS),) if large else ALGORITHMS
     transposed, mode = d.one((False, False, True)), d.one(("zeros",) * 5 + MODES)
     single, layout = d.number(0, 6) == 0, d.number(0, 4) == 0
-    wide = d.one(two_blocks(by, dtype, target)) if large and by else None
-    ci, co, groups = (wide.ci, wide.co, wide.groups) if wide else _channels(d, dtype, target)
-    if wide and groups == 1 and d.number(0, 3) == 0:
-        ci, co, groups = 2 * ci, 2 * co, 2
+    wide = d.one(two_blocks(mine[0], dtype, target)) if large else None
+    ci, co, groups = wide.channels(d) if wide else _channels(d, dtype, target)
     kernel = [d.number(1, 3 if large or dims == 3 else 5) for _ in range(dims)]
     stride, dilation = _steps(d, dims, 3), _steps(d, dims, 3)
     extra = [0] * dims
     if transposed and mode == "zeros" and d.number(0, 1):
         extra = [d.number(0, max(s, a) - 1) for s, a in zip(stride, dilation, strict=True)]
     if wide:
-        sizes = [
-            size * (1 if transposed else s)
-            for size, s in zip(_large_sizes(d, dims, wide.pixels), stride, strict=True)
-        ]
+        sizes = _large_sizes(d, wide.pixels, [1] * dims if transposed else stride)
     else:
         sizes = [d.number(1, {1: 20, 2: 8, 3: 5}[dims]) for _ in range(dims)]
     written, padding = _padding(d, dims, transposed)
@@ -87,7 +82,7 @@ def case(d: Draw, target: Target, large: bool) -> Case:
         (n, ci, *sizes), co, kernel, stride, padding, dilation, groups,
         transposed=transposed, output_padding=extra, padding_mode=mode, dtype=dtype,
     )  # fmt: skip
-    takers = [a for a in ((by,) if by else ALGORITHMS) if a.why_not(conv, target) is None]
+    takers = [a.name for a in mine if a.why_not(conv, target) is None]
     named = takers and (large or d.number(0, 1))
     torch = d.number(0, 4) == 0
     any_form = TENSORS if torch else tuple(FORMS)
@@ -101,7 +96,7 @@ def case(d: Draw, target: Target, large: bool) -> Case:
         bias=d.one(("", "contiguous", "contiguous", "steps", d.one(any_form))),
         out=d.one(outputs) if d.number(0, 6) == 0 else "",
         padding=written, layout=layout, torch=torch, single=single, whole=d.number(0, 1) == 0,
-        by=d.one(takers).name if named else "",
+        by=d.one(takers) if named else "",
     )  # fmt: skip
 
 
@@ -126,6 +121,12 @@ class Wide:
     co: int
     groups: int
     pixels: int
+
+    def channels(self, d: Draw) -> tuple[int, int, int]:
+        """In, out, groups: one in four of the ordinary ones in two groups."""
+        if self.groups == 1 and d.number(0, 3) == 0:
+            return 2 * self.ci, 2 * self.co, 2
+        return self.ci, self.co, self.groups
 
 
 @cache
@@ -154,12 +155,14 @@ def two_blocks(algorithm: Algorithm, dtype: str, target: Target) -> tuple[Wide, 
     return tuple(found)
 
 
-def _large_sizes(d: Draw, dims: int, tile: int) -> list[int]:
+def _large_sizes(d: Draw, tile: int, steps: list[int]) -> list[int]:
     """Of an image with room for two tiles of so many pixels and a tail, on the last two axes."""
+    dims = len(steps)
     least, most = {1: (20, 40), 2: (5, 9), 3: (3, 5)}[dims]
     grown = max(1.0, (tile / 10) ** (1 / min(dims, 2)))
     return [
-        round(d.number(least, most) * (grown if axis >= dims - 2 else 1)) for axis in range(dims)
+        step * round(d.number(least, most) * (grown if axis >= dims - 2 else 1))
+        for axis, step in enumerate(steps)
     ]
 
 

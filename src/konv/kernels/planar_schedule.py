@@ -121,12 +121,11 @@ class Cut:
 
     def work(self, x: Strides, y: Strides) -> Work:
         """The words of the job; strides in elements."""
-        conv, plan, lanes = self.conv, self.plan, self.lanes
+        conv, lanes = self.conv, self.lanes
         face = self.axes[1].length * self.pitch
         stack = self.axes[0].length * face
         sizes = [len(strip.kept) for strip in self.axes]
         words = dict.fromkeys(JOB, 0)
-        slack = SLACK * lanes + plan.pixels
         block = -(-self.row_outputs // lanes) * lanes + lanes
         words |= {
             "units": self.units, "chunks": self.chunks, "chunk": self.chunk,
@@ -153,14 +152,19 @@ class Cut:
             tables += strip.raws()
         words["at_phases"] = len(JOB) + len(tables)
         tables += self._phases(words["at_phases"], apart, inside)
-        parts = {
-            **{f"at_slots{a}": 8 * len(strip.raws()) for a, strip in enumerate(self.axes)},
-            "at_rows": 8 * ROW * prod(len(strip.raws()) for strip in self.axes[:2]),
-            "at_strip": (self.chunk * self.ci * self.plane + slack) * BYTES[plan.dtype],
-            "at_block": plan.form[0] * block * BYTES[plan.dtype],
-        }
-        words["thread_bytes"] = scratch.lay_out(words, parts)
+        words["thread_bytes"] = scratch.lay_out(words, self._parts(block))
         return Work([*words.values(), *tables], self.threads, words["thread_bytes"])
+
+    def _parts(self, block: int) -> dict[str, int]:
+        """The parts of a thread's scratch by the word that says where they begin, in bytes."""
+        size, slots = BYTES[self.plan.dtype], [len(strip.raws()) for strip in self.axes]
+        slack = SLACK * self.lanes + self.plan.pixels
+        return {
+            **{f"at_slots{a}": 8 * length for a, length in enumerate(slots)},
+            "at_rows": 8 * ROW * slots[0] * slots[1],
+            "at_strip": (self.chunk * self.ci * self.plane + slack) * size,
+            "at_block": self.plan.form[0] * block * size,
+        }
 
     def _phases(self, at: int, apart: tuple[int, ...], inside: tuple[int, ...]) -> list[int]:
         """A record for each phase of the outputs, then the list of each: where a tap reads in a

@@ -103,6 +103,23 @@ class Packing:
     ci: int
 
 
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """What a kernel takes at once of a layer: for each (how many there are, how many at once).
+
+    What fills no block goes another way through a kernel, so this says which sizes are worth a
+    test.
+
+    pixels    outputs of one channel and phase that tiles run over
+    co, ci    channels of a group
+    """
+
+    pixels: tuple[int, int]
+    co: tuple[int, int]
+    ci: tuple[int, int]
+    groups: tuple[int, int]
+
+
 Strides = tuple[int, ...]  # in elements, (batch, channel, *spatial)
 
 
@@ -114,12 +131,17 @@ class Algorithm(Protocol):
     name: str
     # Every output is a plain sum of products, within the bound that reference.tolerance states.
     exact: bool
+    # What the words of its jobs are called; the tables behind them have no names. `units` is first.
+    words: tuple[str, ...]
 
     def why_not(self, conv: Conv, target: Target) -> str | None:
         """Why it cannot do this problem, in words for a user; None if it can."""
 
     def plans(self, conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
         """The plans worth considering, most promising first."""
+
+    def cost(self, conv: Conv, plan: Plan, target: Target) -> float:
+        """Cycles of one core for one image, by a model of the plan: what plans are chosen by."""
 
     def work(
         self, conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int
@@ -128,6 +150,9 @@ class Algorithm(Protocol):
 
     def packing(self, conv: Conv, plan: Plan, target: Target) -> Packing:
         """What its packed weights are."""
+
+    def blocks(self, conv: Conv, plan: Plan, target: Target) -> Blocks:
+        """What its kernel takes at once."""
 
     def emit(self, plan: Plan, target: Target) -> Module:
         """The kernel: exports `run` (kernels.region) and `pack` (kernels.packing)."""

@@ -32,7 +32,7 @@ LAYOUTS = {1: "NWC", 2: "NHWC", 3: "NDHWC"}
 @dataclass(frozen=True)
 class Case:
     """`single` has no batch axis, `whole` holds integers, `padding` is how that argument is
-    written.
+    written, `by` names the algorithm that computes it, if it is not to be chosen.
     """
 
     conv: Conv
@@ -46,6 +46,7 @@ class Case:
     single: bool = False
     whole: bool = False
     seed: int = 0
+    by: str = ""
 
     def __str__(self) -> str:
         words = [str(self.conv), "/"]

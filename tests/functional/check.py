@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 from unittest.mock import patch
 
@@ -16,8 +17,7 @@ from functional.witness import Array, expected, tolerance
 import konv
 from konv import arrays, dispatch, reference
 from konv.geometry import Conv
-from konv.kernels import cut, schedule
-from konv.kernels.words import JOB
+from konv.kernels import by_name
 from konv.plan import Algorithm, Plan
 from konv.runtime import execute
 from konv.runtime.job import Job
@@ -36,7 +36,7 @@ def check(case: Case | str, thorough: bool = False) -> Any:
     x, w, b = case.arrays()
     out = case.output()
     before = [numbers(a) for a in (x, w, b) if a is not None]
-    with nan_results():
+    with nan_results(), pinned(by_name(case.by)) if case.by else nullcontext():
         y = case.function(x, w, b, **case.arguments, **({} if out is None else {"out": out}))
     compare(case, x, w, b, y, thorough)
     assert out is None or y is out, f"{case}: the result is not out"
@@ -111,8 +111,8 @@ def recording() -> Iterator[list[Job]]:
 
 
 def units(job: Job) -> int:
-    """Pieces that the work of a job is cut into."""
-    return int(job.words[JOB.index("units")])
+    """Pieces that the work of a job is cut into: the first word, whatever the algorithm."""
+    return int(job.words[0])
 
 
 def forget() -> None:
@@ -148,13 +148,13 @@ def threads(count: int) -> Iterator[None]:
 @contextmanager
 def small_units(pixels: int = 16, fewest: int = 4, alone: int = 0) -> Iterator[None]:
     """Cut work as if it were large: several units, and as many threads as there are, whatever the
-    size.
+    size and whichever algorithm: the modules that cut have these numbers by these names.
     """
     forget()
-    with (
-        patch.object(cut, "PIXELS", pixels),
-        patch.object(cut, "FEWEST", fewest),
-        patch.object(schedule, "ALONE", alone),
-    ):
+    numbers = {"PIXELS": pixels, "FEWEST": fewest, "ALONE": alone}
+    with ExitStack() as stack:
+        for name, module in list(sys.modules.items()):
+            for number in numbers.keys() & vars(module) if name.startswith("konv.kernels.") else ():
+                stack.enter_context(patch.object(module, number, numbers[number]))
         yield
     forget()

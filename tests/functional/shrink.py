@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from konv.errors import ProblemError
 from konv.geometry import Axis, Conv
-from konv.kernels.microtile import UNROLL
+from konv.kernels import by_name
 from konv.plan import Plan
 from konv.target import Target
 
@@ -17,13 +17,15 @@ def shrunk(conv: Conv, plan: Plan, target: Target) -> Conv:
     """The same kind of convolution, for which the plan would be the same, with little to
     compute.
     """
-    width, per_channel = plan.vectors * target.lanes(plan.dtype), plan.algorithm == "depthwise"
-    groups = _fewer(conv.groups, width) if per_channel else min(conv.groups, 3)
-    ci = _fewer(conv.ci // conv.groups, UNROLL)
-    co = conv.co // conv.groups if per_channel else _fewer(conv.co // conv.groups, width)
+    blocks = by_name(plan.algorithm).blocks(conv, plan, target)
+    groups = min(conv.groups, 3) if blocks.groups[1] == 1 else _fewer(*blocks.groups)
+    ci = _fewer(conv.ci // conv.groups, blocks.ci[1])
+    # Some see more output channels than there are: sub-pixels too.
+    each = max(1, blocks.co[0] // (conv.co // conv.groups))
+    co = _fewer(conv.co // conv.groups, -(-blocks.co[1] // each))
     small = replace(conv, n=min(conv.n, 2), ci=groups * ci, co=groups * co, groups=groups)
     for at in range(conv.dims):
-        most = 2 * plan.pixels + 1 if at == conv.dims - 1 else 3
+        most = 2 * blocks.pixels[1] + 1 if at == conv.dims - 1 else 3
         axes = (*small.axes[:at], _shorter(conv.axes[at], most), *small.axes[at + 1 :])
         try:
             small = replace(small, axes=axes)

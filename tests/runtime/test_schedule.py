@@ -1,4 +1,6 @@
-"""A job's words, read as a kernel reads them: all work once, all memory apart, all reads in it."""
+"""A job's words as konv.kernels.schedule fills them, read as a kernel of konv.kernels.units reads
+them: all work once, all memory apart, all reads in it.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,13 @@ from konv import llvm
 from konv.arrays import dense_strides
 from konv.geometry import Axis, Conv, read_problems
 from konv.geometry.padding import fold
-from konv.kernels import by_name
+from konv.kernels import depthwise, direct
 from konv.kernels import schedule as module
 from konv.kernels.cut import FEWEST
 from konv.kernels.schedule import ALONE
 from konv.kernels.tables import TAP
 from konv.kernels.words import AXES, JOB, PHASE, TRIPLE
-from konv.plan import Plan
-from konv.runtime.choose import choose
+from konv.plan import Algorithm, Plan
 from konv.runtime.job import Job, schedule
 from konv.target import BYTES, Target
 
@@ -37,6 +38,7 @@ FILES = {
     for file in sorted(FOLDER.glob("*.txt"))
 }
 PROBLEMS = [conv for problems in FILES.values() for conv in problems]
+ENGINE: tuple[Algorithm, ...] = (depthwise, direct)
 LAYOUTS = list(product((True, False), repeat=2))
 MIB = 1024 * 1024
 # Scratch memory of a thread, at most: 8.7 MiB for the rows that 2048 dilated channels reach, 2.1
@@ -58,10 +60,9 @@ class Simulated:
         which: int = 0,
     ) -> None:
         self.target, self.conv, self.threads = target or llvm.detect(), conv, threads
-        self.plan: Plan = choose(conv, self.target, packed, blocked)
-        if which:
-            plans = by_name(self.plan.algorithm).plans(conv, self.target, packed, blocked)
-            self.plan = plans[which % len(plans)]
+        algorithm = next(a for a in ENGINE if a.why_not(conv, self.target) is None)
+        plans = algorithm.plans(conv, self.target, packed, blocked)
+        self.plan: Plan = plans[which % len(plans)]
         strides = (
             dense_strides(conv.in_shape, not packed),
             dense_strides(conv.out_shape, not blocked),

@@ -11,18 +11,23 @@ padding and phases are addresses in the rows, as in konv.kernels.direct.
 
 from __future__ import annotations
 
+from math import prod
+
 from konv.geometry import Conv
+from konv.kernels import channels
 from konv.kernels.channels import Channels
 from konv.kernels.direct import last_block
 from konv.kernels.microtile import tile_function
 from konv.kernels.schedule import schedule
 from konv.kernels.units import emit_kernel
+from konv.kernels.words import JOB
 from konv.llvm import REAL, Module, Routine
-from konv.plan import Packing, Plan, Strides, Work
+from konv.plan import Blocks, Packing, Plan, Strides, Work
 from konv.target import Target
 
 name = "depthwise"
 exact = True
+words = JOB
 
 # Pixels x vectors by the number of registers: eight chains of multiply-adds or more, for they are 4
 # cycles long.
@@ -53,15 +58,32 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     )
 
 
+def cost(conv: Conv, plan: Plan, target: Target) -> float:
+    """Cycles of a core for one image: two loads a cycle, of which each tap takes two vectors and an
+    address; tables and packing as for konv.kernels.direct.
+    """
+    pixels = prod(axis.out for axis in conv.axes)
+    taps = prod(len(phase.taps) for phase in (next(axis.phases()) for axis in conv.axes))
+    vectors = -(-conv.co // target.lanes(plan.dtype))
+    loop = vectors * taps * (1 + 2 / plan.vectors)
+    packed = conv.ci * prod(axis.size for axis in conv.axes) * 0.5 * plan.packed
+    return pixels * (loop + 2 * taps + conv.co * 0.7 * plan.blocked) + packed
+
+
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
     """Units of work as konv.kernels.schedule cuts them."""
-    channels = Channels.of(conv, plan, target, per_channel=True)
-    return schedule(conv, plan, target, channels, x, y, threads)
+    seen = Channels.of(conv, plan, target, per_channel=True)
+    return schedule(conv, plan, target, seen, x, y, threads)
 
 
 def packing(conv: Conv, plan: Plan, target: Target) -> Packing:
     """Blocks of output channels as konv.kernels.packing packs them."""
     return Channels.of(conv, plan, target, per_channel=True).packing
+
+
+def blocks(conv: Conv, plan: Plan, target: Target) -> Blocks:
+    """Register tiles."""
+    return channels.blocks(conv, plan, target, per_channel=True)
 
 
 def emit(plan: Plan, target: Target) -> Module:

@@ -36,25 +36,30 @@ from konv.plan import Plan
 
 
 def finish(
-    f: Function, plan: Plan, value: Value, place: Pointer, apart: Value | None, count: int = 0
+    f: Function, plan: Plan, value: Value, place: Pointer, distance: Value | None, count: int = 0
 ) -> Value:
     """What to store at a place of y, from a vector or a number of results."""
-    return activate(f, plan, add_residual(f, plan, value, place, apart, count))
+    return activate(f, plan, add_residual(f, plan, value, place, distance, count))
 
 
 def add_residual(
-    f: Function, plan: Plan, value: Value, place: Pointer, apart: Value | None, count: int = 0
+    f: Function, plan: Plan, value: Value, place: Pointer, distance: Value | None, count: int = 0
 ) -> Value:
     """The value and what the residual has for its place; `count` lanes of it, 0: all."""
     if not plan.residual:
         return value
-    assert apart is not None
-    source = (place.cast(I8) + apart).cast(place.element)
+    assert distance is not None
+    source = apart(place, distance)
     if not value.lanes:
         return value + source[0]
     if count:
         return value + f.load_first(source, 0, value.lanes, count)
     return value + source.vector(0, value.lanes)
+
+
+def apart(place: Pointer, distance: Value) -> Pointer:
+    """Where the residual of a place lies, so many bytes from there."""
+    return (place.cast(I8) + distance).cast(place.element)
 
 
 def activate(f: Function, plan: Plan, value: Value) -> Value:

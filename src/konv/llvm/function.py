@@ -116,6 +116,10 @@ class Function:
     def var(self, initial: Value | int) -> Variable:
         return Variable(self, self.integer(initial))
 
+    def var_of(self, initial: Value) -> Variable:
+        """A variable of any type."""
+        return Variable(self, initial)
+
     def array(self, element: ir.Type, count: int, align: int = 64) -> Pointer:
         """`count` elements on the stack, reserved once when the function is entered."""
         with self.b.goto_entry_block():
@@ -175,7 +179,7 @@ class Function:
         return self.select(a < b, a, b)
 
     def most(self, a: Value, b: Value | int) -> Value:
-        return self.select(a > b, a, b)
+        return self.select(a > b, a, self.integer(b))
 
     def zero(self, element: ir.Type, lanes: int) -> Value:
         return Value(self, ir.Constant(ir.VectorType(element, lanes), [0] * lanes))
@@ -258,6 +262,40 @@ class Function:
         zero = self.zero(p.element, lanes)
         arguments = [(p + index).ir, I32(SIZE[p.element]), mask, zero.ir]
         return Value(self, self.b.call(intrinsic, arguments))
+
+    def between(self, lanes: int, first: Value | int, end: Value | int) -> Value:
+        """Which lanes are counted from `first` up to `end`: a mask made when the code runs. Both
+        may lie beyond all lanes.
+        """
+        order = ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
+
+        def compared(op: str, bound: Value | int) -> ir.Value:
+            capped = self.least(self.most(self.integer(bound), 0), lanes)
+            each = self.splat(Value(self, self.b.trunc(capped.ir, I32)), lanes)
+            return self.b.icmp_signed(op, order, each.ir)
+
+        below = compared("<", end)
+        if isinstance(first, int) and first <= 0:
+            return Value(self, below)
+        return Value(self, self.b.and_(compared(">=", first), below))
+
+    def store_masked(self, p: Pointer, value: Value, mask: Value) -> None:
+        """Store the lanes of a mask and touch no other."""
+        intrinsic = self.module.declare(
+            f"llvm.masked.store.{_suffix(value.type)}.p0",
+            ir.VoidType(),
+            [value.type, PTR, I32, mask.type],
+        )
+        self.b.call(intrinsic, [value.ir, p.ir, I32(SIZE[p.element]), mask.ir])
+
+    def load_masked(self, p: Pointer, mask: Value) -> Value:
+        """Load the lanes of a mask and touch no other; those are 0."""
+        vector = ir.VectorType(p.element, mask.type.count)
+        intrinsic = self.module.declare(
+            f"llvm.masked.load.{_suffix(vector)}.p0", vector, [PTR, I32, mask.type, vector]
+        )
+        zero = self.zero(p.element, mask.type.count)
+        return Value(self, self.b.call(intrinsic, [p.ir, I32(SIZE[p.element]), mask.ir, zero.ir]))
 
     def _mask(self, lanes: int, count: int) -> tuple[ir.Type, ir.Value]:
         ty = ir.VectorType(I1, lanes)

@@ -140,7 +140,7 @@ class Request:
         is read.
         """
         kind = self.kind
-        px, y, pr = kind.address(x), out, 0
+        px, y, pr = kind.address(x), out, None
         if residual is not None:
             residual = self._readable_residual(residual)
             pr = kind.address(residual)

@@ -18,9 +18,11 @@ import konv
 from konv import arrays, dispatch, reference
 from konv.geometry import Conv
 from konv.kernels import by_name
-from konv.plan import Algorithm, Plan
+from konv.plan import Algorithm, Epilogue, Plan
 from konv.runtime import execute
 from konv.runtime.job import Job
+
+EXACT = ("", "relu", "relu6")  # what gives integers of integers
 
 plans: dict[Conv, Plan] = {}
 """The plan that `recording` last saw chosen for a problem."""
@@ -35,10 +37,15 @@ def check(case: Case | str, thorough: bool = False) -> Any:
     case = Case.parse(case) if isinstance(case, str) else case
     x, w, b = case.arrays()
     out = case.output()
+    residual = case.added(out)
+    extra = {"out": out, "residual": residual}
+    given = {name: a for name, a in extra.items() if a is not None}
     before = [numbers(a) for a in (x, w, b) if a is not None]
+    r = None if residual is None else case.canonical(residual)
     with nan_results(), pinned(by_name(case.by)) if case.by else nullcontext():
-        y = case.function(x, w, b, **case.arguments, **({} if out is None else {"out": out}))
-    compare(case, x, w, b, y, thorough)
+        y = case.function(x, w, b, **case.arguments, **given)
+    compare(case, x, w, b, y, thorough, r)
+    assert residual is None or residual is out or np.array_equal(case.canonical(residual), r)
     assert out is None or y is out, f"{case}: the result is not out"
     after = [numbers(a) for a in (x, w, b) if a is not None]
     same = all(np.array_equal(a, c) for a, c in zip(before, after, strict=True))
@@ -46,7 +53,9 @@ def check(case: Case | str, thorough: bool = False) -> Any:
     return y
 
 
-def compare(case: Case, x: Any, w: Any, b: Any, y: Any, thorough: bool = False) -> None:
+def compare(
+    case: Case, x: Any, w: Any, b: Any, y: Any, thorough: bool = False, r: Any = None
+) -> None:
     """The result of a call has the right shape, dtype and kind, and numbers within the bound."""
     __tracebackhide__ = True
     conv = case.conv
@@ -62,6 +71,11 @@ def compare(case: Case, x: Any, w: Any, b: Any, y: Any, thorough: bool = False) 
         algorithm = plans[conv].algorithm if conv in plans else "direct"
         name = algorithm if algorithm in reference.ROUNDING else "direct"
         bound = (reference.tolerance if thorough else tolerance)(conv, x, w, b, name)
+    epilogue = case.epilogue
+    if epilogue != Epilogue():
+        if not case.whole or epilogue.activation not in EXACT:
+            bound = reference.finished_tolerance(bound, want, epilogue, r, conv.dtype)
+        want = reference.finish(want, epilogue, r)
     wrong = ~(np.abs(got - want) <= bound)  # NaN is wrong too
     assert not wrong.any(), f"{case}\n{_where(wrong, got, want, bound)}"
 

@@ -179,8 +179,13 @@ def main(end: str, count: str, missing: str = "0") -> None:
         for large in (False, True):
             dice = Dice(3 + large)
             for number in range(int(count)):
+                drawn = accepted(dice, target, large)
+                if number % 8 == 0:
+                    word, form = dice.one(("relu", "gelu")), dice.one(("contiguous", "last", "out"))
+                    out = drawn.out or "contiguous" if form == "out" else drawn.out
+                    drawn = replace(drawn, activation=word, residual=form, out=out)
                 with small_units() if number % 2 else nullcontext():
-                    _run(accepted(dice, target, large))
+                    _run(drawn)
     print("done")  # noqa: T201
 
 

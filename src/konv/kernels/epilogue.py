@@ -122,7 +122,9 @@ def _gelu(f: Function, plan: Plan, x: Value) -> Value:  # noqa: ARG001 - as Body
 
 
 def _gelu_tanh(f: Function, plan: Plan, x: Value) -> Value:  # noqa: ARG001 - as Body
-    """x (1 + tanh z) / 2 is x sigmoid(2 z), which needs no tanh."""
+    """x (1 + tanh z) / 2 is x sigmoid(2 z), which needs no tanh. Within 6 ulp above -2; below, the
+    rounding of z shows in results that vanish: 1.5 eps at most, 140 ulp of 1e-18 at -9.
+    """
     twice = 2 * sqrt(2 / pi)
     cubic = f.fma(x * x, f.constant(x.type, twice * 0.044715), f.constant(x.type, twice))
     return _times_sigmoid(f, x, x * cubic)

@@ -16,7 +16,7 @@ def emit_rows_out(module: Module, plan: Plan) -> Routine:
     """rows_out(job, unit, depth, channel, valid): `valid` channels from `channel` on, at a depth of
     the box.
     """
-    real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
+    real = REAL[plan.dtype]
     labels = ("depth", "channel", "valid")
     with part_function(module, "rows_out", labels, records=RECORDS) as (f, piece, args):
         depth, channel, valid = args

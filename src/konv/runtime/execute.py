@@ -53,16 +53,16 @@ class Call:
             "plan", conv=conv, plan=self.plan, threads=self.job.threads, scratch=self.job.scratch
         )
 
-    def run(self, x: int, packed: Packed, y: int, residual: int = 0) -> None:
+    def run(self, x: int, packed: Packed, y: int, residual: int | None = None) -> None:
         """Compute y from x with packed weights; `residual` lies in memory as y does."""
         job = self.job
         scratch = memory.take(job.scratch)
         address, team, threads = self._address, self._team, job.threads
-        if residual:
+        if residual is None:
+            self._run(address, x, packed.address, y, scratch.address, team, threads)
+        else:
             apart = residual - y
             self._run(address, x, packed.address, y, scratch.address, team, threads, apart)
-        else:
-            self._run(address, x, packed.address, y, scratch.address, team, threads)
         memory.give_back(scratch)
 
 

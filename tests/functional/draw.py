@@ -133,14 +133,15 @@ class Wide:
 def two_blocks(algorithm: Algorithm, dtype: str, target: Target) -> tuple[Wide, ...]:
     """The fewest channels for which an algorithm meets two blocks and a tail, of each of three
     sorts: a tail that fills no vector, one that is a channel short of a vector, one that fills a
-    vector but not the block. Of one channel a group and of many: whatever it takes.
+    vector but not the block. Of few channels in, or else of many, or else of one a group: kernels
+    take long to compile.
     """
     lanes, layouts = target.lanes(dtype), tuple(product((True, False), repeat=2))
     found = list[Wide]()
-    sorts = ((0, 1), (0, lanes - 1), (5, 1), (3, lanes - 1), (1, 0), (20, 1), (20, lanes - 1))
+    sorts = ((5, 1), (3, lanes - 1), (1, 0), (20, 1), (20, lanes - 1), (0, 1), (0, lanes - 1))
     for ci, rest in sorts:
-        if ci == 20 and any(wide.groups == 1 for wide in found):
-            continue  # for those only that refuse to be narrow
+        if ci in (20, 0) and any(wide.groups == 1 and wide.ci != ci for wide in found):
+            continue
         for channels in range(2 * lanes + rest or lanes, 32 * lanes, lanes):
             groups = 1 if ci else channels
             conv = Conv.of((1, ci or groups, 99, 99), channels, 3, groups=groups, dtype=dtype)

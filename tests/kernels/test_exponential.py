@@ -36,14 +36,16 @@ def module(target: Target, name: str, dtype: str, lanes: int) -> Module:
         "normal": normal,
     }
     params = [("x", pointer_to(real)), ("y", pointer_to(real)), ("n", I64)]
-    with made.function("apply", params, exported=True) as (f, (x, y, n)):
-        with f.loop(n, step=max(lanes, 1)) as i:
-            value = x.vector(i, lanes) if lanes else x[i]
-            value = known[name](f, value) if name in known else activate(f, plan, value)
-            if lanes:
-                y.put(i, value)
-            else:
-                y[i] = value
+    with (
+        made.function("apply", params, exported=True) as (f, (x, y, n)),
+        f.loop(n, step=max(lanes, 1)) as i,
+    ):
+        value = x.vector(i, lanes) if lanes else x[i]
+        value = known[name](f, value) if name in known else activate(f, plan, value)
+        if lanes:
+            y.put(i, value)
+        else:
+            y[i] = value
     return made
 
 

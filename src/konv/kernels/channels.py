@@ -10,7 +10,7 @@ from math import prod
 from konv.geometry import Conv
 from konv.kernels.packing import HEADER
 from konv.plan import Packing, Plan
-from konv.target import BYTES, Target
+from konv.target import COMPUTED, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Channels:
     @property
     def packing(self) -> Packing:
         """How `kernels.packing.emit_weights` packs their weights."""
-        size = HEADER + self.groups * self.padded * (self.reduction + 1) * BYTES[self.dtype]
+        size = HEADER + self.groups * self.padded * (self.reduction + 1) * COMPUTED[self.dtype]
         return Packing(size, self.groups, self.co, self.ci if self.summed else 1)
 
     @property

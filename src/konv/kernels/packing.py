@@ -15,6 +15,7 @@ numbers, the same on SSE, AVX and NEON. What it costs: about 0.3 cycles a number
 from __future__ import annotations
 
 from konv.kernels.epilogue import activate_all, add_residual, finish
+from konv.kernels.stored import HALVES, element, read, write
 from konv.kernels.tables import split
 from konv.kernels.words import AXES, part_function
 from konv.llvm import (
@@ -26,7 +27,6 @@ from konv.llvm import (
     Module,
     Pointer,
     Routine,
-    Type,
     Value,
     Variable,
     pointer_to,
@@ -49,11 +49,12 @@ def transpose(f: Function, rows: list[Value]) -> list[Value]:
     return rows
 
 
-def emit_image(module: Module, real: Type) -> Routine:
+def emit_image(module: Module, dtype: str) -> Routine:
     """image(job, unit): fill the unit's packed image, every slot of its box, all channels."""
+    real = REAL[dtype]
     side = 16 // SIZE[real]
     with part_function(module, "image") as (f, piece, _):
-        job, unit, x = piece.job, piece.unit, piece.unit.pointer("x", real)
+        job, unit, x = piece.job, piece.unit, piece.unit.pointer("x", element(dtype))
         image = piece.part("at_image", I8)
         tables = [piece.part(("at_slots", a), I64) for a in AXES]
         channels, width = job["groups"] * job["ci"], unit["slots", 2]
@@ -81,42 +82,51 @@ def emit_image(module: Module, real: Type) -> Routine:
                         run = run & (last - here).equals(side - 1) & (begin >= 0)
                         with f.choose(run & in_a_row) as (square, single):
                             with square:
-                                _image_square(f, source + begin, to, plane, channels, whole, side)
+                                _image_square(f, dtype, source + begin, to, plane, channels, whole)
                                 w.add(side)
                             with single:
-                                _image_pixel(f, source, begin, to, plane, channels)
+                                _image_pixel(f, dtype, source, begin, to, plane, channels)
                                 w.add(1)
         return f.fn
 
 
 def _image_square(
     f: Function,
+    dtype: str,
     source: Pointer,
     to: Pointer,
     plane: Value,
     channels: Value,
     whole: Value,
-    side: int,
 ) -> None:
     """`side` neighbouring pixels, all channels: squares, then the channels that fill none."""
+    side = 16 // SIZE[to.element]
     with f.loop(whole, step=side) as c:
-        rows = [source.vector((c + i) * plane, side) for i in range(side)]
+        rows = [read(f, dtype, source + (c + i) * plane, side) for i in range(side)]
         for i, column in enumerate(transpose(f, rows)):
             to.put(channels * i + c, column)
     with f.loop(channels, start=whole) as c:
         line = source + c * plane
         for i in range(side):
-            to[channels * i + c] = line[i]
+            to[channels * i + c] = read(f, dtype, line + i)
 
 
 def _image_pixel(
-    f: Function, source: Pointer, at: Value, to: Pointer, plane: Value, channels: Value
+    f: Function, dtype: str, source: Pointer, at: Value, to: Pointer, plane: Value, channels: Value
 ) -> None:
+    """One pixel, all channels; side by side in the input they are converted by vectors."""
     with f.choose(at < 0) as (padding, pixel):
         with padding:
             f.clear(to, channels)
-        with pixel, f.loop(channels) as c:
-            to[c] = source[at + c * plane]
+        with pixel:
+            whole = f.integer(0)
+            if dtype in HALVES:  # others come channels last without being packed
+                lanes = f.module.target.lanes(dtype)
+                whole = f.select(plane.equals(1), channels & -lanes, 0)
+                with f.loop(whole, step=lanes) as c:
+                    to.put(c, read(f, dtype, source + (at + c), lanes))
+            with f.loop(channels, start=whole) as c:
+                to[c] = read(f, dtype, source + (at + c * plane))
 
 
 def emit_output(module: Module, plan: Plan, width: int) -> Routine:
@@ -130,7 +140,7 @@ def emit_output(module: Module, plan: Plan, width: int) -> Routine:
         job, unit = piece.job, piece.unit
         block, plane, step = piece.part("at_block", real), job["y_channel"], job["step", 2]
         first = [unit["j", a] * job["step", a] + unit["first", a] for a in AXES]
-        corner = unit.pointer("y", real) + (channel * plane + first[2])
+        corner = unit.pointer("y", element(plan.dtype)) + (channel * plane + first[2])
         dense = step.equals(1)
         full = dense & unit["length", 2].equals(job["y_stride", 1]) & job["step", 1].equals(1)
         run = f.select(full, unit["length", 1] * unit["length", 2], unit["length", 2])
@@ -152,15 +162,14 @@ def emit_output(module: Module, plan: Plan, width: int) -> Routine:
                 channel_line = line + c * plane
                 with f.loop(run, start=squared) as i:
                     place = channel_line + i * step
-                    place[0] = _finished(f, plan, source[i * width + c], place, *residual)
+                    _put(f, plan, source[i * width + c], place, *residual)
         return f.fn
 
 
-def _finished(
-    f: Function, plan: Plan, value: Value, place: Pointer, apart: Value | None = None
-) -> Value:
-    """Without a residual, tiles have activated what they put into the block."""
-    return finish(f, plan, value, place, apart) if plan.residual else value
+def _put(f: Function, plan: Plan, value: Value, place: Pointer, apart: Value | None = None) -> None:
+    """One number; without a residual, tiles have activated what they put into the block."""
+    value = finish(f, plan, value, place, apart) if plan.residual else value
+    write(f, plan.dtype, place, value)
 
 
 def _emit_output_square(module: Module, plan: Plan, width: int, side: int) -> Routine:
@@ -169,7 +178,8 @@ def _emit_output_square(module: Module, plan: Plan, width: int, side: int) -> Ro
     """
     real = REAL[plan.dtype]
     names = ("plane", "valid", "residual") if plan.residual else ("plane", "valid")
-    params = [("source", pointer_to(real)), ("line", pointer_to(real)), *((n, I64) for n in names)]
+    ends = [("source", pointer_to(real)), ("line", pointer_to(element(plan.dtype)))]
+    params = [*ends, *((name, I64) for name in names)]
     with module.function("square", params, inline=False) as (f, args):
         source, line, plane, valid, *residual = args
         whole, at = valid & -side, f.var(0)
@@ -183,12 +193,11 @@ def _emit_output_square(module: Module, plan: Plan, width: int, side: int) -> Ro
                 columns = [add_residual(f, plan, value, to, *residual) for value, to in added]
                 columns = activate_all(f, plan, columns)
             for offset, column in zip(planes, columns, strict=True):
-                line.put(at.get() + offset, column)
+                write(f, plan.dtype, line + (at.get() + offset), column)
             at.add(plane * side)
         with f.loop(valid, start=whole) as c:
             for i in range(side):
-                place = line + (at.get() + i)
-                place[0] = _finished(f, plan, source[c + i * width], place, *residual)
+                _put(f, plan, source[c + i * width], line + (at.get() + i), *residual)
             at.add(plane)
         return f.fn
 
@@ -211,8 +220,8 @@ WEIGHTS = (
 def emit_weights(module: Module, dtype: str, nr: int) -> Routine:
     """pack(weights, bias, packed, ...): strides in elements, of one group; bias may be null."""
     real, lanes = REAL[dtype], module.target.lanes(dtype)
-    reals = ("weights", "bias", "packed")
-    params = [(p, pointer_to(real) if p in reals else I64) for p in WEIGHTS]
+    pointers = {"weights": element(dtype), "bias": element(dtype), "packed": real}
+    params = [(p, pointer_to(pointers[p]) if p in pointers else I64) for p in WEIGHTS]
     with module.function("pack", params, exported=True) as (f, args):
         a = dict(zip(WEIGHTS, args, strict=True))
         co, block = a["co"], nr * lanes
@@ -226,7 +235,7 @@ def emit_weights(module: Module, dtype: str, nr: int) -> Routine:
                 source, to = corner + t * a["by_tap"] + c * a["by_ci"], a["packed"] + out.get()
                 real_ones = f.least(co - k0, wide)
                 with f.loop(real_ones) as k:
-                    value = source[k * a["by_co"]]
+                    value = read(f, dtype, source + k * a["by_co"])
                     broken.set(f.fma(value, f.constant(real, 0.0), broken.get()))
                     to[k] = value
                 with f.loop(wide, start=real_ones) as k:
@@ -236,7 +245,7 @@ def emit_weights(module: Module, dtype: str, nr: int) -> Routine:
             to = a["packed"] + out.get()
             to[0] = 0.0
             with f.when(a["bias"].address().differs(0) & (k < co)):
-                to[0] = a["bias"][g * co + k] + 0.0
+                to[0] = read(f, dtype, a["bias"] + (g * co + k)) + 0.0
             out.add(1)
         finite = broken.get().equals(0.0)
         a["packed"].cast(I64)[0] = f.select(finite, f.integer(1), 0)

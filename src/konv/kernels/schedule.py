@@ -16,7 +16,7 @@ from konv.kernels.channels import Channels
 from konv.kernels.tables import TAP
 from konv.kernels.words import JOB, PHASE, TRIPLE
 from konv.plan import Plan, Strides, Work
-from konv.target import BYTES, Target
+from konv.target import COMPUTED, Target
 
 MODES = {"zeros": 0, "reflect": 1, "replicate": 2, "circular": 3}
 PIXELS = 256  # of a unit at most: enough tiles to use each block of weights often
@@ -111,7 +111,7 @@ def _cut(
     for line in reversed(lines):
         line.cut(min(left, line.box))
         left = max(1, left // line.box)
-    room = target.l2 * 2 // 5 // (conv.ci * BYTES[conv.dtype])
+    room = target.l2 * 2 // 5 // (conv.ci * COMPUTED[conv.dtype])
     taps = prod(line.reach for line in lines)
     wanted = 4 * threads if threads > 1 else 0
 
@@ -163,7 +163,7 @@ def _axis_words(
             f"jump{a}": line.jump, f"least{a}": line.least, f"span{a}": line.span,
             f"ahead{a}": line.ahead, f"first_slots{a}": line.first_slots, f"step{a}": line.step,
             f"phases{a}": len(line.phases), f"at_phases{a}": len(JOB) + len(records),
-            f"apart{a}": conv.ci * BYTES[conv.dtype] * prod(o.slots for o in lines[a + 1 :]),
+            f"apart{a}": conv.ci * COMPUTED[conv.dtype] * prod(o.slots for o in lines[a + 1 :]),
             f"at_raws{a}": at_tables + len(tables),
         }  # fmt: skip
         tables += line.raws()
@@ -177,7 +177,7 @@ def _axis_words(
 
 def _parts(conv: Conv, plan: Plan, lines: list[_Line], lanes: int) -> dict[str, int]:
     """The parts of a thread's scratch by the word that says where they begin, in bytes."""
-    size = BYTES[conv.dtype]
+    size = COMPUTED[conv.dtype]
     pixels = prod(line.box for line in lines)
     tiles = -(-pixels // plan.pixels)
     taps = prod(line.reach for line in lines)

@@ -17,7 +17,9 @@ from konv.errors import ProblemError, UnsupportedError
 from konv.geometry import Conv
 from konv.geometry.bounds import integer, per_axis
 from konv.plan import Epilogue
+from konv.target import BYTES
 
+TAKEN = ", ".join(BYTES)
 LAYOUTS = {
     1: {"NCW": False, "NWC": True, "NCL": False, "NLC": True},
     2: {"NCHW": False, "NHWC": True},
@@ -123,11 +125,11 @@ def check_dtype(kind: Kind, x: Any, others: dict[str, Any], options: Options) ->
     """The dtype of x, which konv must know and the other arrays must share."""
     dtype = kind.dtype(x)
     cast = '.astype("float32")' if kind.name.startswith("numpy") else ".float()"
-    if dtype not in ("float32", "float64"):
+    if dtype not in BYTES:
         advice = f"Cast it, x{cast}"
         if dtype.startswith("complex"):
             advice = "Convolve x.real and x.imag, and put them together"
-        raise UnsupportedError(f"x is {dtype}; konv computes in float32 and float64. {advice}.")
+        raise UnsupportedError(f"x is {dtype}; konv takes {TAKEN}. {advice}.")
     for name, a in others.items():
         if a is not None and kind.dtype(a) != dtype:
             fix = ".astype(x.dtype)" if kind.name.startswith("numpy") else ".to(x.dtype)"

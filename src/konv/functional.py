@@ -53,8 +53,8 @@ def conv2d(
 ) -> Any:
     """Convolve images: ordinary, strided, dilated, grouped, depthwise.
 
-    x         (n, ci, h, w) or (ci, h, w); float32 or float64; NumPy array, PyTorch CPU tensor or
-              anything with DLPack
+    x         (n, ci, h, w) or (ci, h, w); float32, float64, float16 or bfloat16; NumPy array,
+              PyTorch CPU tensor or anything with DLPack
     weight    (co, ci / groups, kh, kw), same library and dtype
     bias      (co,) or None
     stride, padding, dilation

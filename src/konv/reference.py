@@ -202,6 +202,8 @@ def finished_tolerance(
     summed = dtype if dtype in _SMALLEST_NORMAL else "float32"
     steep = max(STEEPEST, abs(epilogue.slope)) if epilogue.activation else 1.0
     own = _EPS[summed] * (1 + 7 * bool(epilogue.activation)) * v
+    if summed != dtype:
+        own += _EPS[dtype] / 2 * v + (dtype == "float16") * 2.0**-25
     least: Array = steep * (bound + own) + 2 * _SMALLEST_NORMAL[summed] * (1 + v)
     return least
 

@@ -23,7 +23,7 @@ from konv.geometry import Conv
 from konv.runtime import roofline
 from konv.runtime.threads import get_num_threads, set_num_threads
 
-MEASURED = {"float32", "float64"}  # dtypes that konv measures the peak of
+MEASURED = {"float32", "float64", "float16"}  # dtypes that konv measures the peak of
 # What a competitor may raise; konv's own errors, and those of the arrays, are among them.
 TROUBLE = (ArithmeticError, KonvError, MemoryError, RuntimeError, TypeError, ValueError)
 

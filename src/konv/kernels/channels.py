@@ -11,7 +11,7 @@ from konv.geometry import Conv
 from konv.kernels.microtile import UNROLL
 from konv.kernels.packing import HEADER
 from konv.plan import Blocks, Packing, Plan
-from konv.target import BYTES, Target
+from konv.target import COMPUTED, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Channels:
     @property
     def packing(self) -> Packing:
         """How `kernels.packing.emit_weights` packs their weights."""
-        size = HEADER + self.groups * self.padded * (self.reduction + 1) * BYTES[self.dtype]
+        size = HEADER + self.groups * self.padded * (self.reduction + 1) * COMPUTED[self.dtype]
         return Packing(size, self.groups, self.co, self.ci if self.summed else 1)
 
     @property

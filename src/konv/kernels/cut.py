@@ -16,7 +16,7 @@ from math import prod
 from konv.geometry import Axis, Conv
 from konv.kernels.channels import Channels
 from konv.plan import Plan
-from konv.target import BYTES, Target
+from konv.target import COMPUTED, Target
 
 PIXELS = 256  # of a unit at most (packed: twice): its tables stay in the first-level cache
 # Of a packed box: squarer boxes pack fewer pixels twice, and 64 floats still fill cache lines.
@@ -132,7 +132,7 @@ def _price(layer: _Layer, blocks: int) -> float:
     """Cycles from the first to the last unit, on all threads."""
     conv, plan, lines, channels = layer.conv, layer.plan, layer.lines, layer.channels
     pixels, slots = prod(line.box for line in lines), prod(line.slots for line in lines)
-    taps, size = prod(line.reach for line in lines), BYTES[plan.dtype]
+    taps, size = prod(line.reach for line in lines), COMPUTED[plan.dtype]
     phases = prod(len(line.phases) for line in lines)
     chunks = -(-channels.all_blocks // blocks)
     units = chunks * conv.n * prod(line.boxes for line in lines)

@@ -19,6 +19,7 @@ from konv.kernels.channels import Channels
 from konv.kernels.direct import last_block
 from konv.kernels.microtile import tile_function
 from konv.kernels.schedule import schedule
+from konv.kernels.stored import HALVES
 from konv.kernels.units import emit_kernel
 from konv.kernels.words import JOB
 from konv.llvm import REAL, Module, Routine
@@ -46,6 +47,7 @@ def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv
 
 def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
     """The widest tile that the channels fill."""
+    packed = packed or conv.dtype in HALVES
     lanes = target.lanes(conv.dtype)
     vectors = -(-conv.co // lanes)
     odd = 0 if packed and blocked else conv.co % lanes

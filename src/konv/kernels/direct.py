@@ -16,6 +16,7 @@ from konv.kernels import channels
 from konv.kernels.channels import Channels
 from konv.kernels.microtile import UNROLL, emit_tile
 from konv.kernels.schedule import schedule
+from konv.kernels.stored import HALVES
 from konv.kernels.units import emit_kernel
 from konv.kernels.words import JOB
 from konv.llvm import Module, Routine
@@ -49,7 +50,10 @@ def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv
 
 
 def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
-    """One plan for each register tile, cheapest first by `tile_cost`."""
+    """One plan for each register tile, cheapest first by `tile_cost`. Half precision is always
+    packed: that converts it.
+    """
+    packed = packed or conv.dtype in HALVES
     lanes = target.lanes(conv.dtype)
     co, ci = conv.co // conv.groups, conv.ci // conv.groups
     vectors, odd = -(-co // lanes), 0 if blocked else co % lanes

@@ -5,13 +5,13 @@ How an algorithm uses it. `plan.activation` and `plan.residual` say what is want
 or a number is about to be stored to y, the algorithm passes it through `finish`:
 
     value = finish(f, plan, value, place, apart)        value: what would have been stored
-    place.put(0, value)                                 place: a Pointer to where it goes in y
+    write(f, plan.dtype, place, value)                  place: a Pointer to where it goes in y
                                                         apart: call["residual"], in bytes
 
 and passes `plan.residual` to region.emit_entry. The residual has the shape and the strides of y, so
-its number for a place is `apart` bytes from there; `count` says that only so many lanes of a vector
-are in y, as in f.store_first. Plans without epilogue get back the value itself, so no algorithm
-asks what the plan has. Two rules:
+its number for a place is `apart` bytes from there. `count` says that only so many lanes of a vector
+are in y, as in f.store_first; `write` (kernels.stored) rounds to half precision where y is of such.
+Plans without epilogue get back the value itself, so no algorithm asks what the plan has. Two rules:
 
 - A place is finished once. The residual may be the very memory of y: who stores some results twice
   (overlapping vectors, repeated pixels) reads all their residuals before (`add_residual`), stores
@@ -31,6 +31,7 @@ from collections.abc import Callable, Sequence
 from math import pi, sqrt
 
 from konv.kernels.exponential import exponential, normal
+from konv.kernels.stored import read
 from konv.llvm import I8, Function, Pointer, Value
 from konv.plan import Plan
 
@@ -49,12 +50,7 @@ def add_residual(
     if not plan.residual:
         return value
     assert distance is not None
-    source = apart(place, distance)
-    if not value.lanes:
-        return value + source[0]
-    if count:
-        return value + f.load_first(source, 0, value.lanes, count)
-    return value + source.vector(0, value.lanes)
+    return value + read(f, plan.dtype, apart(place, distance), value.lanes, count)
 
 
 def apart(place: Pointer, distance: Value) -> Pointer:

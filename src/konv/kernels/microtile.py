@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from konv.kernels.epilogue import activate, add_residual
+from konv.kernels.stored import element, write
 from konv.llvm import I64, REAL, Function, Module, Pointer, Routine, Value, Variable, pointer_to
 from konv.plan import Plan
 
@@ -103,10 +104,11 @@ def _store(
 
     All of the residual is read before anything is written: missing pixels are the last one again.
     """
+    kind = a["weights"].element if plan.blocked else element(plan.dtype)
     lanes, last = sums[0][0].get().lanes, len(sums[0]) - 1
 
     def place(m: int) -> Pointer:
-        to: Pointer = a["places"].pointer(m, a["weights"].element) + a["to"]
+        to: Pointer = a["places"].pointer(m, kind) + a["to"]
         return to
 
     added = plan.residual and not plan.blocked
@@ -123,7 +125,4 @@ def _store(
             value = total.get() if added else total.get() + 0.0
             if added or not plan.residual:  # else: on the way from the block to the output
                 value = activate(f, plan, value)
-            if odd and n == last:
-                f.store_first(to, n * lanes, value, odd)
-            else:
-                to.put(n * lanes, value)
+            write(f, plan.dtype, to + n * lanes, value, odd if n == last else 0)

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from konv.kernels.epilogue import activate_all, add_residual, finish
+from konv.kernels.stored import HALVES, element, read, write
 from konv.kernels.tables import split
 from konv.kernels.words import AXES, part_function
 from konv.llvm import (
@@ -27,7 +28,6 @@ from konv.llvm import (
     Module,
     Pointer,
     Routine,
-    Type,
     Value,
     Variable,
     pointer_to,
@@ -51,13 +51,14 @@ def transpose(f: Function, rows: list[Value]) -> list[Value]:
     return rows
 
 
-def emit_image(module: Module, real: Type) -> Routine:
+def emit_image(module: Module, dtype: str) -> Routine:
     """image(job, unit): fill the unit's packed image, every slot of its box, all channels."""
-    lanes = module.target.vector_bytes // SIZE[real]
+    real = REAL[dtype]
+    lanes = module.target.lanes(dtype)
     sides = sorted({16 // SIZE[real], lanes})
-    pixels = {side: _emit_image_square(module, real, side) for side in sides}
+    pixels = {side: _emit_image_square(module, dtype, side) for side in sides}
     with part_function(module, "image") as (f, piece, _):
-        job, unit, x = piece.job, piece.unit, piece.unit.pointer("x", real)
+        job, unit, x = piece.job, piece.unit, piece.unit.pointer("x", element(dtype))
         image = piece.part("at_image", I8)
         tables = [piece.part(("at_slots", a), I64) for a in AXES]
         channels, width = job["groups"] * job["ci"], unit["slots", 2]
@@ -90,18 +91,19 @@ def emit_image(module: Module, real: Type) -> Routine:
                                     f.call(pixels[side], [*begins, job["x_channel"], channels])
                         with f.loop(end, start=begin + done.get()) as i:
                             to, at = line + i * channels, i + unit["raw", 2]
-                            _image_pixel(f, source, at, to, job["x_channel"], channels)
+                            _image_pixel(f, dtype, source, at, to, job["x_channel"], channels)
                     with places, f.loop(width) as i:
                         to = line + i * channels
-                        _image_pixel(f, source, tables[2][i], to, job["x_channel"], channels)
+                        _image_pixel(f, dtype, source, tables[2][i], to, job["x_channel"], channels)
         return f.fn
 
 
-def _emit_image_square(module: Module, real: Type, side: int) -> Routine:
+def _emit_image_square(module: Module, dtype: str, side: int) -> Routine:
     """image_square(source, to, plane, channels): `side` neighbouring pixels, all channels. Squares
     as wide as a vector take whole cache lines of the image: 0.5 cycles a number, small ones 1.5.
     """
-    params = [("source", pointer_to(real)), ("to", pointer_to(real))]
+    real = REAL[dtype]
+    params = [("source", pointer_to(element(dtype))), ("to", pointer_to(real))]
     params += [("plane", I64), ("channels", I64)]
     with module.function(f"image_square_{side}", params, inline=False) as (f, args):
         source, to, plane, channels = args
@@ -115,7 +117,7 @@ def _emit_image_square(module: Module, real: Type, side: int) -> Routine:
                 later = f.select(over, later - channels, later)
                 ahead = source + (later * plane + f.select(over, f.integer(side), 0))
             for _ in range(side):
-                rows.append(row.vector(0, side))
+                rows.append(read(f, dtype, row, side))
                 row = row + plane
                 if side > small:
                     f.prefetch(ahead)
@@ -125,21 +127,20 @@ def _emit_image_square(module: Module, real: Type, side: int) -> Routine:
                 pixel.put(0, column)
                 pixel = pixel + channels
 
-        done = _in_squares(f, channels, real, side, square)
+        done = _in_squares(f, channels, small, side, square)
         with f.loop(channels, start=done) as c:
             line = source + c * plane
             for i in range(side):
-                to[channels * i + c] = line[i]
+                to[channels * i + c] = read(f, dtype, line + i)
         return f.fn
 
 
 def _in_squares(
-    f: Function, channels: Value, real: Type, side: int, square: Callable[[Value, int, int], None]
+    f: Function, channels: Value, small: int, side: int, square: Callable[[Value, int, int], None]
 ) -> Value:
     """Call square(channel, pixel, side) until fewer channels are left than a small square has; how
     many were done.
     """
-    small = 16 // SIZE[real]
     whole, rest = channels & -side, channels & -small
     with f.loop(whole, step=side) as c:
         square(c, 0, side)
@@ -151,13 +152,21 @@ def _in_squares(
 
 
 def _image_pixel(
-    f: Function, source: Pointer, at: Value, to: Pointer, plane: Value, channels: Value
+    f: Function, dtype: str, source: Pointer, at: Value, to: Pointer, plane: Value, channels: Value
 ) -> None:
+    """One pixel, all channels; side by side in the input they are converted by vectors."""
     with f.choose(at < 0) as (padding, pixel):
         with padding:
             f.clear(to, channels)
-        with pixel, f.loop(channels) as c:
-            to[c] = source[at + c * plane]
+        with pixel:
+            whole = f.integer(0)
+            if dtype in HALVES:  # others come channels last without being packed
+                lanes = f.module.target.lanes(dtype)
+                whole = f.select(plane.equals(1), channels & -lanes, 0)
+                with f.loop(whole, step=lanes) as c:
+                    to.put(c, read(f, dtype, source + (at + c), lanes))
+            with f.loop(channels, start=whole) as c:
+                to[c] = read(f, dtype, source + (at + c * plane))
 
 
 def emit_output(module: Module, plan: Plan, width: int) -> Routine:
@@ -171,7 +180,7 @@ def emit_output(module: Module, plan: Plan, width: int) -> Routine:
         job, unit = piece.job, piece.unit
         block, plane, step = piece.part("at_block", real), job["y_channel"], job["step", 2]
         first = [unit["j", a] * job["step", a] + unit["first", a] for a in AXES]
-        corner = unit.pointer("y", real) + (channel * plane + first[2])
+        corner = unit.pointer("y", element(plan.dtype)) + (channel * plane + first[2])
         dense = step.equals(1)
         full = dense & unit["length", 2].equals(job["y_stride", 1]) & job["step", 1].equals(1)
         run = f.select(full, unit["length", 1] * unit["length", 2], unit["length", 2])
@@ -196,15 +205,14 @@ def emit_output(module: Module, plan: Plan, width: int) -> Routine:
                 channel_line = line + c * plane
                 with f.loop(run, start=squared) as i:
                     place = channel_line + i * step
-                    place[0] = _finished(f, plan, source[i * width + c], place, *residual)
+                    _put(f, plan, source[i * width + c], place, *residual)
         return f.fn
 
 
-def _finished(
-    f: Function, plan: Plan, value: Value, place: Pointer, apart: Value | None = None
-) -> Value:
-    """Without a residual, tiles have activated what they put into the block."""
-    return finish(f, plan, value, place, apart) if plan.residual else value
+def _put(f: Function, plan: Plan, value: Value, place: Pointer, apart: Value | None = None) -> None:
+    """One number; without a residual, tiles have activated what they put into the block."""
+    value = finish(f, plan, value, place, apart) if plan.residual else value
+    write(f, plan.dtype, place, value)
 
 
 def _emit_output_square(module: Module, plan: Plan, width: int, side: int) -> Routine:
@@ -213,7 +221,8 @@ def _emit_output_square(module: Module, plan: Plan, width: int, side: int) -> Ro
     """
     real = REAL[plan.dtype]
     names = ("plane", "valid", "residual") if plan.residual else ("plane", "valid")
-    params = [("source", pointer_to(real)), ("line", pointer_to(real)), *((n, I64) for n in names)]
+    ends = [("source", pointer_to(real)), ("line", pointer_to(element(plan.dtype)))]
+    params = [*ends, *((name, I64) for name in names)]
     with module.function(f"square_{side}", params, inline=False) as (f, args):
         source, line, plane, valid, *residual = args
 
@@ -228,13 +237,12 @@ def _emit_output_square(module: Module, plan: Plan, width: int, side: int) -> Ro
                 columns = [add_residual(f, plan, value, to, *residual) for value, to in added]
                 columns = activate_all(f, plan, columns)
             for to, column in zip(places, columns, strict=True):
-                to.put(0, column)
+                write(f, plan.dtype, to, column)
 
-        done = _in_squares(f, valid, real, side, square)
+        done = _in_squares(f, valid, 16 // SIZE[real], side, square)
         with f.loop(valid, start=done) as c:
             for i in range(side):
-                place = line + (c * plane + i)
-                place[0] = _finished(f, plan, source[c + i * width], place, *residual)
+                _put(f, plan, source[c + i * width], line + (c * plane + i), *residual)
         return f.fn
 
 
@@ -256,8 +264,8 @@ WEIGHTS = (
 def emit_weights(module: Module, dtype: str, nr: int) -> Routine:
     """pack(weights, bias, packed, ...): strides in elements, of one group; bias may be null."""
     real, lanes = REAL[dtype], module.target.lanes(dtype)
-    reals = ("weights", "bias", "packed")
-    params = [(p, pointer_to(real) if p in reals else I64) for p in WEIGHTS]
+    pointers = {"weights": element(dtype), "bias": element(dtype), "packed": real}
+    params = [(p, pointer_to(pointers[p]) if p in pointers else I64) for p in WEIGHTS]
     with module.function("pack", params, exported=True) as (f, args):
         a = dict(zip(WEIGHTS, args, strict=True))
         co, block = a["co"], nr * lanes
@@ -271,7 +279,7 @@ def emit_weights(module: Module, dtype: str, nr: int) -> Routine:
                 source, to = corner + t * a["by_tap"] + c * a["by_ci"], a["packed"] + out.get()
                 real_ones = f.least(co - k0, wide)
                 with f.loop(real_ones) as k:
-                    value = source[k * a["by_co"]]
+                    value = read(f, dtype, source + k * a["by_co"])
                     broken.set(f.fma(value, f.constant(real, 0.0), broken.get()))
                     to[k] = value
                 with f.loop(wide, start=real_ones) as k:
@@ -281,7 +289,7 @@ def emit_weights(module: Module, dtype: str, nr: int) -> Routine:
             to = a["packed"] + out.get()
             to[0] = 0.0
             with f.when(a["bias"].address().differs(0) & (k < co)):
-                to[0] = a["bias"][g * co + k] + 0.0
+                to[0] = read(f, dtype, a["bias"] + (g * co + k)) + 0.0
             out.add(1)
         finite = broken.get().equals(0.0)
         a["packed"].cast(I64)[0] = f.select(finite, f.integer(1), 0)

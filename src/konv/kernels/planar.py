@@ -26,6 +26,7 @@ from konv.kernels.cut import Line
 from konv.kernels.packing import HEADER
 from konv.kernels.planar_schedule import Cut, Span
 from konv.kernels.planar_units import emit_kernel
+from konv.kernels.stored import HALVES
 from konv.kernels.strip import DEALT, JOB
 from konv.llvm import Module
 from konv.plan import Blocks, Packing, Plan, Strides, Work
@@ -42,6 +43,8 @@ USUAL = 512 * 1024  # bytes of second-level cache that the model of cost takes
 
 def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv.plan.Algorithm
     """Only moderate strides: a strip would hold mostly what nobody reads."""
+    if conv.dtype in HALVES:
+        return f"reads and writes float32 and float64; here {conv.dtype}"
     farthest = max(next(axis.phases()).stride for axis in conv.axes)
     if farthest > FARTHEST:
         return f"takes strides up to {FARTHEST}; here outputs are {farthest} pixels apart"

@@ -11,7 +11,7 @@ from konv.kernels.cut import Line, cut
 from konv.kernels.tables import TAP
 from konv.kernels.words import JOB, PHASE, TRIPLE
 from konv.plan import Plan, Strides, Work
-from konv.target import BYTES, Target
+from konv.target import COMPUTED, Target
 
 MODES = {"zeros": 0, "reflect": 1, "replicate": 2, "circular": 3}
 # Multiply-adds below which waking a second thread costs more than it brings: about 3 us.
@@ -76,7 +76,7 @@ def _axis_words(
             f"jump{a}": line.jump, f"least{a}": line.least, f"span{a}": line.span,
             f"ahead{a}": line.ahead, f"first_slots{a}": line.first_slots, f"step{a}": line.step,
             f"phases{a}": len(line.phases), f"at_phases{a}": len(JOB) + len(records),
-            f"apart{a}": conv.ci * BYTES[conv.dtype] * prod(o.slots for o in lines[a + 1 :]),
+            f"apart{a}": conv.ci * COMPUTED[conv.dtype] * prod(o.slots for o in lines[a + 1 :]),
             f"at_raws{a}": at_tables + len(tables),
         }  # fmt: skip
         tables += line.raws()
@@ -90,7 +90,7 @@ def _axis_words(
 
 def _parts(conv: Conv, plan: Plan, lines: list[Line], lanes: int) -> dict[str, int]:
     """The parts of a thread's scratch by the word that says where they begin, in bytes."""
-    size = BYTES[conv.dtype]
+    size = COMPUTED[conv.dtype]
     pixels = prod(line.box for line in lines)
     tiles = -(-pixels // plan.pixels)
     taps = prod(line.reach for line in lines)

@@ -24,6 +24,7 @@ from typing import Any
 from konv.kernels.microtile import APART, parameters
 from konv.kernels.packing import HEADER, emit_image, emit_output, emit_weights
 from konv.kernels.region import emit_entry, emit_units
+from konv.kernels.stored import element
 from konv.kernels.tables import emit_places, emit_rows, emit_slots, emit_taps
 from konv.kernels.words import AXES, JOB, PHASE, UNIT, Piece, Words, part_function
 from konv.llvm import I64, REAL, SIZE, Function, Module, Routine, Value
@@ -42,16 +43,17 @@ def emit_kernel(
     """
     module = Module(target, plan.algorithm)
     lanes, real = target.lanes(plan.dtype), REAL[plan.dtype]
-    size, width = SIZE[real], plan.vectors * lanes
+    size, width = SIZE[element(plan.dtype)], plan.vectors * lanes
+    result = SIZE[real] if plan.blocked else size
     emit_weights(module, plan.dtype, plan.vectors)
     parts = {
         "slots": emit_slots(module),
         "taps": emit_taps(module, size, plan.packed),
         "rows": emit_rows(module, plan.pixels, size, plan.packed),
-        "places": emit_places(module, plan.pixels, size, width if plan.blocked else None),
+        "places": emit_places(module, plan.pixels, result, width if plan.blocked else None),
     }
     if plan.packed:
-        parts["image"] = emit_image(module, real)
+        parts["image"] = emit_image(module, plan.dtype)
     if plan.blocked:
         parts["output"] = emit_output(module, plan, width)
     parts["full"] = _emit_sweep(
@@ -116,7 +118,7 @@ def _place_unit(
     for axis in reversed(AXES):
         unit["j", axis] = rest % job["boxes", axis] * job["box", axis]
         rest = rest // job["boxes", axis]
-    size = SIZE[REAL[plan.dtype]]
+    size = SIZE[element(plan.dtype)]
     unit["x"] = call["x"] + rest * job["x_batch"] * size
     unit["y"] = call["y"] + rest * job["y_batch"] * size
     if plan.residual:

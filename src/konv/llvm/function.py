@@ -21,6 +21,7 @@ from konv.llvm.lang import (
     Pointer,
     Value,
     Variable,
+    is_real,
     scalar_type,
 )
 from konv.target import Target
@@ -100,10 +101,21 @@ class Function:
 
     def bits(self, value: Value, element: ir.Type) -> Value:
         """The same bits as numbers of another type of the same size, lane by lane."""
-        element = scalar_type(element)
-        many = isinstance(value.type, ir.VectorType)
-        ty = ir.VectorType(element, value.type.count) if many else element
-        return Value(self, self.b.bitcast(value.ir, ty))
+        return Value(self, self.b.bitcast(value.ir, _like(value.type, scalar_type(element))))
+
+    def extend(self, value: Value, element: ir.Type) -> Value:
+        """Numbers as a wider type that holds them all: reals as reals, bits as bits above 0."""
+        longer = self.b.fpext if is_real(value.type) else self.b.zext
+        return Value(self, longer(value.ir, _like(value.type, element)))
+
+    def shorten(self, value: Value, element: ir.Type) -> Value:
+        """Reals rounded to a narrower type, integers without their upper bits."""
+        shorter = self.b.fptrunc if is_real(value.type) else self.b.trunc
+        return Value(self, shorter(value.ir, _like(value.type, element)))
+
+    def to_real(self, value: Value, element: ir.Type) -> Value:
+        """Integers, with their sign, as reals."""
+        return Value(self, self.b.sitofp(value.ir, _like(value.type, element)))
 
     def absolute(self, x: Value) -> Value:
         """Reals without their sign."""
@@ -330,7 +342,13 @@ class _TypedPointer:
         return getattr(self.pointer, name)
 
 
+def _like(ty: ir.Type, element: ir.Type) -> ir.Type:
+    """The type with as many lanes, of other elements."""
+    return ir.VectorType(element, ty.count) if isinstance(ty, ir.VectorType) else element
+
+
 def _suffix(ty: ir.Type) -> str:
     """How intrinsics spell a type: f32, v8f32."""
-    name = {"float": "f32", "double": "f64", "i64": "i64", "i32": "i32"}[str(scalar_type(ty))]
+    names = {"float": "f32", "double": "f64", "i64": "i64", "i32": "i32", "i16": "i16"}
+    name = names[str(scalar_type(ty))]
     return f"v{ty.count}{name}" if isinstance(ty, ir.VectorType) else name

@@ -25,8 +25,6 @@ class Konv:
         self.layout, self.tensors = layout, tensors
 
     def why_not(self, conv: Conv) -> str | None:
-        if conv.dtype not in ("float32", "float64"):
-            return f"computes in float32 and float64, not in {conv.dtype}"
         if self.tensors and self.layout == LAST and conv.dims == 1:
             return "PyTorch has no channels-last tensors of one dimension"
         return why_no_layer(conv)

@@ -232,6 +232,32 @@ class Function:
         arguments = [(p + index).ir, I32(SIZE[p.element]), mask, zero.ir]
         return Value(self, self.b.call(intrinsic, arguments))
 
+    def below(self, count: Value, lanes: int) -> Value:
+        """A mask of the first `count` lanes, a number known at run time."""
+        wanted = self.splat(Value(self, self.b.trunc(count.ir, I32)), lanes)
+        numbers = ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
+        return Value(self, numbers) < wanted
+
+    def store_where(self, p: Pointer, index: Value | int, value: Value, mask: Value) -> None:
+        """Store the lanes that a mask names, touch no memory of the others."""
+        intrinsic = self.module.declare(
+            f"llvm.masked.store.{_suffix(value.type)}.p0",
+            ir.VoidType(),
+            [value.type, PTR, I32, mask.type],
+        )
+        self.b.call(intrinsic, [value.ir, (p + index).ir, I32(SIZE[p.element]), mask.ir])
+
+    def load_where(self, p: Pointer, index: Value | int, mask: Value) -> Value:
+        """Load the lanes that a mask names, touch no memory of the others, which are 0."""
+        lanes = mask.type.count
+        vector = ir.VectorType(p.element, lanes)
+        intrinsic = self.module.declare(
+            f"llvm.masked.load.{_suffix(vector)}.p0", vector, [PTR, I32, mask.type, vector]
+        )
+        zero = self.zero(p.element, lanes)
+        arguments = [(p + index).ir, I32(SIZE[p.element]), mask.ir, zero.ir]
+        return Value(self, self.b.call(intrinsic, arguments))
+
     def _mask(self, lanes: int, count: int) -> tuple[ir.Type, ir.Value]:
         ty = ir.VectorType(I1, lanes)
         return ty, ir.Constant(ty, [lane < count for lane in range(lanes)])

@@ -1,0 +1,65 @@
+"""Depthwise convolution of channels-last images: channels in the lanes, a vector of them at a time.
+
+konv.kernels.strips has the loops. A tile is `pixels` neighbouring outputs of a row; weights are
+vectors.
+"""
+
+from __future__ import annotations
+
+from konv.geometry import Conv
+from konv.kernels import strip_cut
+from konv.kernels.packing import HEADER
+from konv.kernels.strip_fill import emit_pack, emit_pixels_fill
+from konv.kernels.strips import FEW, emit_kernel, form_of
+from konv.llvm import Module
+from konv.plan import Packing, Plan, Strides, Work
+from konv.target import BYTES, Target
+
+name = "pencils"
+exact = True
+
+# Outputs of a tile by the number of registers: of few taps along the row, and of many.
+TILES = {16: (7, 10), 32: (7, 14)}
+
+
+def why_not(conv: Conv, target: Target) -> str | None:
+    """One channel in and out a group, no inserted zeros, a vector of channels, few taps."""
+    ci, co = conv.ci // conv.groups, conv.co // conv.groups
+    if conv.ci != conv.groups or conv.co != conv.groups:
+        return f"takes one channel in and out a group; here {ci} and {co}"
+    if any(axis.up > 1 for axis in conv.axes):
+        return "takes no transposed layer with a stride"
+    if conv.co < target.lanes(conv.dtype):
+        return f"takes {target.lanes(conv.dtype)} channels or more; here {conv.co}"
+    if max(axis.kernel for axis in conv.axes) > 31:
+        return "takes up to 31 taps an axis; here more"
+    return None
+
+
+def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
+    """One plan, where input and output are channels-last."""
+    if packed or blocked:
+        return ()
+    form = form_of(conv)
+    few, many = TILES[target.registers]
+    pixels = few if form[2] <= FEW else many
+    return (Plan(name, conv.dtype, packed, blocked, pixels, 1, form=form),)
+
+
+def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
+    """Boxes of output pixels and vectors of channels."""
+    return strip_cut.cut(conv, plan, target, x, y, threads)
+
+
+def packing(conv: Conv, plan: Plan, target: Target) -> Packing:
+    """Every vector's taps, then all biases."""
+    lanes = target.lanes(plan.dtype)
+    numbers = -(-conv.co // lanes) * lanes * (conv.params // conv.co + 1)
+    return Packing(HEADER + numbers * BYTES[conv.dtype], conv.groups, 1, 1)
+
+
+def emit(plan: Plan, target: Target) -> Module:
+    """The module of a plan: `run` and `pack`."""
+    module = Module(target, name)
+    emit_pack(module, plan)
+    return emit_kernel(plan, target, emit_pixels_fill(module, plan), module)

@@ -19,16 +19,20 @@ from collections.abc import Callable
 from konv.kernels.words import Words
 from konv.llvm import I8, I32, I64, PTR, VOID, Function, Module, Pointer, Routine, Value, pointer_to
 
-CALL = ("job", "x", "weights", "y", "scratch", "next")
+CALL = ("job", "x", "weights", "y", "scratch", "next", "threads")
 RUN = ("job", "x", "weights", "y", "scratch", "team", "threads")
+LINE = 8  # words of a cache line
+SHARES = 32  # counters of units at most, each on a cache line of its own
 FLUSH = 0x8040  # MXCSR: results (bit 15) and operands (bit 6) that are denormal count as zero
 FPCR_FLUSH = 1 << 24
 
 Work = Callable[[Function, Words, Value], None]
 
 
-def emit_entry(module: Module, emit_work: Work) -> None:
-    """Add `run` to the module; `emit_work(f, call, thread)` writes what one thread does."""
+def emit_entry(module: Module, emit_work: Work, shares: bool = False) -> None:
+    """Add `run` to the module; `emit_work(f, call, thread)` writes what one thread does, and takes
+    its units by `emit_units`, or by `emit_shares` if `shares`.
+    """
     with module.function("work", [("call", pointer_to(I64)), ("thread", I64)], inline=False) as (
         f,
         (call, thread),
@@ -48,9 +52,14 @@ def emit_entry(module: Module, emit_work: Work) -> None:
         a = dict(zip(RUN, values, strict=True))
         data = f.array(I64, len(CALL) + 1)
         call = Words(data, (*CALL, "team"))
-        for name in ("job", "x", "weights", "y", "scratch", "team"):
+        for name in ("job", "x", "weights", "y", "scratch", "team", "threads"):
             call[name] = a[name]
         call["next"] = 0
+        if shares:
+            counters = f.array(I64, SHARES * LINE)
+            with f.loop(f.least(a["threads"], SHARES)) as share:
+                counters[share * LINE] = 0
+            call["next"] = counters.address()
         with f.choose(a["threads"] <= 1) as (alone, together):
             with alone:
                 f.call(region, [data, f.integer(0), f.integer(1)])
@@ -87,6 +96,29 @@ def emit_units(f: Function, call: Words, units: Value, body: Callable[[Value], N
         unit = Value(f, f.b.atomic_rmw("add", counter.ir, I64(1), "monotonic"))
         f.leave_if(done, unit >= units)
         body(unit)
+
+
+def emit_shares(
+    f: Function, call: Words, thread: Value, units: Value, body: Callable[[Value], None]
+) -> None:
+    """Take units from a share of one's own, then from those that others have not finished.
+
+    The same units go to the same threads call after call, as far as they come in time: what one
+    layer wrote, or the same layer's arrays, are then still in the second-level cache of the core
+    that reads them.
+    """
+    shares = f.least(call["threads"], SHARES)
+    counters = call.pointer("next", I64)
+    with f.loop(shares) as turn:
+        share = (thread + turn) % shares
+        first, end = share * units // shares, (share + 1) * units // shares
+        counter = counters + share * LINE
+        with f.forever() as done:
+            seen = Value(f, f.b.load_atomic(counter.ir, "monotonic", 8, typ=I64))
+            f.leave_if(done, first + seen >= end)
+            unit = Value(f, f.b.atomic_rmw("add", counter.ir, I64(1), "monotonic")) + first
+            f.leave_if(done, unit >= end)
+            body(unit)
 
 
 def _flush(f: Function) -> Pointer | Value | None:

@@ -32,7 +32,7 @@ from typing import Any
 
 from konv.geometry import Axis, Conv
 from konv.kernels.packing import HEADER
-from konv.kernels.region import emit_entry, emit_units
+from konv.kernels.region import emit_entry, emit_shares
 from konv.kernels.words import AXES, Words
 from konv.llvm import I8, I64, REAL, SIZE, Function, Module, Pointer, Routine, Value, Variable
 from konv.llvm import pointer_to
@@ -146,7 +146,7 @@ def emit_kernel(plan: Plan, target: Target, fill: Routine, module: Module) -> Mo
     """Complete a module that has `pack` and `fill(job, unit, x)`: add `run`."""
     parts = {"fill": fill, "sweep": _emit_sweep(module, plan)}
     parts["lines"] = _emit_lines(module, plan, parts)
-    emit_entry(module, lambda f, call, thread: _emit_work(plan, parts, f, call, thread))
+    emit_entry(module, lambda f, call, thread: _emit_work(plan, parts, f, call, thread), shares=True)
     return module
 
 
@@ -176,7 +176,7 @@ def _emit_work(
         unit["line1"] = f.least(unit["line0"] + job["chunk"], job["lines"])
         f.call(parts["lines"], [job.base, unit.base])
 
-    emit_units(f, call, job["units"], body)
+    emit_shares(f, call, thread, job["units"], body)
 
 
 @contextmanager

@@ -40,7 +40,7 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     """One plan, where input and output are channels-last."""
     if packed or blocked:
         return ()
-    form = form_of(conv)
+    form = (*form_of(conv), 1)
     few, many = TILES[target.registers]
     pixels = few if form[2] <= FEW else many
     return (Plan(name, conv.dtype, packed, blocked, pixels, 1, form=form),)

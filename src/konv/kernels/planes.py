@@ -42,7 +42,7 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     """One plan, where input and output are contiguous."""
     if not (packed and blocked):
         return ()
-    form = form_of(conv)
+    form = (*form_of(conv), int(target.vector_bytes == 64))
     few, many, single = TILES[target.registers]
     rows, vectors = single if conv.dims == 1 else few if form[1] <= FEW else many
     return (Plan(name, conv.dtype, packed, blocked, rows, vectors, form=form),)

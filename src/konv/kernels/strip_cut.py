@@ -11,7 +11,7 @@ from math import prod
 from konv.geometry import Axis, Conv
 from konv.kernels import schedule, scratch
 from konv.kernels.schedule import MODES
-from konv.kernels.strips import JOB, Form
+from konv.kernels.strips import ENDLESS, JOB, Form
 from konv.plan import Plan, Strides, Work
 from konv.target import BYTES, Target
 
@@ -77,6 +77,10 @@ class _Box:
                 self.box[axis] = before
                 return
 
+    def parts(self) -> dict[str, int]:
+        """The parts of a thread's scratch, in bytes."""
+        return {"at_strip": self.bytes_held(), "at_dump": self.lanes * self.size}
+
     def bytes_held(self) -> int:
         """Of a strip with all that a tile at its end reads beyond it."""
         form, slots = self.form, [self.slots(a, n) for a, n in enumerate(self.box)]
@@ -85,6 +89,12 @@ class _Box:
             row = form.row(self.plan.pixels == 1)
             return (slots[0] * slots[1] + beyond) * row * self.size
         return (prod(slots) + beyond) * self.lanes * self.size
+
+
+def _direct(conv: Conv, plan: Plan, x: Strides) -> bool:
+    """Whether kernels may read the input as it lies: no padding but zeros, lanes side by side."""
+    small = max(axis.size for axis in conv.axes) < ENDLESS
+    return conv.mode == "zeros" and small and (not plan.packed or x[-1] == 1)
 
 
 def cut(
@@ -105,6 +115,7 @@ def cut(
     words |= {
         "units": chunks * each, "chunks": chunks, "chunk": chunk, "lines": lines,
         "channels": conv.co, "multiplier": conv.co // conv.ci, "mode": MODES[conv.mode],
+        "direct": int(_direct(conv, plan, x)),
         "x_batch": x[0], "x_channel": x[1], "y_batch": y[0], "y_channel": y[1],
     }  # fmt: skip
     missing = (0,) * (3 - len(conv.axes))
@@ -114,5 +125,5 @@ def cut(
             f"x_stride{a}": (*missing, *x[2:])[a], f"y_stride{a}": (*missing, *y[2:])[a],
             f"box{a}": box.box[a], f"boxes{a}": box.boxes(a),
         }  # fmt: skip
-    words["thread_bytes"] = scratch.lay_out(words, {"at_strip": box.bytes_held()})
+    words["thread_bytes"] = scratch.lay_out(words, box.parts())
     return Work(list(words.values()), threads, words["thread_bytes"])

@@ -12,8 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from konv.kernels.packing import HEADER, WEIGHTS
-from konv.kernels.strips import Form, steps_of, strip_function, strip_of
-from konv.kernels.words import Words
+from konv.kernels.strips import Form, strip_function, strip_of, strip_steps
 from konv.llvm import (
     I64,
     REAL,
@@ -158,7 +157,7 @@ def emit_pixels_fill(module: Module, plan: Plan) -> Routine:
     lanes, fold = form.lanes, emit_fold(module)
     with strip_function(module, "fill", ("x",)) as (f, job, unit, (x,)):
         to, source = strip_of(job, unit, real), x.to_pointer(real)
-        row, raw, size = steps_of(plan, form, unit)[1], unit["raw", 2], job["size", 2]
+        row, raw, size = strip_steps(plan, form, unit)[1], unit["raw", 2], job["size", 2]
         slots, step = unit["slots", 2], job["x_stride", 2]
         left = f.least(f.most(0 - raw, f.integer(0)), slots)
         end = f.least(f.most(size - raw, f.integer(0)), slots)
@@ -239,6 +238,3 @@ class _taps:  # noqa: N801 - used like a loop
     def __exit__(self, *error: Any) -> None:
         for loop in reversed(self.loops):
             loop.__exit__(*error)
-
-
-__all__ = ["Words", "emit_pack", "emit_pixels_fill", "emit_rows_fill"]

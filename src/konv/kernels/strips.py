@@ -34,7 +34,7 @@ from konv.geometry import Axis, Conv
 from konv.kernels.packing import HEADER
 from konv.kernels.region import emit_entry, emit_shares
 from konv.kernels.words import AXES, Words
-from konv.llvm import I8, I64, REAL, SIZE, Function, Module, Pointer, Routine, Value, Variable
+from konv.llvm import I1, I8, I64, REAL, SIZE, Function, Module, Pointer, Routine, Value, Variable
 from konv.llvm import pointer_to
 from konv.plan import Plan
 from konv.target import Target
@@ -43,8 +43,9 @@ JOB = (
     "units", "chunks", "chunk", "lines",  # pieces of work; of the lines; lines in one; all of them
     "channels", "multiplier",  # of the output; output channels that read one input channel
     "mode",  # padding: 0 zeros, 1 reflect, 2 replicate, 3 circular
+    "direct",  # 1 if the input may be read as it lies, where all weights are finite
     "x_batch", "x_channel", "y_batch", "y_channel",  # strides, in elements
-    "thread_bytes", "at_strip",  # scratch of one thread; its parts, in bytes
+    "thread_bytes", "at_strip", "at_dump",  # scratch of one thread; its parts, in bytes
     *(f"{name}{axis}" for name in (
         "size", "lo",  # of the input, and pixels of padding before it
         "x_stride", "y_stride",  # in elements
@@ -54,17 +55,20 @@ JOB = (
 
 UNIT = (
     "x", "y", "weights", "scratch",  # addresses: image, result, packed weights, thread's scratch
-    "skip",  # 1 if taps that lie wholly in the padding may be left out
+    "direct",  # 1 if the input is read as it lies, padding left out; 0: from the strip
     "line0", "line1",
     *(f"{name}{axis}" for name in (
         "j", "length",  # first output of the unit, and how many
         "raw", "slots",  # first source, and how many
+        "before", "most",  # a slot s holds a number if 0 <= s + before < most
+        "step",  # elements from one slot to the next
     ) for axis in AXES),
 )  # fmt: skip
 
 WIDEST = 112  # columns of a plane's unit: a whole row of most networks' largest depthwise maps
 LONGEST = 1024  # the same where there are no rows
 FEW = 7  # taps along a tile whose weights stay in registers; of more, rows of padding are left out
+ENDLESS = 2**30  # more slots than a strip has
 UNROLL = 160  # multiply-adds of a tile up to which the outer taps are unrolled too
 
 
@@ -77,10 +81,12 @@ class Form:
     dilation: tuple[int, ...]
     lanes: int
     planes: bool
+    direct: bool
 
     @classmethod
     def of(cls, plan: Plan, lanes: int) -> Form:
-        return cls(plan.form[:3], plan.form[3:6], plan.form[6:9], lanes, plan.packed)
+        kernel, stride, dilation = plan.form[:3], plan.form[3:6], plan.form[6:9]
+        return cls(kernel, stride, dilation, lanes, plan.packed, bool(plan.form[9]))
 
     @property
     def along(self) -> int:
@@ -159,7 +165,7 @@ def _emit_work(
     unit["scratch"] = call["scratch"] + thread * job["thread_bytes"]
     unit["weights"] = call["weights"] + HEADER
     finite = call.pointer("weights", I64)[0]
-    unit["skip"] = f.select(job["mode"].equals(0), finite, 0)
+    unit["direct"] = job["direct"] & finite if form.direct else f.integer(0)
 
     def body(number: Value) -> None:
         chunk, rest = number % job["chunks"], number // job["chunks"]
@@ -170,6 +176,7 @@ def _emit_work(
             unit["length", axis] = length
             unit["raw", axis] = unit["j", axis] * form.stride[axis] - job["lo", axis]
             unit["slots", axis] = (length - 1) * form.stride[axis] + form.extent(axis)
+        _place_slots(plan, form, f, job, unit)
         unit["x"] = call["x"] + rest * job["x_batch"] * size
         unit["y"] = call["y"] + rest * job["y_batch"] * size
         unit["line0"] = chunk * job["chunk"]
@@ -195,107 +202,19 @@ def strip_of(job: Words, unit: Words, element: Any) -> Pointer:
     return (unit.pointer("scratch", I8) + job["at_strip"]).cast(element)
 
 
-def _emit_lines(module: Module, plan: Plan, parts: dict[str, Routine]) -> Routine:
-    """lines(job, unit): each line of the unit, its strip filled and swept."""
-    real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
-    form = Form.of(plan, lanes)
-    taps = form.kernel[0] * form.kernel[1] * form.kernel[2]
-    width = 1 if form.planes else lanes
-    with strip_function(module, "lines") as (f, job, unit, _):
-        weights = unit.pointer("weights", real)
-        biases = weights + job["lines"] * (taps * width)
-        x, y = unit.pointer("x", real), unit.pointer("y", real)
-        with f.loop(unit["line1"], start=unit["line0"]) as line:
-            if form.planes:
-                source, begin = line // job["multiplier"], line
-                fresh = line.equals(source * job["multiplier"]) | line.equals(unit["line0"])
-                with f.when(fresh):
-                    f.call(parts["fill"], [job.base, unit.base, x + source * job["x_channel"]])
-            else:
-                begin = f.least(line * lanes, job["channels"] - lanes)
-                f.call(parts["fill"], [job.base, unit.base, x + begin])
-            own, bias = weights + line * (taps * width), biases + line * width
-            f.call(parts["sweep"], [job.base, unit.base, own, bias, y + begin * job["y_channel"]])
-        return f.fn
+def _place_slots(plan: Plan, form: Form, f: Function, job: Words, unit: Words) -> None:
+    """Where the slots of the unit lie, and which of them there are: in the input or in the strip."""
+    direct = unit["direct"].differs(0)
+    for axis, step in zip(AXES, strip_steps(plan, form, unit), strict=True):
+        for name, yes, no in (
+            ("before", unit["raw", axis], 0),
+            ("most", job["size", axis], ENDLESS),
+            ("step", job["x_stride", axis], step),
+        ):
+            unit[name, axis] = f.select(direct, yes, no) if form.direct else f.integer(no)
 
 
-class _Tile:
-    """One tile while it is emitted: `sums[output][vector]`, and where its slots and outputs lie."""
-
-    def __init__(self, f: Function, plan: Plan, form: Form, weights: Pointer, bias: Pointer) -> None:
-        self.f, self.plan, self.form, self.weights = f, plan, form, weights
-        self.count = form.kernel[form.along]
-        lanes = form.lanes
-        start = f.splat(bias[0], lanes) if form.planes else bias.vector(0, lanes)
-        self.start = Variable(f, start)
-
-    def begin(self) -> None:
-        start = self.start.get()
-        self.sums = [
-            [Variable(self.f, start) for _ in range(self.plan.vectors)]
-            for _ in range(self.plan.pixels)
-        ]
-
-    def weight(self, own: Pointer, tap: int) -> Value:
-        """The weight of one tap along the tile, in every lane or one a lane."""
-        lanes = self.form.lanes
-        if self.form.planes:
-            return self.f.splat(own[tap], lanes)
-        return own.vector(tap * lanes, lanes)
-
-    def add(self, at: list[Pointer], own: Pointer, step: int, valid: Any) -> None:
-        """Multiply-add one outer tap: `at` is where its first slot lies for each vector."""
-        lanes = self.form.lanes
-        few = self.count <= FEW
-        held = [self.weight(own, tap) for tap in range(self.count)] if few else []
-        for slot, pairs in self.form.uses(self.plan.pixels).items():
-            with ExitStack() as stack:
-                if not few:
-                    stack.enter_context(self.f.when(valid(slot)))
-                xs = [pointer.vector(slot * step, lanes) for pointer in at]
-                for output, tap in pairs:
-                    w = held[tap] if few else self.weight(own, tap)
-                    for x, total in zip(xs, self.sums[output], strict=True):
-                        total.set(self.f.fma(x, w, total.get()))
-
-
-def _emit_sweep(module: Module, plan: Plan) -> Routine:
-    """sweep(job, unit, weights, bias, y): all outputs of one line, from its strip."""
-    real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
-    form = Form.of(plan, lanes)
-    u, o, q, mr = form.along, form.across, form.apart, plan.pixels
-    with strip_function(module, "sweep", ("weights", "bias", "y")) as (f, job, unit, args):
-        weights, bias, y = (a.to_pointer(real) for a in args)
-        strip = strip_of(job, unit, real)
-        steps = steps_of(plan, form, unit)
-        for axis in AXES:
-            y = y + unit["j", axis] * job["y_stride", axis]
-        tile = _Tile(f, plan, form, weights, bias)
-        last = f.most(unit["length", 2] - lanes, f.integer(0)) if form.planes else None
-        wide = plan.vectors * lanes if form.planes else 1
-        rest = unit["length", u]
-        with ExitStack() as stack:
-            z = stack.enter_context(f.loop(unit["length", 0]))
-            plane = strip + z * form.stride[0] * steps[0]
-            y = y + z * job["y_stride", 0]
-            c = None
-            if not form.planes:
-                c = stack.enter_context(f.loop(unit["length", o]))
-            phase = stack.enter_context(f.loop(f.least(rest, q))) if q > 1 else f.integer(0)
-            r = stack.enter_context(f.loop(rest, start=phase, step=mr * q))
-            if c is None:
-                c = stack.enter_context(f.loop(unit["length", o], step=wide))
-            places = [f.least(c + n * lanes, last) for n in range(plan.vectors)] if last else [c]
-            scale = 1 if form.planes else form.stride[o]
-            across = 1 if form.planes else steps[o]
-            row = plane + r * form.stride[u] * steps[u]
-            tile.begin()
-            _add_taps(tile, unit, job, [row + p * scale * across for p in places], steps, r, places)
-            _store(tile, unit, job, y, r, places)
-        return f.fn
-
-
-def steps_of(plan: Plan, form: Form, unit: Words) -> list[Any]:
+def strip_steps(plan: Plan, form: Form, unit: Words) -> list[Any]:
     """Elements from one slot of the strip to the next, per axis."""
     if form.planes:
         row = form.row(plan.pixels == 1)
@@ -304,79 +223,218 @@ def steps_of(plan: Plan, form: Form, unit: Words) -> list[Any]:
     return [unit["slots", 1] * row, row, form.lanes]
 
 
-def _add_taps(
-    tile: _Tile,
-    unit: Words,
-    job: Words,
-    at: list[Pointer],
-    steps: list[Any],
-    r: Value,
-    places: list[Value],
-) -> None:
-    """All taps of a tile: outer ones in loops, or unrolled where they are few."""
-    f, form, plan = tile.f, tile.form, tile.plan
-    u, o, few = form.along, form.across, tile.count <= FEW
-    width = 1 if form.planes else form.lanes
-    half = form.half(plan.pixels == 1)
-    first = unit["raw", u] + r * form.stride[u]
+def _emit_lines(module: Module, plan: Plan, parts: dict[str, Routine]) -> Routine:
+    """lines(job, unit): each line of the unit, its strip filled if it needs one, and swept."""
+    real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
+    form = Form.of(plan, lanes)
+    taps = form.kernel[0] * form.kernel[1] * form.kernel[2]
+    width = 1 if form.planes else lanes
+    with strip_function(module, "lines") as (f, job, unit, _):
+        weights = unit.pointer("weights", real)
+        biases = weights + job["lines"] * (taps * width)
+        x, y = unit.pointer("x", real), unit.pointer("y", real)
+        for axis in AXES:
+            y = y + unit["j", axis] * job["y_stride", axis]
+        with f.loop(unit["line1"], start=unit["line0"]) as line:
+            if form.planes:
+                source, begin = line // job["multiplier"], line
+                own = x + source * job["x_channel"]
+                fresh = line.equals(source * job["multiplier"]) | line.equals(unit["line0"])
+            else:
+                begin = f.least(line * lanes, job["channels"] - lanes)
+                own, fresh = x + begin, f.constant(I1, 1)
+            with f.when(fresh & unit["direct"].equals(0)):
+                f.call(parts["fill"], [job.base, unit.base, own])
+            if form.direct:
+                for axis in AXES:
+                    own = own + unit["raw", axis] * job["x_stride", axis]
+                strip = strip_of(job, unit, real)
+                own = f.select_pointer(unit["direct"].differs(0), own, strip)
+            else:
+                own = strip_of(job, unit, real)
+            numbers = weights + line * (taps * width), biases + line * width
+            f.call(parts["sweep"], [job.base, unit.base, own, *numbers, y + begin * job["y_channel"]])
+        return f.fn
 
-    def valid(slot: int) -> Value:
-        source = first + slot
-        outside = (source < 0) | (source >= job["size", u])
-        return (outside.equals(0)) | unit["skip"].equals(0)
 
-    def outer(kz: Value | int, ko: Value | int) -> None:
-        number = f.integer(kz) * form.kernel[o] + ko
-        own = tile.weights + number * (tile.count * width)
-        slot: Any = ko * form.dilation[o]
-        if form.planes and form.stride[2] > 1:
-            stride = form.stride[2]
-            slot = slot % stride * half + slot // stride
-            here = slot
-        else:
-            here = slot * steps[o]
-        apart = f.integer(kz) * form.dilation[0] * steps[0] + here
-        tile.add([p + apart for p in at], own, steps[u], valid)
+def _emit_sweep(module: Module, plan: Plan) -> Routine:
+    """sweep(job, unit, slots, weights, bias, y): all outputs of one line."""
+    real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
+    form = Form.of(plan, lanes)
+    u, o, q, mr = form.along, form.across, form.apart, plan.pixels
+    names = ("slots", "weights", "bias", "y")
+    with strip_function(module, "sweep", names) as (f, job, unit, args):
+        slots, weights, bias, y = (a.to_pointer(real) for a in args)
+        rest = unit["length", u]
+        last = f.most(unit["length", 2] - lanes, f.integer(0)) if form.planes else None
+        start = f.splat(bias[0], lanes) if form.planes else bias.vector(0, lanes)
+        with ExitStack() as stack:
+            z = stack.enter_context(f.loop(unit["length", 0]))
+            c = None if form.planes else stack.enter_context(f.loop(unit["length", o]))
+            phase = stack.enter_context(f.loop(f.least(rest, q))) if q > 1 else f.integer(0)
+            r = stack.enter_context(f.loop(rest, start=phase, step=mr * q))
+            if c is None:
+                c = stack.enter_context(f.loop(unit["length", o], step=plan.vectors * lanes))
+            places = [f.least(c + n * lanes, last) for n in range(plan.vectors)] if last else [c]
+            sums = [[Variable(f, start) for _ in places] for _ in range(mr)]
+            tile = _Tile(f, job, unit, plan, form, weights, sums, (z, r, places))
+            tile.add_all(slots)
+            tile.store(y)
+        return f.fn
 
-    depth, taps = form.kernel[0], form.kernel[o]
-    with ExitStack() as stack:
-        kz = stack.enter_context(f.loop(depth)) if depth > 1 else 0
-        if few and tile.count * taps * plan.pixels * plan.vectors <= UNROLL:
-            for ko in range(taps):
-                outer(kz, ko)
-            return
-        ko = stack.enter_context(f.loop(taps))
-        if not few:
-            lanes = form.lanes if form.planes else 1
-            source = unit["raw", o] + f.integer(ko) * form.dilation[o]
-            low, high = (
-                source + p * form.stride[o] for p in (places[0], places[-1] + (lanes - 1))
+
+class _Tile:
+    """One tile while it is emitted: `sums[output][vector]`; it begins at output z on the first
+    axis, r along, and places[vector] across.
+    """
+
+    def __init__(
+        self,
+        f: Function,
+        job: Words,
+        unit: Words,
+        plan: Plan,
+        form: Form,
+        weights: Pointer,
+        sums: list[list[Variable]],
+        begin: tuple[Value, Value, list[Value]],
+    ) -> None:
+        self.f, self.job, self.unit, self.form, self.weights = f, job, unit, form, weights
+        self.sums, (self.z, self.r, self.places) = sums, begin
+        self.taps = form.kernel[form.along]
+        self.held = self.taps <= FEW
+        self.guarded = form.direct
+        self.steps = [unit["step", axis] for axis in AXES]
+        if not form.direct:  # then they are known
+            self.steps = [
+                f.integer(step) for step in strip_steps(plan, form, unit)
+            ]
+        self.half = form.half(plan.pixels == 1)
+
+    def there(self, axis: int, slot: Value) -> Value:
+        """Whether a slot holds a number."""
+        at = slot + self.unit["before", axis]
+        return self.f.below_unsigned(at, self.unit["most", axis])
+
+    def add_all(self, slots: Pointer) -> None:
+        """All taps: outer ones in loops, or unrolled where they are few."""
+        f, form = self.f, self.form
+        o, u = form.across, form.along
+        slots = slots + self.r * form.stride[u] * self.steps[u]
+        with ExitStack() as stack:
+            depth = form.kernel[0]
+            kz = stack.enter_context(f.loop(depth)) if depth > 1 else f.integer(0)
+            slot = self.z * form.stride[0] + kz * form.dilation[0]
+            if self.guarded and depth > 1:
+                stack.enter_context(f.when(self.there(0, slot)))
+            slots = slots + slot * self.steps[0]
+            few = self.held and self.taps * form.kernel[o] * len(self.sums) * len(
+                self.places
+            ) <= UNROLL
+            if few:
+                for ko in range(form.kernel[o]):
+                    self.add_outer(slots, kz, f.integer(ko))
+            else:
+                ko = stack.enter_context(f.loop(form.kernel[o]))
+                self.add_outer(slots, kz, ko)
+
+    def add_outer(self, slots: Pointer, kz: Value, ko: Value) -> None:
+        """One outer tap."""
+        f, form, o = self.f, self.form, self.form.across
+        width = 1 if form.planes else form.lanes
+        own = self.weights + (kz * form.kernel[o] + ko) * (self.taps * width)
+        tap = ko * form.dilation[o]
+        with ExitStack() as stack:
+            if form.planes:
+                at, masks = self._columns(slots, tap)
+            else:
+                slot = self.places[0] * form.stride[o] + tap
+                if self.guarded:
+                    stack.enter_context(f.when(self.there(o, slot)))
+                at, masks = [slots + slot * self.steps[o]], []
+            self.add_along(at, masks, own)
+
+    def _columns(self, slots: Pointer, tap: Value) -> tuple[list[Pointer], list[list[Value]]]:
+        """Where the columns of a tap begin, per vector, and masks of those that there are."""
+        f, form, lanes = self.f, self.form, self.form.lanes
+        stride = form.stride[2]
+        if not self.guarded:
+            if stride > 1:
+                tap = tap % stride * self.half + tap // stride
+            return [slots + tap + place for place in self.places], []
+        at, masks = [], []
+        for place in self.places:
+            first = place * stride + tap
+            at.append(slots + first)
+            column = first + self.unit["before", 2]
+            masks.append(
+                [
+                    f.between(column + n * lanes, self.unit["most", 2], lanes)
+                    for n in range(stride)
+                ]
             )
-            inside = (high >= 0) & (low < job["size", o])
-            stack.enter_context(f.when(inside | unit["skip"].equals(0)))
-        outer(kz, ko)
+        return at, masks
 
+    def load(self, at: Pointer, masks: list[Value]) -> Value:
+        """One vector of a slot."""
+        f, lanes = self.f, self.form.lanes
+        if not masks:
+            return at.vector(0, lanes)
+        parts = [f.load_where(at, n * lanes, mask) for n, mask in enumerate(masks)]
+        if len(parts) == 1:
+            return parts[0]
+        return f.shuffle(*parts, list(range(0, 2 * lanes, 2)))
 
-def _store(
-    tile: _Tile, unit: Words, job: Words, y: Pointer, r: Value, places: list[Value]
-) -> None:
-    """Write the outputs that there are; adding 0 turns -0 into 0, as in konv.kernels.microtile."""
-    f, form, plan = tile.f, tile.form, tile.plan
-    u, o, q = form.along, form.across, form.apart
-    whole = unit["length", 2] >= form.lanes if form.planes else None
-    mask = f.below(unit["length", 2], form.lanes) if form.planes else None
-    line = y + r * job["y_stride", u]
-    for output, sums in enumerate(tile.sums):
-        with f.when(r + output * q < unit["length", u]):
-            to = line + job["y_stride", u] * (output * q)
-            for place, total in zip(places, sums, strict=True):
-                at = to + place * job["y_stride", o]
-                value = total.get() + 0.0
-                if mask is None or whole is None:
-                    at.put(0, value)
-                    continue
-                with f.choose(whole) as (yes, no):
-                    with yes:
-                        at.put(0, value)
-                    with no:
-                        f.store_where(at, 0, value, mask)
+    def weight(self, own: Pointer, tap: int) -> Value:
+        """The weight of one tap along the tile, in every lane or one a lane."""
+        lanes = self.form.lanes
+        return self.f.splat(own[tap], lanes) if self.form.planes else own.vector(tap * lanes, lanes)
+
+    def add_along(self, at: list[Pointer], masks: list[list[Value]], own: Pointer) -> None:
+        """One outer tap, all taps along: each slot is loaded once."""
+        f, form, u = self.f, self.form, self.form.along
+        held = [self.weight(own, tap) for tap in range(self.taps)] if self.held else []
+        first, before = self.r * form.stride[u], 0
+        for slot, pairs in form.uses(len(self.sums)).items():
+            at = [pointer + self.steps[u] * (slot - before) for pointer in at]
+            before = slot
+            with ExitStack() as stack:
+                if self.guarded:
+                    stack.enter_context(f.when(self.there(u, first + slot)))
+                xs = [self.load(p, masks[n] if masks else []) for n, p in enumerate(at)]
+                for output, tap in pairs:
+                    w = held[tap] if self.held else self.weight(own, tap)
+                    for x, total in zip(xs, self.sums[output], strict=True):
+                        total.set(f.fma(x, w, total.get()))
+
+    def store(self, y: Pointer) -> None:
+        """Write the outputs that there are, the others where nobody reads; adding 0 turns -0 into
+        0, as in konv.kernels.microtile.
+        """
+        f, form, job, unit = self.f, self.form, self.job, self.unit
+        u, o, lanes = form.along, form.across, form.lanes
+        dump = (unit.pointer("scratch", I8) + job["at_dump"]).cast(y.element)
+        line = y + self.z * job["y_stride", 0] + self.r * job["y_stride", u]
+        stores = []
+        for output, sums in enumerate(self.sums):
+            there = self.r + output * form.apart < unit["length", u]
+            for place, total in zip(self.places, sums, strict=True):
+                to = line + place * job["y_stride", o]
+                stores.append((f.select_pointer(there, to, dump), total.get() + 0.0))
+            line = line + job["y_stride", u] * form.apart
+        if not form.planes:
+            for to, value in stores:
+                to.put(0, value)
+            return
+        mask = f.below(unit["length", 2], lanes)
+        if self.guarded:
+            for to, value in stores:
+                f.store_where(to, 0, value, mask)
+            return
+        with f.choose(unit["length", 2] >= lanes) as (whole, narrow):
+            with whole:
+                for to, value in stores:
+                    to.put(0, value)
+            with narrow:
+                for to, value in stores:
+                    f.store_where(to, 0, value, mask)

@@ -238,6 +238,19 @@ class Function:
         numbers = ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
         return Value(self, numbers) < wanted
 
+    def between(self, first: Value, end: Value, lanes: int) -> Value:
+        """A mask of the lanes for which 0 <= first + lane < end; all below 2**31."""
+        low, high = (self.splat(Value(self, self.b.trunc(v.ir, I32)), lanes) for v in (first, end))
+        numbers = ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
+        return self.below_unsigned(low + Value(self, numbers), high)
+
+    def below_unsigned(self, a: Value, b: Value) -> Value:
+        """0 <= a < b in one comparison, for b that is not negative."""
+        return Value(self, self.b.icmp_unsigned("<", a.ir, b.ir))
+
+    def select_pointer(self, condition: Value, yes: Pointer, no: Pointer) -> Pointer:
+        return Pointer(self, self.b.select(condition.ir, yes.ir, no.ir), yes.element)
+
     def store_where(self, p: Pointer, index: Value | int, value: Value, mask: Value) -> None:
         """Store the lanes that a mask names, touch no memory of the others."""
         intrinsic = self.module.declare(

@@ -40,10 +40,11 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     """One plan, where input and output are channels-last."""
     if packed or blocked:
         return ()
-    form = (*form_of(conv), 1)
+    form = form_of(conv)
     few, many = TILES[target.registers]
     pixels = few if form[2] <= FEW else many
-    return (Plan(name, conv.dtype, packed, blocked, pixels, 1, form=form),)
+    direct = form[2] <= FEW
+    return (Plan(name, conv.dtype, packed, blocked, pixels, 1, form=(*form, int(direct))),)
 
 
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:

@@ -42,10 +42,11 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     """One plan, where input and output are contiguous."""
     if not (packed and blocked):
         return ()
-    form = (*form_of(conv), int(target.vector_bytes == 64))
+    form = form_of(conv)
     few, many, single = TILES[target.registers]
     rows, vectors = single if conv.dims == 1 else few if form[1] <= FEW else many
-    return (Plan(name, conv.dtype, packed, blocked, rows, vectors, form=form),)
+    direct = target.vector_bytes == 64 and form[1] <= FEW
+    return (Plan(name, conv.dtype, packed, blocked, rows, vectors, form=(*form, int(direct))),)
 
 
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:

@@ -91,12 +91,6 @@ class _Box:
         return (prod(slots) + beyond) * self.lanes * self.size
 
 
-def _direct(conv: Conv, plan: Plan, x: Strides) -> bool:
-    """Whether kernels may read the input as it lies: no padding but zeros, lanes side by side."""
-    small = max(axis.size for axis in conv.axes) < ENDLESS
-    return conv.mode == "zeros" and small and (not plan.packed or x[-1] == 1)
-
-
 def cut(
     conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int
 ) -> Work:
@@ -115,7 +109,8 @@ def cut(
     words |= {
         "units": chunks * each, "chunks": chunks, "chunk": chunk, "lines": lines,
         "channels": conv.co, "multiplier": conv.co // conv.ci, "mode": MODES[conv.mode],
-        "direct": int(_direct(conv, plan, x)),
+        "zeros": int(conv.mode == "zeros" and max(a.size for a in conv.axes) < ENDLESS),
+        "dense": int(not plan.packed or x[-1] == 1),
         "x_batch": x[0], "x_channel": x[1], "y_batch": y[0], "y_channel": y[1],
     }  # fmt: skip
     missing = (0,) * (3 - len(conv.axes))

@@ -71,7 +71,7 @@ def emit_rows_fill(module: Module, plan: Plan) -> Routine:
 
 def _emit_clear(module: Module, plan: Plan, form: Form, half: int) -> Routine:
     """clear(row, first, end): zeros in the columns from `first` on up to `end`, or a bit further."""
-    real, lanes, stride = REAL[plan.dtype], form.lanes, form.stride[2]
+    real, lanes, stride = REAL[plan.dtype], form.lanes, form.phases
     params = [("row", pointer_to(real)), ("first", I64), ("end", I64)]
     with module.function("clear", params, inline=False) as (f, (row, first, end)):
         zero = f.zero(real, lanes)
@@ -85,7 +85,7 @@ def _emit_clear(module: Module, plan: Plan, form: Form, half: int) -> Routine:
 
 def _emit_copy(module: Module, plan: Plan, form: Form, half: int, fold: Routine) -> Routine:
     """copy(job, unit, row, source): one row of the input, its padding on both sides."""
-    real, stride = REAL[plan.dtype], form.stride[2]
+    real, stride = REAL[plan.dtype], form.phases
     clear = module.ir.globals["clear"]
     with strip_function(module, "copy", ("row", "source")) as (f, job, unit, args):
         row, source = (a.to_pointer(real) for a in args)
@@ -121,7 +121,7 @@ def _copy_dense(
     """Columns `left` to `end` of a row of neighbours, in vectors; what they write behind `end` is
     0, or written later.
     """
-    lanes, stride = form.lanes, form.stride[2]
+    lanes, stride = form.lanes, form.phases
     start = left
     if stride > 1:  # whole rounds of phases: single columns up to the first
         start = f.least((left + (stride - 1)) // stride * stride, end)
@@ -143,7 +143,7 @@ def _copy_dense(
 
 def _put(f: Function, form: Form, row: Pointer, i: Value, parts: list[Value], half: int) -> None:
     """Store vectors of neighbouring columns, of a stride of 2 the even and the odd ones apart."""
-    if form.stride[2] == 1:
+    if form.phases == 1:
         row.put(i, parts[0])
         return
     for phase in range(2):

@@ -43,7 +43,8 @@ JOB = (
     "units", "chunks", "chunk", "lines",  # pieces of work; of the lines; lines in one; all of them
     "channels", "multiplier",  # of the output; output channels that read one input channel
     "mode",  # padding: 0 zeros, 1 reflect, 2 replicate, 3 circular
-    "direct",  # 1 if the input may be read as it lies, where all weights are finite
+    "zeros",  # 1 if padding is zeros, which may be left out where all weights are finite
+    "dense",  # 1 if lanes lie side by side in the input
     "x_batch", "x_channel", "y_batch", "y_channel",  # strides, in elements
     "thread_bytes", "at_strip", "at_dump",  # scratch of one thread; its parts, in bytes
     *(f"{name}{axis}" for name in (
@@ -55,7 +56,8 @@ JOB = (
 
 UNIT = (
     "x", "y", "weights", "scratch",  # addresses: image, result, packed weights, thread's scratch
-    "direct",  # 1 if the input is read as it lies, padding left out; 0: from the strip
+    "skip",  # 1 if taps that lie in the padding are left out
+    "direct",  # 1 if the input is read as it lies; 0: from the strip
     "line0", "line1",
     *(f"{name}{axis}" for name in (
         "j", "length",  # first output of the unit, and how many
@@ -111,6 +113,11 @@ class Form:
     def extent(self, axis: int) -> int:
         return (self.kernel[axis] - 1) * self.dilation[axis] + 1
 
+    @property
+    def phases(self) -> int:
+        """Column phases of a row in the strip: one if kernels read rows as they lie in the input."""
+        return 1 if self.direct else self.stride[2]
+
     def uses(self, outputs: int) -> dict[int, list[tuple[int, int]]]:
         """slot -> (output, tap) that read it, for a tile along the axis; slots ascend."""
         found: dict[int, list[tuple[int, int]]] = defaultdict(list)
@@ -128,14 +135,13 @@ class Form:
         """Elements of one column phase of a row: its slots, room for a vector more, in an odd
         number of vectors, so that rows do not meet in the same sets of a cache.
         """
-        stride = self.stride[2]
-        slots = self.widest(single) + (self.extent(2) - 1) // stride + 1 + self.lanes
+        slots = self.slots(2, self.widest(single)) // self.phases + 1 + self.stride[2] * self.lanes
         vectors = -(-slots // self.lanes)
         return (vectors + 1 - vectors % 2) * self.lanes
 
     def row(self, single: bool) -> int:
         """Elements from one row of a plane's strip to the next."""
-        return self.half(single) * self.stride[2]
+        return self.half(single) * self.phases
 
 
 def form_of(conv: Conv) -> tuple[int, ...]:
@@ -165,7 +171,8 @@ def _emit_work(
     unit["scratch"] = call["scratch"] + thread * job["thread_bytes"]
     unit["weights"] = call["weights"] + HEADER
     finite = call.pointer("weights", I64)[0]
-    unit["direct"] = job["direct"] & finite if form.direct else f.integer(0)
+    unit["skip"] = job["zeros"] & finite
+    unit["direct"] = unit["skip"] & job["dense"] if form.direct else f.integer(0)
 
     def body(number: Value) -> None:
         chunk, rest = number % job["chunks"], number // job["chunks"]
@@ -204,14 +211,11 @@ def strip_of(job: Words, unit: Words, element: Any) -> Pointer:
 
 def _place_slots(plan: Plan, form: Form, f: Function, job: Words, unit: Words) -> None:
     """Where the slots of the unit lie, and which of them there are: in the input or in the strip."""
-    direct = unit["direct"].differs(0)
+    skip, direct = unit["skip"].differs(0), unit["direct"].differs(0)
     for axis, step in zip(AXES, strip_steps(plan, form, unit), strict=True):
-        for name, yes, no in (
-            ("before", unit["raw", axis], 0),
-            ("most", job["size", axis], ENDLESS),
-            ("step", job["x_stride", axis], step),
-        ):
-            unit[name, axis] = f.select(direct, yes, no) if form.direct else f.integer(no)
+        unit["before", axis] = f.select(skip, unit["raw", axis], 0)
+        unit["most", axis] = f.select(skip, job["size", axis], ENDLESS)
+        unit["step", axis] = f.select(direct, job["x_stride", axis], step)
 
 
 def strip_steps(plan: Plan, form: Form, unit: Words) -> list[Any]:
@@ -303,7 +307,7 @@ class _Tile:
         self.sums, (self.z, self.r, self.places) = sums, begin
         self.taps = form.kernel[form.along]
         self.held = self.taps <= FEW
-        self.guarded = form.direct
+        self.guarded = form.direct or not self.held
         self.steps = [unit["step", axis] for axis in AXES]
         if not form.direct:  # then they are known
             self.steps = [
@@ -328,17 +332,29 @@ class _Tile:
             if self.guarded and depth > 1:
                 stack.enter_context(f.when(self.there(0, slot)))
             slots = slots + slot * self.steps[0]
-            few = self.held and self.taps * form.kernel[o] * len(self.sums) * len(
-                self.places
-            ) <= UNROLL
-            if few:
-                for ko in range(form.kernel[o]):
-                    self.add_outer(slots, kz, f.integer(ko))
-            else:
-                ko = stack.enter_context(f.loop(form.kernel[o]))
-                self.add_outer(slots, kz, ko)
+            if not (self.guarded and self.held):
+                self.add_across(slots, kz, self.guarded)
+                return
+            first, most = self.r * form.stride[u], max(form.uses(len(self.sums)))
+            inside = self.there(u, first) & self.there(u, first + most)
+            with f.choose(inside) as (whole, border):
+                with whole:
+                    self.add_across(slots, kz, False)
+                with border:
+                    self.add_across(slots, kz, True)
 
-    def add_outer(self, slots: Pointer, kz: Value, ko: Value) -> None:
+    def add_across(self, slots: Pointer, kz: Value, guarded: bool) -> None:
+        """The outer taps of one plane, unrolled where they are few."""
+        f, taps = self.f, self.form.kernel[self.form.across]
+        work = self.taps * taps * len(self.sums) * len(self.places)
+        if self.held and work <= UNROLL:
+            for ko in range(taps):
+                self.add_outer(slots, kz, f.integer(ko), guarded)
+            return
+        with f.loop(taps) as ko:
+            self.add_outer(slots, kz, ko, guarded)
+
+    def add_outer(self, slots: Pointer, kz: Value, ko: Value, guarded: bool) -> None:
         """One outer tap."""
         f, form, o = self.f, self.form, self.form.across
         width = 1 if form.planes else form.lanes
@@ -347,18 +363,27 @@ class _Tile:
         with ExitStack() as stack:
             if form.planes:
                 at, masks = self._columns(slots, tap)
+                if not self.held:
+                    stack.enter_context(f.when(self._touches(tap)))
             else:
                 slot = self.places[0] * form.stride[o] + tap
                 if self.guarded:
                     stack.enter_context(f.when(self.there(o, slot)))
                 at, masks = [slots + slot * self.steps[o]], []
-            self.add_along(at, masks, own)
+            self.add_along(at, masks, own, guarded)
+
+    def _touches(self, tap: Value) -> Value:
+        """Whether a tap of any column of the tile is one that there is."""
+        stride, before = self.form.stride[2], self.unit["before", 2]
+        first = self.places[0] * stride + tap + before
+        last = self.places[-1] * stride + (self.form.lanes - 1) * stride + tap + before
+        return (last >= 0) & (first < self.unit["most", 2])
 
     def _columns(self, slots: Pointer, tap: Value) -> tuple[list[Pointer], list[list[Value]]]:
         """Where the columns of a tap begin, per vector, and masks of those that there are."""
         f, form, lanes = self.f, self.form, self.form.lanes
         stride = form.stride[2]
-        if not self.guarded:
+        if not form.direct:
             if stride > 1:
                 tap = tap % stride * self.half + tap // stride
             return [slots + tap + place for place in self.places], []
@@ -390,7 +415,9 @@ class _Tile:
         lanes = self.form.lanes
         return self.f.splat(own[tap], lanes) if self.form.planes else own.vector(tap * lanes, lanes)
 
-    def add_along(self, at: list[Pointer], masks: list[list[Value]], own: Pointer) -> None:
+    def add_along(
+        self, at: list[Pointer], masks: list[list[Value]], own: Pointer, guarded: bool
+    ) -> None:
         """One outer tap, all taps along: each slot is loaded once."""
         f, form, u = self.f, self.form, self.form.along
         held = [self.weight(own, tap) for tap in range(self.taps)] if self.held else []
@@ -399,7 +426,7 @@ class _Tile:
             at = [pointer + self.steps[u] * (slot - before) for pointer in at]
             before = slot
             with ExitStack() as stack:
-                if self.guarded:
+                if guarded:
                     stack.enter_context(f.when(self.there(u, first + slot)))
                 xs = [self.load(p, masks[n] if masks else []) for n, p in enumerate(at)]
                 for output, tap in pairs:
@@ -427,7 +454,7 @@ class _Tile:
                 to.put(0, value)
             return
         mask = f.below(unit["length", 2], lanes)
-        if self.guarded:
+        if form.direct:
             for to, value in stores:
                 f.store_where(to, 0, value, mask)
             return

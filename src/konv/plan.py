@@ -89,7 +89,9 @@ class Algorithm(Protocol):
         """Why it cannot do this problem, in words for a user; None if it can."""
 
     def plans(self, conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
-        """The plans worth considering, most promising first."""
+        """The plans worth considering, most promising first; none if it has no way to work in this
+        pair of layouts.
+        """
 
     def work(
         self, conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int

@@ -16,7 +16,7 @@ from functional.witness import Array, expected, tolerance
 import konv
 from konv import arrays, dispatch, reference
 from konv.geometry import Conv
-from konv.kernels import schedule
+from konv.kernels import schedule, strip_cut
 from konv.kernels.words import JOB
 from konv.plan import Algorithm, Plan
 from konv.runtime import execute
@@ -155,6 +155,8 @@ def small_units(pixels: int = 16, fewest: int = 4, alone: int = 0) -> Iterator[N
         patch.object(schedule, "PIXELS", pixels),
         patch.object(schedule, "FEWEST", fewest),
         patch.object(schedule, "ALONE", alone),
+        patch.object(strip_cut, "ROOM", 40 * pixels),
+        patch.object(strip_cut, "HALO", float("inf")),
     ):
         yield
     forget()

@@ -17,6 +17,8 @@ def shrunk(conv: Conv, plan: Plan, target: Target) -> Conv:
     """The same kind of convolution, for which the plan would be the same, with little to
     compute.
     """
+    if plan.algorithm in ("planes", "pencils"):
+        return _shrunk_strips(conv, plan, target)
     width, per_channel = plan.vectors * target.lanes(plan.dtype), plan.algorithm == "depthwise"
     groups = _fewer(conv.groups, width) if per_channel else min(conv.groups, 3)
     ci = _fewer(conv.ci // conv.groups, UNROLL)
@@ -28,6 +30,23 @@ def shrunk(conv: Conv, plan: Plan, target: Target) -> Conv:
         try:
             small = replace(small, axes=axes)
         except ProblemError:  # the padding mode cannot fill so much beside so few pixels
+            continue
+    return small
+
+
+def _shrunk_strips(conv: Conv, plan: Plan, target: Target) -> Conv:
+    """The same for kernels that take a channel, or a vector of channels, at a time."""
+    lanes = target.lanes(plan.dtype)
+    each, multiplier = (1, conv.co // conv.ci) if plan.packed else (lanes, 1)
+    groups = _fewer(conv.groups, each)
+    small = replace(conv, n=min(conv.n, 2), ci=groups, co=groups * multiplier, groups=groups)
+    tiles = {2: plan.vectors * lanes, 1: plan.pixels} if plan.packed else {2: plan.pixels, 1: 1}
+    for at in range(conv.dims):
+        most = 2 * tiles.get(at + 3 - conv.dims, 1) + 1
+        axes = (*small.axes[:at], _shorter(conv.axes[at], most), *small.axes[at + 1 :])
+        try:
+            small = replace(small, axes=axes)
+        except ProblemError:
             continue
     return small
 

@@ -55,10 +55,12 @@ every_layout = pytest.mark.parametrize(
 
 def kinds(line: str) -> Iterator[tuple[Case, Algorithm]]:
     """The case with each algorithm that takes it."""
-    case = Case.parse(line)
+    case, target = Case.parse(line), llvm.detect()
+    layouts = case.x != "last", case.out != "last"
     for algorithm in ALGORITHMS:
-        if algorithm.why_not(case.conv, llvm.detect()) is None:
-            yield case, algorithm
+        if algorithm.why_not(case.conv, target) is None:
+            if algorithm.plans(case.conv, target, *layouts):
+                yield case, algorithm
 
 
 def result(

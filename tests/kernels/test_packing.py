@@ -12,13 +12,14 @@ from functional.shrink import shrunk
 
 from konv import llvm
 from konv.geometry import Conv
-from konv.kernels import ALGORITHMS
+from konv.kernels import depthwise, direct
 from konv.kernels.packing import HEADER
 from konv.plan import Plan
 from konv.runtime import weights
 from konv.runtime.code import kernel
 from konv.target import BYTES
 
+ALGORITHMS = (depthwise, direct)  # tests/kernels/test_strips.py has the others
 Array = np.ndarray[Any, Any]
 LAYOUTS = ((True, True), (False, False))
 FILL = 0xAB

@@ -20,7 +20,7 @@ import konv
 from konv import kernels, llvm
 from konv.errors import ProblemError
 from konv.geometry import Axis, Conv, read_problems
-from konv.kernels import ALGORITHMS, depthwise, direct
+from konv.kernels import ALGORITHMS, depthwise, direct, pencils, planes
 from konv.plan import Algorithm, Plan
 from konv.runtime import choose as module
 from konv.runtime.choose import choose, current_precision, precision
@@ -117,6 +117,13 @@ def test_plans_have_no_field_for_it() -> None:
 
 # The protocol
 
+STRIPS = (planes, pencils)  # which work in one pair of layouts each, on single channels or vectors
+
+
+def offers(algorithm: Algorithm, conv: Conv, target: Target) -> list[tuple[Plan, ...]]:
+    """Its plans in each pair of layouts."""
+    return [algorithm.plans(conv, target, *layouts) for layouts in LAYOUTS]
+
 
 @every_target
 @every_algorithm
@@ -132,7 +139,7 @@ def test_protocol(algorithm: Algorithm, target: Target) -> None:
             assert len(refusal.split()) > 3
             continue
         plans = algorithm.plans(conv, target, packed, blocked)
-        assert plans
+        assert plans or (algorithm in STRIPS and any(offers(algorithm, conv, target)))
         assert len(set(plans)) == len(plans), f"{conv}: {plans}"
         for plan in plans:
             follows(plan, algorithm, conv, target)
@@ -147,6 +154,11 @@ def follows(plan: Plan, algorithm: Algorithm, conv: Conv, target: Target) -> Non
     assert plan.pixels >= 1
     assert plan.vectors >= 1
     assert plan.pixels * plan.vectors + plan.vectors < target.registers
+    if algorithm in STRIPS:
+        assert (plan.tail, plan.odd, plan.depth, plan.alignment) == (0, 0, 0, 1)
+        assert len(plan.form) == 10
+        assert plan.algorithm in str(plan)
+        return
     assert 0 <= plan.tail <= plan.vectors
     assert 0 <= plan.odd < lanes
     assert plan.odd in (0, co % lanes)
@@ -166,7 +178,8 @@ def test_emits(algorithm: Algorithm) -> None:
     """The first and the last plan of a problem become machine code that exports run and pack."""
     target = llvm.detect()
     conv = next(conv for conv in PROBLEMS if algorithm.why_not(conv, target) is None)
-    for plan in algorithm.plans(conv, target, True, False)[:: max(1, len(TARGETS) - 1)]:
+    plans = next(plans for plans in offers(algorithm, conv, target) if plans)
+    for plan in plans[:: max(1, len(TARGETS) - 1)]:
         loaded = llvm.load(llvm.object_bytes(algorithm.emit(plan, target)), target)
         assert loaded.address("run")
         assert loaded.address("pack")
@@ -196,10 +209,15 @@ def test_direct_never_refuses(conv: Conv) -> None:
 
 def test_every_problem_gets_the_most_special() -> None:
     target = llvm.detect()
-    chosen = [choose(conv, target, True, True) for conv in PROBLEMS]
-    for conv, plan in zip(PROBLEMS, chosen, strict=True):
-        takers = [a.name for a in ALGORITHMS if a.why_not(conv, target) is None]
-        assert plan.algorithm == takers[0], str(conv)
+    chosen = list[Plan]()
+    for conv, layouts in product(PROBLEMS, LAYOUTS):
+        chosen.append(choose(conv, target, *layouts))
+        takers = [
+            a.name
+            for a in ALGORITHMS
+            if a.why_not(conv, target) is None and a.plans(conv, target, *layouts)
+        ]
+        assert chosen[-1].algorithm == takers[0], str(conv)
     assert {plan.algorithm for plan in chosen} == {algorithm.name for algorithm in ALGORITHMS}
 
 

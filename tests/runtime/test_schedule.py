@@ -20,13 +20,12 @@ from konv import llvm
 from konv.arrays import dense_strides
 from konv.geometry import Axis, Conv, read_problems
 from konv.geometry.padding import fold
-from konv.kernels import by_name
+from konv.kernels import by_name, depthwise, direct
 from konv.kernels import schedule as module
 from konv.kernels.schedule import ALONE, FEWEST
 from konv.kernels.tables import TAP
 from konv.kernels.words import AXES, JOB, PHASE, TRIPLE
 from konv.plan import Plan
-from konv.runtime.choose import choose
 from konv.runtime.job import Job, schedule
 from konv.target import BYTES, Target
 
@@ -42,6 +41,12 @@ MIB = 1024 * 1024
 BOUNDS = {"article.txt": 4 * MIB, "shapes.txt": MIB}
 
 
+def chosen(conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan:
+    """The plan of the first of the algorithms whose work these words describe."""
+    mine = next(a for a in (depthwise, direct) if a.why_not(conv, target) is None)
+    return mine.plans(conv, target, packed, blocked)[0]
+
+
 class Simulated:
     """A job for a problem in a pair of layouts, and what a kernel would make of its words."""
 
@@ -55,7 +60,7 @@ class Simulated:
         which: int = 0,
     ) -> None:
         self.target, self.conv, self.threads = target or llvm.detect(), conv, threads
-        self.plan: Plan = choose(conv, self.target, packed, blocked)
+        self.plan: Plan = chosen(conv, self.target, packed, blocked)
         if which:
             plans = by_name(self.plan.algorithm).plans(conv, self.target, packed, blocked)
             self.plan = plans[which % len(plans)]

@@ -18,8 +18,8 @@ from konv.target import BYTES, Target
 name = "pencils"
 exact = True
 
-# Outputs of a tile by the number of registers: of few taps along the row, and of many.
-TILES = {16: (7, 10), 32: (7, 14)}
+# Outputs of a tile by bytes in a vector and the number of registers: of up to 4 taps along the row, and of more.
+TILES = {(16, 16): (7, 5), (32, 16): (7, 7), (16, 32): (7, 14), (64, 32): (7, 14)}
 
 
 def why_not(conv: Conv, target: Target) -> str | None:
@@ -41,8 +41,8 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     if packed or blocked:
         return ()
     form = form_of(conv)
-    few, many = TILES[target.registers]
-    pixels = few if form[2] <= FEW else many
+    few, many = TILES[target.vector_bytes, target.registers]
+    pixels = few if form[2] <= 4 else many
     direct = form[2] <= FEW
     return (Plan(name, conv.dtype, packed, blocked, pixels, 1, form=(*form, int(direct))),)
 
@@ -50,6 +50,11 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
     """Boxes of output pixels and vectors of channels."""
     return strip_cut.cut(conv, plan, target, x, y, threads)
+
+
+def cost(conv: Conv, plan: Plan, target: Target) -> float:
+    """Modelled cycles of one core for one image, as konv.kernels.strip_cut counts them."""
+    return strip_cut.cycles(conv, plan, target)
 
 
 def packing(conv: Conv, plan: Plan, target: Target) -> Packing:

@@ -18,9 +18,16 @@ from konv.target import BYTES, Target
 name = "planes"
 exact = True
 
-# Rows x vectors, by the number of registers: of few taps along the rows, of many, and where there
-# are no rows. Seven rows fit the maps of most networks, 7 times a power of two.
-TILES = {16: ((7, 1), (5, 2), (1, 7)), 32: ((7, 1), (14, 2), (1, 7))}
+# Rows x vectors, by bytes in a vector and the number of registers: of up to 4 taps along the rows, up to 7, more, and
+# where there are no rows. Seven rows fit the maps of most networks, 7 times a power of two; seven
+# sums are a multiply-add short of two units 4 cycles deep, which matters where chains are long.
+# SSE needs a register for the product, too.
+TILES = {
+    (16, 16): ((7, 1), (5, 1), (5, 2), (1, 7)),
+    (32, 16): ((7, 1), (7, 1), (5, 2), (1, 7)),
+    (16, 32): ((7, 1), (14, 1), (7, 2), (1, 7)),
+    (64, 32): ((7, 1), (14, 1), (7, 2), (1, 7)),
+}
 REACH = 256  # pixels that a row of taps may span: a row of the strip has room for it
 
 
@@ -43,8 +50,10 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     if not (packed and blocked):
         return ()
     form = form_of(conv)
-    few, many, single = TILES[target.registers]
-    rows, vectors = single if conv.dims == 1 else few if form[1] <= FEW else many
+    few, some, many, single = TILES[target.vector_bytes, target.registers]
+    rows, vectors = few if form[1] <= 4 else some if form[1] <= FEW else many
+    if conv.dims == 1:
+        rows, vectors = single
     direct = target.vector_bytes == 64 and form[1] <= FEW
     return (Plan(name, conv.dtype, packed, blocked, rows, vectors, form=(*form, int(direct))),)
 
@@ -52,6 +61,11 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
     """Boxes of output pixels and channels."""
     return strip_cut.cut(conv, plan, target, x, y, threads)
+
+
+def cost(conv: Conv, plan: Plan, target: Target) -> float:
+    """Modelled cycles of one core for one image, as konv.kernels.strip_cut counts them."""
+    return strip_cut.cycles(conv, plan, target)
 
 
 def packing(conv: Conv, plan: Plan, target: Target) -> Packing:  # noqa: ARG001 - as Algorithm

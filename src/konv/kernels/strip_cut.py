@@ -11,7 +11,7 @@ from math import prod
 from konv.geometry import Axis, Conv
 from konv.kernels import schedule, scratch
 from konv.kernels.schedule import MODES
-from konv.kernels.strips import ENDLESS, JOB, Form
+from konv.kernels.strips import ENDLESS, FEW, JOB, Form
 from konv.plan import Plan, Strides, Work
 from konv.target import BYTES, Target
 
@@ -89,6 +89,27 @@ class _Box:
             row = form.row(self.plan.pixels == 1)
             return (slots[0] * slots[1] + beyond) * row * self.size
         return (prod(slots) + beyond) * self.lanes * self.size
+
+
+def cycles(conv: Conv, plan: Plan, target: Target) -> float:
+    """Cycles of one core for one image: two multiply-adds and two loads of whole registers a cycle,
+    a sixth more for guards and stores; or moving the arrays once, 8 bytes a cycle.
+    """
+    form = Form.of(plan, target.lanes(conv.dtype))
+    axes = (Axis(1, 1),) * (3 - len(conv.axes)) + conv.axes
+    out, u = [axis.out for axis in axes], form.along
+    tiles = out[0] * -(-out[u] // plan.pixels) * (conv.co if form.planes else 1)
+    wide = plan.vectors * form.lanes
+    tiles *= -(-out[2] // wide) if form.planes else out[1] * -(-conv.co // form.lanes)
+    outer = form.kernel[0] * form.kernel[form.across]
+    adds = plan.pixels * plan.vectors * form.kernel[u]
+    held = form.kernel[u] <= FEW or plan.vectors == 1
+    weights = form.kernel[u] if held else adds / plan.vectors
+    # In planes two loads of three cross a cache line, which is two accesses.
+    loads = len(form.uses(plan.pixels)) * plan.vectors * (5 / 3 if form.planes else 1)
+    compute = tiles * outer * max(adds, loads + weights) / 2 * 7 / 6
+    numbers = conv.ci * prod(a.size for a in axes) + conv.co * prod(out)
+    return max(compute, numbers * BYTES[conv.dtype] / 8)
 
 
 def cut(

@@ -69,7 +69,7 @@ UNIT = (
 
 WIDEST = 112  # columns of a plane's unit: a whole row of most networks' largest depthwise maps
 LONGEST = 1024  # the same where there are no rows
-FEW = 7  # taps along a tile whose weights stay in registers; of more, rows of padding are left out
+FEW = 7  # taps along a tile whose weights stay in registers; of more, all padding is left out
 ENDLESS = 2**30  # more slots than a strip has
 UNROLL = 160  # multiply-adds of a tile up to which the outer taps are unrolled too
 
@@ -118,12 +118,17 @@ class Form:
         """Column phases of a row in the strip: one if kernels read rows as they lie in the input."""
         return 1 if self.direct else self.stride[2]
 
-    def uses(self, outputs: int) -> dict[int, list[tuple[int, int]]]:
-        """slot -> (output, tap) that read it, for a tile along the axis; slots ascend."""
+    def uses(
+        self, outputs: int, first: int = 0, taps: int | None = None
+    ) -> dict[int, list[tuple[int, int]]]:
+        """slot -> (output, tap) that read it, for a tile along the axis and `taps` taps from the
+        `first` on; slots ascend.
+        """
+        last = self.kernel[self.along] if taps is None else first + taps
         found: dict[int, list[tuple[int, int]]] = defaultdict(list)
         jump, dilation = self.apart * self.stride[self.along], self.dilation[self.along]
         for output in range(outputs):
-            for tap in range(self.kernel[self.along]):
+            for tap in range(first, min(last, self.kernel[self.along])):
                 found[output * jump + tap * dilation].append((output, tap))
         return dict(sorted(found.items()))
 
@@ -195,11 +200,11 @@ def _emit_work(
 
 @contextmanager
 def strip_function(
-    module: Module, name: str, extra: Sequence[str] = ()
+    module: Module, name: str, extra: Sequence[str] = (), inline: bool = False
 ) -> Iterator[tuple[Function, Words, Words, list[Value]]]:
-    """A function `name(job, unit, *extra)`, compiled apart."""
+    """A function `name(job, unit, *extra)`, compiled apart unless it is to be inlined."""
     params = [("job", pointer_to(I64)), ("unit", pointer_to(I64)), *((n, I64) for n in extra)]
-    with module.function(name, params, inline=False) as (f, args):
+    with module.function(name, params, inline=inline) as (f, args):
         job, unit = Words(args[0], JOB, frozen=True), Words(args[1], UNIT, frozen=True)
         yield f, job, unit, args[2:]
 
@@ -267,7 +272,8 @@ def _emit_sweep(module: Module, plan: Plan) -> Routine:
     form = Form.of(plan, lanes)
     u, o, q, mr = form.along, form.across, form.apart, plan.pixels
     names = ("slots", "weights", "bias", "y")
-    with strip_function(module, "sweep", names) as (f, job, unit, args):
+    # Inlined: what does not depend on the line is computed once, which small maps notice.
+    with strip_function(module, "sweep", names, inline=True) as (f, job, unit, args):
         slots, weights, bias, y = (a.to_pointer(real) for a in args)
         rest = unit["length", u]
         last = f.most(unit["length", 2] - lanes, f.integer(0)) if form.planes else None
@@ -306,8 +312,8 @@ class _Tile:
         self.f, self.job, self.unit, self.form, self.weights = f, job, unit, form, weights
         self.sums, (self.z, self.r, self.places) = sums, begin
         self.taps = form.kernel[form.along]
-        self.held = self.taps <= FEW
-        self.guarded = form.direct or not self.held
+        self.few = self.taps <= FEW
+        self.guarded = form.direct or not self.few
         self.steps = [unit["step", axis] for axis in AXES]
         if not form.direct:  # then they are known
             self.steps = [
@@ -332,7 +338,7 @@ class _Tile:
             if self.guarded and depth > 1:
                 stack.enter_context(f.when(self.there(0, slot)))
             slots = slots + slot * self.steps[0]
-            if not (self.guarded and self.held):
+            if not (self.guarded and self.few):
                 self.add_across(slots, kz, self.guarded)
                 return
             first, most = self.r * form.stride[u], max(form.uses(len(self.sums)))
@@ -347,7 +353,7 @@ class _Tile:
         """The outer taps of one plane, unrolled where they are few."""
         f, taps = self.f, self.form.kernel[self.form.across]
         work = self.taps * taps * len(self.sums) * len(self.places)
-        if self.held and work <= UNROLL:
+        if self.few and work <= UNROLL:
             for ko in range(taps):
                 self.add_outer(slots, kz, f.integer(ko), guarded)
             return
@@ -363,7 +369,7 @@ class _Tile:
         with ExitStack() as stack:
             if form.planes:
                 at, masks = self._columns(slots, tap)
-                if not self.held:
+                if not self.few:
                     stack.enter_context(f.when(self._touches(tap)))
             else:
                 slot = self.places[0] * form.stride[o] + tap
@@ -418,11 +424,22 @@ class _Tile:
     def add_along(
         self, at: list[Pointer], masks: list[list[Value]], own: Pointer, guarded: bool
     ) -> None:
-        """One outer tap, all taps along: each slot is loaded once."""
+        """One outer tap, all taps along: FEW at a time, whose weights stay in registers and for
+        which each slot is loaded once. Where a weight serves several vectors it is read when needed.
+        """
         f, form, u = self.f, self.form, self.form.along
-        held = [self.weight(own, tap) for tap in range(self.taps)] if self.held else []
-        first, before = self.r * form.stride[u], 0
-        for slot, pairs in form.uses(len(self.sums)).items():
+        chunk = self.taps if len(at) > 1 else FEW
+        first, before, hold = self.r * form.stride[u], 0, self.few or len(at) == 1
+        pieces = [
+            (begin, *piece)
+            for begin in range(0, self.taps, chunk)
+            for piece in form.uses(len(self.sums), begin, chunk).items()
+        ]
+        begun, held = -1, dict[int, Value]()
+        for begin, slot, pairs in pieces:
+            if hold and begin != begun:
+                taps = range(begin, min(begin + chunk, self.taps))
+                begun, held = begin, {tap: self.weight(own, tap) for tap in taps}
             at = [pointer + self.steps[u] * (slot - before) for pointer in at]
             before = slot
             with ExitStack() as stack:
@@ -430,7 +447,7 @@ class _Tile:
                     stack.enter_context(f.when(self.there(u, first + slot)))
                 xs = [self.load(p, masks[n] if masks else []) for n, p in enumerate(at)]
                 for output, tap in pairs:
-                    w = held[tap] if self.held else self.weight(own, tap)
+                    w = held[tap] if hold else self.weight(own, tap)
                     for x, total in zip(xs, self.sums[output], strict=True):
                         total.set(f.fma(x, w, total.get()))
 

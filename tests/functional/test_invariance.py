@@ -58,9 +58,9 @@ def kinds(line: str) -> Iterator[tuple[Case, Algorithm]]:
     case, target = Case.parse(line), llvm.detect()
     layouts = case.x != "last", case.out != "last"
     for algorithm in ALGORITHMS:
-        if algorithm.why_not(case.conv, target) is None:
-            if algorithm.plans(case.conv, target, *layouts):
-                yield case, algorithm
+        refused = algorithm.why_not(case.conv, target)
+        if refused is None and algorithm.plans(case.conv, target, *layouts):
+            yield case, algorithm
 
 
 def result(

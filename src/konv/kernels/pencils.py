@@ -10,7 +10,8 @@ from konv.geometry import Conv
 from konv.kernels import strip_cut
 from konv.kernels.packing import HEADER
 from konv.kernels.strip_fill import emit_pack, emit_pixels_fill
-from konv.kernels.strips import FEW, emit_kernel, form_of
+from konv.kernels.strip_form import FEW, form_of
+from konv.kernels.strips import emit_kernel
 from konv.llvm import Module
 from konv.plan import Packing, Plan, Strides, Work
 from konv.target import BYTES, Target
@@ -18,7 +19,8 @@ from konv.target import BYTES, Target
 name = "pencils"
 exact = True
 
-# Outputs of a tile by bytes in a vector and the number of registers: of up to 4 taps along the row, and of more.
+# Outputs of a tile by bytes in a vector and the number of registers: of up to 4 taps along the row,
+# and of more; the reasons are those of konv.kernels.planes.
 TILES = {(16, 16): (7, 5), (32, 16): (7, 7), (16, 32): (7, 14), (64, 32): (7, 14)}
 
 
@@ -68,4 +70,4 @@ def emit(plan: Plan, target: Target) -> Module:
     """The module of a plan: `run` and `pack`."""
     module = Module(target, name)
     emit_pack(module, plan)
-    return emit_kernel(plan, target, emit_pixels_fill(module, plan), module)
+    return emit_kernel(plan, emit_pixels_fill(module, plan), module)

@@ -10,7 +10,8 @@ from konv.geometry import Conv
 from konv.kernels import strip_cut
 from konv.kernels.packing import HEADER
 from konv.kernels.strip_fill import emit_pack, emit_rows_fill
-from konv.kernels.strips import FEW, emit_kernel, form_of
+from konv.kernels.strip_form import FEW, form_of
+from konv.kernels.strips import emit_kernel
 from konv.llvm import Module
 from konv.plan import Packing, Plan, Strides, Work
 from konv.target import BYTES, Target
@@ -18,10 +19,10 @@ from konv.target import BYTES, Target
 name = "planes"
 exact = True
 
-# Rows x vectors, by bytes in a vector and the number of registers: of up to 4 taps along the rows, up to 7, more, and
-# where there are no rows. Seven rows fit the maps of most networks, 7 times a power of two; seven
-# sums are a multiply-add short of two units 4 cycles deep, which matters where chains are long.
-# SSE needs a register for the product, too.
+# Rows x vectors, by bytes in a vector and the number of registers: of up to 4 taps along the rows,
+# up to 7, more, and where there are no rows. Seven rows fit the maps of most networks, 7 times a
+# power of two; seven sums are one short of two multiply-adds a cycle that take 4, which matters
+# where chains are long. SSE needs a register for the product, too.
 TILES = {
     (16, 16): ((7, 1), (5, 1), (5, 2), (1, 7)),
     (32, 16): ((7, 1), (7, 1), (5, 2), (1, 7)),
@@ -79,4 +80,4 @@ def emit(plan: Plan, target: Target) -> Module:
     """The module of a plan: `run` and `pack`."""
     module = Module(target, name)
     emit_pack(module, plan)
-    return emit_kernel(plan, target, emit_rows_fill(module, plan), module)
+    return emit_kernel(plan, emit_rows_fill(module, plan), module)

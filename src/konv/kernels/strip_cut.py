@@ -11,12 +11,14 @@ from math import prod
 from konv.geometry import Axis, Conv
 from konv.kernels import schedule, scratch
 from konv.kernels.schedule import MODES
-from konv.kernels.strips import ENDLESS, FEW, JOB, Form
+from konv.kernels.strip_form import ENDLESS, FEW, JOB, Form
 from konv.plan import Plan, Strides, Work
 from konv.target import BYTES, Target
 
 ROOM = 32 * 1024  # bytes of a strip: the smallest first-level cache in use
-HALO = 1.7  # slots for each pixel of the input that the outputs stand for, beyond which no more cuts
+HALO = (
+    1.7  # slots for each pixel of the input that the outputs stand for, beyond which no more cuts
+)
 UNITS = 8  # for each thread
 
 
@@ -56,9 +58,7 @@ class _Box:
 
     def halo(self) -> float:
         """Slots for each pixel that the outputs stand for."""
-        return prod(
-            self.slots(a, n) / (n * self.form.stride[a]) for a, n in enumerate(self.box)
-        )
+        return prod(self.slots(a, n) / (n * self.form.stride[a]) for a, n in enumerate(self.box))
 
     def fit(self, room: int, halo: float) -> None:
         """Cut until a strip fits into the room, or is mostly halo, or is a single tile."""
@@ -112,9 +112,7 @@ def cycles(conv: Conv, plan: Plan, target: Target) -> float:
     return max(compute, numbers * BYTES[conv.dtype] / 8)
 
 
-def cut(
-    conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int
-) -> Work:
+def cut(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
     """The work of `conv` under `plan`."""
     box = _Box(conv, plan, target)
     box.fit(ROOM, HALO)

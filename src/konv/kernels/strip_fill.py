@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from konv.kernels.packing import HEADER, WEIGHTS
-from konv.kernels.strips import Form, strip_function, strip_of, strip_steps
+from konv.kernels.strip_form import Form, strip_function, strip_of, strip_steps
 from konv.llvm import (
     I64,
     REAL,
@@ -70,7 +70,7 @@ def emit_rows_fill(module: Module, plan: Plan) -> Routine:
 
 
 def _emit_clear(module: Module, plan: Plan, form: Form, half: int) -> Routine:
-    """clear(row, first, end): zeros in the columns from `first` on up to `end`, or a bit further."""
+    """clear(row, first, end): zeros in the columns from `first` up to `end`, or a bit further."""
     real, lanes, stride = REAL[plan.dtype], form.lanes, form.phases
     params = [("row", pointer_to(real)), ("first", I64), ("end", I64)]
     with module.function("clear", params, inline=False) as (f, (row, first, end)):

@@ -4,10 +4,10 @@ refuses.
 
 from __future__ import annotations
 
-from konv.kernels import depthwise, direct, pencils, planes
+from konv.kernels import depthwise, direct, nested, pencils, planes
 from konv.plan import Algorithm
 
-ALGORITHMS: tuple[Algorithm, ...] = (planes, pencils, depthwise, direct)
+ALGORITHMS: tuple[Algorithm, ...] = (nested, planes, pencils, depthwise, direct)
 
 
 def by_name(name: str) -> Algorithm:

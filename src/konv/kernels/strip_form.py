@@ -22,6 +22,7 @@ JOB = (
     "dense",  # 1 if lanes lie side by side in the input
     "x_batch", "x_channel", "y_batch", "y_channel",  # strides, in elements
     "thread_bytes", "at_strip", "at_dump",  # scratch of one thread; its parts, in bytes
+    "at_columns", "at_tiles", "at_sums", "at_block",  # parts of konv.kernels.nested
     *(f"{name}{axis}" for name in (
         "size", "lo",  # of the input, and pixels of padding before it
         "x_stride", "y_stride",  # in elements

@@ -46,17 +46,19 @@ from konv.plan import Plan
 
 def emit_kernel(plan: Plan, fill: Routine, module: Module) -> Module:
     """Complete a module that has `pack` and `fill(job, unit, x)`: add `run`."""
-    parts = {"fill": fill, "sweep": _emit_sweep(module, plan)}
-    parts["lines"] = _emit_lines(module, plan, parts)
+    sweep = _emit_sweep(module, plan)
+    return emit_run(module, plan, _emit_lines(module, plan, fill, sweep))
+
+
+def emit_run(module: Module, plan: Plan, lines: Routine) -> Module:
+    """Add `run` to a module: lines(job, unit) computes one unit."""
     emit_entry(
-        module, lambda f, call, thread: _emit_work(plan, parts, f, call, thread), shares=True
+        module, lambda f, call, thread: _emit_work(plan, lines, f, call, thread), shares=True
     )
     return module
 
 
-def _emit_work(
-    plan: Plan, parts: dict[str, Routine], f: Function, call: Words, thread: Value
-) -> None:
+def _emit_work(plan: Plan, lines: Routine, f: Function, call: Words, thread: Value) -> None:
     """All the units that this thread gets hold of."""
     form, size = Form.of(plan, f.module.target.lanes(plan.dtype)), SIZE[REAL[plan.dtype]]
     job, unit = Words(call.pointer("job", I64), JOB), Words(f.array(I64, len(UNIT)), UNIT)
@@ -80,7 +82,7 @@ def _emit_work(
         unit["y"] = call["y"] + rest * job["y_batch"] * size
         unit["line0"] = chunk * job["chunk"]
         unit["line1"] = f.least(unit["line0"] + job["chunk"], job["lines"])
-        f.call(parts["lines"], [job.base, unit.base])
+        f.call(lines, [job.base, unit.base])
 
     emit_shares(f, call, thread, job["units"], body)
 
@@ -94,7 +96,7 @@ def _place_slots(plan: Plan, form: Form, f: Function, job: Words, unit: Words) -
         unit["step", axis] = f.select(direct, job["x_stride", axis], step)
 
 
-def _emit_lines(module: Module, plan: Plan, parts: dict[str, Routine]) -> Routine:
+def _emit_lines(module: Module, plan: Plan, fill: Routine, sweep: Routine) -> Routine:
     """lines(job, unit): each line of the unit, its strip filled if it needs one, and swept."""
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     form = Form.of(plan, lanes)
@@ -115,7 +117,7 @@ def _emit_lines(module: Module, plan: Plan, parts: dict[str, Routine]) -> Routin
                 begin = f.least(line * lanes, job["channels"] - lanes)
                 own, fresh = x + begin, f.constant(I1, 1)
             with f.when(fresh & unit["direct"].equals(0)):
-                f.call(parts["fill"], [job.base, unit.base, own])
+                f.call(fill, [job.base, unit.base, own])
             if form.direct:
                 for axis in AXES:
                     own = own + unit["raw", axis] * job["x_stride", axis]
@@ -124,9 +126,7 @@ def _emit_lines(module: Module, plan: Plan, parts: dict[str, Routine]) -> Routin
             else:
                 own = strip_of(job, unit, real)
             numbers = weights + line * (taps * width), biases + line * width
-            f.call(
-                parts["sweep"], [job.base, unit.base, own, *numbers, y + begin * job["y_channel"]]
-            )
+            f.call(sweep, [job.base, unit.base, own, *numbers, y + begin * job["y_channel"]])
         return f.fn
 
 

@@ -97,6 +97,10 @@ class Function:
         """A number of any type."""
         return Value(self, ir.Constant(ty, number))
 
+    def constant_of(self, ty: ir.Type, number: Number) -> Value:
+        """A number in every lane of a vector type."""
+        return Value(self, ir.Constant(ty, [number] * ty.count))
+
     def integer(self, value: Value | int) -> Value:
         return value if isinstance(value, Value) else Value(self, I64(value))
 

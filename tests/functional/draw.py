@@ -66,6 +66,8 @@ def case(d: Draw, target: Target, large: bool) -> Case:
     ci, co, groups = _channels(d, dtype, target, large)
     kernel = [d.number(1, 3 if large or dims == 3 else 5) for _ in range(dims)]
     stride, dilation = _steps(d, dims, 3), _steps(d, dims, 3)
+    if dims == 2 and ci == co == groups and not transposed and d.number(0, 2) == 0:
+        kernel, stride, dilation = [d.number(9, 11) for _ in range(2)], [1, 1], [1, 1]
     extra = [0] * dims
     if transposed and mode == "zeros" and d.number(0, 1):
         extra = [d.number(0, max(s, a) - 1) for s, a in zip(stride, dilation, strict=True)]
@@ -177,7 +179,7 @@ def tiled(conv: Conv, plan: Plan, target: Target) -> bool:
     largest phase, and output channels of a group, or all of them where the channels of groups
     share vectors.
     """
-    if plan.algorithm in ("planes", "pencils"):  # their own tests have larger maps
+    if plan.algorithm in ("planes", "pencils", "nested"):  # their own tests have larger maps
         return conv.co > 2 and prod(axis.out for axis in conv.axes) > 2 * plan.pixels
     width = plan.vectors * target.lanes(plan.dtype)
     channels = conv.co if plan.algorithm == "depthwise" else conv.co // conv.groups

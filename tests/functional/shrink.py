@@ -17,7 +17,7 @@ def shrunk(conv: Conv, plan: Plan, target: Target) -> Conv:
     """The same kind of convolution, for which the plan would be the same, with little to
     compute.
     """
-    if plan.algorithm in ("planes", "pencils"):
+    if plan.algorithm in ("planes", "pencils", "nested"):
         return _shrunk_strips(conv, plan, target)
     width, per_channel = plan.vectors * target.lanes(plan.dtype), plan.algorithm == "depthwise"
     groups = _fewer(conv.groups, width) if per_channel else min(conv.groups, 3)
@@ -37,10 +37,13 @@ def shrunk(conv: Conv, plan: Plan, target: Target) -> Conv:
 def _shrunk_strips(conv: Conv, plan: Plan, target: Target) -> Conv:
     """The same for kernels that take a channel, or a vector of channels, at a time."""
     lanes = target.lanes(plan.dtype)
-    each, multiplier = (1, conv.co // conv.ci) if plan.packed else (lanes, 1)
+    planes = plan.algorithm == "planes"
+    each, multiplier = (1, conv.co // conv.ci) if planes else (lanes, 1)
     groups = _fewer(conv.groups, each)
     small = replace(conv, n=min(conv.n, 2), ci=groups, co=groups * multiplier, groups=groups)
-    tiles = {2: plan.vectors * lanes, 1: plan.pixels} if plan.packed else {2: plan.pixels, 1: 1}
+    tiles = {2: plan.vectors * lanes, 1: plan.pixels} if planes else {2: plan.pixels, 1: 1}
+    if plan.algorithm == "nested":
+        tiles = {2: 4 * plan.pixels, 1: 4 * plan.vectors}
     for at in range(conv.dims):
         most = 2 * tiles.get(at + 3 - conv.dims, 1) + 1
         axes = (*small.axes[:at], _shorter(conv.axes[at], most), *small.axes[at + 1 :])

@@ -73,7 +73,7 @@ def run(
 ) -> None:
     """One plan on one problem, in small units with many threads and, whole, as it would be run."""
     target = llvm.detect()
-    if not algorithm.plans(conv, target, *layouts):
+    if algorithm.why_not(conv, target) or not algorithm.plans(conv, target, *layouts):
         return
     if not whole:
         conv = shrunk(conv, algorithm.plans(conv, target, *layouts)[which], target)

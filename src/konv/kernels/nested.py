@@ -1,9 +1,9 @@
 """Depthwise convolution with many taps: fewer multiplications, by blocks of 4 x 4 taps.
 
-    F(4, 4) makes 4 outputs of 4 taps from 7 products instead of 16 (Winograd, "Arithmetic Complexity
-    of Computations", 1980), with the points 0, 1, -1, 2, -2, 1/2 and infinity. Taps are cut into
-    blocks of four along both axes; blocks lie as far apart as tiles of outputs, so all of them
-    share the transformed input:
+F(4, 4) makes 4 outputs of 4 taps from 7 products instead of 16 (Winograd, "Arithmetic Complexity
+of Computations", 1980), with the points 0, 1, -1, 2, -2, 1/2 and infinity. Taps are cut into blocks
+of four along both axes; blocks lie as far apart as tiles of outputs, so all of them share the
+transformed input:
 
         for unit: for vector of channels:                       channels stand in the lanes
             for row of tiles s: columns, then rows of 7 pixels  -> V[49][s][t]
@@ -30,11 +30,11 @@ from konv.kernels.nested_steps import (
     emit_pack,
     emit_products,
 )
+from konv.kernels.packing import HEADER
 from konv.kernels.schedule import MODES
 from konv.kernels.strip_cut import UNITS
 from konv.kernels.strip_form import JOB, form_of
 from konv.kernels.strips import emit_run
-from konv.kernels.packing import HEADER
 from konv.llvm import Module
 from konv.plan import Packing, Plan, Strides, Work
 from konv.target import BYTES, Target

@@ -82,7 +82,7 @@ def _output(f: Function, m: Sequence[Value]) -> list[Value]:
 class Sizes:
     """Counts of a unit that the steps share, as values."""
 
-    def __init__(self, f: Function, plan: Plan, form: Form, unit: Words) -> None:
+    def __init__(self, plan: Plan, form: Form, unit: Words) -> None:
         deep, wide = _blocks(form)
         self.rows = (unit["length", 1] + 3) // 4  # of tiles of outputs
         self.columns = (unit["length", 2] + 3) // 4
@@ -109,7 +109,7 @@ def emit_lines(module: Module, plan: Plan, parts: dict[str, Routine]) -> Routine
     if plan.blocked:
         rows_out = emit_rows_out(module, plan)
     with strip_function(module, "lines") as (f, job, unit, _):
-        sizes = Sizes(f, plan, form, unit)
+        sizes = Sizes(plan, form, unit)
         weights, each = unit.pointer("weights", real), 49 * deep * wide * lanes
         biases = weights + job["lines"] * each
         x, y = unit.pointer("x", real), unit.pointer("y", real)
@@ -137,7 +137,7 @@ def emit_columns(module: Module, plan: Plan) -> Routine:
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     form = Form.of(plan, lanes)
     with strip_function(module, "columns", ("s",)) as (f, job, unit, (s,)):
-        sizes = Sizes(f, plan, form, unit)
+        sizes = Sizes(plan, form, unit)
         ring, between = part(job, unit, "at_strip", real), part(job, unit, "at_columns", real)
         tiles = part(job, unit, "at_tiles", real) + s * sizes.pitch * lanes
         row = sizes.width * lanes
@@ -167,7 +167,7 @@ def emit_products(module: Module, plan: Plan) -> Routine:
     count, tall = plan.pixels, plan.vectors
     held = 8 if module.target.registers == 32 else 4
     with strip_function(module, "products", ("weights",)) as (f, job, unit, (address,)):
-        sizes, weights = Sizes(f, plan, form, unit), address.to_pointer(real)
+        sizes, weights = Sizes(plan, form, unit), address.to_pointer(real)
         tiles, sums = part(job, unit, "at_tiles", real), part(job, unit, "at_sums", real)
         pitch = sizes.pitch * lanes
         with (
@@ -220,7 +220,7 @@ def emit_output(module: Module, plan: Plan) -> Routine:
     form = Form.of(plan, lanes)
     names = ("o", "bias", "y")
     with strip_function(module, "output", names) as (f, job, unit, (o, bias, address)):
-        sizes, y = Sizes(f, plan, form, unit), address.to_pointer(real)
+        sizes, y = Sizes(plan, form, unit), address.to_pointer(real)
         sums = part(job, unit, "at_sums", real) + o * sizes.padded * lanes
         dump, block = part(job, unit, "at_dump", real), part(job, unit, "at_block", real)
         start, keep = bias.to_pointer(real).vector(0, lanes), f.array(real, 28 * lanes)

@@ -148,7 +148,7 @@ def _put(f: Function, form: Form, row: Pointer, i: Value, parts: list[Value], ha
         return
     for phase in range(2):
         lanes = [2 * n + phase for n in range(form.lanes)]
-        row.put(i // 2 + phase * half, f.shuffle(*parts, lanes))
+        row.put(i // 2 + phase * half, f.shuffle(parts[0], parts[1], lanes))
 
 
 def emit_pixels_fill(module: Module, plan: Plan) -> Routine:

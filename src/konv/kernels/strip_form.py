@@ -154,7 +154,7 @@ def strip_of(job: Words, unit: Words, element: Any) -> Pointer:
 def strip_steps(plan: Plan, form: Form, unit: Words) -> list[Any]:
     """Elements from one slot of the strip to the next, per axis."""
     if form.planes:
-        row = form.row(plan.pixels == 1)
-        return [unit["slots", 1] * row, row, 1]
+        whole = form.row(plan.pixels == 1)
+        return [unit["slots", 1] * whole, whole, 1]
     row = unit["slots", 2] * form.lanes
     return [unit["slots", 1] * row, row, form.lanes]

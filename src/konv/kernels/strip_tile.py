@@ -92,8 +92,8 @@ class Tile:
             for ko in range(taps):
                 self.add_outer(slots, kz, f.integer(ko), guarded, masked)
             return
-        with f.loop(taps) as ko:
-            self.add_outer(slots, kz, ko, guarded, masked)
+        with f.loop(taps) as number:
+            self.add_outer(slots, kz, number, guarded, masked)
 
     def add_outer(self, slots: Pointer, kz: Value, ko: Value, guarded: bool, masked: bool) -> None:
         """One outer tap."""
@@ -157,7 +157,7 @@ class Tile:
             parts = [at.vector(n * lanes, lanes) for n in range(stride)]
         if len(parts) == 1:
             return parts[0]
-        return f.shuffle(*parts, list(range(0, 2 * lanes, 2)))
+        return f.shuffle(parts[0], parts[1], list(range(0, 2 * lanes, 2)))
 
     def weight(self, own: Pointer, tap: int) -> Value:
         """The weight of one tap along the tile, in every lane or one a lane."""

@@ -24,6 +24,7 @@ from math import prod
 from konv.geometry import Conv
 from konv.kernels import schedule, scratch
 from konv.kernels.nested_steps import (
+    CHUNK,
     emit_columns,
     emit_lines,
     emit_output,
@@ -45,7 +46,11 @@ exact = False
 # Tiles of products, rows x columns of M: sums for four cycles of two multiply-adds, the weights of
 # a row of blocks and a slot.
 TILES = {(16, 16): (1, 5), (32, 16): (1, 7), (16, 32): (2, 7), (64, 32): (2, 7)}
-LEAST, MOST = 9, 64  # taps along an axis
+# Taps along an axis. From 9 x 9 on there are fewer multiplications, but transforms are 60 % of the
+# time there, and of kernels between most are used on maps smaller than themselves, where a kernel
+# that leaves out the taps of padding is faster: 13x13 64@56 0.26 ms here, 0.23 in pencils; 27x27
+# 512@14 0.51, 0.15; 29x29 256@28 0.58, 0.60; 31x31 128@56 1.0, 1.9 (2 x Emerald Rapids).
+LEAST, MOST = 28, 64
 
 
 def why_not(conv: Conv, target: Target) -> str | None:
@@ -98,7 +103,7 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
     rows = -(-conv.axes[0].out // 4)
     band, step = _even(rows, plan), plan.vectors
     wanted = UNITS * threads if threads > 1 else 1
-    room = max(target.l2 * 3 // 5, 1)
+    room = max(target.l2 * 4 // 5, 1)
     while band > step and (
         sum(_parts(conv, plan, lanes, band).values()) * size > room
         or (conv.n * lines * -(-rows // band) < wanted / 2 and band >= 4 * step)
@@ -140,7 +145,7 @@ def _parts(conv: Conv, plan: Plan, lanes: int, band: int) -> dict[str, int]:
     padded = -(-columns // plan.pixels) * plan.pixels
     return {
         "at_strip": 8 * width * lanes,
-        "at_columns": 7 * width * lanes,
+        "at_columns": 7 * (4 * CHUNK + 3) * lanes,
         "at_tiles": 49 * (band + deep - 1) * (padded + wide - 1) * lanes,
         "at_sums": 49 * band * padded * lanes,
         "at_block": 4 * 4 * columns * lanes,

@@ -40,8 +40,11 @@ def emit_rows_in(module: Module, plan: Plan) -> Routine:
                         at.set(i + SIDE)
                 with f.loop(end, start=at.get()) as i:
                     _pixel(f, job, plan, line, i, source + (raw + i) * job["x_stride", 2], lanes)
+                zeros = job["mode"].equals(0)
                 for first, stop in ((f.integer(0), left), (end, width)):
-                    with f.loop(stop, start=first) as i:
+                    with f.loop(f.select(zeros, stop, 0), start=first) as i:
+                        line.put(i * lanes, zero)
+                    with f.loop(f.select(zeros, f.integer(0), stop), start=first) as i:
                         column = f.call(fold, [raw + i, size, job["mode"]])
                         with f.choose(column < 0) as (none, one):
                             with none:

@@ -35,6 +35,9 @@ WEIGHT_ROWS = (
     (0, 0, 0, -1 / 2),
 )
 
+# Tiles: 31 columns of 8 rows and of 7 points are 30 KB.
+CHUNK = 7
+
 
 def _blocks(form: Form) -> tuple[int, int]:
     return -(-form.kernel[1] // 4), -(-form.kernel[2] // 4)
@@ -133,27 +136,32 @@ def emit_lines(module: Module, plan: Plan, parts: dict[str, Routine]) -> Routine
 
 
 def emit_columns(module: Module, plan: Plan) -> Routine:
-    """columns(job, unit, s): one row of tiles of the input, transformed along both axes."""
+    """columns(job, unit, s): one row of tiles of the input, transformed along both axes, so many
+    tiles at a time that what lies between stays in the first-level cache.
+    """
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     form = Form.of(plan, lanes)
     with strip_function(module, "columns", ("s",)) as (f, job, unit, (s,)):
         sizes = Sizes(plan, form, unit)
         ring, between = part(job, unit, "at_strip", real), part(job, unit, "at_columns", real)
         tiles = part(job, unit, "at_tiles", real) + s * sizes.pitch * lanes
-        row = sizes.width * lanes
-        lines = [ring + (s * 4 + i & 7) * row for i in range(7)]
-        with f.loop(row, step=lanes) as i:
-            for point, value in enumerate(_input(f, [line.vector(i, lanes) for line in lines])):
-                between.put(i + row * point, value)
-        with f.loop(7) as one:
-            source = between + one * row
-            to = tiles + one * 7 * sizes.plane * lanes
-            with f.loop(sizes.broad) as t:
-                begin = source + t * (4 * lanes)
-                pixels = [begin.vector(i * lanes, lanes) for i in range(7)]
-                at = to + t * lanes
+        row, held = sizes.width * lanes, (4 * CHUNK + 3) * lanes
+        lines = [ring + ((s * 4 + i) & 7) * row for i in range(7)]
+        with f.loop(sizes.broad, step=CHUNK) as first:
+            count = f.least(sizes.broad - first, f.integer(CHUNK))
+            begin = first * (4 * lanes)
+            with f.loop((count * 4 + 3) * lanes, step=lanes) as i:
+                pixels = [line.vector(begin + i, lanes) for line in lines]
                 for point, value in enumerate(_input(f, pixels)):
-                    at.put(sizes.plane * (point * lanes), value)
+                    between.put(i + held * point, value)
+            with f.loop(7) as one:
+                source = between + one * held
+                to = tiles + (one * 7 * sizes.plane + first) * lanes
+                with f.loop(count) as t:
+                    pixels = [source.vector((t * 4 + i) * lanes, lanes) for i in range(7)]
+                    at = to + t * lanes
+                    for point, value in enumerate(_input(f, pixels)):
+                        at.put(sizes.plane * (point * lanes), value)
         return f.fn
 
 

@@ -25,7 +25,7 @@ exact = True
 # where chains are long. SSE needs a register for the product, too.
 TILES = {
     (16, 16): ((7, 1), (5, 1), (5, 2), (1, 7)),
-    (32, 16): ((7, 1), (7, 1), (5, 2), (1, 7)),
+    (32, 16): ((7, 1), (7, 1), (5, 2), (1, 4)),
     (16, 32): ((7, 1), (14, 1), (7, 2), (1, 7)),
     (64, 32): ((7, 1), (14, 1), (7, 2), (1, 7)),
 }
@@ -55,7 +55,7 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     rows, vectors = few if form[1] <= 4 else some if form[1] <= FEW else many
     if conv.dims == 1:
         rows, vectors = single
-    direct = target.vector_bytes == 64 and form[1] <= FEW
+    direct = target.vector_bytes >= 32 and form[1] <= FEW  # others mask no loads
     return (Plan(name, conv.dtype, packed, blocked, rows, vectors, form=(*form, int(direct))),)
 
 

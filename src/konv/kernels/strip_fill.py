@@ -173,8 +173,11 @@ def emit_pixels_fill(module: Module, plan: Plan) -> Routine:
                     at = source + deep * job["x_stride", 0] + high * job["x_stride", 1]
                     with f.loop(end, start=left) as i:
                         line.put(i * lanes, at.vector((raw + i) * step, lanes))
+                    zeros = job["mode"].equals(0)
                     for first, stop in ((f.integer(0), left), (end, slots)):
-                        with f.loop(stop, start=first) as i:
+                        with f.loop(f.select(zeros, stop, 0), start=first) as i:
+                            line.put(i * lanes, zero)
+                        with f.loop(f.select(zeros, f.integer(0), stop), start=first) as i:
                             column = f.call(fold, [raw + i, size, job["mode"]])
                             with f.choose(column < 0) as (none, one):
                                 with none:

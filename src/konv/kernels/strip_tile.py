@@ -214,7 +214,7 @@ class Tile:
                 to.put(0, value)
             return
         mask = f.below(unit["length", 2], lanes)
-        if form.direct:
+        if f.module.target.vector_bytes == 64:  # masked stores cost nothing there
             for to, value in stores:
                 f.store_where(to, 0, value, mask)
             return

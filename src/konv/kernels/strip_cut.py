@@ -112,6 +112,11 @@ def cycles(conv: Conv, plan: Plan, target: Target) -> float:
     return max(compute, numbers * BYTES[conv.dtype] / 8)
 
 
+def _countable(conv: Conv) -> bool:
+    """Whether the places of pixels fit into the 32 bits that masks are made from."""
+    return max(n for a in conv.axes for n in (a.size, a.out, abs(a.lo))) < ENDLESS // 4
+
+
 def cut(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
     """The work of `conv` under `plan`."""
     box = _Box(conv, plan, target)
@@ -128,7 +133,7 @@ def cut(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads:
     words |= {
         "units": chunks * each, "chunks": chunks, "chunk": chunk, "lines": lines,
         "channels": conv.co, "multiplier": conv.co // conv.ci, "mode": MODES[conv.mode],
-        "zeros": int(conv.mode == "zeros" and max(a.size for a in conv.axes) < ENDLESS),
+        "zeros": int(conv.mode == "zeros" and _countable(conv)),
         "dense": int(not plan.packed or x[-1] == 1),
         "x_batch": x[0], "x_channel": x[1], "y_batch": y[0], "y_channel": y[1],
     }  # fmt: skip

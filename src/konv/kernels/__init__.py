@@ -7,7 +7,7 @@ from __future__ import annotations
 from konv.kernels import depthwise, direct, nested, pencils, planes
 from konv.plan import Algorithm
 
-ALGORITHMS: tuple[Algorithm, ...] = (nested, planes, pencils, depthwise, direct)
+ALGORITHMS: tuple[Algorithm, ...] = (nested, pencils, planes, depthwise, direct)
 
 
 def by_name(name: str) -> Algorithm:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from konv.kernels.nested_fill import emit_rows_in, emit_rows_out
+from konv.kernels.lane_rows import emit_block_out, emit_row_in
 from konv.kernels.packing import HEADER, WEIGHTS
 from konv.kernels.strip_form import Form, strip_function
 from konv.kernels.words import Words
@@ -108,15 +108,16 @@ def emit_lines(module: Module, plan: Plan, parts: dict[str, Routine]) -> Routine
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     form = Form.of(plan, lanes)
     deep, wide = _blocks(form)
-    rows_in, rows_out = emit_rows_in(module, plan), None
+    row_in, block_out = emit_row_in(module, plan), None
     if plan.blocked:
-        rows_out = emit_rows_out(module, plan)
+        block_out = emit_block_out(module, plan)
     with strip_function(module, "lines") as (f, job, unit, _):
         sizes = Sizes(plan, form, unit)
         weights, each = unit.pointer("weights", real), 49 * deep * wide * lanes
         biases = weights + job["lines"] * each
         x, y = unit.pointer("x", real), unit.pointer("y", real)
         y = y + unit["j", 1] * job["y_stride", 1]
+        ring = part(job, unit, "at_strip", real)
         with f.loop(unit["line1"], start=unit["line0"]) as line:
             begin = f.least(line * lanes, job["channels"] - lanes)
             own, to = x + begin * job["x_channel"], y + begin * job["y_channel"]
@@ -124,14 +125,19 @@ def emit_lines(module: Module, plan: Plan, parts: dict[str, Routine]) -> Routine
                 # Rows 4 s to 4 s + 6 lie in a ring of eight; three are there already.
                 first = f.select(s.equals(0), f.integer(0), s * 4 + 3)
                 with f.loop(s * 4 + 7, start=first) as r:
-                    f.call(rows_in, [job.base, unit.base, own, r, sizes.width])
+                    to_row = ring + (r & 7) * sizes.width * lanes
+                    place = [f.integer(0), r, sizes.width]
+                    f.call(row_in, [job.base, unit.base, to_row, own, *place])
                 f.call(parts["columns"], [job.base, unit.base, s])
             f.call(parts["products"], [job.base, unit.base, weights + line * each])
             with f.loop(sizes.rows) as o:
                 bias = biases + line * lanes
                 f.call(parts["output"], [job.base, unit.base, o, bias, to])
-                if rows_out is not None:
-                    f.call(rows_out, [job.base, unit.base, o, to])
+                if block_out is not None:
+                    rows = f.least(unit["length", 1] - o * 4, f.integer(4))
+                    there = to + o * 4 * job["y_stride", 1]
+                    size = [f.integer(1), rows, sizes.columns * 4]
+                    f.call(block_out, [job.base, unit.base, there, *size])
         return f.fn
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from konv.geometry import Conv
 from konv.kernels import strip_cut
+from konv.kernels.lane_rows import emit_pixels_fill
 from konv.kernels.packing import HEADER
-from konv.kernels.strip_fill import emit_pack, emit_pixels_fill
+from konv.kernels.strip_fill import emit_pack
 from konv.kernels.strip_form import FEW, form_of
 from konv.kernels.strips import emit_kernel
 from konv.llvm import Module
@@ -39,13 +40,13 @@ def why_not(conv: Conv, target: Target) -> str | None:
 
 
 def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
-    """One plan, where input and output are channels-last."""
-    if packed or blocked:
-        return ()
+    """One plan; none for few taps between contiguous images, which planes do without packing."""
     form = form_of(conv)
+    if packed and blocked and form[1] <= FEW:
+        return ()
     few, many = TILES[target.vector_bytes, target.registers]
     pixels = few if form[2] <= 4 else many
-    direct = form[2] <= FEW
+    direct = form[2] <= FEW and not packed
     return (Plan(name, conv.dtype, packed, blocked, pixels, 1, form=(*form, int(direct))),)
 
 

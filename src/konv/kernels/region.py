@@ -7,7 +7,7 @@
 
 `team` points at three addresses: parallel, thread_num, num_threads. With an OpenMP runtime they are
 GOMP_parallel, omp_get_thread_num and omp_get_num_threads; for konv's own pool the last two are 0
-and parallel passes the thread's number itself. Units are taken from a shared counter, or from one of
+and parallel passes the thread's number itself. Units are taken from a shared counter, or from
 several that all threads come to in the end, so the work is shared by the threads that really came,
 whatever number was asked for; which thread does what changes no result.
 """

@@ -79,7 +79,9 @@ class _Box:
 
     def parts(self) -> dict[str, int]:
         """The parts of a thread's scratch, in bytes."""
-        return {"at_strip": self.bytes_held(), "at_dump": self.lanes * self.size}
+        block = prod(self.box) * self.lanes if self.plan.blocked and not self.form.planes else 0
+        parts = {"at_strip": self.bytes_held(), "at_dump": self.lanes * self.size}
+        return {**parts, "at_block": block * self.size}
 
     def bytes_held(self) -> int:
         """Of a strip with all that a tile at its end reads beyond it."""
@@ -124,7 +126,7 @@ def cut(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads:
     box.fit(max(ROOM, target.l2 // 2), float("inf"))
     if conv.exact_macs < schedule.ALONE:
         threads = 1
-    lines = conv.co if plan.packed else -(-conv.co // box.lanes)
+    lines = conv.co if box.form.planes else -(-conv.co // box.lanes)
     each = conv.n * prod(map(box.boxes, range(3)))
     pieces = min(lines, max(1, -(-UNITS * threads // max(1, each)))) if threads > 1 else 1
     chunk = -(-lines // pieces)
@@ -134,7 +136,7 @@ def cut(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads:
         "units": chunks * each, "chunks": chunks, "chunk": chunk, "lines": lines,
         "channels": conv.co, "multiplier": conv.co // conv.ci, "mode": MODES[conv.mode],
         "zeros": int(conv.mode == "zeros" and _countable(conv)),
-        "dense": int(not plan.packed or x[-1] == 1),
+        "dense": int(x[-1] == 1 if box.form.planes else x[1] == 1),
         "x_batch": x[0], "x_channel": x[1], "y_batch": y[0], "y_channel": y[1],
     }  # fmt: skip
     missing = (0,) * (3 - len(conv.axes))

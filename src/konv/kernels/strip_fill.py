@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from konv.kernels.packing import HEADER, WEIGHTS
-from konv.kernels.strip_form import Form, strip_function, strip_of, strip_steps
+from konv.kernels.strip_form import Form, strip_function, strip_of
 from konv.llvm import (
     I64,
     REAL,
@@ -149,42 +149,6 @@ def _put(f: Function, form: Form, row: Pointer, i: Value, parts: list[Value], ha
     for phase in range(2):
         lanes = [2 * n + phase for n in range(form.lanes)]
         row.put(i // 2 + phase * half, f.shuffle(parts[0], parts[1], lanes))
-
-
-def emit_pixels_fill(module: Module, plan: Plan) -> Routine:
-    """fill(job, unit, x): the strip of one vector of channels, pixels of pencils."""
-    form, real = Form.of(plan, module.target.lanes(plan.dtype)), REAL[plan.dtype]
-    lanes, fold = form.lanes, emit_fold(module)
-    with strip_function(module, "fill", ("x",)) as (f, job, unit, (x,)):
-        to, source = strip_of(job, unit, real), x.to_pointer(real)
-        row, raw, size = strip_steps(plan, form, unit)[1], unit["raw", 2], job["size", 2]
-        slots, step = unit["slots", 2], job["x_stride", 2]
-        left = f.least(f.most(0 - raw, f.integer(0)), slots)
-        end = f.least(f.most(size - raw, f.integer(0)), slots)
-        zero = f.zero(real, lanes)
-        with f.loop(unit["slots", 0]) as z, f.loop(unit["slots", 1]) as r:
-            line = to + (z * unit["slots", 1] + r) * row
-            deep = f.call(fold, [unit["raw", 0] + z, job["size", 0], job["mode"]])
-            high = f.call(fold, [unit["raw", 1] + r, job["size", 1], job["mode"]])
-            with f.choose((deep | high) < 0) as (padding, inside):
-                with padding, f.loop(slots) as i:
-                    line.put(i * lanes, zero)
-                with inside:
-                    at = source + deep * job["x_stride", 0] + high * job["x_stride", 1]
-                    with f.loop(end, start=left) as i:
-                        line.put(i * lanes, at.vector((raw + i) * step, lanes))
-                    zeros = job["mode"].equals(0)
-                    for first, stop in ((f.integer(0), left), (end, slots)):
-                        with f.loop(f.select(zeros, stop, 0), start=first) as i:
-                            line.put(i * lanes, zero)
-                        with f.loop(f.select(zeros, f.integer(0), stop), start=first) as i:
-                            column = f.call(fold, [raw + i, size, job["mode"]])
-                            with f.choose(column < 0) as (none, one):
-                                with none:
-                                    line.put(i * lanes, zero)
-                                with one:
-                                    line.put(i * lanes, at.vector(column * step, lanes))
-        return f.fn
 
 
 def emit_pack(module: Module, plan: Plan) -> None:

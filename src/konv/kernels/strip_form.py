@@ -64,7 +64,8 @@ class Form:
     @classmethod
     def of(cls, plan: Plan, lanes: int) -> Form:
         kernel, stride, dilation = plan.form[:3], plan.form[3:6], plan.form[6:9]
-        return cls(kernel, stride, dilation, lanes, plan.packed, bool(plan.form[9]))
+        planes = plan.algorithm == "planes"
+        return cls(kernel, stride, dilation, lanes, planes, bool(plan.form[9]))
 
     @property
     def along(self) -> int:

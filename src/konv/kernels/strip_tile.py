@@ -46,6 +46,7 @@ class Tile:
         if not form.direct:  # then they are known
             self.steps = [f.integer(step) for step in strip_steps(plan, form, unit)]
         self.half = form.half(plan.pixels == 1)
+        self.blocked = plan.blocked and not form.planes  # results go to the block first
 
     def there(self, axis: int, slot: Value) -> Value:
         """Whether a slot holds a number."""
@@ -201,14 +202,18 @@ class Tile:
         f, form, job, unit = self.f, self.form, self.job, self.unit
         u, o, lanes = form.along, form.across, form.lanes
         dump = (unit.pointer("scratch", I8) + job["at_dump"]).cast(y.element)
-        line = y + self.z * job["y_stride", 0] + self.r * job["y_stride", u]
+        steps: list[Value] = [job["y_stride", axis] for axis in AXES]
+        if self.blocked:
+            row = unit["length", 2] * lanes
+            steps = [unit["length", 1] * row, row, f.integer(lanes)]
+        line = y + self.z * steps[0] + self.r * steps[u]
         stores = []
         for output, sums in enumerate(self.sums):
             there = self.r + output * form.apart < unit["length", u]
             for place, total in zip(self.places, sums, strict=True):
-                to = line + place * job["y_stride", o]
+                to = line + place * steps[o]
                 stores.append((f.select_pointer(there, to, dump), total.get() + 0.0))
-            line = line + job["y_stride", u] * form.apart
+            line = line + steps[u] * form.apart
         if not form.planes:
             for to, value in stores:
                 to.put(0, value)

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
+from konv.kernels.lane_rows import emit_block_out
 from konv.kernels.packing import HEADER
 from konv.kernels.region import emit_entry, emit_shares
 from konv.kernels.strip_form import (
@@ -40,14 +41,15 @@ from konv.kernels.strip_form import (
 )
 from konv.kernels.strip_tile import Tile
 from konv.kernels.words import AXES, Words
-from konv.llvm import I1, I64, REAL, SIZE, Function, Module, Routine, Value, Variable
+from konv.llvm import I1, I8, I64, REAL, SIZE, Function, Module, Routine, Value, Variable
 from konv.plan import Plan
 
 
 def emit_kernel(plan: Plan, fill: Routine, module: Module) -> Module:
     """Complete a module that has `pack` and `fill(job, unit, x)`: add `run`."""
     sweep = _emit_sweep(module, plan)
-    return emit_run(module, plan, _emit_lines(module, plan, fill, sweep))
+    out = emit_block_out(module, plan) if plan.blocked and plan.algorithm != "planes" else None
+    return emit_run(module, plan, _emit_lines(module, plan, fill, sweep, out))
 
 
 def emit_run(module: Module, plan: Plan, lines: Routine) -> Module:
@@ -96,7 +98,9 @@ def _place_slots(plan: Plan, form: Form, f: Function, job: Words, unit: Words) -
         unit["step", axis] = f.select(direct, job["x_stride", axis], step)
 
 
-def _emit_lines(module: Module, plan: Plan, fill: Routine, sweep: Routine) -> Routine:
+def _emit_lines(
+    module: Module, plan: Plan, fill: Routine, sweep: Routine, out: Routine | None
+) -> Routine:
     """lines(job, unit): each line of the unit, its strip filled if it needs one, and swept."""
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     form = Form.of(plan, lanes)
@@ -115,7 +119,7 @@ def _emit_lines(module: Module, plan: Plan, fill: Routine, sweep: Routine) -> Ro
                 fresh = line.equals(source * job["multiplier"]) | line.equals(unit["line0"])
             else:
                 begin = f.least(line * lanes, job["channels"] - lanes)
-                own, fresh = x + begin, f.constant(I1, 1)
+                own, fresh = x + begin * job["x_channel"], f.constant(I1, 1)
             with f.when(fresh & unit["direct"].equals(0)):
                 f.call(fill, [job.base, unit.base, own])
             if form.direct:
@@ -126,7 +130,12 @@ def _emit_lines(module: Module, plan: Plan, fill: Routine, sweep: Routine) -> Ro
             else:
                 own = strip_of(job, unit, real)
             numbers = weights + line * (taps * width), biases + line * width
-            f.call(sweep, [job.base, unit.base, own, *numbers, y + begin * job["y_channel"]])
+            to = y + begin * job["y_channel"]
+            block = (unit.pointer("scratch", I8) + job["at_block"]).cast(real)
+            f.call(sweep, [job.base, unit.base, own, *numbers, block if out else to])
+            if out:
+                size = [unit["length", 0], unit["length", 1], unit["length", 2]]
+                f.call(out, [job.base, unit.base, to, *size])
         return f.fn
 
 

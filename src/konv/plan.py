@@ -131,6 +131,8 @@ class Algorithm(Protocol):
     name: str
     # Every output is a plain sum of products, within the bound that reference.tolerance states.
     exact: bool
+    # Each result is stored once, so that a residual may lie in the output's own memory.
+    once: bool
     # What the words of its jobs are called; the tables behind them have no names. `units` is first.
     words: tuple[str, ...]
 
@@ -138,7 +140,9 @@ class Algorithm(Protocol):
         """Why it cannot do this problem, in words for a user; None if it can."""
 
     def plans(self, conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
-        """The plans worth considering, most promising first."""
+        """The plans worth considering, most promising first; none if it has no way to work in this
+        pair of layouts.
+        """
 
     def cost(self, conv: Conv, plan: Plan, target: Target) -> float:
         """Cycles of one core for one image, by a model of the plan: what plans are chosen by."""

@@ -144,8 +144,9 @@ class Request:
         if residual is not None:
             residual = self._readable_residual(residual)
             pr = kind.address(residual)
-            # Where it is the very memory of out, each number is read before its place is written.
-            if out is not None and pr != kind.address(out):
+            # Where it is the very memory of out, each number is read before its place is written,
+            # by algorithms that write each once.
+            if out is not None and not (self.call.once and pr == kind.address(out)):
                 reads = (*reads, (pr, prod(self.conv.out_shape) * self.itemsize))
         if out is None or not self._free(out, ((px, self.extent), *reads)):
             y = self._new()

@@ -65,7 +65,7 @@ def compare(
     assert got.dtype.name == conv.dtype, f"{case}: gives {got.dtype}"
     assert got.shape == conv.out_shape, f"{case}: has shape {got.shape}, not {conv.out_shape}"
     want = (reference.im2col if thorough else expected)(conv, x, w, b)
-    if case.whole:
+    if case.whole and (conv not in plans or by_name(plans[conv].algorithm).exact):
         bound: Any = 0
     else:
         algorithm = plans[conv].algorithm if conv in plans else "direct"
@@ -166,6 +166,7 @@ def small_units(pixels: int = 16, fewest: int = 4, alone: int = 0) -> Iterator[N
     """
     forget()
     numbers = {"PIXELS": pixels, "FEWEST": fewest, "ALONE": alone}
+    numbers |= {"ROOM": 40 * pixels, "HALO": 10**6}
     with ExitStack() as stack:
         for name, module in list(sys.modules.items()):
             for number in numbers.keys() & vars(module) if name.startswith("konv.kernels.") else ():

@@ -172,6 +172,8 @@ def main(end: str, count: str, missing: str = "0") -> None:
     with fenced(end == "end", int(missing)), threads(3):
         for conv, algorithm, *_ in (pair.values for pair in PAIRS):
             for layouts, forms in LAYOUTS.items():
+                if not algorithm.plans(conv, target, *layouts):
+                    continue
                 small = shrunk(conv, algorithm.plans(conv, target, *layouts)[0], target)
                 case = Case(small, bias="contiguous", whole=True, **forms)
                 with pinned(algorithm), small_units() if layouts[0] else nullcontext():

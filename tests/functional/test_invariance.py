@@ -55,9 +55,11 @@ every_layout = pytest.mark.parametrize(
 
 def kinds(line: str) -> Iterator[tuple[Case, Algorithm]]:
     """The case with each algorithm that takes it."""
-    case = Case.parse(line)
+    case, target = Case.parse(line), llvm.detect()
+    layouts = case.x != "last", case.out != "last"
     for algorithm in ALGORITHMS:
-        if algorithm.why_not(case.conv, llvm.detect()) is None:
+        refused = algorithm.why_not(case.conv, target)
+        if refused is None and algorithm.plans(case.conv, target, *layouts):
             yield case, algorithm
 
 

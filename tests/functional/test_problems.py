@@ -107,6 +107,8 @@ def run(
 ) -> None:
     """One plan on one problem, in small units with many threads and, whole, as it would be run."""
     target = llvm.detect()
+    if algorithm.why_not(conv, target) or not algorithm.plans(conv, target, *layouts):
+        return
     if not whole:
         conv = shrunk(conv, algorithm.plans(conv, target, *layouts)[which], target)
     case = Case(conv, bias="contiguous", whole=conv.dtype == "float64", **LAYOUTS[layouts])

@@ -19,6 +19,7 @@ from konv.runtime import weights
 from konv.runtime.code import kernel
 from konv.target import BYTES
 
+ALGORITHMS = (depthwise, direct)  # tests/kernels/test_strips.py has the others
 Array = np.ndarray[Any, Any]
 LAYOUTS = ((True, True), (False, False))
 FILL = 0xAB

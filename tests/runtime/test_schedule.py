@@ -47,6 +47,12 @@ BOUNDS = dict.fromkeys(FILES, 2 * MIB)
 BOUNDS |= {"article.txt": 4 * MIB, "shapes.txt": MIB, "deeplab.txt": 9 * MIB}
 
 
+def chosen(conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan:
+    """The plan of the first of the algorithms whose work these words describe."""
+    mine = next(a for a in (depthwise, direct) if a.why_not(conv, target) is None)
+    return mine.plans(conv, target, packed, blocked)[0]
+
+
 class Simulated:
     """A job for a problem in a pair of layouts, and what a kernel would make of its words."""
 

@@ -4,10 +4,10 @@ refuses.
 
 from __future__ import annotations
 
-from konv.kernels import depthwise, direct, planar
+from konv.kernels import depthwise, direct, nested, pencils, planar, planes
 from konv.plan import Algorithm
 
-ALGORITHMS: tuple[Algorithm, ...] = (depthwise, planar, direct)
+ALGORITHMS: tuple[Algorithm, ...] = (nested, pencils, planes, depthwise, planar, direct)
 
 
 def by_name(name: str) -> Algorithm:

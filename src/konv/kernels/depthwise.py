@@ -28,6 +28,7 @@ from konv.target import Target
 
 name = "depthwise"
 exact = True
+once = True
 words = JOB
 
 # Pixels x vectors by the number of registers: eight chains of multiply-adds or more, for they are 4

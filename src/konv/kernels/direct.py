@@ -27,6 +27,7 @@ TRIP = 12  # cycles to begin with the next tap: its row of addresses and weights
 
 name = "direct"
 exact = True
+once = True
 words = JOB
 
 # Register tiles, pixels x vectors of output channels, by bytes in a vector and the number of vector

@@ -34,6 +34,7 @@ from konv.target import BYTES, Target
 
 name = "planar"
 exact = True
+once = True
 words = JOB
 
 MOST = 8  # output channels in a tile: more would leave too few vectors of pixels for the loads

@@ -291,6 +291,26 @@ class Function:
             return Value(self, below)
         return Value(self, self.b.and_(compared(">=", first), below))
 
+    def below(self, count: Value, lanes: int) -> Value:
+        """A mask of the first `count` lanes, a number below 2**31 known when the code runs."""
+        wanted = self.splat(Value(self, self.b.trunc(count.ir, I32)), lanes)
+        numbers = ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
+        return Value(self, numbers) < wanted
+
+    def inside(self, first: Value, end: Value, lanes: int) -> Value:
+        """A mask of the lanes for which 0 <= first + lane < end; all below 2**31."""
+        low, high = (self.splat(Value(self, self.b.trunc(v.ir, I32)), lanes) for v in (first, end))
+        numbers = ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
+        return self.below_unsigned(low + Value(self, numbers), high)
+
+    def below_unsigned(self, a: Value, b: Value) -> Value:
+        """0 <= a < b in one comparison, for b that is not negative."""
+        return Value(self, self.b.icmp_unsigned("<", a.ir, b.ir))
+
+    def select_pointer(self, condition: Value, yes: Pointer, no: Pointer) -> Pointer:
+        """One of two addresses of the same elements."""
+        return Pointer(self, self.b.select(condition.ir, yes.ir, no.ir), yes.element)
+
     def store_masked(self, p: Pointer, value: Value, mask: Value) -> None:
         """Store the lanes of a mask and touch no other."""
         intrinsic = self.module.declare(

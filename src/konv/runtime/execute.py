@@ -10,7 +10,7 @@ from __future__ import annotations
 from itertools import count
 from typing import Any
 
-from konv import llvm, log
+from konv import kernels, llvm, log
 from konv.geometry import Conv
 from konv.plan import Epilogue
 from konv.runtime import memory, weights
@@ -48,6 +48,7 @@ class Call:
         self.job = schedule(conv, self.plan, target, x, y, team.threads)
         memory.require(self.job.scratch, f"scratch memory of {conv}")
         self.kernel = kernel(self.plan)
+        self.once = kernels.by_name(self.plan.algorithm).once
         self._run, self._address, self._team = self.kernel.run, self.job.address, team.address
         log.event(
             "plan", conv=conv, plan=self.plan, threads=self.job.threads, scratch=self.job.scratch

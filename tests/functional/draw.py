@@ -66,7 +66,7 @@ def case(d: Draw, target: Target, large: bool) -> Case:
     ci, co, groups = _channels(d, dtype, target, large)
     kernel = [d.number(1, 3 if large or dims == 3 else 5) for _ in range(dims)]
     stride, dilation = _steps(d, dims, 3), _steps(d, dims, 3)
-    if dims == 2 and ci == co == groups and not transposed and d.number(0, 2) == 0:
+    if dims == 2 and ci == co == groups and not transposed and d.number(0, 1) == 0:
         kernel, stride, dilation = d.one(([28, 30], [29, 28])), [1, 1], [1, 1]
     extra = [0] * dims
     if transposed and mode == "zeros" and d.number(0, 1):
@@ -125,7 +125,10 @@ def _two_blocks(dtype: str, target: Target, depthwise: bool) -> tuple[int, int, 
     lanes, fit = target.lanes(dtype), []
     for co in range(2 * lanes, 32 * lanes):
         ci, groups = (co, co) if depthwise else (3, 1)
-        conv = Conv.of((1, ci, 40), co, 3, groups=groups, dtype=dtype)
+        # A strided transposed layer: of those that are depthwise, it has blocks of channels.
+        conv = Conv.of(
+            (1, ci, 40), co, 3, 1 + depthwise, groups=groups, dtype=dtype, transposed=depthwise
+        )
         if tiled_anyhow(conv, target):
             fit.append(co)
     few, short, full = (next(co for co in fit if co % lanes == rest) for rest in (1, lanes - 1, 0))

@@ -69,8 +69,8 @@ def case(d: Draw, target: Target, large: bool) -> Case:
     ci, co, groups = wide.channels(d) if wide else _channels(d, dtype, target)
     kernel = [d.number(1, 3 if large or dims == 3 else 5) for _ in range(dims)]
     stride, dilation = _steps(d, dims, 3), _steps(d, dims, 3)
-    if dims == 2 and ci == co == groups and not transposed and d.number(0, 2) == 0:
-        kernel, stride, dilation = [d.number(28, 30) for _ in range(2)], [1, 1], [1, 1]
+    if dims == 2 and ci == co == groups and not transposed and d.number(0, 1) == 0:
+        kernel, stride, dilation = d.one(([28, 30], [29, 28])), [1, 1], [1, 1]
     extra = [0] * dims
     if transposed and mode == "zeros" and d.number(0, 1):
         extra = [d.number(0, max(s, a) - 1) for s, a in zip(stride, dilation, strict=True)]

@@ -20,8 +20,9 @@ from konv.kernels import ALGORITHMS
 
 PROBLEMS = 10_000
 EACH = 300  # times that every algorithm is reached, at least
-# Those that ask for much: many channels in one layout, many taps. They have tests of their own.
-FEWER = {"pencils": 100, "nested": 40}
+# Those that ask for much: many channels, many taps, a strided transposed layer. They have tests of
+# their own.
+FEWER = {"depthwise": 60, "pencils": 100, "nested": 15}
 SAMPLED = 25  # one of so many is held against konv.reference itself
 
 

@@ -139,7 +139,7 @@ def test_exact_forbids_it() -> None:
     conv, target = Conv.parse(line), llvm.detect()
     assert choose(conv, target, True, True).algorithm == "nested"
     with precision("exact"):
-        assert choose(conv, target, True, True).algorithm == "planes"
+        assert choose(conv, target, True, True).algorithm == "pencils"
         case = case_of(line, (True, True), "whole")
         forget()
         x, w, _ = case.arrays()

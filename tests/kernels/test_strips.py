@@ -54,6 +54,7 @@ MAPS = [
     "conv1d 1x17x300 o17 k3 p1 g17",
     "conv1d 1x17x2500 o17 k9 s2 p8:0 d3 g17",
     "conv3d 1x17x6x9x20 o17 k3 p1 g17",
+    "conv3d 1x17x3x5x20 o17 k1x3x3 p2 g17",
     "conv3d 1x16x7x8x19 o16 k2x3x5 s2x1x2 p1x0x2 d1x2x1 g16",
     "tconv2d 1x18x17x35 o18 k3 p1 g18",
 ]

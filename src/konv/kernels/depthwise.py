@@ -7,6 +7,9 @@ alike.
 Nothing is broadcast and nothing is summed over channels, so each vector of input is used once per
 tap: bound by loads (one a multiply-add), and by memory where the kernel is small. Stride, dilation,
 padding and phases are addresses in the rows, as in konv.kernels.direct.
+
+konv.kernels.planes and konv.kernels.pencils stand before it; it is left with strided transposed
+layers, with few channels in mixed layouts, and with more than 31 taps along an axis.
 """
 
 from __future__ import annotations

@@ -15,6 +15,11 @@ tiles of outputs are 4 x 4 and begin at the first output, so `alignment` is 4. R
 under those of a plain sum of random addends (0.24 sqrt(terms) eps sum|x||w|, measured), but a tile
 mixes its outputs: a pixel or weight that is not finite spreads over the tiles that it touches, and
 large outputs lend their error to small neighbours. `precision("exact")` forbids it.
+
+31x31 128@56 on two cores of an Emerald Rapids (AVX-512): 1.15 ms contiguous, 1.29 channels-last,
+against 145 and 3.6 of PyTorch and 1.9 of pencils; 1.9 times the peak by nominal multiply-adds. A
+vector of channels takes 0.25 ms: products 0.14, at 0.8 of the peak; transforms of the input 0.08,
+bound by the stores of V, which is in the second-level cache; the output's 0.03.
 """
 
 from __future__ import annotations

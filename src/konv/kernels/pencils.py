@@ -1,7 +1,20 @@
-"""Depthwise convolution of channels-last images: channels in the lanes, a vector of them at a time.
+"""Depthwise convolution with channels in the lanes, a vector of them at a time.
 
 konv.kernels.strips has the loops. A tile is `pixels` neighbouring outputs of a row; weights are
-vectors.
+vectors, so nothing is splat and no lane lies beside an image: taps in the padding are left out one
+by one, and of a kernel as large as its map three quarters are. Channels-last images are read where
+they lie; contiguous ones are transposed into the strip, or out of a block, which pays from 8 taps
+along the rows on (27x27 512@14 contiguous: 0.28 ms so, 0.60 in planes).
+
+Two cores of an Emerald Rapids (AVX-512), ms of a call between PyTorch tensors, channels-last in and
+out, and PyTorch's in that layout:
+
+    3x3 32@112      0.083  0.100    3x3 s2 96@112   0.190  0.176    13x13 64@56   0.28  1.22
+    3x3 192@28      0.039  0.064    3x3 960@7       0.032  0.058    13x13 1024@7  0.096  0.25
+    3x3 d2 128@32   0.052  0.062    7x7 96@56       0.120  0.195    27x27 512@14  0.29  0.57
+
+The kernel of 7x7 96@56 alone takes 0.094 ms, 89 % of the peak, if arrays begin on a cache line,
+0.134 if every vector crosses one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,19 @@
 """Depthwise convolution of contiguous images: pixels of a row in the lanes, a channel at a time.
 
 konv.kernels.strips has the loops. A tile is `pixels` rows by `vectors` of columns; weights are
-splat over the lanes.
+splat over the lanes. Rows are read where they lie, lanes beside the image masked; a row that is not
+a multiple of a vector ends with one that overlaps the one before. Machines that mask no loads go
+through strips.
+
+Two cores of an Emerald Rapids (AVX-512), ms of a call between PyTorch tensors, contiguous in and
+out, and PyTorch's in that layout:
+
+    3x3 32@112        0.083  0.28      3x3 s2 96@112   0.188  0.48
+    3x3 192@28        0.042  0.13      3x3 960@7       0.037  0.09
+    3x3 d2 128@32     0.039  0.12      7x7 96@56       0.149  0.34
+
+96@112 moves its arrays as fast as a large copy does here (39 GB/s), 32@112 1.2 times as fast, from
+the second-level caches. 7x7 has 56 % of the peak of multiply-adds.
 """
 
 from __future__ import annotations

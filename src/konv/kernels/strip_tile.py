@@ -64,7 +64,7 @@ class Tile:
             depth = form.kernel[0]
             kz = stack.enter_context(f.loop(depth)) if depth > 1 else f.integer(0)
             slot = self.z * form.stride[0] + kz * form.dilation[0]
-            if self.guarded and depth > 1:
+            if self.guarded:
                 stack.enter_context(f.when(self.there(0, slot)))
             slots = slots + slot * self.steps[0]
             if not (self.guarded and self.few):

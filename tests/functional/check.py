@@ -136,10 +136,14 @@ def forget() -> None:
 
 @contextmanager
 def pinned(algorithm: Algorithm, which: int = 0) -> Iterator[None]:
-    """Every call is computed by this algorithm, by its plan of that number."""
+    """Every call is computed by this algorithm, by its plan of that number; by the one that is
+    chosen where it has none for such layouts.
+    """
+    otherwise = execute.choose
 
     def choose(conv: Conv, *rest: Any) -> Plan:
-        plans[conv] = algorithm.plans(conv, *rest)[which]
+        offered = algorithm.plans(conv, *rest)
+        plans[conv] = offered[which] if offered else otherwise(conv, *rest)
         return plans[conv]
 
     forget()

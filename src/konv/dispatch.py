@@ -112,7 +112,7 @@ def convolve(
         return convolve(x, weight, bias, *rare, *map(_hashable, arguments))
     new = layer is None
     if layer is None:
-        layer = _Layer(kind, x, weight, bias, Options(*arguments, activation), residual, out, now)
+        layer = _Layer(kind, x, weight, bias, Options(*arguments, activation=activation), residual, out, now)
     y = layer(x, weight, bias, residual, out)
     ready = None if y is not None else layer.copies(x, weight, bias)
     if new:  # and nothing was refused

@@ -114,9 +114,10 @@ class Prepared:
             if len(self._requests) >= REMEMBERED:
                 self._requests.clear()
             self._requests[key] = request
-        if not request.readable or kind.address(x) % request.itemsize:
+        px = kind.address(x)
+        if not request.readable or px % request.itemsize:
             return self(kind.dense(x), out, residual)
-        return request.run(x, self._pack(request.call), out, (), residual)
+        return request.run(px, self._pack(request.call), out, (), residual)
 
     def _at(self, kind: Kind, x: Any) -> Conv:
         """The layer at the batch and size of x."""

@@ -64,18 +64,25 @@ def conv2d(
               "zeros", "reflect", "replicate" or "circular"
     layout    "NHWC" for arrays whose channels stand last (an image file's order); the result then
               does too
+    activation
+              "relu", "relu6", "leaky_relu" (slope 0.01), ("leaky_relu", slope), "silu",
+              "hardswish", "gelu" (exact) or ("gelu", "tanh"), as torch.nn.functional defines them
+    residual  an array like the result: y = activation(conv(x) + bias + residual); it may be `out`
     out       an array of the result's shape and dtype to write into
 
     Returns (n, co, oh, ow), or without n, of the same kind and dtype; channels last in memory if x
-    or weight is (and not also contiguous). Raises ProblemError (a ValueError) for arguments that
-    fit no convolution, UnsupportedError for dtypes and devices, OutOfMemoryError for what the
-    machine cannot hold, all before any work. Cross-correlation, as in every deep-learning library:
-    the kernel is not flipped.
+    or weight is (and not also contiguous). Half precision is summed in float32 and rounded once.
+    Raises ProblemError (a ValueError) for arguments that fit no convolution, UnsupportedError for
+    dtypes and devices, OutOfMemoryError for what the machine cannot hold, all before any work.
+    Cross-correlation, as in every deep-learning library: the kernel is not flipped.
 
     >>> import numpy as np
     >>> image, weight = np.ones((1, 3, 8, 8), "float32"), np.ones((16, 3, 3, 3), "float32")
     >>> conv2d(image, weight, stride=2, padding=1).shape
     (1, 16, 4, 4)
+    >>> once = conv2d(image, weight, padding=1, activation="relu")
+    >>> conv2d(image, weight, padding=1, activation="relu", residual=once).shape
+    (1, 16, 8, 8)
     """
     return convolve(
         x, weight, bias, activation, residual, out, 2, False, stride, padding, dilation, groups,

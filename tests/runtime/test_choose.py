@@ -115,7 +115,7 @@ def test_the_same_plan_for_any_number_of_threads() -> None:
 def test_plans_have_no_field_for_it() -> None:
     assert {field.name for field in fields(Plan)} == {
         "algorithm", "dtype", "packed", "blocked", "pixels", "vectors", "tail", "odd", "depth",
-        "alignment", "form",
+        "alignment", "form", "activation", "slope", "residual",
     }  # fmt: skip
 
 

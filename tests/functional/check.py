@@ -36,7 +36,7 @@ def check(case: Case | str, thorough: bool = False) -> Any:
     x, w, b = case.arrays()
     out = case.output()
     before = [numbers(a) for a in (x, w, b) if a is not None]
-    with nan_results():
+    with nan_results(), recording():
         y = case.function(x, w, b, **case.arguments, **({} if out is None else {"out": out}))
     compare(case, x, w, b, y, thorough)
     assert out is None or y is out, f"{case}: the result is not out"

@@ -42,7 +42,8 @@ def check(case: Case | str, thorough: bool = False) -> Any:
     given = {name: a for name, a in extra.items() if a is not None}
     before = [numbers(a) for a in (x, w, b) if a is not None]
     r = None if residual is None else case.canonical(residual)
-    with nan_results(), pinned(by_name(case.by)) if case.by else nullcontext():
+    by = pinned(by_name(case.by)) if case.by else nullcontext()
+    with nan_results(), by, recording():
         y = case.function(x, w, b, **case.arguments, **given)
     compare(case, x, w, b, y, thorough, r)
     assert residual is None or residual is out or np.array_equal(case.canonical(residual), r)

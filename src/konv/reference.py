@@ -119,7 +119,7 @@ errors all point one way, under 4 sqrt(terms) eps up to 1,152 terms.
 winograd: F(4x4, 3x3) with points 0, 1, -1, 2, -2: at most 6.5 for 1..512 channels, over images with
 rows of very different size; relative to the largest sum|x||w| near by, as a tile mixes its outputs.
 nested: F(4x4, 4x4) with points 0, 1, -1, 2, -2, 1/2: 0.12 for 32 x 32 random taps, as blocks of 16
-products are added up instead of single ones; up to 2.1 where rows differ a thousandfold; near, too.
+products are added up instead of single ones; relative to the largest sum near by, too.
 """
 
 _EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}

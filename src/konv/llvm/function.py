@@ -155,6 +155,12 @@ class Function:
         with self.b.if_else(condition.ir) as branches:
             yield branches
 
+    def convert(self, value: Value, real: ir.Type) -> Value:
+        """Reals of another width, rounded to nearest: float to double or back, vectors too."""
+        ty = ir.VectorType(real, value.type.count) if _is_vector(value.type) else real
+        widen = SIZE[real] > SIZE[scalar_type(value.type)]
+        return Value(self, (self.b.fpext if widen else self.b.fptrunc)(value.ir, ty))
+
     def select(self, condition: Value, yes: Value, no: Value | Number) -> Value:
         return Value(self, self.b.select(condition.ir, yes.ir, yes.lift(no)))
 
@@ -258,6 +264,10 @@ class _TypedPointer:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.pointer, name)
+
+
+def _is_vector(ty: ir.Type) -> bool:
+    return isinstance(ty, ir.VectorType)
 
 
 def _suffix(ty: ir.Type) -> str:

@@ -1,0 +1,187 @@
+"""The three steps of a tile: its transform in, a small matrix product a point, its transform out.
+
+    V [point][vector of ci][tile][lane]     transformed inputs: a product reads a cache line a tile,
+                                            and those of its tiles are neighbours
+    U [block][point][ci][vector of co][lane]   packed weights (konv.kernels.winograd_weights)
+    M [point][tile][vector of co][lane]     products, of one block of output channels
+
+A last vector of channels that would reach beyond them begins earlier instead, over channels that
+the one before it has too (a group has at least as many as a vector): no step needs a mask, and
+what is written twice is the same.
+"""
+
+from __future__ import annotations
+
+from konv.kernels.packing import transpose
+from konv.kernels.winograd_transforms import Transform
+from konv.llvm import (
+    F32,
+    I64,
+    Function,
+    Module,
+    Pointer,
+    Routine,
+    Value,
+    Variable,
+    pointer_to,
+)
+
+Pair = tuple[Transform, Transform]  # along columns (over rows of pixels), along rows
+
+UNROLL = 4  # channels per trip
+
+
+def emit_inputs(module: Module, transforms: Pair) -> Routine:
+    """inputs(ins, first, channels, v, v_point, v_vector): B' d B of one tile, all channels of a
+    group.
+
+    `first`: channel of the image where the group begins; v: the tile's place in V; `v_vector`:
+    numbers from one vector of channels to the next.
+    """
+    lanes = module.target.lanes("float32")
+    over, along = transforms
+    params = [
+        ("ins", pointer_to(I64)), ("first", I64), ("channels", I64), ("v", pointer_to(F32)),
+        ("v_point", I64), ("v_vector", I64),
+    ]  # fmt: skip
+    with module.function("inputs", params, inline=False) as (f, args):
+        ins, first, channels, v, v_point, v_vector = args
+        half = f.array(F32, over.n * along.n * lanes)
+        with f.loop((channels + (lanes - 1)) // lanes) as vector:
+            channel = first + f.least(vector * lanes, channels - lanes)
+            to = v + vector * v_vector
+            if over.n > 1:
+                with f.loop(along.n) as q:
+                    column = ins + q
+                    d = [
+                        (column.pointer(r * along.n, F32) + channel).vector(0, lanes)
+                        for r in range(over.n)
+                    ]
+                    for r, value in enumerate(over.emit_inputs(f, d)):
+                        half.put(q * lanes + r * along.n * lanes, value)
+            with f.loop(over.n) as r:
+                line, row = half + r * (along.n * lanes), ins + r * along.n
+                d = [
+                    line.vector(q * lanes, lanes)
+                    if over.n > 1
+                    else (row.pointer(q, F32) + channel).vector(0, lanes)
+                    for q in range(along.n)
+                ]
+                place = to + r * along.n * v_point
+                for q, value in enumerate(along.emit_inputs(f, d)):
+                    place.put(v_point * q, value)
+        return f.fn
+
+
+def emit_product(module: Module, mr: int, nr: int) -> Routine:
+    """product(v, v_vector, u, channels, m): mr tiles by nr vectors of output channels, at one
+    point. Every sum is one chain in the order of channels.
+    """
+    lanes = module.target.lanes("float32")
+    params = [
+        ("v", pointer_to(F32)), ("v_vector", I64), ("u", pointer_to(F32)), ("channels", I64),
+        ("m", pointer_to(F32)),
+    ]  # fmt: skip
+    with module.function(f"product_{mr}x{nr}", params, inline=False) as (f, args):
+        v, v_vector, u, channels, m = args
+        zero = f.zero(F32, lanes)
+        sums = [[Variable(f, zero) for _ in range(nr)] for _ in range(mr)]
+        whole = channels // lanes
+        with f.loop(whole) as vector:
+            numbers, weights = v + vector * v_vector, u + vector * (lanes * nr * lanes)
+            with f.loop(lanes, step=UNROLL) as c:
+                for i in range(UNROLL):
+                    _multiply_add(f, sums, numbers + c, weights + c * (nr * lanes), i, lanes)
+        # The last vector holds the last `lanes` channels, some of which have been here.
+        numbers, weights = v + whole * v_vector, u + whole * (lanes * nr * lanes)
+        rest = channels - whole * lanes
+        numbers = numbers + (f.integer(lanes) - rest)
+        with f.loop(rest) as c:
+            _multiply_add(f, sums, numbers + c, weights + c * (nr * lanes), 0, lanes)
+        for i, row in enumerate(sums):
+            for n, total in enumerate(row):
+                m.put((i * nr + n) * lanes, total.get())
+        return f.fn
+
+
+def _multiply_add(
+    f: Function,
+    sums: list[list[Variable]],
+    numbers: Pointer,
+    weights: Pointer,
+    c: int,
+    lanes: int,
+) -> None:
+    nr = len(sums[0])
+    vectors = [weights.vector((c * nr + n) * lanes, lanes) for n in range(nr)]
+    for i, row in enumerate(sums):
+        x = f.splat(numbers[i * lanes + c], lanes)
+        for total, vector in zip(row, vectors, strict=True):
+            total.set(f.fma(x, vector, total.get()))
+
+
+def emit_outputs(module: Module, transforms: Pair, blocked: bool) -> Routine:
+    """outputs(m, m_point, outs, channel, bias, plane, down, right): A' m A of one tile and one
+    vector of output channels, plus bias.
+
+    m: the vector's place in M; outs, channel: where results go. For contiguous output, `plane`,
+    `down` and `right` are numbers from one channel, row and column of a tile to the next.
+    """
+    lanes = module.target.lanes("float32")
+    over, along = transforms
+    scatter = _emit_scatter(module, transforms) if blocked else None
+    params = [
+        ("m", pointer_to(F32)), ("m_point", I64), ("outs", pointer_to(I64)), ("channel", I64),
+        ("bias", pointer_to(F32)), ("plane", I64), ("down", I64), ("right", I64),
+    ]  # fmt: skip
+    with module.function("outputs", params, inline=False) as (f, args):
+        m, m_point, outs, channel, bias, plane, down, right = args
+        half = f.array(F32, over.m * along.n * lanes)
+        done = f.array(F32, over.m * along.m * lanes) if blocked else half
+        added = bias.vector(0, lanes)
+        with f.loop(along.n) as q:
+            column = m + q * m_point
+            values = [column.vector(m_point * (r * along.n), lanes) for r in range(over.n)]
+            for r, value in enumerate(over.emit_outputs(f, values)):
+                half.put(q * lanes + r * along.n * lanes, value)
+        with f.loop(over.m) as r:
+            line = half + r * (along.n * lanes)
+            values = [line.vector(q * lanes, lanes) for q in range(along.n)]
+            for q, value in enumerate(along.emit_outputs(f, values)):
+                result = value + added + 0.0
+                if blocked:
+                    done.put((r * along.m + q) * lanes, result)
+                else:
+                    (outs.pointer(r * along.m + q, F32) + channel).put(0, result)
+        if scatter is not None:
+            to = outs.pointer(0, F32) + channel * plane
+            f.call(scatter, [done, to, outs[1], outs[2], plane, down, right])
+        return f.fn
+
+
+def _emit_scatter(module: Module, transforms: Pair) -> Routine:
+    """scatter(done, to, rows, columns, plane, down, right): a tile of channels-last results goes to
+    contiguous output, in squares of four pixels by four channels where it is whole.
+    """
+    lanes = module.target.lanes("float32")
+    over, along = transforms
+    params = [("done", pointer_to(F32)), ("to", pointer_to(F32))]
+    params += [(n, I64) for n in ("rows", "columns", "plane", "down", "right")]
+    with module.function("scatter", params, inline=False) as (f, args):
+        done, to, rows, columns, plane, down, right = args
+        with f.choose((columns.equals(4)) & right.equals(1)) as (squares, singles):
+            with squares, f.loop(rows) as r, f.loop(lanes, step=4) as c:
+                if along.m == 4:
+                    line = done + (r * (along.m * lanes) + c)
+                    corner = to + (r * down + c * plane)
+                    square = [line.vector(q * lanes, 4) for q in range(4)]
+                    for i, row in enumerate(transpose(f, square)):
+                        corner.put(plane * i, row)
+            with singles, f.loop(lanes) as c, f.loop(rows) as r, f.loop(columns) as q:
+                to[c * plane + r * down + q * right] = done[(r * along.m + q) * lanes + c]
+        return f.fn
+
+
+def offset(f: Function, vector: Value, channels: Value, lanes: int) -> Value:
+    """The first channel of a vector: the last one ends with the channels."""
+    return f.least(vector * lanes, channels - lanes)

@@ -19,6 +19,8 @@ from konv.plan import Plan, Strides, Work
 from konv.target import BYTES, Target
 
 MOST = 48  # tiles of a box
+# Register tiles for what is left of a box, by the full one's tiles.
+RESTS = {14: (8, 4), 12: (8, 4), 10: (5,), 8: (4,), 7: (3,), 6: (3,), 4: (2,)}
 PAD = 16  # numbers between points of V and M, lest all of them fall in one set of the cache
 
 
@@ -154,7 +156,7 @@ def _parts(
     size, ci = BYTES[plan.dtype], conv.ci // conv.groups
     rows, columns = lines
     tiles = rows.box * columns.box
-    places = -(-tiles // plan.pixels) * plan.pixels
+    places = tiles + (plan.pixels, *RESTS.get(plan.pixels, ()))[-1] - 1
     points, outs = rows.t.n * columns.t.n, 3 if plan.blocked else rows.t.m * columns.t.m
     words["tile_slots"] = places
     words["v_point"] = places * (-(-ci // lanes) * lanes) + PAD

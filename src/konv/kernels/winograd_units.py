@@ -16,6 +16,7 @@ from functools import partial
 from konv.kernels.packing import HEADER
 from konv.kernels.region import emit_entry, emit_units
 from konv.kernels.winograd_parts import Pair, emit_inputs, emit_outputs, emit_product, offset
+from konv.kernels.winograd_schedule import RESTS
 from konv.kernels.winograd_tables import emit_tables
 from konv.kernels.winograd_weights import emit_weights
 from konv.kernels.winograd_words import TILE_AXES, TILES_JOB, TILES_UNIT, tiles_function
@@ -23,9 +24,6 @@ from konv.kernels.words import Piece, Words
 from konv.llvm import F32, I64, Function, Module, Routine, Value
 from konv.plan import Plan
 from konv.target import Target
-
-# Register tiles for what is left of a box, by the full one's tiles.
-RESTS = {14: (8, 4), 12: (8, 4), 10: (5,), 8: (4,), 7: (3,), 6: (3,), 4: (2,)}
 
 
 def emit_kernel(plan: Plan, target: Target, transforms: Pair) -> Module:

@@ -13,15 +13,15 @@ from math import prod
 from konv.geometry import Axis, Conv
 from konv.kernels import scratch
 from konv.kernels.schedule import ALONE, MODES
+from konv.kernels.winograd_tables import OUTS
 from konv.kernels.winograd_transforms import Transform
-from konv.kernels.winograd_words import LINE, TILE_AXES, TILES_JOB
+from konv.kernels.winograd_words import TILE_AXES, TILES_JOB
 from konv.plan import Plan, Strides, Work
 from konv.target import BYTES, Target
 
 MOST = 48  # tiles of a box
 # Register tiles for what is left of a box, by the full one's tiles.
 RESTS = {14: (8, 4), 12: (8, 4), 10: (5,), 8: (4,), 7: (3,), 6: (3,), 4: (2,)}
-PAD = 16  # numbers between points of V and M, lest all of them fall in one set of the cache
 
 
 class Lines:
@@ -40,11 +40,15 @@ class Lines:
         return len(self.lines)
 
     def cut(self, box: int) -> None:
-        """About `box` lines in each box, as even as can be."""
+        """About `box` lines in each box, as even as can be; whole turns of interleaved ones if they
+        are so many.
+        """
         self.boxes = -(-self.count // max(1, min(box, self.count)))
         self.box = -(-self.count // self.boxes)
+        if self.dilation <= self.box < self.count:
+            self.box -= self.box % self.dilation
         self.boxes = -(-self.count // self.box)
-        self.sparse = self.box < self.dilation
+        self.sparse = self.box < min(self.dilation, self.count)
 
     @property
     def slots(self) -> int:
@@ -137,7 +141,7 @@ def _axis_words(
             f"count{a}": line.count, f"box{a}": line.box, f"boxes{a}": line.boxes,
             # What konv.kernels.packing asks before it copies squares of neighbouring pixels.
             f"jump{a}": 1, f"ahead{a}": 1 + line.sparse, f"first_slots{a}": 1,
-            f"apart{a}": apart, f"dilation{a}": d, f"lo{a}": axis.lo, f"sparse{a}": line.sparse,
+            f"out{a}": axis.out, f"apart{a}": apart, f"dilation{a}": d, f"lo{a}": axis.lo, f"sparse{a}": line.sparse,
             f"last{a}": axis.out - 1 + (axis.kernel - 1) * d - axis.lo,
             f"at_lines{a}": len(TILES_JOB) + len(tables),
         }  # fmt: skip
@@ -157,10 +161,13 @@ def _parts(
     rows, columns = lines
     tiles = rows.box * columns.box
     places = tiles + (plan.pixels, *RESTS.get(plan.pixels, ()))[-1] - 1
-    points, outs = rows.t.n * columns.t.n, 3 if plan.blocked else rows.t.m * columns.t.m
-    words["tile_slots"] = places
-    words["v_point"] = places * (-(-ci // lanes) * lanes) + PAD
-    words["m_point"] = places * plan.vectors * lanes + PAD
+    points, outs = rows.t.n * columns.t.n, OUTS if plan.blocked else rows.t.m * columns.t.m
+    places |= 1  # lest points of a tile fall in few sets of the first-level cache
+    words["v_point"] = places * lanes
+    words["v_vector"] = points * places * lanes
+    words["m_point"] = places * plan.vectors * lanes + lanes * (1 - plan.vectors % 2)
+    longest = columns.box * columns.t.m
+    words["stage_plane"] = rows.t.m * longest + 4
     image = conv.ci * rows.slots * columns.slots + lanes if plan.packed else 0
     return {
         "at_slots0": 8,
@@ -171,6 +178,7 @@ def _parts(
         "at_zeros": 0 if plan.packed else (conv.ci + lanes) * size,
         "at_image": image * size,
         "at_dump": 0 if plan.blocked else (conv.co + lanes) * size,
-        "at_v": points * words["v_point"] * size,
+        "at_stage": lanes * words["stage_plane"] * size if plan.blocked else 0,
+        "at_v": -(-ci // lanes) * words["v_vector"] * size,
         "at_m": points * words["m_point"] * size,
     }

@@ -19,6 +19,8 @@ from konv.kernels.words import Piece
 from konv.llvm import I64, REAL, SIZE, Function, Module, Routine, Value
 from konv.plan import Plan
 
+OUTS = 4  # words of a tile in `outs` for contiguous output
+
 
 def emit_tables(module: Module, plan: Plan, transforms: tuple[Transform, Transform]) -> Routine:
     """tables(job, unit): all of them, for the unit's box."""
@@ -58,9 +60,13 @@ def _emit_axis(
             raw = f.select(sparse, f.integer(0), first - job["lo", axis])
             count = f.select(sparse, lines * t.n, last - first + d * (t.n - 1) + 1)
             unit["slots", axis] = count
+            end = line + lines < job["count", axis]
+            after = f.least(line + lines, job["count", axis] - 1)
+            after = f.select(end, _line(piece, axis, after)[0], job["out", axis])
+            unit["width", axis] = after - first
             table, raws = piece.part(("at_slots", axis), I64), job.base + raws
-            end = job["size", axis], job["x_stride", axis], job["mode"]
-            f.call(slots, [table, raws, raw, count, *end])
+            how = job["size", axis], job["x_stride", axis], job["mode"]
+            f.call(slots, [table, raws, raw, count, *how])
             with f.loop(count) as slot:
                 beyond = raw + raws[slot] > job["last", axis]
                 table[slot] = f.select(beyond, f.integer(-1), table[slot])
@@ -70,7 +76,7 @@ def _emit_axis(
 def _emit_tiles(module: Module, plan: Plan, transforms: tuple[Transform, Transform]) -> Routine:
     """tiles(job, unit): the addresses of each tile of the box."""
     size, (over, along) = SIZE[REAL[plan.dtype]], transforms
-    points, places = over.n * along.n, 3 if plan.blocked else over.m * along.m
+    points, places = over.n * along.n, OUTS if plan.blocked else over.m * along.m
     with tiles_function(module, "tiles") as (f, piece, _):
         job, unit, number = piece.job, piece.unit, f.var(0)
         ins, outs = piece.part("at_ins", I64), piece.part("at_outs", I64)
@@ -91,7 +97,7 @@ def _emit_tiles(module: Module, plan: Plan, transforms: tuple[Transform, Transfo
             to = outs + number.get() * places
             if plan.blocked:
                 to[0] = _result(f, piece, lines, f.integer(0), f.integer(0), size)
-                to[1], to[2] = lines[0][1], lines[1][1]
+                to[1], to[2], to[3] = lines[0][1], lines[1][1], lines[1][0] - unit["base", 2]
             else:
                 with f.loop(over.m) as r, f.loop(along.m) as q:
                     real = (r < lines[0][1]) & (q < lines[1][1])

@@ -15,9 +15,16 @@ from functools import partial
 
 from konv.kernels.packing import HEADER
 from konv.kernels.region import emit_entry, emit_units
-from konv.kernels.winograd_parts import Pair, emit_inputs, emit_outputs, emit_product, offset
+from konv.kernels.winograd_parts import (
+    Pair,
+    emit_flush,
+    emit_inputs,
+    emit_outputs,
+    emit_product,
+    offset,
+)
 from konv.kernels.winograd_schedule import RESTS
-from konv.kernels.winograd_tables import emit_tables
+from konv.kernels.winograd_tables import OUTS, emit_tables
 from konv.kernels.winograd_weights import emit_weights
 from konv.kernels.winograd_words import TILE_AXES, TILES_JOB, TILES_UNIT, tiles_function
 from konv.kernels.words import Piece, Words
@@ -117,7 +124,7 @@ def _emit_v(module: Module, plan: Plan, transforms: Pair) -> Routine:
     with tiles_function(module, "v") as (f, piece, _):
         job, unit = piece.job, piece.unit
         ins, v = piece.part("at_ins", I64), piece.part("at_v", F32)
-        first, v_vector = unit["group"] * job["ci"], job["tile_slots"] * lanes
+        first, v_vector = unit["group"] * job["ci"], job["v_vector"]
         with f.loop(unit["tiles"]) as tile:
             place = v + tile * lanes
             end = job["v_point"], v_vector
@@ -133,21 +140,54 @@ def _emit_block(
     """
     lanes = module.target.lanes(plan.dtype)
     products = _emit_products(module, plan, transforms, nr)
-    places = 3 if plan.blocked else transforms[0].m * transforms[1].m
     labels = ("u", "bias", "vector")
+    store = _emit_stores(module, plan, transforms, nr, outputs)
     with tiles_function(module, f"block_{nr}", labels) as (f, piece, (u, bias, vector)):
         job, unit = piece.job, piece.unit
         f.call(products, [job.base, unit.base, u])
-        m, outs = piece.part("at_m", F32), piece.part("at_outs", I64)
-        down, right = (job["dilation", a] * job["y_stride", a] for a in TILE_AXES)
-        biases = bias.to_pointer(F32)
-        with f.loop(unit["tiles"]) as tile, f.loop(nr) as n:
+        with f.loop(nr) as n:
             channel = unit["group"] * job["co"] + offset(f, vector + n, job["co"], lanes)
-            arguments = [
-                m + (tile * nr + n) * lanes, job["m_point"], outs + tile * places, channel,
-                biases + n * lanes, job["y_channel"], down, right,
-            ]  # fmt: skip
-            f.call(outputs, arguments)
+            f.call(store, [job.base, unit.base, n, bias + n * (lanes * 4), channel])
+        return f.fn
+
+
+def _emit_stores(
+    module: Module, plan: Plan, transforms: Pair, nr: int, outputs: Routine
+) -> Routine:
+    """stores(job, unit, n, bias, channel): vector n of a block, from M to the output."""
+    lanes, places = module.target.lanes(plan.dtype), transforms[0].m * transforms[1].m
+    flush = emit_flush(module) if plan.blocked and nr == plan.vectors else None
+    flush = flush or (module.ir.globals.get("flush") if plan.blocked else None)
+    labels = ("n", "bias", "channel")
+    with tiles_function(module, f"stores_{nr}", labels) as (f, piece, (n, bias, channel)):
+        job, unit, outs = piece.job, piece.unit, piece.part("at_outs", I64)
+        m, number = piece.part("at_m", F32) + n * lanes, f.var(0)
+        if flush is None:
+            with f.loop(unit["tiles"]) as tile:
+                at = m + tile * (nr * lanes)
+                f.call(outputs, [at, job["m_point"], bias.to_pointer(F32), outs + tile * places, channel])
+            return f.fn
+        down, right = (job["dilation", a] * job["y_stride", a] for a in TILE_AXES)
+        stage, plane, y = piece.part("at_stage", F32), job["y_channel"], channel * job["y_channel"]
+        with f.loop(unit["lines", 1]):
+            first = outs + number.get() * OUTS
+            with f.loop(unit["lines", 2]):
+                tile = number.get()
+                record = outs + tile * OUTS
+                arguments = [m + tile * (nr * lanes), job["m_point"], bias.to_pointer(F32)]
+                with f.choose(job["sparse", 2].equals(0)) as (dense, scattered):
+                    with dense:
+                        to, width = stage + record[3], unit["width", 2]
+                        end = job["stage_plane"], width, job["dilation", 2]
+                        f.call(outputs, [*arguments, to, record + 1, *end])
+                    with scattered:
+                        to = record.pointer(0, F32) + y
+                        f.call(outputs, [*arguments, to, record + 1, plane, down, right])
+                number.add(1)
+            with f.when(job["sparse", 2].equals(0)):
+                to, width = first.pointer(0, F32) + y, unit["width", 2]
+                apart = job["stage_plane"], plane, first[1], width, down
+                f.call(flush, [stage, to, *apart])
         return f.fn
 
 
@@ -160,7 +200,7 @@ def _emit_products(module: Module, plan: Plan, transforms: Pair, nr: int) -> Rou
     with tiles_function(module, f"products_{nr}", ("u",)) as (f, piece, (address,)):
         job, unit = piece.job, piece.unit
         u, v, m = address.to_pointer(F32), piece.part("at_v", F32), piece.part("at_m", F32)
-        v_vector = job["tile_slots"] * lanes
+        v_vector = job["v_vector"]
         with f.loop(points) as point:
             here = u + point * job["ci"] * (nr * lanes)
             v_here, m_here = v + point * job["v_point"], m + point * job["m_point"]

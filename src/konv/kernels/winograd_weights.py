@@ -40,7 +40,8 @@ def emit_weights(module: Module, transforms: Pair, nr: int) -> Routine:
             with f.loop(lanes) as lane:
                 to[lane] = 0.0
                 with f.when(a["bias"].address().differs(0)):
-                    to[lane] = a["bias"][g * co + channel + lane]
+                    # + 0 turns -0 into 0, and no sum with what is not -0 is -0
+                    to[lane] = a["bias"][g * co + channel + lane] + 0.0
             out.add(lanes)
         return f.fn
 

@@ -22,16 +22,17 @@ TILE_AXES = (1, 2)  # of the three that the records know
 
 TILES_JOB = (
     *JOB,
-    "tile_slots",  # places for tiles in V and M: a box's tiles, and what the last product adds
-    "v_point", "m_point",  # numbers from one point to the next in V and M
-    "at_ins", "at_outs", "at_dump", "at_v", "at_m",  # bytes into the thread's scratch
+    "v_point", "v_vector",  # numbers from one point, and one vector of channels, to the next in V
+    "m_point",  # the same in M
+    "stage_plane",  # numbers from one channel to the next in staged results
+    "at_ins", "at_outs", "at_dump", "at_v", "at_m", "at_stage",  # bytes into the thread's scratch
     *(
         f"{name}{axis}"
         for name in (
             "at_lines",  # word where the lines begin: first output and number of outputs
             "sparse",  # 1 if each line has slots of its own, 0 if slots are neighbouring pixels
             "dilation",
-            "lo",
+            "lo", "out",
             "last",  # source that the last output reads last; beyond it a tile sees zeros
         )
         for axis in TILE_AXES
@@ -44,7 +45,8 @@ TILES_UNIT = (
     *UNIT,
     "place", "group",  # the box and the group whose tables, image and V are in scratch; -1: none
     "line1", "line2", "lines1", "lines2",  # of the box: first line, and how many
-    "base1", "base2",  # slots of dense axes are counted from this output's
+    "base1", "base2",  # its first outputs; slots of dense axes are counted from theirs
+    "width1", "width2",  # outputs from there to those of the next box, where the axis is dense
 )  # fmt: skip
 
 

@@ -13,15 +13,13 @@ from math import prod
 from konv.geometry import Axis, Conv
 from konv.kernels import scratch
 from konv.kernels.schedule import ALONE, MODES
+from konv.kernels.winograd_cut import RESTS, Model
 from konv.kernels.winograd_tables import OUTS
 from konv.kernels.winograd_transforms import Transform
 from konv.kernels.winograd_words import TILE_AXES, TILES_JOB
 from konv.plan import Plan, Strides, Work
 from konv.target import BYTES, Target
 
-MOST = 48  # tiles of a box
-# Register tiles for what is left of a box, by the full one's tiles.
-RESTS = {14: (8, 4), 12: (8, 4), 10: (5,), 8: (4,), 7: (3,), 6: (3,), 4: (2,)}
 
 
 class Lines:
@@ -40,11 +38,8 @@ class Lines:
         return len(self.lines)
 
     def cut(self, box: int) -> None:
-        """About `box` lines in each box, as even as can be; whole turns of interleaved ones if they
-        are so many.
-        """
-        self.boxes = -(-self.count // max(1, min(box, self.count)))
-        self.box = -(-self.count // self.boxes)
+        """`box` lines in each box; whole turns of interleaved ones if they are so many."""
+        self.box = min(box, self.count)
         if self.dilation <= self.box < self.count:
             self.box -= self.box % self.dilation
         self.boxes = -(-self.count // self.box)
@@ -83,40 +78,20 @@ def schedule(
     co, ci = conv.co // conv.groups, conv.ci // conv.groups
     vectors = -(-co // lanes)
     blocks = -(-vectors // plan.vectors)
-    chunk_blocks = _cut(conv, plan, target, lines, blocks, threads)
-    chunks = -(-blocks // chunk_blocks)
+    cut = Model(conv, plan, target).best(threads, conv.n)
+    for line, box in zip(lines, (cut.rows, cut.columns), strict=True):
+        line.cut(box)
+    chunks = -(-blocks // cut.chunk_blocks)
     words = dict.fromkeys(TILES_JOB, 0)
     words |= {
         "units": conv.n * prod(line.boxes for line in lines) * conv.groups * chunks,
-        "chunks": chunks, "chunk_blocks": chunk_blocks, "mode": MODES[conv.mode],
+        "chunks": chunks, "chunk_blocks": cut.chunk_blocks, "mode": MODES[conv.mode],
         "groups": conv.groups, "ci": ci, "co": co, "blocks": blocks - (plan.tail > 0),
         "tail": plan.tail, "x_batch": x[0], "x_channel": x[1], "y_batch": y[0], "y_channel": y[1],
     }  # fmt: skip
     tables = _axis_words(words, conv, lines, x[2:], y[2:])
     words["thread_bytes"] = scratch.lay_out(words, _parts(conv, plan, words, lines, lanes))
     return Work([*words.values(), *tables], threads, words["thread_bytes"])
-
-
-def _cut(
-    conv: Conv, plan: Plan, target: Target, lines: list[Lines], blocks: int, threads: int
-) -> int:
-    """Choose the boxes; returns how many blocks of output channels one unit takes."""
-    rows, columns = lines
-    points = rows.t.n * columns.t.n
-    each = points * (conv.ci // conv.groups) * BYTES[plan.dtype]
-    most = max(plan.pixels, min(MOST, target.l2 // 2 // each))
-    wanted = 4 * threads if threads > 1 else 0
-    columns.cut(most)
-    rows.cut(max(1, most // columns.box))
-
-    def units() -> int:
-        return conv.n * rows.boxes * columns.boxes * conv.groups
-
-    while units() < wanted and rows.box * columns.box >= 2 * plan.pixels:
-        largest = rows if rows.box > 1 else columns
-        largest.cut(-(-largest.box // 2))
-    pieces = min(blocks, max(1, -(-wanted // max(1, units()))))
-    return -(-blocks // pieces)
 
 
 def _axis_words(

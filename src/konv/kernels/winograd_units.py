@@ -23,7 +23,7 @@ from konv.kernels.winograd_parts import (
     emit_product,
     offset,
 )
-from konv.kernels.winograd_schedule import RESTS
+from konv.kernels.winograd_cut import RESTS
 from konv.kernels.winograd_tables import OUTS, emit_tables
 from konv.kernels.winograd_weights import emit_weights
 from konv.kernels.winograd_words import TILE_AXES, TILES_JOB, TILES_UNIT, tiles_function

@@ -1,0 +1,131 @@
+"""How large a box of tiles a unit takes, by a model of what a unit costs; the same model says what
+Winograd costs at all.
+
+Few tiles a box: U, which passes by once for each box, is used seldom, and register tiles do not
+fill. Many: V leaves the second-level cache, and the threads end unevenly. So every way to cut is
+modelled, and the cheapest is taken. Nothing here changes a result.
+
+Cycles were fitted on a core like a Sapphire Rapids (AVX-512, 2 MB of second-level cache).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from konv.geometry import Axis, Conv
+from konv.kernels.winograd_transforms import Transform
+from konv.plan import Plan
+from konv.target import BYTES, Target
+
+# Register tiles for what is left of a box, by the full one's tiles.
+RESTS = {14: (8, 4), 12: (8, 4), 10: (5,), 8: (4,), 7: (3,), 6: (3,), 4: (2,)}
+
+MOST = 64  # tiles of a box
+PIECES = 8  # ways to cut an axis that are tried, from the fewest boxes that can be
+INPUT, OUTPUT = 3.6, 3.4  # a vector at a point: loads, stores, a sixth of two transforms
+STAGE = 8.0  # contiguous output: a vector of results transposed, staged and written
+PACK = 0.6  # contiguous input: a number brought channels-last
+ADDRESS = 3.0  # a pixel's or a result's
+CALL = 40.0  # a product: the way in and out, its sums to M
+STREAM = 16.0  # bytes of U that arrive in a cycle, once for each box
+
+
+def even(count: int, most: int) -> Iterator[int]:
+    """Sizes of boxes, at most `most`, that cut `count` as evenly as can be: largest first."""
+    fewest, last = -(-count // max(1, min(most, count))), 0
+    for boxes in range(fewest, min(count, fewest + PIECES) + 1):
+        box = -(-count // boxes)
+        if box != last:
+            yield box
+        last = box
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Lines of each axis in a box, and blocks of output channels in a unit; the cycles that the
+    slowest thread takes for all units of the call.
+    """
+
+    rows: int
+    columns: int
+    chunk_blocks: int
+    cycles: float
+
+
+class Model:
+    """What a layer under a plan costs, at one image size."""
+
+    def __init__(self, conv: Conv, plan: Plan, target: Target) -> None:
+        self.conv, self.plan = conv, plan
+        self.axes = (Axis(1, 1),) * (2 - conv.dims) + conv.axes
+        self.transforms = Transform(*plan.form[:2]), Transform(*plan.form[2:])
+        self.points = self.transforms[0].n * self.transforms[1].n
+        self.results = self.transforms[0].m * self.transforms[1].m
+        self.lanes, self.ci = target.lanes(plan.dtype), conv.ci // conv.groups
+        self.vectors = -(-conv.co // conv.groups // self.lanes)
+        self.blocks = -(-self.vectors // plan.vectors)
+        self.l2 = target.l2
+
+    @cached_property
+    def lines(self) -> tuple[int, int]:
+        """Lines of the grid of tiles on each axis."""
+        rows, columns = (
+            self._lines(axis, t) for axis, t in zip(self.axes, self.transforms, strict=True)
+        )
+        return rows, columns
+
+    def _lines(self, axis: Axis, transform: Transform) -> int:
+        d = axis.dilation if axis.kernel > 1 else 1
+        whole, rest = divmod(axis.out, transform.m * d)
+        return whole * d + min(rest, d)
+
+    def best(self, threads: int, n: int) -> Cut:
+        """The cheapest cut for n images and so many threads."""
+        rows, columns = self.lines
+        each = self.points * self.ci * BYTES[self.plan.dtype]
+        most = max(self.plan.pixels, min(MOST, self.l2 * 5 // 8 // each))
+        least = min(self.plan.pixels, rows * columns)
+        cuts = [
+            self._cut(down, along, pieces, threads, n)
+            for along in even(columns, most)
+            for down in even(rows, most // along)
+            if down * along >= least // 2
+            for pieces in range(1, min(self.blocks, 4 * threads if threads > 1 else 1) + 1)
+        ]
+        return min(cuts, key=lambda cut: cut.cycles)
+
+    def _cut(self, rows: int, columns: int, pieces: int, threads: int, n: int) -> Cut:
+        chunk = -(-self.blocks // pieces)
+        chunks = -(-self.blocks // chunk)
+        down, along = self.lines
+        boxes = -(-down // rows) * -(-along // columns) * n * self.conv.groups
+        shared = min(1.0, threads / chunks)  # units of a thread that share a box share its V
+        unit = shared * self._inputs(rows, columns) + self._products(rows * columns, chunk)
+        return Cut(rows, columns, chunk, -(-boxes * chunks // threads) * unit)
+
+    def _inputs(self, rows: int, columns: int) -> float:
+        """A box's tables, its packed image and V."""
+        tiles, vectors = rows * columns, -(-self.ci // self.lanes)
+        cycles = tiles * self.points * (ADDRESS / self.conv.groups + vectors * INPUT)
+        if self.plan.packed:
+            over, along = self.transforms
+            slots = (rows * over.m + over.r - 1) * (columns * along.m + along.r - 1)
+            cycles += slots * self.ci * PACK
+        return cycles
+
+    def _products(self, tiles: int, blocks: int) -> float:
+        """Some blocks of output channels over a box: products and transforms out."""
+        nr, rest, sums, calls = self.plan.vectors, tiles, 0, 0
+        sizes = (self.plan.pixels, *RESTS.get(self.plan.pixels, ()))
+        for size in sizes:
+            count = rest // size if size != sizes[-1] else -(-rest // size)
+            rest, calls = rest - count * size, calls + count
+            sums += count * max(size * nr, 8, (size + nr))
+        vectors = min(blocks * nr, self.vectors)
+        share = vectors / (blocks * nr)
+        product = self.points * blocks * (sums * share * self.ci / 2 + calls * CALL)
+        stream = self.points * vectors * self.lanes * self.ci * 4 / STREAM
+        out = self.points * OUTPUT + (self.results * STAGE if self.plan.blocked else 0)
+        return product + stream / 2 + tiles * vectors * out

@@ -25,11 +25,12 @@ RESTS = {14: (8, 4), 12: (8, 4), 10: (5,), 8: (4,), 7: (3,), 6: (3,), 4: (2,)}
 MOST = 64  # tiles of a box
 PIECES = 8  # ways to cut an axis that are tried, from the fewest boxes that can be
 INPUT, OUTPUT = 3.6, 3.4  # a vector at a point: loads, stores, a sixth of two transforms
-STAGE = 8.0  # contiguous output: a vector of results transposed, staged and written
+STAGE = 5.0  # contiguous output: a vector of results transposed, staged and written
 PACK = 0.6  # contiguous input: a number brought channels-last
+RUN = 32  # contiguous input and output: begun lines of a box cost as much as so many numbers
 ADDRESS = 3.0  # a pixel's or a result's
 CALL = 40.0  # a product: the way in and out, its sums to M
-STREAM = 16.0  # bytes of U that arrive in a cycle, once for each box
+STREAM = 8.0  # bytes that arrive in a cycle from the third-level cache
 
 
 def even(count: int, most: int) -> Iterator[int]:
@@ -84,8 +85,7 @@ class Model:
     def best(self, threads: int, n: int) -> Cut:
         """The cheapest cut for n images and so many threads."""
         rows, columns = self.lines
-        each = self.points * self.ci * BYTES[self.plan.dtype]
-        most = max(self.plan.pixels, min(MOST, self.l2 * 5 // 8 // each))
+        most = max(self.plan.pixels, MOST)
         least = min(self.plan.pixels, rows * columns)
         cuts = [
             self._cut(down, along, pieces, threads, n)
@@ -102,7 +102,7 @@ class Model:
         down, along = self.lines
         boxes = -(-down // rows) * -(-along // columns) * n * self.conv.groups
         shared = min(1.0, threads / chunks)  # units of a thread that share a box share its V
-        unit = shared * self._inputs(rows, columns) + self._products(rows * columns, chunk)
+        unit = shared * self._inputs(rows, columns) + self._products(rows, columns, chunk)
         return Cut(rows, columns, chunk, -(-boxes * chunks // threads) * unit)
 
     def _inputs(self, rows: int, columns: int) -> float:
@@ -111,13 +111,13 @@ class Model:
         cycles = tiles * self.points * (ADDRESS / self.conv.groups + vectors * INPUT)
         if self.plan.packed:
             over, along = self.transforms
-            slots = (rows * over.m + over.r - 1) * (columns * along.m + along.r - 1)
+            slots = (rows * over.m + over.r - 1) * (columns * along.m + along.r - 1 + RUN)
             cycles += slots * self.ci * PACK
         return cycles
 
-    def _products(self, tiles: int, blocks: int) -> float:
+    def _products(self, rows: int, columns: int, blocks: int) -> float:
         """Some blocks of output channels over a box: products and transforms out."""
-        nr, rest, sums, calls = self.plan.vectors, tiles, 0, 0
+        nr, rest, sums, calls = self.plan.vectors, rows * columns, 0, 0
         sizes = (self.plan.pixels, *RESTS.get(self.plan.pixels, ()))
         for size in sizes:
             count = rest // size if size != sizes[-1] else -(-rest // size)
@@ -126,6 +126,14 @@ class Model:
         vectors = min(blocks * nr, self.vectors)
         share = vectors / (blocks * nr)
         product = self.points * blocks * (sums * share * self.ci / 2 + calls * CALL)
-        stream = self.points * vectors * self.lanes * self.ci * 4 / STREAM
-        out = self.points * OUTPUT + (self.results * STAGE if self.plan.blocked else 0)
-        return product + stream / 2 + tiles * vectors * out
+        size = self.points * self.ci * BYTES[self.plan.dtype]
+        far = size * vectors * self.lanes  # bytes from beyond the second-level cache: U,
+        if size * self.vectors * self.lanes < self.l2 // 2:
+            far //= 4
+        if size * rows * columns > self.l2 * 5 // 8:  # and V if it does not stay there
+            far += size * rows * columns * blocks
+        product = max(product, far / STREAM) + min(product, far / STREAM) / 4
+        out = self.points * OUTPUT
+        if self.plan.blocked:
+            out += self.results * STAGE * (1 + RUN / (columns * self.transforms[1].m))
+        return product + rows * columns * vectors * out

@@ -15,10 +15,12 @@ what is written twice is the same.
 from __future__ import annotations
 
 from konv.kernels.packing import transpose
+from konv.kernels.scratch import LINE
 from konv.kernels.winograd_transforms import Transform
 from konv.llvm import (
     F32,
     I64,
+    SIZE,
     Function,
     Module,
     Pointer,
@@ -76,22 +78,33 @@ def emit_inputs(module: Module, transforms: Pair) -> Routine:
 
 
 def emit_product(module: Module, mr: int, nr: int) -> Routine:
-    """product(v, v_vector, u, channels, m): mr tiles by nr vectors of output channels, at one
+    """product(v, v_vector, u, channels, m, next): mr tiles by nr vectors of output channels, at one
     point. Every sum is one chain in the order of channels.
+
+    U comes from the third-level cache, where it waits: half as much as this product reads is asked
+    for from `next` on.
     """
     lanes = module.target.lanes("float32")
     params = [
         ("v", pointer_to(F32)), ("v_vector", I64), ("u", pointer_to(F32)), ("channels", I64),
-        ("m", pointer_to(F32)),
+        ("m", pointer_to(F32)), ("next", pointer_to(F32)), ("more", I64),
     ]  # fmt: skip
     with module.function(f"product_{mr}x{nr}", params, inline=False) as (f, args):
-        v, v_vector, u, channels, m = args
+        v, v_vector, u, channels, m, coming, more = args
+        asked = UNROLL * nr * lanes // 2  # numbers a trip
         zero = f.zero(F32, lanes)
         sums = [[Variable(f, zero) for _ in range(nr)] for _ in range(mr)]
+        with f.when(more.differs(0)):
+            for i, row in enumerate(sums):
+                for n, total in enumerate(row):
+                    total.set(m.vector((i * nr + n) * lanes, lanes))
         whole = channels // lanes
         with f.loop(whole) as vector:
             numbers, weights = v + vector * v_vector, u + vector * (lanes * nr * lanes)
             with f.loop(lanes, step=UNROLL) as c:
+                ahead = coming + (vector * lanes + c) * (nr * lanes // 2)
+                for at in range(0, asked, LINE // SIZE[F32]):
+                    f.prefetch(ahead + at)
                 for i in range(UNROLL):
                     _multiply_add(f, sums, numbers + c, weights + c * (nr * lanes), i, lanes)
         # The last vector holds the last `lanes` channels, some of which have been here.

@@ -32,6 +32,8 @@ from konv.llvm import F32, I64, Function, Module, Routine, Value
 from konv.plan import Plan
 from konv.target import Target
 
+DEPTH = 64  # channels of a product; more, and U and V of a point leave the first-level cache
+
 
 def emit_kernel(plan: Plan, target: Target, transforms: Pair) -> Module:
     """The module of a plan: `run` and `pack`."""
@@ -201,15 +203,20 @@ def _emit_products(module: Module, plan: Plan, transforms: Pair, nr: int) -> Rou
         job, unit = piece.job, piece.unit
         u, v, m = address.to_pointer(F32), piece.part("at_v", F32), piece.part("at_m", F32)
         v_vector = job["v_vector"]
-        with f.loop(points) as point:
-            here = u + point * job["ci"] * (nr * lanes)
-            v_here, m_here = v + point * job["v_point"], m + point * job["m_point"]
-            at = f.var(0)
+        with f.loop(points) as point, f.loop(job["ci"], step=DEPTH) as c:
+            here = u + (point * job["ci"] + c) * (nr * lanes)
+            channels = f.least(job["ci"] - c, DEPTH)
+            v_here = v + (point * job["v_point"] + c // lanes * job["v_vector"])
+            m_here, panel = m + point * job["m_point"], channels * (nr * lanes)
+            at, coming = f.var(0), f.var(0)
+            coming.set(panel)
             for size, tile in zip(sizes, tiles, strict=True):
                 # The smallest computes places beyond the last tile too, which nobody reads.
                 least = size if size != sizes[-1] else 1
                 with f.loop((unit["tiles"] - at.get() + (size - least)) // size):
                     where = v_here + at.get() * lanes, m_here + at.get() * (nr * lanes)
-                    f.call(tile, [where[0], v_vector, here, job["ci"], where[1]])
+                    ahead = here + coming.get()
+                    f.call(tile, [where[0], v_vector, here, channels, where[1], ahead, c])
                     at.add(size)
+                    coming.add(panel >> 1)
         return f.fn

@@ -249,6 +249,11 @@ class Function:
         intrinsic = self.module.declare("llvm.memcpy.p0.p0.i64", ir.VoidType(), params)
         self.b.call(intrinsic, [to.ir, source.ir, size.ir, I1(0)])
 
+    def prefetch(self, p: Pointer) -> None:
+        """Ask for the cache line of an address, into the second level; no address is forbidden."""
+        intrinsic = self.module.declare("llvm.prefetch.p0", ir.VoidType(), [PTR, I32, I32, I32])
+        self.b.call(intrinsic, [p.ir, I32(0), I32(2), I32(1)])
+
     def clear(self, to: Pointer, count: Value) -> None:
         """memset of `count` elements to zero."""
         size = count * SIZE[to.element]

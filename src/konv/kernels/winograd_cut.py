@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 from konv.geometry import Axis, Conv
 from konv.kernels.winograd_transforms import Transform
@@ -43,6 +42,17 @@ def even(count: int, most: int) -> Iterator[int]:
         last = box
 
 
+def count(axis: Axis, m: int) -> int:
+    """Lines of tiles of m outputs on an axis.
+
+    >>> count(Axis(14, 3, lo=1, hi=1), 4), count(Axis(33, 3, dilation=4, lo=4, hi=4), 4)
+    (4, 9)
+    """
+    d = axis.dilation if axis.kernel > 1 else 1
+    whole, rest = divmod(axis.out, m * d)
+    return whole * d + min(rest, d)
+
+
 @dataclass(frozen=True)
 class Cut:
     """Lines of each axis in a box, and blocks of output channels in a unit; the cycles that the
@@ -68,31 +78,21 @@ class Model:
         self.vectors = -(-conv.co // conv.groups // self.lanes)
         self.blocks = -(-self.vectors // plan.vectors)
         self.l2 = target.l2
-
-    @cached_property
-    def lines(self) -> tuple[int, int]:
-        """Lines of the grid of tiles on each axis."""
-        rows, columns = (
-            self._lines(axis, t) for axis, t in zip(self.axes, self.transforms, strict=True)
-        )
-        return rows, columns
-
-    def _lines(self, axis: Axis, transform: Transform) -> int:
-        d = axis.dilation if axis.kernel > 1 else 1
-        whole, rest = divmod(axis.out, transform.m * d)
-        return whole * d + min(rest, d)
+        down, along = zip(self.axes, self.transforms, strict=True)
+        self.lines = count(down[0], down[1].m), count(along[0], along[1].m)
 
     def best(self, threads: int, n: int) -> Cut:
         """The cheapest cut for n images and so many threads."""
         rows, columns = self.lines
-        most = max(self.plan.pixels, MOST)
-        least = min(self.plan.pixels, rows * columns)
+        boxes = [
+            (down, along) for along in even(columns, MOST) for down in even(rows, MOST // along)
+        ]
+        least = min(self.plan.pixels // 2, MOST)
+        pieces = range(1, min(self.blocks, 4 * threads if threads > 1 else 1) + 1)
         cuts = [
-            self._cut(down, along, pieces, threads, n)
-            for along in even(columns, most)
-            for down in even(rows, most // along)
-            if down * along >= least // 2
-            for pieces in range(1, min(self.blocks, 4 * threads if threads > 1 else 1) + 1)
+            self._cut(*box, piece, threads, n)
+            for box in [box for box in boxes if box[0] * box[1] >= least] or boxes[:1]
+            for piece in pieces
         ]
         return min(cuts, key=lambda cut: cut.cycles)
 
@@ -120,9 +120,9 @@ class Model:
         nr, rest, sums, calls = self.plan.vectors, rows * columns, 0, 0
         sizes = (self.plan.pixels, *RESTS.get(self.plan.pixels, ()))
         for size in sizes:
-            count = rest // size if size != sizes[-1] else -(-rest // size)
-            rest, calls = rest - count * size, calls + count
-            sums += count * max(size * nr, 8, (size + nr))
+            here = rest // size if size != sizes[-1] else -(-rest // size)
+            rest, calls = rest - here * size, calls + here
+            sums += here * max(size * nr, 8, (size + nr))
         vectors = min(blocks * nr, self.vectors)
         share = vectors / (blocks * nr)
         product = self.points * blocks * (sums * share * self.ci / 2 + calls * CALL)

@@ -21,7 +21,6 @@ from konv.plan import Plan, Strides, Work
 from konv.target import BYTES, Target
 
 
-
 class Lines:
     """The lines of one axis, and the boxes they are cut into."""
 
@@ -65,9 +64,7 @@ class Lines:
         return [first - self.axis.lo + step for first, _ in self.lines for step in steps]
 
 
-def schedule(
-    conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int
-) -> Work:
+def schedule(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
     """The work of `conv` under a Winograd plan."""
     axes = (Axis(1, 1),) * (2 - conv.dims) + conv.axes
     transforms = Transform(*plan.form[:2]), Transform(*plan.form[2:])
@@ -116,7 +113,8 @@ def _axis_words(
             f"count{a}": line.count, f"box{a}": line.box, f"boxes{a}": line.boxes,
             # What konv.kernels.packing asks before it copies squares of neighbouring pixels.
             f"jump{a}": 1, f"ahead{a}": 1 + line.sparse, f"first_slots{a}": 1,
-            f"out{a}": axis.out, f"apart{a}": apart, f"dilation{a}": d, f"lo{a}": axis.lo, f"sparse{a}": line.sparse,
+            f"out{a}": axis.out, f"apart{a}": apart, f"dilation{a}": d, f"lo{a}": axis.lo,
+            f"sparse{a}": line.sparse,
             f"last{a}": axis.out - 1 + (axis.kernel - 1) * d - axis.lo,
             f"at_lines{a}": len(TILES_JOB) + len(tables),
         }  # fmt: skip

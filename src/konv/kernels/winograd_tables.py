@@ -43,9 +43,7 @@ def _line(piece: Piece, axis: int, index: Value) -> list[Value]:
     return [words[0], words[1]]
 
 
-def _emit_axis(
-    module: Module, transforms: tuple[Transform, Transform], slots: Routine
-) -> Routine:
+def _emit_axis(module: Module, transforms: tuple[Transform, Transform], slots: Routine) -> Routine:
     """axes(job, unit): the slots of each axis of the box."""
     with tiles_function(module, "axes", writes=True) as (f, piece, _):
         job, unit = piece.job, piece.unit

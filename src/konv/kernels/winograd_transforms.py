@@ -83,8 +83,7 @@ class Transform:
             if a == 1.0:
                 out += [e + o, e - o]
             else:
-                c = f.constant(o.type, [a] * o.type.count)
-                out += [f.fma(o, c, e), f.fma(o, f.constant(o.type, [-a] * o.type.count), e)]
+                out += [f.fma(o, _splat(o, a), e), f.fma(o, _splat(o, -a), e)]
         return [*out, _sum(f, _product(squares), d[1::2] if self.zero else d[0::2])]
 
     def emit_outputs(self, f: Function, v: list[Value]) -> list[Value]:
@@ -113,7 +112,8 @@ class Transform:
     def emit_filters(self, f: Function, g: list[Value]) -> list[Value]:
         """G g, for r vectors: n of them."""
         return [
-            _combined(f, [(c, v) for c, v in zip(row, g, strict=True) if c]) for row in self.filters()
+            _combined(f, [(c, v) for c, v in zip(row, g, strict=True) if c])
+            for row in self.filters()
         ]
 
 
@@ -147,5 +147,10 @@ def _combined(f: Function, terms: list[tuple[float, Value]]) -> Value:
         elif c == -1.0:
             total = total - value
         else:
-            total = f.fma(value, f.constant(value.type, [c] * value.type.count), total)
+            total = f.fma(value, _splat(value, c), total)
     return total
+
+
+def _splat(like: Value, number: float) -> Value:
+    """A number in every lane of a vector like another."""
+    return Value(like.f, like.lift(number))

@@ -1,12 +1,12 @@
 """The loops of Winograd's convolution around its three steps.
 
-    for unit in units, taken by threads one after the other:   a box of tiles, a group, some blocks
-                                                               of its output channels
-        tables and the packed image, unless of the unit before           konv.kernels.winograd_tables
-        V of the box and group, unless of the unit before
-        for block of output channels:
-            for point: for register tile of tiles: product    V, U -> M
-            for tile: transform out                           M -> y
+for unit in units, taken by threads one after the other:   a box of tiles, a group, some blocks
+                                                           of its output channels
+    tables and the packed image, unless of the unit before           konv.kernels.winograd_tables
+    V of the box and group, unless of the unit before
+    for block of output channels:
+        for point: for register tile of tiles: product    V, U -> M
+        for tile: transform out                           M -> y
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from functools import partial
 
 from konv.kernels.packing import HEADER
 from konv.kernels.region import emit_entry, emit_units
+from konv.kernels.winograd_cut import RESTS
 from konv.kernels.winograd_parts import (
     Pair,
     emit_flush,
@@ -23,7 +24,6 @@ from konv.kernels.winograd_parts import (
     emit_product,
     offset,
 )
-from konv.kernels.winograd_cut import RESTS
 from konv.kernels.winograd_tables import OUTS, emit_tables
 from konv.kernels.winograd_weights import emit_weights
 from konv.kernels.winograd_words import TILE_AXES, TILES_JOB, TILES_UNIT, tiles_function
@@ -134,9 +134,7 @@ def _emit_v(module: Module, plan: Plan, transforms: Pair) -> Routine:
         return f.fn
 
 
-def _emit_block(
-    module: Module, plan: Plan, transforms: Pair, nr: int, outputs: Routine
-) -> Routine:
+def _emit_block(module: Module, plan: Plan, transforms: Pair, nr: int, outputs: Routine) -> Routine:
     """block(job, unit, u, bias, vector): one block of output channels over the box's tiles;
     `vector`: its first.
     """
@@ -167,7 +165,10 @@ def _emit_stores(
         if flush is None:
             with f.loop(unit["tiles"]) as tile:
                 at = m + tile * (nr * lanes)
-                f.call(outputs, [at, job["m_point"], bias.to_pointer(F32), outs + tile * places, channel])
+                f.call(
+                    outputs,
+                    [at, job["m_point"], bias.to_pointer(F32), outs + tile * places, channel],
+                )
             return f.fn
         down, right = (job["dilation", a] * job["y_stride", a] for a in TILE_AXES)
         stage, plane, y = piece.part("at_stage", F32), job["y_channel"], channel * job["y_channel"]

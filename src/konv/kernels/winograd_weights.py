@@ -56,14 +56,14 @@ def _emit_filters(module: Module, transforms: Pair) -> Routine:
         with f.loop(along.r) as s:
             column = g + s * lanes
             values = [_wide(f, column, r * along.r * lanes, lanes) for r in range(over.r)]
-            for r, value in enumerate(over.emit_filters(f, values)):
-                half.put(s * lanes + r * along.r * lanes, value)
+            for i, value in enumerate(over.emit_filters(f, values)):
+                half.put(s * lanes + i * along.r * lanes, value)
         with f.loop(over.n) as r:
             line = half + r * (along.r * lanes)
             values = [line.vector(s * lanes, lanes) for s in range(along.r)]
             place = to + r * along.n * apart
-            for q, value in enumerate(along.emit_filters(f, values)):
-                place.put(apart * q, _narrow(f, value))
+            for i, value in enumerate(along.emit_filters(f, values)):
+                place.put(apart * i, _narrow(f, value))
         return f.fn
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from konv.errors import ProblemError
 from konv.geometry import Axis, Conv
 from konv.kernels.microtile import UNROLL
+from konv.kernels.winograd import FEWEST
 from konv.plan import Plan
 from konv.target import Target
 
@@ -18,12 +19,16 @@ def shrunk(conv: Conv, plan: Plan, target: Target) -> Conv:
     compute.
     """
     width, per_channel = plan.vectors * target.lanes(plan.dtype), plan.algorithm == "depthwise"
+    tiles = plan.algorithm == "winograd"
     groups = _fewer(conv.groups, width) if per_channel else min(conv.groups, 3)
-    ci = _fewer(conv.ci // conv.groups, UNROLL)
+    ci = _fewer(conv.ci // conv.groups, FEWEST if tiles else UNROLL)
     co = conv.co // conv.groups if per_channel else _fewer(conv.co // conv.groups, width)
     small = replace(conv, n=min(conv.n, 2), ci=groups * ci, co=groups * co, groups=groups)
     for at in range(conv.dims):
         most = 2 * plan.pixels + 1 if at == conv.dims - 1 else 3
+        if tiles:  # each of several pixels
+            m, d = plan.form[0 - 2 * (conv.dims - at)], conv.axes[at].dilation
+            most = (most * m + 1) if at == conv.dims - 1 else m * d + 1
         axes = (*small.axes[:at], _shorter(conv.axes[at], most), *small.axes[at + 1 :])
         try:
             small = replace(small, axes=axes)

@@ -61,7 +61,8 @@ def emit_inputs(module: Module, transforms: Pair) -> Routine:
                         (column.pointer(r * along.n, F32) + channel).vector(0, lanes)
                         for r in range(over.n)
                     ]
-    XX
+                    for i, value in enumerate(over.emit_inputs(f, d)):
+                        half.put(q * lanes + i * along.n * lanes, value)
             with f.loop(over.n) as r:
                 line, row = half + r * (along.n * lanes), ins + r * along.n
                 d = [

@@ -20,7 +20,7 @@ import konv
 from konv import kernels, llvm
 from konv.errors import ProblemError
 from konv.geometry import Axis, Conv, read_problems
-from konv.kernels import ALGORITHMS, depthwise, direct
+from konv.kernels import ALGORITHMS, depthwise, direct, winograd
 from konv.plan import Algorithm, Plan
 from konv.runtime import choose as module
 from konv.runtime.choose import choose, current_precision, precision
@@ -45,32 +45,43 @@ every_target = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 
 # What it must not look at
 
+SIZES = {"size", "out"}  # what an algorithm on tiles may look at, to refuse too few of them
 CHANGING = {
-    "n", "in_shape", "out_shape", "macs", "exact_macs", "bytes", "intensity", "size", "out",
+    "n", "in_shape", "out_shape", "macs", "exact_macs", "bytes", "intensity",
     "padded", "taps", "reads", "source", "overhang", "phases", "adjoint", "weight_adjoint",
-    "with_size", "with_batch",
+    "with_size", "with_batch", *SIZES,
 }  # fmt: skip
 
 
 class Blind:
-    """A problem or an axis that will not say how large it is."""
+    """A problem or an axis that will not say how large it is, but for what is `shown`."""
 
-    def __init__(self, whole: Conv | Axis) -> None:
-        self._whole = whole
+    def __init__(self, whole: Conv | Axis, shown: frozenset[str] = frozenset()) -> None:
+        self._whole, self._shown = whole, shown
 
     def __getattr__(self, name: str) -> Any:
-        if name in CHANGING:
+        if name in CHANGING - self._shown:
             raise AssertionError(f"choosing has looked at {name}")
         found = getattr(self._whole, name)
-        return tuple(map(Blind, found)) if name == "axes" else found
+        if name != "axes":
+            return found
+        return tuple(Blind(axis, self._shown) for axis in found)
 
 
 @every_target
-def test_size_and_batch_are_not_looked_at(target: Target) -> None:
-    """Not even asked for: a problem that raises when they are gets the same plan."""
+@every_algorithm
+def test_size_and_batch_are_not_looked_at(algorithm: Algorithm, target: Target) -> None:
+    """Not even asked for: a problem that raises when they are gets the same plans. Only whether
+    there are tiles enough may depend on the image, never on the batch.
+    """
     for conv, (packed, blocked) in product(PROBLEMS, LAYOUTS):
         blind: Any = Blind(conv)
-        assert choose(blind, target, packed, blocked) == choose(conv, target, packed, blocked)
+        seen: Any = Blind(conv, frozenset(SIZES) if algorithm is winograd else frozenset())
+        refusal = algorithm.why_not(conv, target)
+        assert algorithm.why_not(seen, target) == refusal
+        if refusal is None:
+            plans = algorithm.plans(conv, target, packed, blocked)
+            assert algorithm.plans(blind, target, packed, blocked) == plans
 
 
 def test_this_can_fail() -> None:
@@ -80,6 +91,7 @@ def test_this_can_fail() -> None:
 
 
 def test_the_same_plan_at_every_size() -> None:
+    """Of an algorithm; which one it is may depend on whether there are tiles enough."""
     target, sizes = llvm.detect(), (1, 2, 7, 31, 500)
     for conv in PROBLEMS:
         for packed, blocked in LAYOUTS:
@@ -177,7 +189,7 @@ def test_emits(algorithm: Algorithm) -> None:
 def test_order() -> None:
     """Most special first; the one that takes all is the last."""
     assert ALGORITHMS[-1] is direct
-    assert ALGORITHMS.index(depthwise) < ALGORITHMS.index(direct)
+    assert ALGORITHMS.index(depthwise) < ALGORITHMS.index(winograd) < ALGORITHMS.index(direct)
     with pytest.raises(StopIteration):
         kernels.by_name("no such algorithm")
 
@@ -218,6 +230,49 @@ def test_why_depthwise_does_not(line: str, says: str | None) -> None:
     assert depthwise.why_not(Conv.parse(line), llvm.detect()) == says
 
 
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("conv2d 1x16x14x14 o16 k3 p1", None),
+        ("conv2d 1x64x14x14 o32 k3 p1 g2", None),
+        ("conv2d 1x16x14x14 o16 k5 p2", None),
+        ("conv2d 1x16x65x65 o16 k3 p12 d12", None),
+        ("conv1d 1x16x140 o16 k3 p1", None),
+        ("tconv2d 1x16x14x14 o16 k3 p1", None),
+        ("conv2d 1x16x14x14 o16 k3 p1 f64", "takes float32 only, for its rounding; here float64"),
+        ("conv2d 1x15x14x14 o16 k3 p1", "takes 16 channels in and out a group or more; here 15"),
+        ("conv2d 1x64x14x14 o32 k3 p1 g4", "takes 16 channels in and out a group or more; here"),
+        ("conv3d 1x16x9x9x9 o16 k3 p1", "takes one or two axes; here 3"),
+        ("conv2d 1x16x14x14 o16 k3 s2 p1", "takes stride 1 only, ordinary or transposed"),
+        ("tconv2d 1x16x14x14 o16 k3 s2 p1", "takes stride 1 only, ordinary or transposed"),
+        ("conv2d 1x16x14x14 o16 k3x1", "takes kernels of 3 or 5 taps on every axis only"),
+        ("conv2d 1x16x14x14 o16 k7", "takes kernels of 3 or 5 taps on every axis only"),
+        ("conv2d 1x16x5x5 o16 k3 p1", "would save a factor of 1.6 of the multiplications, less"),
+        ("conv2d 1x512x7x7 o512 k3 p1", "would read 36 MiB of transformed weights for 4 tiles"),
+    ],
+)
+def test_why_winograd_does_not(line: str, says: str | None) -> None:
+    refusal = winograd.why_not(Conv.parse(line), llvm.detect())
+    assert refusal is None if says is None else (refusal or "").startswith(says)
+
+
+def test_what_winograd_costs() -> None:
+    """More channels, more pixels or fewer lanes cost more; it is an image's, so batch nothing."""
+    few, many, large = (
+        Conv.parse(f"conv2d 1x{line} k3 p1")
+        for line in ("32x28x28 o32", "64x28x28 o32", "32x56x56 o32")
+    )
+
+    def cost(conv: Conv, target: Target) -> float:
+        return winograd.cost(conv, winograd.plans(conv, target, True, True)[0], target)
+
+    for target in TARGETS.values():
+        assert cost(few, target) < cost(many, target) < 2.5 * cost(few, target)
+        assert 3 * cost(few, target) < cost(large, target) < 5 * cost(few, target)
+        assert cost(few, target) == cost(few.with_batch(9), target)
+    assert cost(few, TARGETS["avx512"]) < cost(few, TARGETS["avx2"]) < cost(few, TARGETS["sse"])
+
+
 # Precision
 
 
@@ -241,6 +296,12 @@ def rough(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def chosen() -> str:
     return choose(PROBLEMS[0], llvm.detect(), True, True).algorithm
+
+
+def test_exact_forbids_winograd() -> None:
+    assert chosen() == "winograd"
+    with precision("exact"):
+        assert chosen() == "direct"
 
 
 @pytest.mark.usefixtures("rough")

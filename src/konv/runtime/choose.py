@@ -1,9 +1,10 @@
 """Which plan for a layer: the first algorithm that does not refuse, and its best plan by its own
 model.
 
-Choosing never looks at image size, batch or thread count, so a layer has one plan per pair of
-layouts at every size: a new size compiles nothing, and results do not depend on what else is
-computed.
+Choosing never looks at batch or thread count, so results do not depend on what else is computed. A
+plan holds no image size either; only a refusal may depend on it, where an algorithm on tiles has
+too few of them (konv.kernels.winograd). So a layer has one plan per pair of layouts at every size,
+at most two where it gets small, and a new size compiles nothing.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from konv.errors import ProblemError
 from konv.geometry import MODES, Conv
+from konv.kernels.winograd_cut import count
 from konv.plan import Plan
 from konv.runtime.choose import choose
 from konv.target import Target
@@ -66,10 +67,22 @@ def case(d: Draw, target: Target, large: bool) -> Case:
     ci, co, groups = _channels(d, dtype, target, large)
     kernel = [d.number(1, 3 if large or dims == 3 else 5) for _ in range(dims)]
     stride, dilation = _steps(d, dims, 3), _steps(d, dims, 3)
+    tiles = dims < 3 and dtype == "float32" and d.number(0, 5) == 0  # what Winograd takes
+    if tiles:
+        kernel, stride = [3 if d.number(0, 3) else 5] * dims, [1] * dims
+        groups = 1 if large else d.one((1, 1, 2))
+        ci, co = (
+            ((16, 19)[d.number(0, 1)], 4 * target.lanes(dtype) + 2)
+            if large
+            else (groups * d.one((16, 23)), groups * d.one((16, 37)))
+        )
     extra = [0] * dims
     if transposed and mode == "zeros" and d.number(0, 1):
         extra = [d.number(0, max(s, a) - 1) for s, a in zip(stride, dilation, strict=True)]
-    if large:
+    if tiles:
+        most = {1: (130, 190), 2: (21, 30)}[dims] if large else {1: (4, 40), 2: (4, 17)}[dims]
+        sizes = [d.number(*most) for _ in range(dims)]
+    elif large:
         most = {1: (20, 40), 2: (5, 9), 3: (3, 5)}[dims]
         sizes = [d.number(*most) * (1 if transposed else s) for s in stride]
     else:
@@ -180,4 +193,7 @@ def tiled(conv: Conv, plan: Plan, target: Target) -> bool:
     width = plan.vectors * target.lanes(plan.dtype)
     channels = conv.co if plan.algorithm == "depthwise" else conv.co // conv.groups
     pixels = prod(max(phase.count for phase in axis.phases()) for axis in conv.axes)
+    if plan.algorithm == "winograd":  # whose register tiles hold tiles of pixels
+        ms = plan.form[::2][-conv.dims :]
+        pixels = prod(count(axis, m) for axis, m in zip(conv.axes, ms, strict=True))
     return all(n > 2 * tile and n % tile for n, tile in ((channels, width), (pixels, plan.pixels)))

@@ -105,7 +105,8 @@ def test_products_of_winograd_stay_in_registers(machine: Machine) -> None:
             module = Module(target, "product")
             emit_product(module, tiles, nr)
             ((_, lines),) = functions(assembly(module)).items()
-            check_loop(machine, "float32", lines, tiles * nr * winograd_parts.UNROLL)
+            allowed = 2 if machine.family == "sse" else 0  # one product, as in direct
+            check_loop(machine, "float32", lines, tiles * nr * winograd_parts.UNROLL, allowed)
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,13 @@ from functional.forms import numbers
 from functional.witness import Array, expected, tolerance
 
 import konv
-from konv import arrays, dispatch, kernels, reference
+from konv import arrays, dispatch, kernels, llvm, reference
 from konv.geometry import Conv
 from konv.kernels import schedule, winograd_cut, winograd_schedule
 from konv.kernels.words import JOB
 from konv.plan import Algorithm, Plan
 from konv.runtime import execute
+from konv.runtime.choose import choose
 from konv.runtime.job import Job
 
 plans: dict[Conv, Plan] = {}
@@ -56,7 +57,8 @@ def compare(case: Case, x: Any, w: Any, b: Any, y: Any, thorough: bool = False) 
     assert got.dtype.name == conv.dtype, f"{case}: gives {got.dtype}"
     assert got.shape == conv.out_shape, f"{case}: has shape {got.shape}, not {conv.out_shape}"
     want = (reference.im2col if thorough else expected)(conv, x, w, b)
-    algorithm = plans[conv].algorithm if conv in plans else "direct"
+    chosen = plans.get(conv) or choose(conv, llvm.detect(), True, True)
+    algorithm = chosen.algorithm
     if case.whole and kernels.by_name(algorithm).exact:
         bound: Any = 0
     else:
@@ -96,10 +98,10 @@ def nan_results() -> Iterator[None]:
 @contextmanager
 def recording() -> Iterator[list[Job]]:
     """Keep the plans that are chosen in `plans`, and the jobs that are made in the list given."""
-    choose, schedule, jobs = execute.choose, execute.schedule, list[Job]()
+    before, schedule, jobs = execute.choose, execute.schedule, list[Job]()
 
     def remember(conv: Conv, *rest: Any) -> Plan:
-        plans[conv] = choose(conv, *rest)
+        plans[conv] = before(conv, *rest)
         return plans[conv]
 
     def keep(*arguments: Any) -> Job:
@@ -124,14 +126,15 @@ def forget() -> None:
 def pinned(algorithm: Algorithm, which: int = 0) -> Iterator[None]:
     """Every call is computed by this algorithm, by its plan of that number."""
 
-    def choose(conv: Conv, *rest: Any) -> Plan:
+    def pin(conv: Conv, *rest: Any) -> Plan:
         plans[conv] = algorithm.plans(conv, *rest)[which]
         return plans[conv]
 
     forget()
-    with patch.object(execute, "choose", choose):
+    with patch.object(execute, "choose", pin):
         yield
     forget()
+    plans.clear()
 
 
 @contextmanager

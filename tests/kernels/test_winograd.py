@@ -81,5 +81,5 @@ def test_boxes_cover_the_grid(line: str, threads: int) -> None:
 
 def test_even() -> None:
     assert list(even(14, 14)) == [14, 7, 5, 4, 3, 2]
-    assert list(even(33, 16)) == [11, 9, 7, 6, 5, 4]
+    assert list(even(33, 16)) == [11, 9, 7, 6, 5, 4, 3]
     assert list(even(1, 9)) == [1]

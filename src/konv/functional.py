@@ -20,6 +20,8 @@ def conv1d(
     *,
     padding_mode: str = "zeros",
     layout: str | None = None,
+    activation: Any = None,
+    residual: Any = None,
     out: Any = None,
 ) -> Any:
     """Convolve sequences: x (n, ci, w) or (ci, w), weight (co, ci / groups, k). See conv2d.
@@ -29,8 +31,8 @@ def conv1d(
     array([[[2., 3., 3., 3., 2.]]], dtype=float32)
     """
     return convolve(
-        x, weight, bias, out, 1, False, stride, padding, dilation, groups, 0, None, padding_mode,
-        layout,
+        x, weight, bias, activation, residual, out, 1, False, stride, padding, dilation, groups,
+        0, None, padding_mode, layout,
     )  # fmt: skip
 
 
@@ -45,12 +47,14 @@ def conv2d(
     *,
     padding_mode: str = "zeros",
     layout: str | None = None,
+    activation: Any = None,
+    residual: Any = None,
     out: Any = None,
 ) -> Any:
     """Convolve images: ordinary, strided, dilated, grouped, depthwise.
 
-    x         (n, ci, h, w) or (ci, h, w); float32 or float64; NumPy array, PyTorch CPU tensor or
-              anything with DLPack
+    x         (n, ci, h, w) or (ci, h, w); float32, float64, float16 or bfloat16; NumPy array,
+              PyTorch CPU tensor or anything with DLPack
     weight    (co, ci / groups, kh, kw), same library and dtype
     bias      (co,) or None
     stride, padding, dilation
@@ -78,8 +82,8 @@ def conv2d(
     (1, 16, 4, 4)
     """
     return convolve(
-        x, weight, bias, out, 2, False, stride, padding, dilation, groups, 0, None, padding_mode,
-        layout,
+        x, weight, bias, activation, residual, out, 2, False, stride, padding, dilation, groups,
+        0, None, padding_mode, layout,
     )  # fmt: skip
 
 
@@ -94,6 +98,8 @@ def conv3d(
     *,
     padding_mode: str = "zeros",
     layout: str | None = None,
+    activation: Any = None,
+    residual: Any = None,
     out: Any = None,
 ) -> Any:
     """Convolve volumes: x (n, ci, d, h, w), weight (co, ci / groups, kd, kh, kw). See conv2d.
@@ -103,8 +109,8 @@ def conv3d(
     (1, 2, 3, 3, 3)
     """
     return convolve(
-        x, weight, bias, out, 3, False, stride, padding, dilation, groups, 0, None, padding_mode,
-        layout,
+        x, weight, bias, activation, residual, out, 3, False, stride, padding, dilation, groups,
+        0, None, padding_mode, layout,
     )  # fmt: skip
 
 
@@ -121,6 +127,8 @@ def conv_transpose1d(
     padding_mode: str = "zeros",
     output_size: Any = None,
     layout: str | None = None,
+    activation: Any = None,
+    residual: Any = None,
     out: Any = None,
 ) -> Any:
     """Transposed convolution of sequences: weight (ci, co / groups, k). See conv_transpose2d.
@@ -130,8 +138,8 @@ def conv_transpose1d(
     array([[[1., 1., 1., 1.]]], dtype=float32)
     """
     return convolve(
-        x, weight, bias, out, 1, True, stride, padding, dilation, groups, output_padding,
-        output_size, padding_mode, layout,
+        x, weight, bias, activation, residual, out, 1, True, stride, padding, dilation, groups,
+        output_padding, output_size, padding_mode, layout,
     )  # fmt: skip
 
 
@@ -148,6 +156,8 @@ def conv_transpose2d(
     padding_mode: str = "zeros",
     output_size: Any = None,
     layout: str | None = None,
+    activation: Any = None,
+    residual: Any = None,
     out: Any = None,
 ) -> Any:
     """Transposed convolution of images: the adjoint of conv2d with the same weight; upsamples by
@@ -170,8 +180,8 @@ def conv_transpose2d(
     (1, 4, 10, 10)
     """
     return convolve(
-        x, weight, bias, out, 2, True, stride, padding, dilation, groups, output_padding,
-        output_size, padding_mode, layout,
+        x, weight, bias, activation, residual, out, 2, True, stride, padding, dilation, groups,
+        output_padding, output_size, padding_mode, layout,
     )  # fmt: skip
 
 
@@ -188,6 +198,8 @@ def conv_transpose3d(
     padding_mode: str = "zeros",
     output_size: Any = None,
     layout: str | None = None,
+    activation: Any = None,
+    residual: Any = None,
     out: Any = None,
 ) -> Any:
     """Transposed convolution of volumes: weight (ci, co / groups, kd, kh, kw). See
@@ -199,6 +211,6 @@ def conv_transpose3d(
     (1, 3, 4, 4, 4)
     """
     return convolve(
-        x, weight, bias, out, 3, True, stride, padding, dilation, groups, output_padding,
-        output_size, padding_mode, layout,
+        x, weight, bias, activation, residual, out, 3, True, stride, padding, dilation, groups,
+        output_padding, output_size, padding_mode, layout,
     )  # fmt: skip

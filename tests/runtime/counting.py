@@ -34,7 +34,7 @@ def emit() -> Module:
             row["mixed"] = mixed.get()
             row.add("count", f.integer(1))  # last: a unit that is not over does not count
 
-        emit_units(f, call, job["units"], body)
+        emit_units(f, call, thread, job["units"], body)
 
     emit_entry(module, work)
     with module.function("state", [("to", llvm.pointer_to(I64))], exported=True) as (f, (to,)):

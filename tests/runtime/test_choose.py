@@ -6,7 +6,7 @@ import asyncio
 import threading
 from dataclasses import fields, replace
 from itertools import product
-from pathlib import Path
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -15,92 +15,84 @@ from functional.check import forget, recording, threads
 from functional.check import plans as recorded
 from geometry.strategies import convs
 from hypothesis import given
+from kernels.layers import LAYOUTS, PROBLEMS, SIZES, TARGETS, sized
 
 import konv
-from konv import kernels, llvm
+from konv import llvm
 from konv.errors import ProblemError
-from konv.geometry import Axis, Conv, read_problems
-from konv.kernels import ALGORITHMS, depthwise, direct, winograd
-from konv.plan import Algorithm, Plan
+from konv.geometry import Conv
+from konv.kernels import ALGORITHMS, direct
+from konv.plan import Plan
 from konv.runtime import choose as module
-from konv.runtime.choose import choose, current_precision, precision
+from konv.runtime.choose import BETWEEN, LARGE, SMALL, choose, current_precision, precision
 from konv.target import Target
 
-FOLDER = Path(__file__).resolve().parents[2] / "problems"
-PROBLEMS = [
-    conv
-    for file in sorted(FOLDER.glob("*.txt"))
-    for _, conv in read_problems(file.read_text("utf-8"))
-]
-LAYOUTS = list(product((True, False), repeat=2))
-TARGETS = {
-    "sse": Target("x86_64-linux-gnu", "x86-64", (), 16, 16),
-    "avx2": Target("x86_64-linux-gnu", "haswell", (), 32, 16),
-    "avx512": Target("x86_64-linux-gnu", "skylake-avx512", (), 64, 32),
-    "neon": Target("aarch64-linux-gnu", "cortex-a72", (), 16, 32),
-}
-every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda a: str(a.name))
 every_target = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 
 
 # What it must not look at
 
-SIZES = {"size", "out"}  # what an algorithm on tiles may look at, to refuse too few of them
-CHANGING = {
-    "n", "in_shape", "out_shape", "macs", "exact_macs", "bytes", "intensity",
-    "padded", "taps", "reads", "source", "overhang", "phases", "adjoint", "weight_adjoint",
-    "with_size", "with_batch", *SIZES,
-}  # fmt: skip
 
-
-class Blind:
-    """A problem or an axis that will not say how large it is, but for what is `shown`."""
-
-    def __init__(self, whole: Conv | Axis, shown: frozenset[str] = frozenset()) -> None:
-        self._whole, self._shown = whole, shown
-
-    def __getattr__(self, name: str) -> Any:
-        if name in CHANGING - self._shown:
-            raise AssertionError(f"choosing has looked at {name}")
-        found = getattr(self._whole, name)
-        if name != "axes":
-            return found
-        return tuple(Blind(axis, self._shown) for axis in found)
+@every_target
+def test_the_batch_is_not_looked_at(target: Target) -> None:
+    for conv, layouts in product(PROBLEMS, LAYOUTS):
+        plan = choose(conv, target, *layouts)
+        assert {choose(conv.with_batch(n), target, *layouts) for n in (0, 1, 7)} == {plan}
 
 
 @every_target
-@every_algorithm
-def test_size_and_batch_are_not_looked_at(algorithm: Algorithm, target: Target) -> None:
-    """Not even asked for: a problem that raises when they are gets the same plans. Only whether
-    there are tiles enough may depend on the image, never on the batch.
-    """
-    for conv, (packed, blocked) in product(PROBLEMS, LAYOUTS):
-        blind: Any = Blind(conv)
-        seen: Any = Blind(conv, frozenset(SIZES) if algorithm is winograd else frozenset())
-        refusal = algorithm.why_not(conv, target)
-        assert algorithm.why_not(seen, target) == refusal
-        if refusal is None:
-            plans = algorithm.plans(conv, target, packed, blocked)
-            assert algorithm.plans(blind, target, packed, blocked) == plans
+def test_two_plans_at_most(target: Target) -> None:
+    """One for small images and one for large ones; which is which is decided in one place."""
+    for conv, layouts in product(PROBLEMS, LAYOUTS):
+        found: dict[bool, set[Plan]] = {False: set(), True: set()}
+        for size in SIZES:
+            other = sized(conv, size)
+            if other is not None:
+                outputs = prod(axis.out for axis in other.axes)
+                found[outputs > BETWEEN].add(choose(other, target, *layouts))
+        assert len(found[False]) <= 1, f"{conv}: {found}"
+        assert len(found[True]) <= 1, f"{conv}: {found}"
 
 
-def test_this_can_fail() -> None:
-    blind: Any = Blind(PROBLEMS[0])
-    with pytest.raises(AssertionError, match="looked at size"):
-        _ = blind.axes[0].size
+@given(convs(most=9))
+def test_two_plans_at_most_of_anything(conv: Conv) -> None:
+    conv, target = replace(conv, dtype="float32"), TARGETS["avx2"]
+    found: dict[bool, set[Plan]] = {False: set(), True: set()}
+    for other in (conv, *(sized(conv, size) for size in SIZES)):
+        if other is not None:
+            outputs = prod(axis.out for axis in other.axes)
+            found[outputs > BETWEEN].add(choose(other, target, True, True))
+    assert max(map(len, found.values())) <= 1, found
 
 
-def test_the_same_plan_at_every_size() -> None:
-    """Of an algorithm; which one it is may depend on whether there are tiles enough."""
-    target, sizes = llvm.detect(), (1, 2, 7, 31, 500)
-    for conv in PROBLEMS:
-        for packed, blocked in LAYOUTS:
-            plans = {choose(conv, target, packed, blocked)}
-            for n, extra in product((0, 1, 64), sizes):
-                large = [axis.size + extra for axis in conv.axes]
-                other = conv.with_batch(n).with_size(*large)
-                plans.add(choose(other, target, packed, blocked))
-            assert len(plans) == 1, f"{conv}: {plans}"
+@pytest.mark.parametrize(
+    ("line", "small", "large"),
+    [
+        ("conv2d 1x8x9x9 o8 k3 p1", "7x7", "32x32"),
+        ("conv2d 3x8x9x9 o8 k3 s2 p1", "13x13", "63x63"),
+        ("conv2d 1x8x9x9 o8 k5 d2", "15x15", "40x40"),
+        ("tconv2d 1x8x9x9 o8 k2 s2", "3x3", "16x16"),
+        ("conv1d 1x8x50 o8 k3 p1", "49", "1024"),
+        ("conv3d 1x8x5x5x5 o8 k3 p1", "4x4x4", "10x10x10"),
+        ("conv2d 1x8x12x12 o8 k3 p9 reflect", "16x16", "16x16"),
+    ],
+)
+def test_typical_sizes(line: str, small: str, large: str) -> None:
+    """About 49 outputs a channel for what has no more than 100, else about 1024; one image."""
+    for size, want in ((1, small), (50, large)):
+        conv = sized(Conv.parse(line), size) or Conv.parse(line)
+        if size == 50 and conv.dims == 1:
+            conv = conv.with_size(500)
+        typical = module._typical(conv)
+        assert "x".join(str(axis.size) for axis in typical.axes) == want
+        assert replace(typical, n=conv.n, axes=conv.axes) == conv
+        assert typical.n == 1
+
+
+def test_where_small_ends() -> None:
+    conv = Conv.parse("conv2d 1x8x10x10 o8 k3 p1")
+    assert module._typical(conv).axes[0].out ** 2 == SMALL
+    assert module._typical(conv.with_size(10, 11)).axes[0].out ** 2 == LARGE
 
 
 def test_the_same_plan_for_any_number_of_threads() -> None:
@@ -127,150 +119,43 @@ def test_plans_have_no_field_for_it() -> None:
     }  # fmt: skip
 
 
-# The protocol
+# The cheapest
 
 
-@every_target
-@every_algorithm
-def test_protocol(algorithm: Algorithm, target: Target) -> None:
-    """Names, flags, refusals in words, and plans that say what was asked for, none twice."""
-    assert kernels.by_name(algorithm.name) is algorithm
-    assert [a.name for a in ALGORITHMS].count(algorithm.name) == 1
-    assert isinstance(algorithm.exact, bool)
-    for conv, (packed, blocked) in product(PROBLEMS, LAYOUTS):
-        refusal = algorithm.why_not(conv, target)
-        if refusal is not None:
-            assert refusal == refusal.strip()
-            assert len(refusal.split()) > 3
-            continue
-        plans = algorithm.plans(conv, target, packed, blocked)
-        assert plans
-        assert len(set(plans)) == len(plans), f"{conv}: {plans}"
-        for plan in plans:
-            follows(plan, algorithm, conv, target)
-            assert (plan.packed, plan.blocked) == (packed, blocked)
+def test_the_cheapest_is_chosen() -> None:
+    """Of the first plans of all that do not refuse the layer at its typical size."""
+    for target, conv, layouts in product(TARGETS.values(), PROBLEMS, LAYOUTS):
+        typical, costs = module._typical(conv), dict[Plan, float]()
+        for algorithm in ALGORITHMS:
+            if algorithm.why_not(typical, target) is None:
+                plan = algorithm.plans(typical, target, *layouts)[0]
+                costs[plan] = algorithm.cost(typical, plan, target)
+        found = choose(conv, target, *layouts)
+        assert costs[found] == min(costs.values()), f"{conv}: {costs}"
 
 
-def follows(plan: Plan, algorithm: Algorithm, conv: Conv, target: Target) -> None:
-    """A plan fits its problem, and its sums and one vector of weights fit into registers."""
-    lanes = target.lanes(conv.dtype)
-    co = conv.co if algorithm is depthwise else conv.co // conv.groups
-    assert (plan.algorithm, plan.dtype) == (algorithm.name, conv.dtype)
-    assert plan.pixels >= 1
-    assert plan.vectors >= 1
-    assert plan.pixels * plan.vectors + plan.vectors < target.registers
-    assert 0 <= plan.tail <= plan.vectors
-    assert 0 <= plan.odd < lanes
-    assert plan.odd in (0, co % lanes)
-    assert plan.depth in (0, conv.ci // conv.groups)
-    assert plan.alignment >= 1
-    vectors = -(-co // lanes)
-    assert (vectors - plan.tail) % plan.vectors == 0, "blocks and tail are not all vectors"
-    assert vectors >= plan.tail
-    if plan.odd:
-        assert plan.tail, "the odd vector is in no block of its own"
-    hash(plan)
-    assert plan.algorithm in str(plan)
+def test_the_more_special_of_equals(monkeypatch: pytest.MonkeyPatch) -> None:
+    for algorithm in ALGORITHMS:
+        monkeypatch.setattr(algorithm, "cost", lambda *_: 1.0)
+    for conv in PROBLEMS:
+        takers = [a.name for a in ALGORITHMS if a.why_not(conv, llvm.detect()) is None]
+        assert choose(conv, llvm.detect(), True, True).algorithm == takers[0]
 
 
-@every_algorithm
-def test_emits(algorithm: Algorithm) -> None:
-    """The first and the last plan of a problem become machine code that exports run and pack."""
-    target = llvm.detect()
-    conv = next(conv for conv in PROBLEMS if algorithm.why_not(conv, target) is None)
-    for plan in algorithm.plans(conv, target, True, False)[:: max(1, len(TARGETS) - 1)]:
-        loaded = llvm.load(llvm.object_bytes(algorithm.emit(plan, target)), target)
-        assert loaded.address("run")
-        assert loaded.address("pack")
-        with pytest.raises(LookupError):
-            loaded.address("no such function")
+def test_a_lower_cost_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each algorithm is chosen wherever its own model says so, and never where it refuses."""
+    for algorithm in ALGORITHMS:
+        with monkeypatch.context() as patch:
+            patch.setattr(algorithm, "cost", lambda *_: 0.0)
+            for conv in PROBLEMS:
+                takes = algorithm.why_not(module._typical(conv), llvm.detect()) is None
+                found = choose(conv, llvm.detect(), True, True)
+                assert (found.algorithm == algorithm.name) == takes
 
 
-def test_order() -> None:
-    """Most special first; the one that takes all is the last."""
-    assert ALGORITHMS[-1] is direct
-    assert ALGORITHMS.index(depthwise) < ALGORITHMS.index(winograd) < ALGORITHMS.index(direct)
-    with pytest.raises(StopIteration):
-        kernels.by_name("no such algorithm")
-
-
-@given(convs())
-def test_direct_never_refuses(conv: Conv) -> None:
-    """Whatever can be a convolution; on every machine it has a plan."""
-    for target in TARGETS.values():
-        assert direct.why_not(conv, target) is None
-        for packed, blocked in LAYOUTS:
-            if conv.dtype in ("float32", "float64"):
-                for plan in direct.plans(conv, target, packed, blocked):
-                    follows(plan, direct, conv, target)
-                assert choose(conv, target, packed, blocked)
-
-
-def test_every_problem_gets_the_most_special() -> None:
-    target = llvm.detect()
-    chosen = [choose(conv, target, True, True) for conv in PROBLEMS]
-    for conv, plan in zip(PROBLEMS, chosen, strict=True):
-        takers = [a.name for a in ALGORITHMS if a.why_not(conv, target) is None]
-        assert plan.algorithm == takers[0], str(conv)
-    assert {plan.algorithm for plan in chosen} == {algorithm.name for algorithm in ALGORITHMS}
-
-
-@pytest.mark.parametrize(
-    ("line", "says"),
-    [
-        ("conv2d 1x8x9x9 o8 k3", "takes one channel in and out a group; here 8 and 8"),
-        ("conv2d 1x8x9x9 o8 k3 g4", "takes one channel in and out a group; here 2 and 2"),
-        ("conv2d 1x8x9x9 o16 k3 g8", "takes one channel in and out a group; here 1 and 2"),
-        ("conv2d 1x1x9x9 o1 k3", "has one channel only, which would fill one lane of a vector"),
-        ("conv2d 1x8x9x9 o8 k3 g8", None),
-        ("tconv2d 1x8x9x9 o8 k3 s2 g8", None),
-    ],
-)
-def test_why_depthwise_does_not(line: str, says: str | None) -> None:
-    assert depthwise.why_not(Conv.parse(line), llvm.detect()) == says
-
-
-@pytest.mark.parametrize(
-    ("line", "says"),
-    [
-        ("conv2d 1x16x14x14 o16 k3 p1", None),
-        ("conv2d 1x64x14x14 o32 k3 p1 g2", None),
-        ("conv2d 1x16x14x14 o16 k5 p2", None),
-        ("conv2d 1x16x65x65 o16 k3 p12 d12", None),
-        ("conv1d 1x16x140 o16 k3 p1", None),
-        ("tconv2d 1x16x14x14 o16 k3 p1", None),
-        ("conv2d 1x16x14x14 o16 k3 p1 f64", "takes float32 only, for its rounding; here float64"),
-        ("conv2d 1x15x14x14 o16 k3 p1", "takes 16 channels in and out a group or more; here 15"),
-        ("conv2d 1x64x14x14 o32 k3 p1 g4", "takes 16 channels in and out a group or more; here"),
-        ("conv3d 1x16x9x9x9 o16 k3 p1", "takes one or two axes; here 3"),
-        ("conv2d 1x16x14x14 o16 k3 s2 p1", "takes stride 1 only, ordinary or transposed"),
-        ("tconv2d 1x16x14x14 o16 k3 s2 p1", "takes stride 1 only, ordinary or transposed"),
-        ("conv2d 1x16x14x14 o16 k3x1", "takes kernels of 3 or 5 taps on every axis only"),
-        ("conv2d 1x16x14x14 o16 k7", "takes kernels of 3 or 5 taps on every axis only"),
-        ("conv2d 1x16x5x5 o16 k3 p1", "would save a factor of 1.6 of the multiplications, less"),
-        ("conv2d 1x512x7x7 o512 k3 p1", "would read 36 MiB of transformed weights for 4 tiles"),
-    ],
-)
-def test_why_winograd_does_not(line: str, says: str | None) -> None:
-    refusal = winograd.why_not(Conv.parse(line), llvm.detect())
-    assert refusal is None if says is None else (refusal or "").startswith(says)
-
-
-def test_what_winograd_costs() -> None:
-    """More channels, more pixels or fewer lanes cost more; it is an image's, so batch nothing."""
-    few, many, large = (
-        Conv.parse(f"conv2d 1x{line} k3 p1")
-        for line in ("32x28x28 o32", "64x28x28 o32", "32x56x56 o32")
-    )
-
-    def cost(conv: Conv, target: Target) -> float:
-        return winograd.cost(conv, winograd.plans(conv, target, True, True)[0], target)
-
-    for target in TARGETS.values():
-        assert cost(few, target) < cost(many, target) < 2.5 * cost(few, target)
-        assert 3 * cost(few, target) < cost(large, target) < 5 * cost(few, target)
-        assert cost(few, target) == cost(few.with_batch(9), target)
-    assert cost(few, TARGETS["avx512"]) < cost(few, TARGETS["avx2"]) < cost(few, TARGETS["sse"])
+def test_every_algorithm_is_chosen_for_some_problem() -> None:
+    chosen = {choose(c, llvm.detect(), *pair).algorithm for c in PROBLEMS for pair in LAYOUTS}
+    assert chosen == {algorithm.name for algorithm in ALGORITHMS}
 
 
 # Precision
@@ -279,11 +164,16 @@ def test_what_winograd_costs() -> None:
 class Rough:
     """Direct, told to be an algorithm whose error bound is larger."""
 
-    name, exact = "rough", False
-    emit, work, packing = map(staticmethod, (direct.emit, direct.work, direct.packing))
+    name, exact, words = "rough", False, direct.words
+    emit, work, packing, blocks = map(
+        staticmethod, (direct.emit, direct.work, direct.packing, direct.blocks)
+    )
 
     def why_not(self, conv: Conv, target: Target) -> str | None:
         return None
+
+    def cost(self, conv: Conv, plan: Plan, target: Target) -> float:
+        return 1.0
 
     def plans(self, conv: Conv, target: Target, *layouts: bool) -> tuple[Plan, ...]:
         return tuple(replace(p, algorithm="rough") for p in direct.plans(conv, target, *layouts))
@@ -296,12 +186,6 @@ def rough(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def chosen() -> str:
     return choose(PROBLEMS[0], llvm.detect(), True, True).algorithm
-
-
-def test_exact_forbids_winograd() -> None:
-    assert chosen() == "winograd"
-    with precision("exact"):
-        assert chosen() == "direct"
 
 
 @pytest.mark.usefixtures("rough")

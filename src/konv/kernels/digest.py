@@ -35,7 +35,7 @@ def emit(target: Target) -> Module:
         f.give(_digest(f, data, size))
     piece = f.fn
 
-    def work(f: Function, call: Words, thread: Value) -> None:  # noqa: ARG001 - as region.Work
+    def work(f: Function, call: Words, thread: Value) -> None:
         job = Words(call.pointer("job", I64), DIGEST_JOB)
         data, out = call.pointer("x", I8), call.pointer("y", I64)
 
@@ -45,7 +45,7 @@ def emit(target: Target) -> Module:
                 piece, [data + begin, f.least(job["bytes"] - begin, f.integer(CHUNK))]
             )
 
-        emit_units(f, call, job["units"], body)
+        emit_units(f, call, thread, job["units"], body)
 
     emit_entry(module, work)
     return module

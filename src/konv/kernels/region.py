@@ -1,15 +1,19 @@
 """The way into a kernel: one call from Python, a team of threads, flush-to-zero around the work.
 
-    run(job, x, weights, y, scratch, team, threads)   exported; starts the team or goes on alone
+    run(job, x, weights, y, scratch, team, threads)   exported; starts the team or goes on alone;
+                                                      plans with a residual take one word more
       region(call, thread, threads)                   on every thread: flush-to-zero on, work,
                                                       restored
         work(call, thread)  noinline                  takes unit after unit until none is left
 
 `team` points at three addresses: parallel, thread_num, num_threads. With an OpenMP runtime they are
 GOMP_parallel, omp_get_thread_num and omp_get_num_threads; for konv's own pool the last two are 0
-and parallel passes the thread's number itself. Units are taken from a shared counter, so the work
-is shared by the threads that really came, whatever number was asked for; which thread does what
-changes no result.
+and parallel passes the thread's number itself.
+
+Units are cut into as many ranges as threads are asked for, each with a counter. A thread takes the
+units of its own range, then helps with those of the others: so the work is shared by the threads
+that really came, whatever number was asked for, and from call to call a thread meets the same part
+of an image, which its second-level cache may still hold. Which thread does what changes no result.
 """
 
 from __future__ import annotations
@@ -19,16 +23,23 @@ from collections.abc import Callable
 from konv.kernels.words import Words
 from konv.llvm import I8, I32, I64, PTR, VOID, Function, Module, Pointer, Routine, Value, pointer_to
 
-CALL = ("job", "x", "weights", "y", "scratch", "next")
+CALL = ("job", "x", "weights", "y", "scratch", "ranges", "residual")
 RUN = ("job", "x", "weights", "y", "scratch", "team", "threads")
+RUN_WITH_RESIDUAL = (*RUN, "residual")  # bytes from y to what is added to it
 FLUSH = 0x8040  # MXCSR: results (bit 15) and operands (bit 6) that are denormal count as zero
 FPCR_FLUSH = 1 << 24
+RANGES = 16  # at most; with more threads, some begin in the same range
+APART = 8  # words: each counter has a cache line of its own
 
 Work = Callable[[Function, Words, Value], None]
 
 
-def emit_entry(module: Module, emit_work: Work) -> None:
-    """Add `run` to the module; `emit_work(f, call, thread)` writes what one thread does."""
+def emit_entry(module: Module, emit_work: Work, residual: bool = False) -> None:
+    """Add `run` to the module; `emit_work(f, call, thread)` writes what one thread does.
+
+    `residual`: run takes one argument more. Without it there is none, as passing an argument from
+    Python takes 0.15 us.
+    """
     with module.function("work", [("call", pointer_to(I64)), ("thread", I64)], inline=False) as (
         f,
         (call, thread),
@@ -43,14 +54,18 @@ def emit_entry(module: Module, emit_work: Work) -> None:
         _restore(f, saved)
     region = f.fn
     openmp = _emit_openmp_region(module, region)
-    params = [(name, I64) for name in RUN]
-    with module.function("run", params, exported=True) as (f, values):
-        a = dict(zip(RUN, values, strict=True))
-        data = f.array(I64, len(CALL) + 1)
+    names = RUN_WITH_RESIDUAL if residual else RUN
+    with module.function("run", [(name, I64) for name in names], exported=True) as (f, values):
+        a = dict(zip(names, values, strict=True))
+        data = f.array(I64, APART * (RANGES + 2))
         call = Words(data, (*CALL, "team"))
         for name in ("job", "x", "weights", "y", "scratch", "team"):
             call[name] = a[name]
-        call["next"] = 0
+        if residual:
+            call["residual"] = a["residual"]
+        call["ranges"] = f.most(f.least(a["threads"], RANGES), f.integer(1))
+        with f.loop(call["ranges"]) as i:
+            _counters(data)[i * APART] = 0
         with f.choose(a["threads"] <= 1) as (alone, together):
             with alone:
                 f.call(region, [data, f.integer(0), f.integer(1)])
@@ -80,13 +95,24 @@ def _emit_openmp_region(module: Module, region: Routine) -> Routine:
         return f.fn
 
 
-def emit_units(f: Function, call: Words, units: Value, body: Callable[[Value], None]) -> None:
-    """Take units from the call's counter until none is left."""
-    counter = call.base + call.index["next"]
-    with f.forever() as done:
-        unit = Value(f, f.b.atomic_rmw("add", counter.ir, I64(1), "monotonic"))
-        f.leave_if(done, unit >= units)
-        body(unit)
+def emit_units(
+    f: Function, call: Words, thread: Value, units: Value, body: Callable[[Value], None]
+) -> None:
+    """Take units from the thread's own range, then from the other ranges, until none is left."""
+    ranges = call["ranges"]
+    with f.loop(ranges) as i:
+        own = (thread + i) % ranges
+        first, end = own * units // ranges, (own + 1) * units // ranges
+        counter = _counters(call.base) + own * APART
+        with f.forever() as done:
+            taken = Value(f, f.b.atomic_rmw("add", counter.ir, I64(1), "monotonic"))
+            f.leave_if(done, taken >= end - first)
+            body(first + taken)
+
+
+def _counters(data: Pointer) -> Pointer:
+    """Behind the words of a call, on lines of their own."""
+    return data + 2 * APART
 
 
 def _flush(f: Function) -> Pointer | Value | None:

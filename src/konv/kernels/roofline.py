@@ -43,7 +43,7 @@ def emit_peak(target: Target, dtype: str) -> Module:
                 for total in sums:
                     total.set(f.fma(total.get(), a, b))
 
-        emit_units(f, call, job["units"], body)
+        emit_units(f, call, thread, job["units"], body)
         row = call.pointer("y", real) + thread * (lanes * len(sums))
         for i, total in enumerate(sums):  # sums that nobody reads would not be computed
             row.put(i * lanes, total.get())
@@ -57,7 +57,7 @@ def emit_copy(target: Target, dtype: str) -> Module:
     module = Module(target, "roofline_copy")
     lanes, real = target.lanes(dtype), REAL[dtype]
 
-    def work(f: Function, call: Words, _: Value) -> None:
+    def work(f: Function, call: Words, thread: Value) -> None:
         job = Words(call.pointer("job", I64), JOB)
 
         def body(unit: Value) -> None:
@@ -68,7 +68,7 @@ def emit_copy(target: Target, dtype: str) -> Module:
                 for n, vector in enumerate(vectors):
                     y.put(i + n * lanes, vector)
 
-        emit_units(f, call, job["units"], body)
+        emit_units(f, call, thread, job["units"], body)
 
     emit_entry(module, work)
     return module

@@ -40,23 +40,27 @@ Of the 4.4 ms of 64@224 products take 2.8 (95 % of the peak), transforms the res
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import lcm, prod
 
 from konv.geometry import Conv
-from konv.kernels.direct import cost as product_cost
+from konv.kernels.direct import tile_cost
 from konv.kernels.packing import HEADER
 from konv.kernels.winograd_cut import Model, count
 from konv.kernels.winograd_schedule import schedule
 from konv.kernels.winograd_transforms import Transform
 from konv.kernels.winograd_units import emit_kernel
+from konv.kernels.winograd_words import TILES_JOB
 from konv.llvm import Module
-from konv.plan import Packing, Plan, Strides, Work
+from konv.plan import Blocks, Packing, Plan, Strides, Work
 from konv.target import BYTES, Target
 
 name = "winograd"
 exact = False
+once = False
+words = TILES_JOB
 
-FEWEST = 16  # channels of a group, in and out
+LEAST = 16  # channels of a group, in and out
 
 # Input channels of a group beyond which wide register tiles come first: V is then read from the
 # second-level cache, once for each block of output channels (512@33 dilated by 4, in boxes of 12
@@ -82,6 +86,8 @@ OUTPUTS = {3: (4, 2), 5: (2,)}
 # conv1d 64@4096 of 5 taps saves 1.67 and is 20 % faster, 256@65 dilated by 12 1.83 and 12 %.
 SAVING = 1.6
 
+USUAL = 2 * 1024 * 1024  # bytes of second-level cache that the model of cost takes
+
 # Bytes of U that few tiles cannot pay for (512@7, 4 tiles and 38 MB: as fast as direct at best;
 # 256@8, 4 tiles and 9 MB: 15 % faster).
 FEW, LARGE = 9, 16 * 1024 * 1024
@@ -92,8 +98,8 @@ def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv
     if conv.dtype != "float32":
         return f"takes float32 only, for its rounding; here {conv.dtype}"
     ci, co = conv.ci // conv.groups, conv.co // conv.groups
-    if min(ci, co) < FEWEST:
-        return f"takes {FEWEST} channels in and out a group or more; here {ci} and {co}"
+    if min(ci, co) < LEAST:
+        return f"takes {LEAST} channels in and out a group or more; here {ci} and {co}"
     if conv.dims > 2:
         return f"takes one or two axes; here {conv.dims}"
     if any(a.stride > 1 or a.up > 1 for a in conv.axes):
@@ -125,7 +131,7 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     deep = conv.ci // conv.groups > DEEP
     tiles = sorted(
         table,
-        key=lambda tile: (-tile[1] if deep else 0, product_cost(vectors, *tile), tile[1]),
+        key=lambda tile: (-tile[1] if deep else 0, tile_cost(vectors, *tile), tile[1]),
     )
     found = []
     for m in OUTPUTS[conv.axes[0].kernel]:
@@ -146,7 +152,8 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     """Modelled cycles of one core for one image, packed weights at hand: those of the best cut
     into boxes (konv.kernels.winograd_cut). Measured times are 1.2 to 1.5 times that.
     """
-    return Model(conv, plan, target).best(threads=1, n=1).cycles
+    # Boxes as for any machine's cache: which plan is best shall not hang on it.
+    return Model(conv, plan, replace(target, l2=USUAL)).best(threads=1, n=1).cycles
 
 
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
@@ -162,6 +169,20 @@ def packing(conv: Conv, plan: Plan, target: Target) -> Packing:
     padded = -(-co // lanes) * lanes
     size = HEADER + conv.groups * padded * each * BYTES[plan.dtype]
     return Packing(size, conv.groups, co, ci)
+
+
+def blocks(conv: Conv, plan: Plan, target: Target) -> Blocks:
+    """Register tiles of tiles; what a tile has of outputs, all are counted as having."""
+    lanes, ci = target.lanes(plan.dtype), conv.ci // conv.groups
+    pairs = zip(conv.axes, transforms(plan)[-conv.dims :], strict=True)
+    tiles = prod(count(axis, transform.m) for axis, transform in pairs)
+    each = prod(transform.m for transform in transforms(plan))
+    return Blocks(
+        pixels=(tiles * each, plan.pixels * each),
+        co=(conv.co // conv.groups, plan.vectors * lanes),
+        ci=(ci, LEAST),
+        groups=(conv.groups, 1),
+    )
 
 
 def transforms(plan: Plan) -> tuple[Transform, Transform]:

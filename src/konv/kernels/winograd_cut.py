@@ -21,7 +21,7 @@ from konv.target import BYTES, Target
 # Register tiles for what is left of a box, by the full one's tiles.
 RESTS = {14: (8, 4), 12: (8, 4), 10: (5,), 8: (4,), 7: (3,), 6: (3,), 4: (2,)}
 
-MOST = 64  # tiles of a box
+BOX = 64  # tiles of a box
 PIECES = 8  # ways to cut an axis that are tried, from the fewest boxes that can be
 INPUT, OUTPUT = 3.6, 3.4  # a vector at a point: loads, stores, a sixth of two transforms
 STAGE = 5.0  # contiguous output: a vector of results transposed, staged and written
@@ -84,10 +84,8 @@ class Model:
     def best(self, threads: int, n: int) -> Cut:
         """The cheapest cut for n images and so many threads."""
         rows, columns = self.lines
-        boxes = [
-            (down, along) for along in even(columns, MOST) for down in even(rows, MOST // along)
-        ]
-        least = min(self.plan.pixels // 2, MOST)
+        boxes = [(down, along) for along in even(columns, BOX) for down in even(rows, BOX // along)]
+        least = min(self.plan.pixels // 2, BOX)
         pieces = range(1, min(self.blocks, 4 * threads if threads > 1 else 1) + 1)
         cuts = [
             self._cut(*box, piece, threads, n)
@@ -101,7 +99,8 @@ class Model:
         chunks = -(-self.blocks // chunk)
         down, along = self.lines
         boxes = -(-down // rows) * -(-along // columns) * n * self.conv.groups
-        shared = min(1.0, threads / chunks)  # units of a thread that share a box share its V
+        # Threads take units that follow each other, which share a box's V.
+        shared = min(1.0, 1 / chunks + (threads - 1) / (boxes * chunks or 1))
         unit = shared * self._inputs(rows, columns) + self._products(rows, columns, chunk)
         return Cut(rows, columns, chunk, -(-boxes * chunks // threads) * unit)
 

@@ -14,6 +14,9 @@ what is written twice is the same.
 
 from __future__ import annotations
 
+from typing import Any
+
+from konv.kernels.epilogue import activate, finish
 from konv.kernels.packing import transpose
 from konv.kernels.scratch import LINE
 from konv.kernels.winograd_transforms import Transform
@@ -29,6 +32,7 @@ from konv.llvm import (
     Variable,
     pointer_to,
 )
+from konv.plan import Plan
 
 Pair = tuple[Transform, Transform]  # along columns (over rows of pixels), along rows
 
@@ -135,21 +139,29 @@ def _multiply_add(
             total.set(f.fma(x, vector, total.get()))
 
 
-def emit_outputs(module: Module, transforms: Pair, blocked: bool) -> Routine:
-    """A' m A of one tile and one vector of output channels, plus bias.
+def emit_outputs(module: Module, plan: Plan, transforms: Pair) -> Routine:
+    """A' m A of one tile and one vector of output channels, plus bias, and what follows.
 
-    outputs(m, m_point, bias, outs, channel): m is the vector's place in M, outs and channel say
-    where its results go.
-    outputs(m, m_point, bias, to, shape, plane, down, right): contiguous; to: the first result of
-    the first channel, shape: rows and columns that are real, then numbers from one channel, row and
-    column to the next.
+    outputs(m, m_point, bias, outs, channel, dump, residual): m is the vector's place in M, outs and
+    channel say where its results go; in `dump` are those that are none, `residual` is the plan's.
+    outputs(m, m_point, bias, to, shape, plane, down, right, residual, last): contiguous; to: the
+    first result of the first channel, shape: rows and columns that are real, then numbers from one
+    channel, row and column to the next. last: 0 if `to` is not in the output itself; what a
+    residual is added to is finished later then. Plans without a residual have not those two.
     """
-    lanes = module.target.lanes("float32")
+    lanes, blocked = module.target.lanes("float32"), plan.blocked
     over, along = transforms
     ends = [("to", pointer_to(F32)), ("shape", pointer_to(I64)), ("plane", I64), ("down", I64)]
-    where = [*ends, ("right", I64)] if blocked else [("outs", pointer_to(I64)), ("channel", I64)]
+    words = ("channel", "dump", "residual")
+    where = [("outs", pointer_to(I64)), *((word, I64) for word in words)]
+    added_to = [("residual", I64), ("last", I64)] if plan.residual else []
+    where = [*ends, ("right", I64), *added_to] if blocked else where
     params = [("m", pointer_to(F32)), ("m_point", I64), ("bias", pointer_to(F32)), *where]
-    scatter = _emit_scatter(module, transforms) if blocked else None
+    scatters = [
+        emit_scatter(module, plan, transforms, last)
+        for last in ([False, True] if plan.residual else [False])
+        if blocked
+    ]
     with module.function("outputs", params, inline=False) as (f, (m, m_point, bias, *rest)):
         half = f.array(F32, over.m * along.n * lanes)
         done = f.array(F32, over.m * along.m * lanes) if blocked else half
@@ -163,59 +175,90 @@ def emit_outputs(module: Module, transforms: Pair, blocked: bool) -> Routine:
             line = half + r * (along.n * lanes)
             values = [line.vector(q * lanes, lanes) for q in range(along.n)]
             for i, value in enumerate(along.emit_outputs(f, values)):
+                value = value + added
                 if blocked:
-                    done.put((r * along.m + i) * lanes, value + added)
+                    value = value if plan.residual else activate(f, plan, value)
+                    done.put((r * along.m + i) * lanes, value)
                 else:
-                    (rest[0].pointer(r * along.m + i, F32) + rest[1]).put(0, value + added)
-        if scatter is not None:
-            to, shape, *apart = rest
-            f.call(scatter, [done, to, shape[0], shape[1], *apart])
+                    outs, channel, dump, residual = rest
+                    at = outs[r * along.m + i]
+                    place = at.to_pointer(F32) + channel
+                    # What is no result has no residual: it is added to itself.
+                    distance = f.select(at.equals(dump), f.integer(0), residual)
+                    place.put(0, finish(f, plan, value, place, distance))
+        if blocked:
+            _emit_scatters(f, scatters, done, rest)
         return f.fn
 
 
-def _emit_scatter(module: Module, transforms: Pair) -> Routine:
-    """scatter(done, to, rows, columns, plane, down, right): a tile of channels-last results goes to
-    contiguous output, in squares of four pixels by four channels where it is whole.
+def _emit_scatters(f: Function, scatters: list[Routine], done: Pointer, rest: list[Any]) -> None:
+    """A tile goes to the stage, or to the output and is finished on the way."""
+    to, shape, plane, down, right, *added_to = rest
+    arguments = [done, to, shape[0], shape[1], plane, down, right]
+    if not added_to:
+        f.call(scatters[0], arguments)
+        return
+    residual, last = added_to
+    with f.choose(last.equals(0)) as (staged, final):
+        with staged:
+            f.call(scatters[0], arguments)
+        with final:
+            f.call(scatters[1], [*arguments, residual])
+
+
+def emit_scatter(module: Module, plan: Plan, transforms: Pair, last: bool = False) -> Routine:
+    """scatter(done, to, rows, columns, plane, down, right, residual): a tile of channels-last
+    results goes to contiguous places, in squares of four pixels by four channels where it is whole.
+    `last`: these are the output's own, and the plan's residual is to be added.
     """
     lanes = module.target.lanes("float32")
-    m = transforms[1].m
+    m, name = transforms[1].m, "scatter_last" if last else "scatter"
     params = [("done", pointer_to(F32)), ("to", pointer_to(F32))]
-    params += [(n, I64) for n in ("rows", "columns", "plane", "down", "right")]
-    with module.function("scatter", params, inline=False) as (f, args):
-        done, to, rows, columns, plane, down, right = args
+    names = ("rows", "columns", "plane", "down", "right", *(["residual"] if last else ()))
+    with module.function(name, [*params, *((n, I64) for n in names)], inline=False) as (f, args):
+        done, to, rows, columns, plane, down, right, *residual = args
+
+        def put(place: Pointer, value: Value) -> None:
+            place.put(0, finish(f, plan, value, place, *residual) if last else value)
+
         with f.choose((columns.equals(4)) & right.equals(1)) as (squares, singles):
             with squares, f.loop(rows) as r, f.loop(lanes, step=4) as c:
                 if m == 4:
                     line, corner = done + (r * (m * lanes) + c), to + (r * down + c * plane)
                     square = [line.vector(q * lanes, 4) for q in range(4)]
                     for i, row in enumerate(transpose(f, square)):
-                        corner.put(plane * i, row)
+                        put(corner + plane * i, row)
             with singles, f.loop(rows) as r, f.loop(columns) as q, f.loop(lanes) as c:
-                to[c * plane + r * down + q * right] = done[(r * m + q) * lanes + c]
+                put(to + (c * plane + r * down + q * right), done[(r * m + q) * lanes + c])
         return f.fn
 
 
-def emit_flush(module: Module) -> Routine:
-    """flush(stage, to, plane_from, plane, rows, width, down): lines of staged results, a vector of
-    channels, to contiguous output. Lines as long as a box fill whole cache lines; straight from the
-    tiles each was fetched four times (64@224: 6.6 ms instead of 6.2).
+def emit_flush(module: Module, plan: Plan) -> Routine:
+    """flush(stage, to, plane_from, plane, rows, width, down, residual): lines of staged results, a
+    vector of channels, to contiguous output. Lines as long as a box fill whole cache lines;
+    straight from the tiles each was fetched four times (64@224: 6.6 ms instead of 6.2).
     """
     lanes = module.target.lanes("float32")
     params = [("stage", pointer_to(F32)), ("to", pointer_to(F32))]
-    params += [(n, I64) for n in ("plane_from", "plane", "rows", "width", "down")]
-    with module.function("flush", params, inline=False) as (f, args):
-        stage, to, plane_from, plane, rows, width, down = args
+    names = ("plane_from", "plane", "rows", "width", "down", "residual")
+    with module.function("flush", [*params, *((n, I64) for n in names)], inline=False) as (f, args):
+        stage, to, plane_from, plane, rows, width, down, residual = args
+
+        def put(place: Pointer, value: Value) -> None:
+            place.put(0, finish(f, plan, value, place, residual) if plan.residual else value)
+
         whole = width.equals(down)  # then lines follow each other
         run, runs = f.select(whole, rows * width, width), f.select(whole, f.integer(1), rows)
         with f.loop(lanes) as c, f.loop(runs) as r:
             source, line = stage + (c * plane_from + r * width), to + (c * plane + r * down)
             with f.choose(run >= lanes) as (long, short):
                 with long, f.loop(run, step=lanes) as i:
-                    # The last overlaps the one before it rather than fall short.
+                    # The last overlaps the one before it rather than fall short: konv.plan's `once`
+                    # is not so here.
                     at = f.least(i, run - lanes)
-                    line.put(at, source.vector(at, lanes))
+                    put(line + at, source.vector(at, lanes))
                 with short, f.loop(run) as i:
-                    line[i] = source[i]
+                    put(line + i, source[i])
         return f.fn
 
 

@@ -69,7 +69,7 @@ def schedule(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, thr
     axes = (Axis(1, 1),) * (2 - conv.dims) + conv.axes
     transforms = Transform(*plan.form[:2]), Transform(*plan.form[2:])
     lines = [Lines(axis, t) for axis, t in zip(axes, transforms, strict=True)]
-    if conv.macs < ALONE:
+    if conv.exact_macs < ALONE:
         threads = 1
     lanes = target.lanes(plan.dtype)
     co, ci = conv.co // conv.groups, conv.ci // conv.groups
@@ -108,14 +108,17 @@ def _axis_words(
         list(zip(TILE_AXES, lines, (*missing, *x_strides), (*missing, *y_strides), strict=True))
     ):
         axis, d = line.axis, line.dilation
+        end = max(0, axis.out + (axis.kernel - 1) * d - axis.lo)
+        # Where padding is zeros, an image that ends there is what tiles shall see.
+        size = min(axis.size, end) if conv.mode == "zeros" else axis.size
         words |= {
-            f"size{a}": axis.size, f"x_stride{a}": x_stride, f"y_stride{a}": y_stride,
+            f"size{a}": size, f"x_stride{a}": x_stride, f"y_stride{a}": y_stride,
             f"count{a}": line.count, f"box{a}": line.box, f"boxes{a}": line.boxes,
             # What konv.kernels.packing asks before it copies squares of neighbouring pixels.
             f"jump{a}": 1, f"ahead{a}": 1 + line.sparse, f"first_slots{a}": 1,
             f"out{a}": axis.out, f"apart{a}": apart, f"dilation{a}": d, f"lo{a}": axis.lo,
             f"sparse{a}": line.sparse,
-            f"last{a}": axis.out - 1 + (axis.kernel - 1) * d - axis.lo,
+            f"end{a}": end,
             f"at_lines{a}": len(TILES_JOB) + len(tables),
         }  # fmt: skip
         tables += [word for pair in line.lines for word in pair]

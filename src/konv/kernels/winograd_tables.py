@@ -26,7 +26,7 @@ def emit_tables(module: Module, plan: Plan, transforms: tuple[Transform, Transfo
     """tables(job, unit): all of them, for the unit's box."""
     slots = emit_slots(module)
     axis = _emit_axis(module, transforms, slots)
-    image = emit_image(module, REAL[plan.dtype]) if plan.packed else None
+    image = emit_image(module, plan.dtype) if plan.packed else None
     tiles = _emit_tiles(module, plan, transforms)
     with tiles_function(module, "tables") as (f, piece, _):
         job, unit = piece.job, piece.unit
@@ -57,7 +57,7 @@ def _emit_axis(module: Module, transforms: tuple[Transform, Transform], slots: R
             raws = job["at_raws", axis] + f.select(sparse, line * t.n, 0)
             raw = f.select(sparse, f.integer(0), first - job["lo", axis])
             count = f.select(sparse, lines * t.n, last - first + d * (t.n - 1) + 1)
-            unit["slots", axis] = count
+            unit["raw", axis], unit["slots", axis] = raw, count
             end = line + lines < job["count", axis]
             after = f.least(line + lines, job["count", axis] - 1)
             after = f.select(end, _line(piece, axis, after)[0], job["out", axis])
@@ -65,8 +65,8 @@ def _emit_axis(module: Module, transforms: tuple[Transform, Transform], slots: R
             table, raws = piece.part(("at_slots", axis), I64), job.base + raws
             how = job["size", axis], job["x_stride", axis], job["mode"]
             f.call(slots, [table, raws, raw, count, *how])
-            with f.loop(count) as slot:
-                beyond = raw + raws[slot] > job["last", axis]
+            with f.when(job["mode"].differs(0)), f.loop(count) as slot:
+                beyond = raw + raws[slot] >= job["end", axis]
                 table[slot] = f.select(beyond, f.integer(-1), table[slot])
         return f.fn
 

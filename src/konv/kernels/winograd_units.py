@@ -41,13 +41,13 @@ def emit_kernel(plan: Plan, target: Target, transforms: Pair) -> Module:
     emit_weights(module, transforms, plan.vectors)
     tables = emit_tables(module, plan, transforms)
     v = _emit_v(module, plan, transforms)
-    outputs = emit_outputs(module, transforms, plan.blocked)
+    outputs = emit_outputs(module, plan, transforms)
     blocks = [
         _emit_block(module, plan, transforms, nr, outputs)
         for nr in ([plan.vectors, plan.tail] if plan.tail else [plan.vectors])
     ]
     unit = _emit_unit(module, plan, transforms, tables, v, blocks)
-    emit_entry(module, partial(_emit_work, plan, unit))
+    emit_entry(module, partial(_emit_work, plan, unit), plan.residual)
     return module
 
 
@@ -58,13 +58,14 @@ def _emit_work(plan: Plan, each: Routine, f: Function, call: Words, thread: Valu
     unit["scratch"] = call["scratch"] + thread * job["thread_bytes"]
     unit["weights"] = call["weights"] + HEADER
     unit["place"] = -1
+    unit["residual"] = call["residual"] if plan.residual else 0
     if not plan.packed:
         f.clear(Piece(job, unit).part("at_zeros", F32), job["groups"] * job["ci"])
 
     def body(number: Value) -> None:
         f.call(each, [job.base, unit.base, number, call["x"], call["y"]])
 
-    emit_units(f, call, job["units"], body)
+    emit_units(f, call, thread, job["units"], body)
 
 
 def _emit_unit(
@@ -156,7 +157,7 @@ def _emit_stores(
 ) -> Routine:
     """stores(job, unit, n, bias, channel): vector n of a block, from M to the output."""
     lanes, places = module.target.lanes(plan.dtype), transforms[0].m * transforms[1].m
-    flush = emit_flush(module) if plan.blocked and nr == plan.vectors else None
+    flush = emit_flush(module, plan) if plan.blocked and nr == plan.vectors else None
     flush = flush or (module.ir.globals.get("flush") if plan.blocked else None)
     labels = ("n", "bias", "channel")
     with tiles_function(module, f"stores_{nr}", labels) as (f, piece, (n, bias, channel)):
@@ -167,11 +168,18 @@ def _emit_stores(
                 at = m + tile * (nr * lanes)
                 f.call(
                     outputs,
-                    [at, job["m_point"], bias.to_pointer(F32), outs + tile * places, channel],
-                )
+                    [
+                        at, job["m_point"], bias.to_pointer(F32), outs + tile * places, channel,
+                        unit["scratch"] + job["at_dump"], unit["residual"],
+                    ],
+                )  # fmt: skip
             return f.fn
         down, right = (job["dilation", a] * job["y_stride", a] for a in TILE_AXES)
         stage, plane, y = piece.part("at_stage", F32), job["y_channel"], channel * job["y_channel"]
+
+        def more(last: int) -> list[Value]:
+            return [unit["residual"], f.integer(last)] if plan.residual else []
+
         with f.loop(unit["lines", 1]):
             first = outs + number.get() * OUTS
             with f.loop(unit["lines", 2]):
@@ -182,15 +190,22 @@ def _emit_stores(
                     with dense:
                         to, width = stage + record[3], unit["width", 2]
                         end = job["stage_plane"], width, job["dilation", 2]
-                        f.call(outputs, [*arguments, to, record + 1, *end])
+                        f.call(
+                            outputs,
+                            [*arguments, to, record + 1, *end, *more(0)],
+                        )
                     with scattered:
                         to = record.pointer(0, F32) + y
-                        f.call(outputs, [*arguments, to, record + 1, plane, down, right])
+                        end = plane, down, right
+                        f.call(
+                            outputs,
+                            [*arguments, to, record + 1, *end, *more(1)],
+                        )
                 number.add(1)
             with f.when(job["sparse", 2].equals(0)):
                 to, width = first.pointer(0, F32) + y, unit["width", 2]
                 apart = job["stage_plane"], plane, first[1], width, down
-                f.call(flush, [stage, to, *apart])
+                f.call(flush, [stage, to, *apart, unit["residual"]])
         return f.fn
 
 

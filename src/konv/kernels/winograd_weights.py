@@ -69,8 +69,8 @@ def _emit_filters(module: Module, transforms: Pair) -> Routine:
 
 def _wide(f: Function, p: Pointer, at: int, lanes: int) -> Value:
     """A vector of floats as doubles."""
-    return f.convert(p.vector(at, lanes), F64)
+    return f.extend(p.vector(at, lanes), F64)
 
 
 def _narrow(f: Function, value: Value) -> Value:
-    return f.convert(value, F32)
+    return f.shorten(value, F32)

@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from konv.kernels.words import JOB, UNIT, Piece, Words
-from konv.llvm import I64, Function, Module, Value, pointer_to
+from konv.kernels.words import JOB, UNIT, Piece, part_function
+from konv.llvm import Function, Module, Value
 
 TILE_AXES = (1, 2)  # of the three that the records know
 
@@ -33,7 +33,7 @@ TILES_JOB = (
             "sparse",  # 1 if each line has slots of its own, 0 if slots are neighbouring pixels
             "dilation",
             "lo", "out",
-            "last",  # source that the last output reads last; beyond it a tile sees zeros
+            "end",  # sources from here on no output reads; there a tile sees zeros
         )
         for axis in TILE_AXES
     ),
@@ -55,11 +55,6 @@ def tiles_function(
     module: Module, name: str, extra: Sequence[str] = (), *, writes: bool = False
 ) -> Iterator[tuple[Function, Piece, list[Value]]]:
     """As konv.kernels.words.part_function, with the words of both halves."""
-    params = [
-        ("job", pointer_to(I64)),
-        ("unit", pointer_to(I64)),
-        *((label, I64) for label in extra),
-    ]
-    with module.function(name, params, inline=False) as (f, args):
-        job, unit = Words(args[0], TILES_JOB, True), Words(args[1], TILES_UNIT, not writes)
-        yield f, Piece(job, unit), args[2:]
+    records = (TILES_JOB, TILES_UNIT)
+    with part_function(module, name, extra, writes=writes, records=records) as found:
+        yield found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import cache
+from itertools import product
 
 import pytest
 from llvm.assembly import (
@@ -23,9 +24,11 @@ from llvm.assembly import (
 )
 
 from konv.geometry import Conv
-from konv.kernels import direct, planar
+from konv.kernels import direct, planar, winograd, winograd_parts
 from konv.kernels.microtile import UNROLL, emit_tile
 from konv.kernels.planar_tile import emit_tiles
+from konv.kernels.winograd_cut import RESTS
+from konv.kernels.winograd_parts import emit_product
 from konv.llvm import Module, assembly, describe
 from konv.plan import Plan
 from konv.target import Target
@@ -134,6 +137,19 @@ def test_a_kernel_has_the_tiles_of_its_plan(machine: Machine, dtype: str, layout
     assert calls <= {"memcpy", "memset", "bzero"}, "what else it needs comes through the context"
 
 
+@each_machine
+def test_products_of_winograd_stay_in_registers(machine: Machine) -> None:
+    """Every register tile, every width its last block can have, and every rest of a box."""
+    target = target_of(machine)
+    for mr, most in winograd.TILES[target.vector_bytes, target.registers]:
+        for tiles, nr in product((mr, *RESTS.get(mr, ())), range(1, most + 1)):
+            module = Module(target, "product")
+            emit_product(module, tiles, nr)
+            ((_, lines),) = functions(assembly(module)).items()
+            allowed = 2 if machine.family == "sse" else 0  # one product, as in direct
+            check_loop(machine, "float32", lines, tiles * nr * winograd_parts.UNROLL, allowed)
+
+
 @pytest.mark.parametrize(
     ("triple", "cpu", "features", "vector_bytes", "registers"),
     [
@@ -174,6 +190,7 @@ def test_every_machine_has_tiles() -> None:
     for machine in MACHINES:
         target = target_of(machine)
         assert (target.vector_bytes, target.registers) in direct.TILES
+        assert (target.vector_bytes, target.registers) in winograd.TILES
 
 
 def test_a_loop_is_found_and_counted() -> None:

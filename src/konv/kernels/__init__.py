@@ -4,10 +4,18 @@ refuses.
 
 from __future__ import annotations
 
-from konv.kernels import depthwise, direct, nested, pencils, planar, planes
+from konv.kernels import depthwise, direct, nested, pencils, planar, planes, winograd
 from konv.plan import Algorithm
 
-ALGORITHMS: tuple[Algorithm, ...] = (nested, pencils, planes, depthwise, planar, direct)
+ALGORITHMS: tuple[Algorithm, ...] = (
+    nested,
+    pencils,
+    planes,
+    depthwise,
+    winograd,
+    planar,
+    direct,
+)
 
 
 def by_name(name: str) -> Algorithm:

@@ -1,0 +1,195 @@
+"""Winograd's convolution: fewer multiplications where a small kernel moves by steps of one.
+
+An m x m tile of outputs of an r x r kernel takes (m + r - 1)**2 products a pair of channels
+instead of m * m * r * r: F(4x4, 3x3) 36 instead of 144, F(2x2, 5x5) 36 instead of 100, F(4, 3) of a
+sequence 6 instead of 12 (konv.kernels.winograd_transforms). At each point they are a product of
+matrices:
+
+    V = B' d B     tiles by input channels       channels in the lanes; once for each tile
+    M = V U        for each of 36 points         U = G g G', packed (konv.kernels.winograd_weights)
+    y = A' M A     and the bias                  output channels in the lanes
+
+A unit of work is a box of tiles, so V and M stay near while U passes by
+(konv.kernels.winograd_units has the loops, konv.kernels.winograd_parts the three steps,
+konv.kernels.winograd_cut chooses boxes). A dilated layer is dilation x dilation interleaved ones:
+pixels of a tile lie that far apart, all else is addresses (konv.kernels.winograd_tables). A
+transposed layer of stride 1 is the same map with its weights stored otherwise.
+
+Bits. Tiles are anchored at output 0 and computed whole; beyond what its outputs need a tile sees
+zeros. So a result depends on its tile's inputs only, and a crop equals the crop of the whole from
+a multiple of `alignment` on, wherever it holds all that the tile reads. Every sum over channels is
+one chain. Padding is zeros in a tile like any others: no tap is left out.
+
+What differs from a plain sum of products. Rounding grows with the points: `reference.ROUNDING` has
+the bound. A NaN or an infinity in the input reaches every output of its tile, up to m - 1 beyond
+its receptive field; numbers within a factor of 100 of the largest float may overflow in a tile; an
+infinite or NaN weight leaves no output of its channel finite. `precision("exact")` keeps this
+algorithm out.
+
+Measured, in ms on two Sapphire Rapids cores (352 GFLOP/s), contiguous / channels-last, everything
+included, beside konv's direct kernel:
+
+    64@224 3x3         6.6 / 4.4    direct 14.3 / 12.4      64@56 3x3        .42 / .32   .91 / .78
+    256@56 3x3         5.1 / 4.6           12.6 / 11.8      128@28 3x3       .40 / .39   .93 / .78
+    256@64 dilated 2   6.1 / 5.3           15.9 / 14.7      256@14 3x3       .51 / .50   .97 / .89
+    512@33 dilated 4   8.7 / 7.7           21.4 / 17.0      64->192@27 5x5   .87 / .78  1.78 / 1.66
+    256@65 dilated 12 14.1 / 11.7          20.4 / 13.1      conv1d 256@1024  .94 / 1.17 1.60 / 1.71
+
+Of the 4.4 ms of 64@224 products take 2.8 (95 % of the peak), transforms the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import lcm, prod
+
+from konv.geometry import Conv
+from konv.kernels.direct import tile_cost
+from konv.kernels.packing import HEADER
+from konv.kernels.winograd_cut import Model, count
+from konv.kernels.winograd_schedule import schedule
+from konv.kernels.winograd_transforms import Transform
+from konv.kernels.winograd_units import emit_kernel
+from konv.kernels.winograd_words import TILES_JOB
+from konv.llvm import Module
+from konv.plan import Blocks, Packing, Plan, Strides, Work
+from konv.target import BYTES, Target
+
+name = "winograd"
+exact = False
+once = False
+words = TILES_JOB
+
+LEAST = 16  # channels of a group, in and out
+
+# Input channels of a group beyond which wide register tiles come first: V is then read from the
+# second-level cache, once for each block of output channels (512@33 dilated by 4, in boxes of 12
+# tiles: 6 x 4 8.9 ms, 12 x 2 10.3).
+DEEP = 256
+
+# Register tiles, tiles by vectors of output channels, by bytes in a vector and registers
+# (konv.kernels.direct.TILES has the limits). Here pixels are neighbours in memory and cost one
+# address, so that long tiles pay: on AVX-512 12 x 2 reads 8 bytes of U and V a cycle from the
+# second-level cache, 6 x 4 23, and 16 tiles of a 14 x 14 image leave no rest.
+TILES = {
+    (16, 16): ((3, 3), (4, 2), (7, 1)),
+    (32, 16): ((4, 3), (6, 2), (7, 1)),
+    (16, 32): ((5, 4), (6, 3), (8, 2), (10, 1)),
+    (64, 32): ((12, 2), (8, 3), (6, 4), (14, 1)),
+}
+
+# Outputs of a tile along an axis by its taps: best first. 4 of 5 taps would be 8 points, whose
+# rounding is ten times that of 6.
+OUTPUTS = {3: (4, 2), 5: (2,)}
+
+# Multiplications saved that pay for the transforms, at least: 128@5 saves 1.56 and is 10 % slower,
+# conv1d 64@4096 of 5 taps saves 1.67 and is 20 % faster, 256@65 dilated by 12 1.83 and 12 %.
+SAVING = 1.6
+
+USUAL = 2 * 1024 * 1024  # bytes of second-level cache that the model of cost takes
+
+# Bytes of U that few tiles cannot pay for (512@7, 4 tiles and 38 MB: as fast as direct at best;
+# 256@8, 4 tiles and 9 MB: 15 % faster).
+FEW, LARGE = 9, 16 * 1024 * 1024
+
+
+def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv.plan.Algorithm
+    """Only f32, kernels of 3 or 5 taps in steps of one, channels and tiles enough."""
+    if conv.dtype != "float32":
+        return f"takes float32 only, for its rounding; here {conv.dtype}"
+    ci, co = conv.ci // conv.groups, conv.co // conv.groups
+    if min(ci, co) < LEAST:
+        return f"takes {LEAST} channels in and out a group or more; here {ci} and {co}"
+    if conv.dims > 2:
+        return f"takes one or two axes; here {conv.dims}"
+    if any(a.stride > 1 or a.up > 1 for a in conv.axes):
+        return "takes stride 1 only, ordinary or transposed"
+    kernels = {a.kernel for a in conv.axes}
+    if len(kernels) > 1 or not kernels <= OUTPUTS.keys():
+        return "takes kernels of 3 or 5 taps on every axis only"
+    return _too_small(conv, OUTPUTS[conv.axes[0].kernel][0])
+
+
+def _too_small(conv: Conv, m: int) -> str | None:
+    """Why its tiles do not pay at this image size."""
+    n, tiles = m + conv.axes[0].kernel - 1, prod(count(axis, m) for axis in conv.axes)
+    products = tiles * n**conv.dims
+    saved = prod(axis.out * axis.kernel for axis in conv.axes) / products
+    if saved < SAVING:
+        return f"would save a factor of {saved:.1f} of the multiplications, less than {SAVING}"
+    size = n**conv.dims * conv.ci // conv.groups * conv.co * BYTES[conv.dtype]
+    if tiles < FEW and size > LARGE:
+        return f"would read {size / 2**20:.0f} MiB of transformed weights for {tiles} tiles"
+    return None
+
+
+def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
+    """One plan for each size of tile and register tile."""
+    lanes = target.lanes(conv.dtype)
+    vectors = -(-conv.co // conv.groups // lanes)
+    table = TILES[target.vector_bytes, target.registers]
+    deep = conv.ci // conv.groups > DEEP
+    tiles = sorted(
+        table,
+        key=lambda tile: (-tile[1] if deep else 0, tile_cost(vectors, *tile), tile[1]),
+    )
+    found = []
+    for m in OUTPUTS[conv.axes[0].kernel]:
+        forms = [(m, axis.kernel) for axis in conv.axes]
+        form = sum([(1, 1)] * (2 - conv.dims) + forms, ())
+        steps = [m * axis.dilation for axis in conv.axes]
+        found += [
+            Plan(
+                name, conv.dtype, packed, blocked, mr, nr, vectors % nr, alignment=lcm(*steps),
+                form=form,
+            )
+            for mr, nr in tiles
+        ]  # fmt: skip
+    return tuple(found)
+
+
+def cost(conv: Conv, plan: Plan, target: Target) -> float:
+    """Modelled cycles of one core for one image, packed weights at hand: those of the best cut
+    into boxes (konv.kernels.winograd_cut). Measured times are 1.2 to 1.5 times that.
+    """
+    # Boxes as for any machine's cache: which plan is best shall not hang on it.
+    return Model(conv, plan, replace(target, l2=USUAL)).best(threads=1, n=1).cycles
+
+
+def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
+    """Boxes of tiles as konv.kernels.winograd_schedule cuts them."""
+    return schedule(conv, plan, target, x, y, threads)
+
+
+def packing(conv: Conv, plan: Plan, target: Target) -> Packing:
+    """Weights as konv.kernels.winograd_weights packs them."""
+    co, ci, lanes = conv.co // conv.groups, conv.ci // conv.groups, target.lanes(plan.dtype)
+    over, along = transforms(plan)
+    each = over.n * along.n * ci + 1
+    padded = -(-co // lanes) * lanes
+    size = HEADER + conv.groups * padded * each * BYTES[plan.dtype]
+    return Packing(size, conv.groups, co, ci)
+
+
+def blocks(conv: Conv, plan: Plan, target: Target) -> Blocks:
+    """Register tiles of tiles; what a tile has of outputs, all are counted as having."""
+    lanes, ci = target.lanes(plan.dtype), conv.ci // conv.groups
+    pairs = zip(conv.axes, transforms(plan)[-conv.dims :], strict=True)
+    tiles = prod(count(axis, transform.m) for axis, transform in pairs)
+    each = prod(transform.m for transform in transforms(plan))
+    return Blocks(
+        pixels=(tiles * each, plan.pixels * each),
+        co=(conv.co // conv.groups, plan.vectors * lanes),
+        ci=(ci, LEAST),
+        groups=(conv.groups, 1),
+    )
+
+
+def transforms(plan: Plan) -> tuple[Transform, Transform]:
+    """Down columns of pixels and along rows, by the plan's form: outputs and taps of each."""
+    return Transform(*plan.form[:2]), Transform(*plan.form[2:])
+
+
+def emit(plan: Plan, target: Target) -> Module:
+    """The module of a plan: `run` and `pack`."""
+    return emit_kernel(plan, target, transforms(plan))

@@ -1,0 +1,138 @@
+"""How large a box of tiles a unit takes, by a model of what a unit costs; the same model says what
+Winograd costs at all.
+
+Few tiles a box: U, which passes by once for each box, is used seldom, and register tiles do not
+fill. Many: V leaves the second-level cache, and the threads end unevenly. So every way to cut is
+modelled, and the cheapest is taken. Nothing here changes a result.
+
+Cycles were fitted on a core like a Sapphire Rapids (AVX-512, 2 MB of second-level cache).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from konv.geometry import Axis, Conv
+from konv.kernels.winograd_transforms import Transform
+from konv.plan import Plan
+from konv.target import BYTES, Target
+
+# Register tiles for what is left of a box, by the full one's tiles.
+RESTS = {14: (8, 4), 12: (8, 4), 10: (5,), 8: (4,), 7: (3,), 6: (3,), 4: (2,)}
+
+BOX = 64  # tiles of a box
+PIECES = 8  # ways to cut an axis that are tried, from the fewest boxes that can be
+INPUT, OUTPUT = 3.6, 3.4  # a vector at a point: loads, stores, a sixth of two transforms
+STAGE = 5.0  # contiguous output: a vector of results transposed, staged and written
+PACK = 0.6  # contiguous input: a number brought channels-last
+RUN = 32  # contiguous input and output: begun lines of a box cost as much as so many numbers
+ADDRESS = 3.0  # a pixel's or a result's
+CALL = 40.0  # a product: the way in and out, its sums to M
+STREAM = 8.0  # bytes that arrive in a cycle from the third-level cache
+
+
+def even(count: int, most: int) -> Iterator[int]:
+    """Sizes of boxes, at most `most`, that cut `count` as evenly as can be: largest first."""
+    fewest, last = -(-count // max(1, min(most, count))), 0
+    for boxes in range(fewest, min(count, fewest + PIECES) + 1):
+        box = -(-count // boxes)
+        if box != last:
+            yield box
+        last = box
+
+
+def count(axis: Axis, m: int) -> int:
+    """Lines of tiles of m outputs on an axis.
+
+    >>> count(Axis(14, 3, lo=1, hi=1), 4), count(Axis(33, 3, dilation=4, lo=4, hi=4), 4)
+    (4, 9)
+    """
+    d = axis.dilation if axis.kernel > 1 else 1
+    whole, rest = divmod(axis.out, m * d)
+    return whole * d + min(rest, d)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Lines of each axis in a box, and blocks of output channels in a unit; the cycles that the
+    slowest thread takes for all units of the call.
+    """
+
+    rows: int
+    columns: int
+    chunk_blocks: int
+    cycles: float
+
+
+class Model:
+    """What a layer under a plan costs, at one image size."""
+
+    def __init__(self, conv: Conv, plan: Plan, target: Target) -> None:
+        self.conv, self.plan = conv, plan
+        self.axes = (Axis(1, 1),) * (2 - conv.dims) + conv.axes
+        self.transforms = Transform(*plan.form[:2]), Transform(*plan.form[2:])
+        self.points = self.transforms[0].n * self.transforms[1].n
+        self.results = self.transforms[0].m * self.transforms[1].m
+        self.lanes, self.ci = target.lanes(plan.dtype), conv.ci // conv.groups
+        self.vectors = -(-conv.co // conv.groups // self.lanes)
+        self.blocks = -(-self.vectors // plan.vectors)
+        self.l2 = target.l2
+        down, along = zip(self.axes, self.transforms, strict=True)
+        self.lines = count(down[0], down[1].m), count(along[0], along[1].m)
+
+    def best(self, threads: int, n: int) -> Cut:
+        """The cheapest cut for n images and so many threads."""
+        rows, columns = self.lines
+        boxes = [(down, along) for along in even(columns, BOX) for down in even(rows, BOX // along)]
+        least = min(self.plan.pixels // 2, BOX)
+        pieces = range(1, min(self.blocks, 4 * threads if threads > 1 else 1) + 1)
+        cuts = [
+            self._cut(*box, piece, threads, n)
+            for box in [box for box in boxes if box[0] * box[1] >= least] or boxes[:1]
+            for piece in pieces
+        ]
+        return min(cuts, key=lambda cut: cut.cycles)
+
+    def _cut(self, rows: int, columns: int, pieces: int, threads: int, n: int) -> Cut:
+        chunk = -(-self.blocks // pieces)
+        chunks = -(-self.blocks // chunk)
+        down, along = self.lines
+        boxes = -(-down // rows) * -(-along // columns) * n * self.conv.groups
+        # Threads take units that follow each other, which share a box's V.
+        shared = min(1.0, 1 / chunks + (threads - 1) / (boxes * chunks or 1))
+        unit = shared * self._inputs(rows, columns) + self._products(rows, columns, chunk)
+        return Cut(rows, columns, chunk, -(-boxes * chunks // threads) * unit)
+
+    def _inputs(self, rows: int, columns: int) -> float:
+        """A box's tables, its packed image and V."""
+        tiles, vectors = rows * columns, -(-self.ci // self.lanes)
+        cycles = tiles * self.points * (ADDRESS / self.conv.groups + vectors * INPUT)
+        if self.plan.packed:
+            over, along = self.transforms
+            slots = (rows * over.m + over.r - 1) * (columns * along.m + along.r - 1 + RUN)
+            cycles += slots * self.ci * PACK
+        return cycles
+
+    def _products(self, rows: int, columns: int, blocks: int) -> float:
+        """Some blocks of output channels over a box: products and transforms out."""
+        nr, rest, sums, calls = self.plan.vectors, rows * columns, 0, 0
+        sizes = (self.plan.pixels, *RESTS.get(self.plan.pixels, ()))
+        for size in sizes:
+            here = rest // size if size != sizes[-1] else -(-rest // size)
+            rest, calls = rest - here * size, calls + here
+            sums += here * max(size * nr, 8, (size + nr))
+        vectors = min(blocks * nr, self.vectors)
+        share = vectors / (blocks * nr)
+        product = self.points * blocks * (sums * share * self.ci / 2 + calls * CALL)
+        size = self.points * self.ci * BYTES[self.plan.dtype]
+        far = size * vectors * self.lanes  # bytes from beyond the second-level cache: U,
+        if size * self.vectors * self.lanes < self.l2 // 2:
+            far //= 4
+        if size * rows * columns > self.l2 * 5 // 8:  # and V if it does not stay there
+            far += size * rows * columns * blocks
+        product = max(product, far / STREAM) + min(product, far / STREAM) / 4
+        out = self.points * OUTPUT
+        if self.plan.blocked:
+            out += self.results * STAGE * (1 + RUN / (columns * self.transforms[1].m))
+        return product + rows * columns * vectors * out

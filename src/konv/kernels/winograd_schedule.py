@@ -1,0 +1,160 @@
+"""One convolution at one image size, cut into boxes of Winograd's tiles; fills the words of
+konv.kernels.winograd_words.
+
+Nothing here changes a result. A box's V (all points of its tiles, of one group's channels) shall
+stay in the second-level cache together with the M of one block of output channels; U streams past
+once for each box and so wants many tiles in it.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from konv.geometry import Axis, Conv
+from konv.kernels import scratch
+from konv.kernels.schedule import ALONE, MODES
+from konv.kernels.winograd_cut import RESTS, Model
+from konv.kernels.winograd_tables import OUTS
+from konv.kernels.winograd_transforms import Transform
+from konv.kernels.winograd_words import TILE_AXES, TILES_JOB
+from konv.plan import Plan, Strides, Work
+from konv.target import BYTES, Target
+
+
+class Lines:
+    """The lines of one axis, and the boxes they are cut into."""
+
+    def __init__(self, axis: Axis, transform: Transform) -> None:
+        self.axis, self.t = axis, transform
+        d, m = axis.dilation if axis.kernel > 1 else 1, transform.m
+        self.dilation = d
+        firsts = [o for t in range(0, axis.out, m * d) for o in range(t, min(t + d, axis.out))]
+        self.lines = [(o, min(m, -(-(axis.out - o) // d))) for o in firsts]
+        self.cut(len(self.lines))
+
+    @property
+    def count(self) -> int:
+        return len(self.lines)
+
+    def cut(self, box: int) -> None:
+        """`box` lines in each box; whole turns of interleaved ones if they are so many."""
+        self.box = min(box, self.count)
+        if self.dilation <= self.box < self.count:
+            self.box -= self.box % self.dilation
+        self.boxes = -(-self.count // self.box)
+        self.sparse = self.box < min(self.dilation, self.count)
+
+    @property
+    def slots(self) -> int:
+        """Slots of the largest box."""
+        if self.sparse:
+            return self.box * self.t.n
+        firsts = [first for first, _ in self.lines]
+        spans = [
+            firsts[min(i + self.box, self.count) - 1] - firsts[i]
+            for i in range(0, self.count, self.box)
+        ]
+        return max(spans) + (self.t.n - 1) * self.dilation + 1
+
+    def raws(self) -> list[int]:
+        """Sources of slots: of each line in turn, or counted from a box's first."""
+        if not self.sparse:
+            return list(range(self.slots))
+        steps = range(0, self.t.n * self.dilation, self.dilation)
+        return [first - self.axis.lo + step for first, _ in self.lines for step in steps]
+
+
+def schedule(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
+    """The work of `conv` under a Winograd plan."""
+    axes = (Axis(1, 1),) * (2 - conv.dims) + conv.axes
+    transforms = Transform(*plan.form[:2]), Transform(*plan.form[2:])
+    lines = [Lines(axis, t) for axis, t in zip(axes, transforms, strict=True)]
+    if conv.exact_macs < ALONE:
+        threads = 1
+    lanes = target.lanes(plan.dtype)
+    co, ci = conv.co // conv.groups, conv.ci // conv.groups
+    vectors = -(-co // lanes)
+    blocks = -(-vectors // plan.vectors)
+    cut = Model(conv, plan, target).best(threads, conv.n)
+    for line, box in zip(lines, (cut.rows, cut.columns), strict=True):
+        line.cut(box)
+    chunks = -(-blocks // cut.chunk_blocks)
+    words = dict.fromkeys(TILES_JOB, 0)
+    words |= {
+        "units": conv.n * prod(line.boxes for line in lines) * conv.groups * chunks,
+        "chunks": chunks, "chunk_blocks": cut.chunk_blocks, "mode": MODES[conv.mode],
+        "groups": conv.groups, "ci": ci, "co": co, "blocks": blocks - (plan.tail > 0),
+        "tail": plan.tail, "x_batch": x[0], "x_channel": x[1], "y_batch": y[0], "y_channel": y[1],
+    }  # fmt: skip
+    tables = _axis_words(words, conv, lines, x[2:], y[2:])
+    words["thread_bytes"] = scratch.lay_out(words, _parts(conv, plan, words, lines, lanes))
+    return Work([*words.values(), *tables], threads, words["thread_bytes"])
+
+
+def _axis_words(
+    words: dict[str, int],
+    conv: Conv,
+    lines: list[Lines],
+    x_strides: tuple[int, ...],
+    y_strides: tuple[int, ...],
+) -> list[int]:
+    """Fill the per-axis words; returns the tables that follow: lines, and sources of slots."""
+    missing = (0,) * (2 - conv.dims)
+    tables: list[int] = []
+    apart = conv.ci * BYTES[conv.dtype]
+    words |= {"size0": 1, "boxes0": 1, "at_raws0": len(TILES_JOB)}
+    tables += [0]
+    for a, line, x_stride, y_stride in reversed(
+        list(zip(TILE_AXES, lines, (*missing, *x_strides), (*missing, *y_strides), strict=True))
+    ):
+        axis, d = line.axis, line.dilation
+        end = max(0, axis.out + (axis.kernel - 1) * d - axis.lo)
+        # Where padding is zeros, an image that ends there is what tiles shall see.
+        size = min(axis.size, end) if conv.mode == "zeros" else axis.size
+        words |= {
+            f"size{a}": size, f"x_stride{a}": x_stride, f"y_stride{a}": y_stride,
+            f"count{a}": line.count, f"box{a}": line.box, f"boxes{a}": line.boxes,
+            # What konv.kernels.packing asks before it copies squares of neighbouring pixels.
+            f"jump{a}": 1, f"ahead{a}": 1 + line.sparse, f"first_slots{a}": 1,
+            f"out{a}": axis.out, f"apart{a}": apart, f"dilation{a}": d, f"lo{a}": axis.lo,
+            f"sparse{a}": line.sparse,
+            f"end{a}": end,
+            f"at_lines{a}": len(TILES_JOB) + len(tables),
+        }  # fmt: skip
+        tables += [word for pair in line.lines for word in pair]
+        words[f"at_raws{a}"] = len(TILES_JOB) + len(tables)
+        tables += line.raws()
+        apart *= line.slots
+    words["apart0"] = apart
+    return tables
+
+
+def _parts(
+    conv: Conv, plan: Plan, words: dict[str, int], lines: list[Lines], lanes: int
+) -> dict[str, int]:
+    """The parts of a thread's scratch; notes what depends on them in `words`."""
+    size, ci = BYTES[plan.dtype], conv.ci // conv.groups
+    rows, columns = lines
+    tiles = rows.box * columns.box
+    places = tiles + (plan.pixels, *RESTS.get(plan.pixels, ()))[-1] - 1
+    points, outs = rows.t.n * columns.t.n, OUTS if plan.blocked else rows.t.m * columns.t.m
+    places |= 1  # lest points of a tile fall in few sets of the first-level cache
+    words["v_point"] = places * lanes
+    words["v_vector"] = points * places * lanes
+    words["m_point"] = places * plan.vectors * lanes + lanes * (1 - plan.vectors % 2)
+    longest = columns.box * columns.t.m
+    words["stage_plane"] = rows.t.m * longest + 4
+    image = conv.ci * rows.slots * columns.slots + lanes if plan.packed else 0
+    return {
+        "at_slots0": 8,
+        "at_slots1": rows.slots * 8,
+        "at_slots2": columns.slots * 8,
+        "at_ins": tiles * points * 8,
+        "at_outs": tiles * outs * 8,
+        "at_zeros": 0 if plan.packed else (conv.ci + lanes) * size,
+        "at_image": image * size,
+        "at_dump": 0 if plan.blocked else (conv.co + lanes) * size,
+        "at_stage": lanes * words["stage_plane"] * size if plan.blocked else 0,
+        "at_v": -(-ci // lanes) * words["v_vector"] * size,
+        "at_m": points * words["m_point"] * size,
+    }

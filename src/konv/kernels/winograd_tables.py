@@ -1,0 +1,129 @@
+"""What a box of tiles needs before its first transform: slots, the packed image, addresses.
+
+    slots    per axis: where each source of the box lies in the input, -1 where there is none
+    ins      per tile: the address of each of its n x n pixels; padding reads a row of zeros
+    outs     per tile: the address of each of its m x m results, those beyond the border where
+             nobody reads; for contiguous output the address of the first, and how many rows and
+             columns are real
+
+Sixty cycles a tile, which then takes thousands.
+"""
+
+from __future__ import annotations
+
+from konv.kernels.packing import emit_image
+from konv.kernels.tables import emit_slots
+from konv.kernels.winograd_transforms import Transform
+from konv.kernels.winograd_words import LINE, TILE_AXES, tiles_function
+from konv.kernels.words import Piece
+from konv.llvm import I64, REAL, SIZE, Function, Module, Routine, Value
+from konv.plan import Plan
+
+OUTS = 4  # words of a tile in `outs` for contiguous output
+
+
+def emit_tables(module: Module, plan: Plan, transforms: tuple[Transform, Transform]) -> Routine:
+    """tables(job, unit): all of them, for the unit's box."""
+    slots = emit_slots(module)
+    axis = _emit_axis(module, transforms, slots)
+    image = emit_image(module, plan.dtype) if plan.packed else None
+    tiles = _emit_tiles(module, plan, transforms)
+    with tiles_function(module, "tables") as (f, piece, _):
+        job, unit = piece.job, piece.unit
+        f.call(axis, [job.base, unit.base])
+        if image is not None:
+            f.call(image, [job.base, unit.base])
+        f.call(tiles, [job.base, unit.base])
+        return f.fn
+
+
+def _line(piece: Piece, axis: int, index: Value) -> list[Value]:
+    """First output of a line, and how many it has."""
+    words = piece.job.base + (piece.job["at_lines", axis] + index * LINE)
+    return [words[0], words[1]]
+
+
+def _emit_axis(module: Module, transforms: tuple[Transform, Transform], slots: Routine) -> Routine:
+    """axes(job, unit): the slots of each axis of the box."""
+    with tiles_function(module, "axes", writes=True) as (f, piece, _):
+        job, unit = piece.job, piece.unit
+        piece.part(("at_slots", 0), I64)[0] = 0
+        unit["slots", 0] = 1
+        for axis, t in zip(TILE_AXES, transforms, strict=True):
+            line, lines = unit["line", axis], unit["lines", axis]
+            sparse, d = job["sparse", axis].differs(0), job["dilation", axis]
+            first, last = _line(piece, axis, line)[0], _line(piece, axis, line + lines - 1)[0]
+            unit["base", axis] = first
+            raws = job["at_raws", axis] + f.select(sparse, line * t.n, 0)
+            raw = f.select(sparse, f.integer(0), first - job["lo", axis])
+            count = f.select(sparse, lines * t.n, last - first + d * (t.n - 1) + 1)
+            unit["raw", axis], unit["slots", axis] = raw, count
+            end = line + lines < job["count", axis]
+            after = f.least(line + lines, job["count", axis] - 1)
+            after = f.select(end, _line(piece, axis, after)[0], job["out", axis])
+            unit["width", axis] = after - first
+            table, raws = piece.part(("at_slots", axis), I64), job.base + raws
+            how = job["size", axis], job["x_stride", axis], job["mode"]
+            f.call(slots, [table, raws, raw, count, *how])
+            with f.when(job["mode"].differs(0)), f.loop(count) as slot:
+                beyond = raw + raws[slot] >= job["end", axis]
+                table[slot] = f.select(beyond, f.integer(-1), table[slot])
+        return f.fn
+
+
+def _emit_tiles(module: Module, plan: Plan, transforms: tuple[Transform, Transform]) -> Routine:
+    """tiles(job, unit): the addresses of each tile of the box."""
+    size, (over, along) = SIZE[REAL[plan.dtype]], transforms
+    points, places = over.n * along.n, OUTS if plan.blocked else over.m * along.m
+    with tiles_function(module, "tiles") as (f, piece, _):
+        job, unit, number = piece.job, piece.unit, f.var(0)
+        ins, outs = piece.part("at_ins", I64), piece.part("at_outs", I64)
+        dense = [job["sparse", a].equals(0) for a in TILE_AXES]
+        steps = [f.select(d, job["dilation", a], 1) for d, a in zip(dense, TILE_AXES, strict=True)]
+        with f.loop(unit["lines", 1]) as i, f.loop(unit["lines", 2]) as k:
+            lines = [_line(piece, a, unit["line", a] + at) for a, at in ((1, i), (2, k))]
+            slots = [
+                f.select(d, line[0] - unit["base", a], at * t.n)
+                for d, line, a, at, t in zip(
+                    dense, lines, TILE_AXES, (i, k), transforms, strict=True
+                )
+            ]
+            to = ins + number.get() * points
+            with f.loop(over.n) as r, f.loop(along.n) as q:
+                at = [slots[0] + r * steps[0], slots[1] + q * steps[1]]
+                to[r * along.n + q] = _source(f, piece, plan, at, size)
+            to = outs + number.get() * places
+            if plan.blocked:
+                to[0] = _result(f, piece, lines, f.integer(0), f.integer(0), size)
+                to[1], to[2], to[3] = lines[0][1], lines[1][1], lines[1][0] - unit["base", 2]
+            else:
+                with f.loop(over.m) as r, f.loop(along.m) as q:
+                    real = (r < lines[0][1]) & (q < lines[1][1])
+                    place = _result(f, piece, lines, r, q, size)
+                    dump = unit["scratch"] + job["at_dump"]
+                    to[r * along.m + q] = f.select(real, place, dump)
+            number.add(1)
+        return f.fn
+
+
+def _source(f: Function, piece: Piece, plan: Plan, at: list[Value], size: int) -> Value:
+    """The address of the pixel in these slots."""
+    job, unit = piece.job, piece.unit
+    if plan.packed:
+        image = unit["scratch"] + job["at_image"]
+        return image + at[0] * job["apart", 1] + at[1] * job["apart", 2]
+    offsets = [piece.part(("at_slots", a), I64)[s] for a, s in zip(TILE_AXES, at, strict=True)]
+    zeros = unit["scratch"] + job["at_zeros"]
+    inside = (offsets[0] | offsets[1]) >= 0
+    return f.select(inside, unit["x"] + (offsets[0] + offsets[1]) * size, zeros)
+
+
+def _result(
+    f: Function, piece: Piece, lines: list[list[Value]], r: Value, q: Value, size: int
+) -> Value:
+    """The address of a tile's result in row r, column q."""
+    offset = f.integer(0)
+    for axis, line, i in zip(TILE_AXES, lines, (r, q), strict=True):
+        out = line[0] + i * piece.job["dilation", axis]
+        offset = offset + out * piece.job["y_stride", axis]
+    return piece.unit["y"] + offset * size

@@ -1,0 +1,238 @@
+"""The loops of Winograd's convolution around its three steps.
+
+for unit in units, taken by threads one after the other:   a box of tiles, a group, some blocks
+                                                           of its output channels
+    tables and the packed image, unless of the unit before           konv.kernels.winograd_tables
+    V of the box and group, unless of the unit before
+    for block of output channels:
+        for point: for register tile of tiles: product    V, U -> M
+        for tile: transform out                           M -> y
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from konv.kernels.packing import HEADER
+from konv.kernels.region import emit_entry, emit_units
+from konv.kernels.winograd_cut import RESTS
+from konv.kernels.winograd_parts import (
+    Pair,
+    emit_flush,
+    emit_inputs,
+    emit_outputs,
+    emit_product,
+    offset,
+)
+from konv.kernels.winograd_tables import OUTS, emit_tables
+from konv.kernels.winograd_weights import emit_weights
+from konv.kernels.winograd_words import TILE_AXES, TILES_JOB, TILES_UNIT, tiles_function
+from konv.kernels.words import Piece, Words
+from konv.llvm import F32, I64, Function, Module, Routine, Value
+from konv.plan import Plan
+from konv.target import Target
+
+DEPTH = 64  # channels of a product; more, and U and V of a point leave the first-level cache
+
+
+def emit_kernel(plan: Plan, target: Target, transforms: Pair) -> Module:
+    """The module of a plan: `run` and `pack`."""
+    module = Module(target, plan.algorithm)
+    emit_weights(module, transforms, plan.vectors)
+    tables = emit_tables(module, plan, transforms)
+    v = _emit_v(module, plan, transforms)
+    outputs = emit_outputs(module, plan, transforms)
+    blocks = [
+        _emit_block(module, plan, transforms, nr, outputs)
+        for nr in ([plan.vectors, plan.tail] if plan.tail else [plan.vectors])
+    ]
+    unit = _emit_unit(module, plan, transforms, tables, v, blocks)
+    emit_entry(module, partial(_emit_work, plan, unit), plan.residual)
+    return module
+
+
+def _emit_work(plan: Plan, each: Routine, f: Function, call: Words, thread: Value) -> None:
+    """All the units that this thread gets hold of."""
+    job = Words(call.pointer("job", I64), TILES_JOB)
+    unit = Words(f.array(I64, len(TILES_UNIT)), TILES_UNIT)
+    unit["scratch"] = call["scratch"] + thread * job["thread_bytes"]
+    unit["weights"] = call["weights"] + HEADER
+    unit["place"] = -1
+    unit["residual"] = call["residual"] if plan.residual else 0
+    if not plan.packed:
+        f.clear(Piece(job, unit).part("at_zeros", F32), job["groups"] * job["ci"])
+
+    def body(number: Value) -> None:
+        f.call(each, [job.base, unit.base, number, call["x"], call["y"]])
+
+    emit_units(f, call, thread, job["units"], body)
+
+
+def _emit_unit(
+    module: Module,
+    plan: Plan,
+    transforms: Pair,
+    tables: Routine,
+    v: Routine,
+    blocks: list[Routine],
+) -> Routine:
+    """unit(job, unit, number, x, y): chunks of output channels vary fastest, images slowest."""
+    lanes = module.target.lanes(plan.dtype)
+    points = transforms[0].n * transforms[1].n
+    with tiles_function(module, "unit", ("number", "x", "y"), writes=True) as (f, piece, args):
+        number, x, y = args
+        job, unit = piece.job, piece.unit
+        chunk, rest = number % job["chunks"], number // job["chunks"]
+        g, place = rest % job["groups"], rest // job["groups"]
+        with f.when(unit["place"].differs(place)):
+            unit["place"], unit["group"] = place, -1
+            rest = place
+            for axis in reversed(TILE_AXES):
+                line = rest % job["boxes", axis] * job["box", axis]
+                unit["line", axis] = line
+                unit["lines", axis] = f.least(job["box", axis], job["count", axis] - line)
+                rest = rest // job["boxes", axis]
+            unit["x"] = x + rest * job["x_batch"] * 4
+            unit["y"] = y + rest * job["y_batch"] * 4
+            unit["tiles"] = unit["lines", 1] * unit["lines", 2]
+            f.call(tables, [job.base, unit.base])
+        with f.when(unit["group"].differs(g)):
+            unit["group"] = g
+            f.call(v, [job.base, unit.base])
+        padded = (job["blocks"] * plan.vectors + job["tail"]) * lanes
+        weights = unit.pointer("weights", F32)
+        biases = weights + job["groups"] * padded * job["ci"] * points + g * padded
+        begin = chunk * job["chunk_blocks"]
+        end = f.least(begin + job["chunk_blocks"], job["blocks"] + f.least(job["tail"], 1))
+        with f.loop(end, start=begin) as block:
+            k = block * (plan.vectors * lanes)
+            u = weights + (g * padded + k) * job["ci"] * points
+            arguments = [job.base, unit.base, u, biases + k, block * plan.vectors]
+            if len(blocks) == 1:
+                f.call(blocks[0], arguments)
+            else:
+                with f.choose(block < job["blocks"]) as (full, last):
+                    with full:
+                        f.call(blocks[0], arguments)
+                    with last:
+                        f.call(blocks[1], arguments)
+        return f.fn
+
+
+def _emit_v(module: Module, plan: Plan, transforms: Pair) -> Routine:
+    """v(job, unit): V of all tiles of the box, all channels of the group."""
+    lanes = module.target.lanes(plan.dtype)
+    points = transforms[0].n * transforms[1].n
+    inputs = emit_inputs(module, transforms)
+    with tiles_function(module, "v") as (f, piece, _):
+        job, unit = piece.job, piece.unit
+        ins, v = piece.part("at_ins", I64), piece.part("at_v", F32)
+        first, v_vector = unit["group"] * job["ci"], job["v_vector"]
+        with f.loop(unit["tiles"]) as tile:
+            place = v + tile * lanes
+            end = job["v_point"], v_vector
+            f.call(inputs, [ins + tile * points, first, job["ci"], place, *end])
+        return f.fn
+
+
+def _emit_block(module: Module, plan: Plan, transforms: Pair, nr: int, outputs: Routine) -> Routine:
+    """block(job, unit, u, bias, vector): one block of output channels over the box's tiles;
+    `vector`: its first.
+    """
+    lanes = module.target.lanes(plan.dtype)
+    products = _emit_products(module, plan, transforms, nr)
+    labels = ("u", "bias", "vector")
+    store = _emit_stores(module, plan, transforms, nr, outputs)
+    with tiles_function(module, f"block_{nr}", labels) as (f, piece, (u, bias, vector)):
+        job, unit = piece.job, piece.unit
+        f.call(products, [job.base, unit.base, u])
+        with f.loop(nr) as n:
+            channel = unit["group"] * job["co"] + offset(f, vector + n, job["co"], lanes)
+            f.call(store, [job.base, unit.base, n, bias + n * (lanes * 4), channel])
+        return f.fn
+
+
+def _emit_stores(
+    module: Module, plan: Plan, transforms: Pair, nr: int, outputs: Routine
+) -> Routine:
+    """stores(job, unit, n, bias, channel): vector n of a block, from M to the output."""
+    lanes, places = module.target.lanes(plan.dtype), transforms[0].m * transforms[1].m
+    flush = emit_flush(module, plan) if plan.blocked and nr == plan.vectors else None
+    flush = flush or (module.ir.globals.get("flush") if plan.blocked else None)
+    labels = ("n", "bias", "channel")
+    with tiles_function(module, f"stores_{nr}", labels) as (f, piece, (n, bias, channel)):
+        job, unit, outs = piece.job, piece.unit, piece.part("at_outs", I64)
+        m, number = piece.part("at_m", F32) + n * lanes, f.var(0)
+        if flush is None:
+            with f.loop(unit["tiles"]) as tile:
+                at = m + tile * (nr * lanes)
+                f.call(
+                    outputs,
+                    [
+                        at, job["m_point"], bias.to_pointer(F32), outs + tile * places, channel,
+                        unit["scratch"] + job["at_dump"], unit["residual"],
+                    ],
+                )  # fmt: skip
+            return f.fn
+        down, right = (job["dilation", a] * job["y_stride", a] for a in TILE_AXES)
+        stage, plane, y = piece.part("at_stage", F32), job["y_channel"], channel * job["y_channel"]
+
+        def more(last: int) -> list[Value]:
+            return [unit["residual"], f.integer(last)] if plan.residual else []
+
+        with f.loop(unit["lines", 1]):
+            first = outs + number.get() * OUTS
+            with f.loop(unit["lines", 2]):
+                tile = number.get()
+                record = outs + tile * OUTS
+                arguments = [m + tile * (nr * lanes), job["m_point"], bias.to_pointer(F32)]
+                with f.choose(job["sparse", 2].equals(0)) as (dense, scattered):
+                    with dense:
+                        to, width = stage + record[3], unit["width", 2]
+                        end = job["stage_plane"], width, job["dilation", 2]
+                        f.call(
+                            outputs,
+                            [*arguments, to, record + 1, *end, *more(0)],
+                        )
+                    with scattered:
+                        to = record.pointer(0, F32) + y
+                        end = plane, down, right
+                        f.call(
+                            outputs,
+                            [*arguments, to, record + 1, *end, *more(1)],
+                        )
+                number.add(1)
+            with f.when(job["sparse", 2].equals(0)):
+                to, width = first.pointer(0, F32) + y, unit["width", 2]
+                apart = job["stage_plane"], plane, first[1], width, down
+                f.call(flush, [stage, to, *apart, unit["residual"]])
+        return f.fn
+
+
+def _emit_products(module: Module, plan: Plan, transforms: Pair, nr: int) -> Routine:
+    """products(job, unit, u): M of one block, point after point."""
+    lanes, mr = module.target.lanes(plan.dtype), plan.pixels
+    sizes = (mr, *RESTS.get(mr, ()))
+    tiles = [emit_product(module, size, nr) for size in sizes]
+    points = transforms[0].n * transforms[1].n
+    with tiles_function(module, f"products_{nr}", ("u",)) as (f, piece, (address,)):
+        job, unit = piece.job, piece.unit
+        u, v, m = address.to_pointer(F32), piece.part("at_v", F32), piece.part("at_m", F32)
+        v_vector = job["v_vector"]
+        with f.loop(points) as point, f.loop(job["ci"], step=DEPTH) as c:
+            here = u + (point * job["ci"] + c) * (nr * lanes)
+            channels = f.least(job["ci"] - c, DEPTH)
+            v_here = v + (point * job["v_point"] + c // lanes * job["v_vector"])
+            m_here, panel = m + point * job["m_point"], channels * (nr * lanes)
+            at, coming = f.var(0), f.var(0)
+            coming.set(panel)
+            for size, tile in zip(sizes, tiles, strict=True):
+                # The smallest computes places beyond the last tile too, which nobody reads.
+                least = size if size != sizes[-1] else 1
+                with f.loop((unit["tiles"] - at.get() + (size - least)) // size):
+                    where = v_here + at.get() * lanes, m_here + at.get() * (nr * lanes)
+                    ahead = here + coming.get()
+                    f.call(tile, [where[0], v_vector, here, channels, where[1], ahead, c])
+                    at.add(size)
+                    coming.add(panel >> 1)
+        return f.fn

@@ -1,0 +1,60 @@
+"""The records that the Winograd kernel works from: those of konv.kernels.words and, behind them,
+its own words.
+
+The parts that bring contiguous input channels-last (konv.kernels.packing) read the first half of
+both records as in any other kernel.
+
+Tiles lie in a grid. A *line* of it is the place of tiles on one axis: its first output, and how
+many of its m outputs there really are. A dilated axis is `dilation` interleaved ones, so the lines
+of these take turns: first outputs 0, 1, .. dilation - 1, then m * dilation, and so on. A *box* is
+some lines of one axis by some of the other, which a unit takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from konv.kernels.words import JOB, UNIT, Piece, part_function
+from konv.llvm import Function, Module, Value
+
+TILE_AXES = (1, 2)  # of the three that the records know
+
+TILES_JOB = (
+    *JOB,
+    "v_point", "v_vector",  # numbers from one point, and one vector of channels, to the next in V
+    "m_point",  # the same in M
+    "stage_plane",  # numbers from one channel to the next in staged results
+    "at_ins", "at_outs", "at_dump", "at_v", "at_m", "at_stage",  # bytes into the thread's scratch
+    *(
+        f"{name}{axis}"
+        for name in (
+            "at_lines",  # word where the lines begin: first output and number of outputs
+            "sparse",  # 1 if each line has slots of its own, 0 if slots are neighbouring pixels
+            "dilation",
+            "lo", "out",
+            "end",  # sources from here on no output reads; there a tile sees zeros
+        )
+        for axis in TILE_AXES
+    ),
+)  # fmt: skip
+
+LINE = 2  # words of a line: first output, outputs
+
+TILES_UNIT = (
+    *UNIT,
+    "place", "group",  # the box and the group whose tables, image and V are in scratch; -1: none
+    "line1", "line2", "lines1", "lines2",  # of the box: first line, and how many
+    "base1", "base2",  # its first outputs; slots of dense axes are counted from theirs
+    "width1", "width2",  # outputs from there to those of the next box, where the axis is dense
+)  # fmt: skip
+
+
+@contextmanager
+def tiles_function(
+    module: Module, name: str, extra: Sequence[str] = (), *, writes: bool = False
+) -> Iterator[tuple[Function, Piece, list[Value]]]:
+    """As konv.kernels.words.part_function, with the words of both halves."""
+    records = (TILES_JOB, TILES_UNIT)
+    with part_function(module, name, extra, writes=writes, records=records) as found:
+        yield found

@@ -1,0 +1,138 @@
+"""What is particular to Winograd's convolution: transforms, the bound, how boxes are cut."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+from kernels.layers import TARGETS
+
+import konv
+from konv import llvm, reference
+from konv.geometry import Conv
+from konv.kernels import winograd
+from konv.kernels.winograd_cut import Model, even
+from konv.kernels.winograd_transforms import Transform
+from konv.runtime.choose import choose, precision
+from konv.target import Target
+
+LAYERS = [
+    "conv2d 1x16x20x20 o16 k3 p1",
+    "conv2d 1x256x12x12 o32 k3 p1",
+    "conv2d 1x16x20x20 o16 k5 p2",
+    "conv1d 1x64x200 o16 k3 p1",
+]
+
+
+def draws(conv: Conv, seed: int) -> tuple[Any, Any]:
+    """Random, positive, rows of very different size, all equal."""
+    rng = np.random.default_rng(seed)
+    x, w = rng.standard_normal(conv.in_shape), rng.standard_normal(conv.weight_shape)
+    if seed % 4 == 1:
+        x, w = abs(x), abs(w)
+    if seed % 4 == 2:
+        x *= 10.0 ** rng.integers(-3, 4, (1, 1, conv.axes[0].size) + (1,) * (conv.dims - 1))
+    if seed % 4 == 3:
+        x, w = np.full_like(x, x.flat[0]), np.full_like(w, w.flat[0])
+    return x.astype("float32"), w.astype("float32")
+
+
+@pytest.mark.parametrize("line", LAYERS)
+def test_the_bound(line: str) -> None:
+    """Errors stay under half of what the constant of Winograd allows, whatever the numbers, and
+    the constant is not generous: they exceed a hundredth of it.
+    """
+    conv, most = Conv.parse(line), 0.0
+    assert winograd.why_not(conv, llvm.detect()) is None
+    function = konv.conv2d if conv.dims == 2 else konv.conv1d
+    for seed in range(8):
+        x, w = draws(conv, seed)
+        error = abs(function(x, w, padding=conv.axes[0].lo) - reference.im2col(conv, x, w))
+        allowed = reference.tolerance(conv, x, w, None, "winograd")
+        most = max(most, float((error / allowed).max()))
+    assert 0.01 < most < 0.5
+
+
+@pytest.mark.parametrize(("m", "r"), [(4, 3), (2, 3), (2, 5), (4, 2), (3, 2), (1, 1)])
+def test_filters_of_a_transform(m: int, r: int) -> None:
+    """A polynomial's values at the points, over products of their distances; infinity last."""
+    transform = Transform(m, r)
+    rows = transform.filters() if transform.n > 1 else ((1.0,),)
+    assert len(rows) == transform.n == len(transform.points) + 1
+    assert len(set(transform.points)) == len(transform.points)
+    assert rows[-1] == (0.0,) * (r - 1) + (1.0,)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+@pytest.mark.parametrize(
+    "line", [*LAYERS, "conv2d 3x64x99x301 o64 k3 p1", "conv2d 2x32x40x40 o96 k3 p12 d12"]
+)
+def test_boxes_cover_the_grid(line: str, threads: int) -> None:
+    """Whatever the threads and layouts, no box is larger than may be, and none is missing."""
+    conv, target = Conv.parse(line), llvm.detect()
+    for layouts in product((True, False), repeat=2):
+        for plan in winograd.plans(conv, target, *layouts):
+            model = Model(conv, plan, target)
+            cut = model.best(threads, conv.n)
+            assert 1 <= cut.rows <= model.lines[0]
+            assert 1 <= cut.columns <= model.lines[1]
+            assert 1 <= cut.chunk_blocks <= model.blocks
+            assert cut.cycles > 0
+
+
+def test_even() -> None:
+    assert list(even(14, 14)) == [14, 7, 5, 4, 3, 2]
+    assert list(even(33, 16)) == [11, 9, 7, 6, 5, 4, 3]
+    assert list(even(1, 9)) == [1]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("conv2d 1x16x14x14 o16 k3 p1", None),
+        ("conv2d 1x64x14x14 o32 k3 p1 g2", None),
+        ("conv2d 1x16x14x14 o16 k5 p2", None),
+        ("conv2d 1x16x65x65 o16 k3 p12 d12", None),
+        ("conv1d 1x16x140 o16 k3 p1", None),
+        ("tconv2d 1x16x14x14 o16 k3 p1", None),
+        ("conv2d 1x16x14x14 o16 k3 p1 f64", "takes float32 only, for its rounding; here float64"),
+        ("conv2d 1x15x14x14 o16 k3 p1", "takes 16 channels in and out a group or more; here 15"),
+        ("conv2d 1x64x14x14 o32 k3 p1 g4", "takes 16 channels in and out a group or more; here"),
+        ("conv3d 1x16x9x9x9 o16 k3 p1", "takes one or two axes; here 3"),
+        ("conv2d 1x16x14x14 o16 k3 s2 p1", "takes stride 1 only, ordinary or transposed"),
+        ("tconv2d 1x16x14x14 o16 k3 s2 p1", "takes stride 1 only, ordinary or transposed"),
+        ("conv2d 1x16x14x14 o16 k3x1", "takes kernels of 3 or 5 taps on every axis only"),
+        ("conv2d 1x16x14x14 o16 k7", "takes kernels of 3 or 5 taps on every axis only"),
+        ("conv2d 1x16x5x5 o16 k3 p1", "would save a factor of 1.6 of the multiplications, less"),
+        ("conv2d 1x512x7x7 o512 k3 p1", "would read 36 MiB of transformed weights for 4 tiles"),
+    ],
+)
+def test_why_winograd_does_not(line: str, says: str | None) -> None:
+    refusal = winograd.why_not(Conv.parse(line), llvm.detect())
+    assert refusal is None if says is None else (refusal or "").startswith(says)
+
+
+def test_what_winograd_costs() -> None:
+    """More channels, more pixels or fewer lanes cost more; it is an image's, so batch nothing."""
+    few, many, large = (
+        Conv.parse(f"conv2d 1x{line} k3 p1")
+        for line in ("32x28x28 o32", "64x28x28 o32", "32x56x56 o32")
+    )
+
+    def cost(conv: Conv, target: Target) -> float:
+        return winograd.cost(conv, winograd.plans(conv, target, True, True)[0], target)
+
+    for target in TARGETS.values():
+        assert cost(few, target) < cost(many, target) < 2.5 * cost(few, target)
+        assert 3 * cost(few, target) < cost(large, target) < 5 * cost(few, target)
+        assert cost(few, target) == cost(few.with_batch(9), target)
+    assert cost(few, TARGETS["avx512"]) < cost(few, TARGETS["avx2"]) < cost(few, TARGETS["sse"])
+
+
+def test_exact_forbids_winograd() -> None:
+    conv, target = Conv.parse("conv2d 1x64x56x56 o64 k3 p1"), llvm.detect()
+    assert choose(conv, target, True, True).algorithm == "winograd"
+    with precision("exact"):
+        assert choose(conv, target, True, True).algorithm == "direct"

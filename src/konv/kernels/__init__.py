@@ -4,10 +4,10 @@ refuses.
 
 from __future__ import annotations
 
-from konv.kernels import depthwise, direct
+from konv.kernels import depthwise, direct, subpixel
 from konv.plan import Algorithm
 
-ALGORITHMS: tuple[Algorithm, ...] = (depthwise, direct)
+ALGORITHMS: tuple[Algorithm, ...] = (depthwise, subpixel, direct)
 
 
 def by_name(name: str) -> Algorithm:

@@ -159,7 +159,7 @@ def _axis_words(
     for a, (line, (x_stride, y_stride)) in enumerate(zip(lines, strides, strict=True)):
         words |= {
             f"size{a}": line.axis.size, f"x_stride{a}": x_stride, f"y_stride{a}": y_stride,
-            f"count{a}": line.count, f"box{a}": line.box, f"boxes{a}": line.boxes,
+            f"count{a}": line.count, f"outputs{a}": line.axis.out, f"box{a}": line.box, f"boxes{a}": line.boxes,
             f"jump{a}": line.jump, f"least{a}": line.least, f"span{a}": line.span,
             f"ahead{a}": line.ahead, f"first_slots{a}": line.first_slots, f"step{a}": line.step,
             f"phases{a}": len(line.phases), f"at_phases{a}": len(JOB) + len(records),

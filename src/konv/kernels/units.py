@@ -21,7 +21,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from konv.kernels.packing import HEADER, emit_image, emit_output, emit_weights
+from konv.kernels.packing import HEADER, emit_image, emit_weights
+from konv.kernels.packing import emit_output as emit_channels
 from konv.kernels.region import emit_entry, emit_units
 from konv.kernels.tables import emit_places, emit_rows, emit_slots, emit_taps
 from konv.kernels.words import AXES, JOB, PHASE, UNIT, Piece, Words, part_function
@@ -31,13 +32,20 @@ from konv.target import Target
 
 Parts = dict[Any, Routine]
 EmitTile = Callable[[Module, int, int], Routine]
+EmitWeights = Callable[[Module, str, int], Routine]
+EmitOutput = Callable[[Module, int], Routine]
 
 
 def emit_kernel(
-    plan: Plan, target: Target, emit_tile: EmitTile, per_channel: bool = False
+    plan: Plan,
+    target: Target,
+    emit_tile: EmitTile,
+    per_channel: bool = False,
+    emit_weights: EmitWeights = emit_weights,
+    emit_output: EmitOutput | None = None,
 ) -> Module:
     """The module of a plan: `run` and `pack`. emit_tile(module, vectors, odd) writes the function
-    of a tile.
+    of a tile; the others, where given, replace those of konv.kernels.packing.
     """
     module = Module(target, plan.algorithm)
     lanes, real = target.lanes(plan.dtype), REAL[plan.dtype]
@@ -52,7 +60,8 @@ def emit_kernel(
     if plan.packed:
         parts["image"] = emit_image(module, real)
     if plan.blocked:
-        parts["output"] = emit_output(module, real, width)
+        own = emit_output or partial(emit_channels, real=real)
+        parts["output"] = own(module, width=width)
     parts["full"] = _emit_sweep(
         module, plan, plan.vectors, emit_tile(module, plan.vectors, 0), per_channel
     )

@@ -42,6 +42,7 @@ JOB = (
         "size",  # of the input
         "x_stride", "y_stride",  # in elements
         "count",  # j runs below this, over all phases
+        "outputs",  # of all phases
         "box", "boxes",  # js in a unit, and units along the axis
         "jump", "least", "span",  # raw source = j * jump + c, with least <= c <= least + span
         "step",  # outputs of one phase lie this far apart

@@ -1,0 +1,122 @@
+"""Transposed convolution by cells: the outputs between two inputs become channels of an ordinary
+layer.
+
+    cells, not pixels, stand in the tiles          konv.kernels.subpixel_grid says what a cell is
+    for unit of cells: tables, packed image        once for all phases, as in konv.kernels.units
+        for block of columns: (channel, sub-pixel) in the lanes
+            for tile of cells:                     konv.kernels.microtile, taps x channels
+            block out of scratch: runs of columns  konv.kernels.weave
+
+A reduction is `ceil(kernel / stride)` taps an axis: a matrix product of (cells) x (taps, channels) x
+(columns), at its peak whatever the number of channels, as sub-pixels fill the lanes that channels
+leave empty. Every output is the same chain of multiply-adds as in konv.kernels.direct.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from math import prod
+
+from konv.geometry import Conv
+from konv.kernels.channels import Channels
+from konv.kernels.direct import TILES, last_block
+from konv.kernels.microtile import UNROLL, emit_tile
+from konv.kernels.schedule import MODES, schedule
+from konv.kernels.subpixel_grid import Grid, cells_of, shift_of
+from konv.kernels.subpixel_weights import emit_cell_weights
+from konv.kernels.units import emit_kernel
+from konv.kernels.weave import emit_weave
+from konv.kernels.words import JOB, PHASE
+from konv.llvm import Module, Routine
+from konv.plan import Packing, Plan, Strides, Work
+from konv.target import Target
+
+name = "subpixel"
+exact = True
+
+
+def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv.plan.Algorithm
+    """Only where zeros are inserted, and each phase has as many taps as the others."""
+    if all(axis.up == 1 for axis in conv.axes):
+        return "takes transposed layers with a stride; here no zeros are inserted"
+    for axis in conv.axes:
+        if axis.up > 1 and (axis.stride > 1 or axis.dilation > 1):
+            return f"takes no dilation or second stride beside the stride of {axis.up}"
+        if axis.kernel % axis.up:
+            return (
+                f"takes kernels that are multiples of the stride; {axis.kernel} is not of {axis.up}"
+            )
+    return None
+
+
+def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
+    """One plan for each register tile, cheapest first by `tile_cycles`."""
+    grid = Grid.of(conv, blocked)
+    ci, vectors = conv.ci // conv.groups, _vectors(conv, grid, target)
+    depth = ci if ci < UNROLL else 0
+    table = TILES[target.vector_bytes, target.registers]
+    tiles = sorted(table, key=lambda tile: (tile_cycles(vectors, *tile), max(tile[1], vectors)))
+    return tuple(
+        Plan(
+            name, conv.dtype, packed, blocked, mr, nr, last_block(vectors, nr, 0), 0, depth,
+            form=grid.form,
+        )
+        for mr, nr in tiles
+    )  # fmt: skip
+
+
+def _vectors(conv: Conv, grid: Grid, target: Target) -> int:
+    """Vectors of columns of a group."""
+    return -(-(conv.co // conv.groups * grid.subpixels) // target.lanes(conv.dtype))
+
+
+def tile_cycles(vectors: int, mr: int, nr: int) -> float:
+    """Cycles per cell, channel and tap for `vectors` vectors of columns; as for konv.kernels.direct."""
+    full, tail = divmod(vectors, nr)
+    widths = [nr] * full + [tail] * (tail > 0)
+    return sum(max(mr * n / 2, (mr + n) / 2, 4) for n in widths) / mr
+
+
+def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
+    """Units of cells as konv.kernels.schedule cuts them; then, what the output needs."""
+    inner = _as_blocked(plan)
+    cells = cells_of(conv)
+    channels = Channels.of(cells, inner, target, per_channel=False)
+    made = schedule(cells, inner, target, channels, x, y, threads)
+    words = made.words
+    words[JOB.index("mode")] = MODES[conv.mode]
+    for a, axis in enumerate(conv.axes, start=3 - conv.dims):
+        words[JOB.index(f"outputs{a}")] = axis.out
+        if axis.up > 1:
+            words[JOB.index(f"step{a}")] = axis.up
+            record = words[JOB.index(f"at_phases{a}")]
+            words[record + PHASE.index("first")] = -shift_of(axis)
+    return made
+
+
+def packing(conv: Conv, plan: Plan, target: Target) -> Packing:
+    """Blocks of columns as konv.kernels.subpixel_weights packs them."""
+    how = Channels.of(cells_of(conv), _as_blocked(plan), target, per_channel=False).packing
+    return replace(how, co=conv.co // conv.groups)
+
+
+def _as_blocked(plan: Plan) -> Plan:
+    """Cells always go through a block in scratch, whatever the output is."""
+    return replace(plan, blocked=True)
+
+
+def emit(plan: Plan, target: Target) -> Module:
+    """The module of a plan: `run` and `pack`."""
+    grid, inner = Grid.from_form(plan), _as_blocked(plan)
+
+    def tile(module: Module, vectors: int, odd: int) -> Routine:
+        return emit_tile(module, inner, vectors, odd)
+
+    return emit_kernel(
+        inner,
+        target,
+        tile,
+        emit_weights=partial(emit_cell_weights, grid=grid),
+        emit_output=lambda module, width: emit_weave(module, plan, grid, width),
+    )

@@ -1,0 +1,196 @@
+"""Columns out: a block of cells by columns in scratch becomes rows of the output
+(konv.kernels.subpixel_grid).
+
+    block [cell][column] in scratch  ->  output, in runs of columns that are neighbours there:
+                                         the sub-pixels of a cell on the last axis (contiguous),
+                                         and the channels of all of these (channels-last)
+
+Along a row of cells run follows run without a gap, so output lines are completed while they are in
+the first-level cache. Only the first and the last cell of a row may be cropped: there, numbers are
+copied one by one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from konv.kernels.subpixel_grid import Grid
+from konv.kernels.subpixel_weights import divide
+from konv.kernels.words import Words, part_function
+from konv.llvm import I64, REAL, Function, Module, Pointer, Routine, Value, Variable, pointer_to
+from konv.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class _Odometer:
+    """The column at hand: its channel in the group and its sub-pixel on each axis."""
+
+    channel: Variable
+    subs: tuple[Variable, ...]
+
+
+def emit_weave(module: Module, plan: Plan, grid: Grid, width: int) -> Routine:
+    """output(job, unit, channel, valid): `valid` columns from `channel` on, counted over all
+    groups, of a block that is `width` columns a cell.
+    """
+    real = REAL[plan.dtype]
+    run = _constant_run(grid, width)
+    copy = _emit_copy(module, plan, width, run)
+    with part_function(module, "output", ("channel", "valid")) as (f, piece, (column, valid)):
+        job, unit = piece.job, piece.unit
+        channels, block = job["co"] // grid.subpixels, piece.part("at_block", real)
+        group = column // job["co"]
+        first, subs = divide(f, grid, column - group * job["co"], channels)
+        y = unit.pointer("y", real) + group * channels * job["y_channel"]
+        # Channels of all sub-pixels of the last axis are neighbours if pixels are.
+        together = job["y_stride", 2].equals(channels)
+        cells = unit["length", 2]
+        with f.loop(unit["length", 0]) as d, f.loop(unit["length", 1]) as h:
+            source = block + (d * unit["length", 1] + h) * cells * width
+            at, places = f.var(0), [_corner(f, job, unit, a, j) for a, j in ((0, d), (1, h))]
+            here = _Odometer(f.var(first), tuple(f.var(sub) for sub in subs))
+            w0 = _corner(f, job, unit, 2, f.integer(0))
+            with f.forever() as done:
+                f.leave_if(done, at.get() >= valid)
+                count = _run(f, grid, here, channels, together, valid - at.get(), run)
+                rows = [place + sub.get() for place, sub in zip(places, here.subs, strict=False)]
+                inside = (rows[0] >= 0) & (rows[0] < job["outputs", 0])
+                inside = inside & (rows[1] >= 0) & (rows[1] < job["outputs", 1])
+                with f.when(inside):
+                    low = w0 + here.subs[2].get()
+                    line = y + (rows[0] * job["y_stride", 0] + rows[1] * job["y_stride", 1])
+                    line = line + low * job["y_stride", 2]
+                    begin, end = low, job["outputs", 2]
+                    unit_step: Value | int = 1
+                    if grid.subpixels_first:
+                        line = line + here.channel.get() * job["y_channel"]
+                    else:
+                        # Crops are counted in numbers: those of a pixel count as `channels`.
+                        line = line + here.channel.get()
+                        begin = low * channels + here.channel.get()
+                        end, unit_step = end * channels, channels
+                    step = job["y_stride", 2] * grid.steps[2]
+                    virtual = f.integer(unit_step) * grid.steps[2]
+                    f.call(copy, [source + at.get(), line, cells, step, count, begin, end, virtual])
+                at.add(count)
+                _advance(f, grid, here, channels, count)
+        return f.fn
+
+
+def _corner(f: Function, job: Words, unit: Words, axis: int, j: Value) -> Value:
+    """The output at sub-pixel 0 of cell j of the unit, on an axis."""
+    return (unit["j", axis] + j) * job["step", axis] + unit["first", axis]
+
+
+def _constant_run(grid: Grid, width: int) -> int:
+    """Columns of every run, if all have as many; 0 if not."""
+    step = grid.steps[2]
+    if not grid.subpixels_first:
+        return 0
+    return step if width % step == 0 else width if step % width == 0 else 0
+
+
+def _run(
+    f: Function,
+    grid: Grid,
+    here: _Odometer,
+    channels: Value,
+    together: Value,
+    left: Value,
+    constant: int,
+) -> Value:
+    """Columns from the one at hand that are neighbours in the output."""
+    if constant:
+        return f.integer(constant)
+    rest = f.integer(grid.steps[2]) - here.subs[2].get()
+    if not grid.subpixels_first:
+        rest = f.select(together, rest * channels, channels) - here.channel.get()
+    return f.least(rest, left)
+
+
+def _advance(f: Function, grid: Grid, here: _Odometer, channels: Value, count: Value) -> None:
+    """Move the column at hand to the next run: like the wheels of an odometer."""
+
+    def carry(wheel: Variable, size: Value | int, following: list[Variable]) -> None:
+        with f.when(wheel.get() >= size):
+            if following:
+                following[0].add(1)
+            wheel.set(0)
+
+    wheels = [here.subs[2], here.subs[1], here.subs[0]]
+    if grid.subpixels_first:
+        here.subs[2].add(count)
+        wheels.append(here.channel)
+    else:
+        whole = here.channel.get() + count
+        here.subs[2].add(whole // channels)
+        here.channel.set(whole % channels)
+    for i, size in enumerate(grid.steps[::-1]):
+        carry(wheels[i], size, wheels[i + 1 :])
+
+
+COPY = ("cells", "step", "count", "begin", "end", "virtual")
+
+
+def _emit_copy(module: Module, plan: Plan, width: int, constant: int) -> Routine:
+    """copy(source, line, cells, step, count, begin, end, virtual): `count` numbers of each cell,
+    `width` apart, go to places `step` apart.
+
+    Number i of cell w is the output `begin` + w * `virtual` + i of its row; only those from 0 to
+    `end` are written.
+    """
+    real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
+    params = [("source", pointer_to(real)), ("line", pointer_to(real)), *((n, I64) for n in COPY)]
+    with module.function("copy", params, inline=False) as (f, args):
+        source, line, cells, step, count, begin, end, virtual = args
+        length = f.integer(constant) if constant else count
+        last = cells - 1
+        first = f.select(begin < 0, f.integer(1), 0)
+        stop = f.select(begin + last * virtual + length > end, last, cells)
+
+        def cropped(w: Value) -> None:
+            low = begin + w * virtual
+            with f.loop(f.least(length, end - low), start=f.most(0 - low, f.integer(0))) as i:
+                line[w * step + i] = source[w * width + i]
+
+        with f.when(first > 0):
+            cropped(f.integer(0))
+        if constant:
+            with f.loop(stop, start=first) as w:
+                _move(source + w * width, line + w * step, constant, lanes)
+        else:
+            _copy_any(f, source, line, (first, stop), (width, step), count, lanes)
+        with f.when(stop < cells):
+            cropped(last)
+        return f.fn
+
+
+def _move(source: Pointer, to: Pointer, count: int, lanes: int) -> None:
+    """A known number of numbers, in as few pieces as possible."""
+    at, size = 0, lanes
+    while at < count:
+        while size > count - at:
+            size //= 2
+        to.put(at, source.vector(at, size))
+        at += size
+
+
+def _copy_any(
+    f: Function,
+    source: Pointer,
+    line: Pointer,
+    cells: tuple[Value, Value],
+    steps: tuple[int, Value],
+    count: Value,
+    lanes: int,
+) -> None:
+    """Any number of numbers a cell: in vectors as wide as it allows, the last one overlapping."""
+    with f.choose(count >= lanes) as (wide, narrow):
+        with wide, f.loop(cells[1], start=cells[0]) as w:
+            here, to = source + w * steps[0], line + w * steps[1]
+            with f.loop(count, step=lanes) as i:
+                at = f.least(i, count - lanes)
+                to.put(at, here.vector(at, lanes))
+        with narrow:
+            if lanes > 1:
+                _copy_any(f, source, line, cells, steps, count, lanes // 2)

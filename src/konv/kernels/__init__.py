@@ -4,10 +4,10 @@ refuses.
 
 from __future__ import annotations
 
-from konv.kernels import depthwise, direct, subpixel
+from konv.kernels import depthwise, direct, interleave, subpixel
 from konv.plan import Algorithm
 
-ALGORITHMS: tuple[Algorithm, ...] = (depthwise, subpixel, direct)
+ALGORITHMS: tuple[Algorithm, ...] = (depthwise, subpixel, interleave, direct)
 
 
 def by_name(name: str) -> Algorithm:

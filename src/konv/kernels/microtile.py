@@ -36,22 +36,33 @@ def emit_tile(module: Module, plan: Plan, nr: int, odd: int) -> Routine:
     """The function that computes one tile of nr vectors; `odd`: channels of the last one, 0 if it
     is full.
     """
-    lanes = module.target.lanes(plan.dtype)
     with tile_function(module, plan, nr, odd) as (f, sums, a):
         with f.loop(a["count"]) as t:
             row = a["rows"] + t * (plan.pixels + 1)
-            weights = a["weights"] + row[0] * a["tap_stride"]
-            pixels = [row.pointer(1 + m, REAL[plan.dtype]) + a["first"] for m in range(plan.pixels)]
-            for channel in range(plan.depth):
-                _multiply_add(f, sums, weights, pixels, f.integer(channel), lanes)
-            if not plan.depth:
-                whole = a["channels"] & -UNROLL
-                with f.loop(whole, step=UNROLL) as c:
-                    for u in range(UNROLL):
-                        _multiply_add(f, sums, weights, pixels, c + u, lanes)
-                with f.loop(a["channels"], start=whole) as c:
-                    _multiply_add(f, sums, weights, pixels, c, lanes)
+            add_channels(f, plan, sums, a, row, a["weights"] + row[0] * a["tap_stride"])
         return f.fn
+
+
+def add_channels(
+    f: Function,
+    plan: Plan,
+    sums: list[list[Variable]],
+    a: dict[str, Any],
+    row: Pointer,
+    weights: Pointer,
+) -> None:
+    """All channels of one tap: its row of addresses, its weights."""
+    lanes = f.module.target.lanes(plan.dtype)
+    pixels = [row.pointer(1 + m, REAL[plan.dtype]) + a["first"] for m in range(plan.pixels)]
+    for channel in range(plan.depth):
+        _multiply_add(f, sums, weights, pixels, f.integer(channel), lanes)
+    if not plan.depth:
+        whole = a["channels"] & -UNROLL
+        with f.loop(whole, step=UNROLL) as c:
+            for u in range(UNROLL):
+                _multiply_add(f, sums, weights, pixels, c + u, lanes)
+        with f.loop(a["channels"], start=whole) as c:
+            _multiply_add(f, sums, weights, pixels, c, lanes)
 
 
 @contextmanager

@@ -122,7 +122,7 @@ def emit_output(module: Module, real: Type, width: int) -> Routine:
     `valid` channels of the contiguous output, from `channel` on.
     """
     side = 16 // SIZE[real]
-    square = _emit_output_square(module, real, width, side)
+    square = emit_square(module, real, width, side)
     with part_function(module, "output", ("channel", "valid")) as (f, piece, (channel, valid)):
         job, unit = piece.job, piece.unit
         block, plane, step = piece.part("at_block", real), job["y_channel"], job["step", 2]
@@ -149,7 +149,7 @@ def emit_output(module: Module, real: Type, width: int) -> Routine:
         return f.fn
 
 
-def _emit_output_square(module: Module, real: Type, width: int, side: int) -> Routine:
+def emit_square(module: Module, real: Type, width: int, side: int) -> Routine:
     """square(source, line, plane, valid): `side` neighbouring pixels, `valid` channels. A function
     of its own: inlined where it is used it takes LLVM 50 ms to compile, so 4.
     """

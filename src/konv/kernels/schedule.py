@@ -91,7 +91,7 @@ def schedule(
         "even": not any(line.sparse for line in lines),
         "groups": channels.groups, "ci": channels.ci, "co": channels.co,
         "blocks": channels.blocks, "tail": channels.tail,
-        "taps": prod(axis.kernel for axis in conv.axes),
+        "channels": channels.co, "reduction": channels.reduction,
         "x_batch": x_strides[0], "x_channel": x_strides[1],
         "y_batch": y_strides[0], "y_channel": y_strides[1],
     }  # fmt: skip
@@ -159,7 +159,8 @@ def _axis_words(
     for a, (line, (x_stride, y_stride)) in enumerate(zip(lines, strides, strict=True)):
         words |= {
             f"size{a}": line.axis.size, f"x_stride{a}": x_stride, f"y_stride{a}": y_stride,
-            f"count{a}": line.count, f"outputs{a}": line.axis.out, f"box{a}": line.box, f"boxes{a}": line.boxes,
+            f"count{a}": line.count, f"outputs{a}": line.axis.out,
+            f"box{a}": line.box, f"boxes{a}": line.boxes,
             f"jump{a}": line.jump, f"least{a}": line.least, f"span{a}": line.span,
             f"ahead{a}": line.ahead, f"first_slots{a}": line.first_slots, f"step{a}": line.step,
             f"phases{a}": len(line.phases), f"at_phases{a}": len(JOB) + len(records),

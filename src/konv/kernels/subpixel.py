@@ -7,27 +7,29 @@ layer.
             for tile of cells:                     konv.kernels.microtile, taps x channels
             block out of scratch: runs of columns  konv.kernels.weave
 
-A reduction is `ceil(kernel / stride)` taps an axis: a matrix product of (cells) x (taps, channels) x
+A reduction is `kernel / stride` taps an axis: a matrix product of (cells) x (taps, channels) x
 (columns), at its peak whatever the number of channels, as sub-pixels fill the lanes that channels
-leave empty. Every output is the same chain of multiply-adds as in konv.kernels.direct.
+leave empty. The columns of a group in order, fastest first:
+
+    output contiguous       sub-pixel of w, of h, of d, channel
+    output channels-last    channel, sub-pixel of w, of h, of d
+
+so that in either case a run of columns is a run of the output. Every output is the same chain of multiply-adds as in konv.kernels.direct.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from math import prod
 
 from konv.geometry import Conv
 from konv.kernels.channels import Channels
 from konv.kernels.direct import TILES, last_block
 from konv.kernels.microtile import UNROLL, emit_tile
-from konv.kernels.schedule import MODES, schedule
-from konv.kernels.subpixel_grid import Grid, cells_of, shift_of
+from konv.kernels.subpixel_grid import Grid, cell_schedule, cells_of
 from konv.kernels.subpixel_weights import emit_cell_weights
 from konv.kernels.units import emit_kernel
 from konv.kernels.weave import emit_weave
-from konv.kernels.words import JOB, PHASE
 from konv.llvm import Module, Routine
 from konv.plan import Packing, Plan, Strides, Work
 from konv.target import Target
@@ -52,7 +54,7 @@ def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv
 
 def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
     """One plan for each register tile, cheapest first by `tile_cycles`."""
-    grid = Grid.of(conv, blocked)
+    grid = Grid.of(conv, True, blocked)
     ci, vectors = conv.ci // conv.groups, _vectors(conv, grid, target)
     depth = ci if ci < UNROLL else 0
     table = TILES[target.vector_bytes, target.registers]
@@ -72,33 +74,28 @@ def _vectors(conv: Conv, grid: Grid, target: Target) -> int:
 
 
 def tile_cycles(vectors: int, mr: int, nr: int) -> float:
-    """Cycles per cell, channel and tap for `vectors` vectors of columns; as for konv.kernels.direct."""
+    """Cycles per cell, channel and tap for `vectors` vectors of columns, as in direct."""
     full, tail = divmod(vectors, nr)
     widths = [nr] * full + [tail] * (tail > 0)
     return sum(max(mr * n / 2, (mr + n) / 2, 4) for n in widths) / mr
 
 
+def _channels(conv: Conv, plan: Plan, target: Target) -> Channels:
+    """Columns stand where an ordinary layer has channels."""
+    columns = conv.co * Grid.from_form(plan).subpixels
+    cells = replace(cells_of(conv, aligned=True), co=columns)
+    return Channels.of(cells, _as_blocked(plan), target, per_channel=False)
+
+
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
     """Units of cells as konv.kernels.schedule cuts them; then, what the output needs."""
-    inner = _as_blocked(plan)
-    cells = cells_of(conv)
-    channels = Channels.of(cells, inner, target, per_channel=False)
-    made = schedule(cells, inner, target, channels, x, y, threads)
-    words = made.words
-    words[JOB.index("mode")] = MODES[conv.mode]
-    for a, axis in enumerate(conv.axes, start=3 - conv.dims):
-        words[JOB.index(f"outputs{a}")] = axis.out
-        if axis.up > 1:
-            words[JOB.index(f"step{a}")] = axis.up
-            record = words[JOB.index(f"at_phases{a}")]
-            words[record + PHASE.index("first")] = -shift_of(axis)
-    return made
+    channels = _channels(conv, plan, target)
+    return cell_schedule(conv, _as_blocked(plan), target, channels, x, y, threads, aligned=True)
 
 
 def packing(conv: Conv, plan: Plan, target: Target) -> Packing:
     """Blocks of columns as konv.kernels.subpixel_weights packs them."""
-    how = Channels.of(cells_of(conv), _as_blocked(plan), target, per_channel=False).packing
-    return replace(how, co=conv.co // conv.groups)
+    return replace(_channels(conv, plan, target).packing, co=conv.co // conv.groups)
 
 
 def _as_blocked(plan: Plan) -> Plan:

@@ -95,7 +95,7 @@ def _taps(grid: Grid) -> list[int]:
 
 def _tap(grid: Grid, subs: list[Value]) -> Any:
     """The number of a column's first tap in the kernel, by its sub-pixel."""
-    return _flat(grid, [(s - 1) - sub for s, sub in zip(grid.steps, subs, strict=True)])
+    return _flat(grid, [e - sub for e, sub in zip(grid.first, subs, strict=True)])
 
 
 def _flat(grid: Grid, at: list[Any]) -> Any:

@@ -43,13 +43,15 @@ def emit_kernel(
     per_channel: bool = False,
     emit_weights: EmitWeights = emit_weights,
     emit_output: EmitOutput | None = None,
+    sweeps: int = 1,
 ) -> Module:
     """The module of a plan: `run` and `pack`. emit_tile(module, vectors, odd) writes the function
-    of a tile; the others, where given, replace those of konv.kernels.packing.
+    of a tile; the others, where given, replace those of konv.kernels.packing. A block is computed
+    in so many sweeps over the tiles, whose results lie side by side in scratch.
     """
     module = Module(target, plan.algorithm)
     lanes, real = target.lanes(plan.dtype), REAL[plan.dtype]
-    size, width = SIZE[real], plan.vectors * lanes
+    size, width = SIZE[real], plan.vectors * lanes * sweeps
     emit_weights(module, plan.dtype, plan.vectors)
     parts = {
         "slots": emit_slots(module),
@@ -69,7 +71,7 @@ def emit_kernel(
         parts["last"] = _emit_sweep(
             module, plan, plan.tail, emit_tile(module, plan.tail, plan.odd), per_channel
         )
-    parts["blocks"] = _emit_blocks(module, plan, parts, per_channel)
+    parts["blocks"] = _emit_blocks(module, plan, parts, per_channel, sweeps)
     parts["phases"] = _emit_phases(module, plan, parts)
     emit_entry(module, partial(_emit_work, plan, parts))
     return module
@@ -154,32 +156,37 @@ def _emit_phases(module: Module, plan: Plan, parts: Parts) -> Routine:
         return f.fn
 
 
-def _emit_blocks(module: Module, plan: Plan, parts: Parts, per_channel: bool) -> Routine:
+def _emit_blocks(
+    module: Module, plan: Plan, parts: Parts, per_channel: bool, sweeps: int
+) -> Routine:
     """blocks(job, unit): every group and block of output channels over the unit's tiles."""
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
+    wide = plan.vectors * lanes
     with part_function(module, "blocks") as (f, piece, _):
         job, unit = piece.job, piece.unit
-        padded = (job["blocks"] * plan.vectors + job["tail"]) * lanes
-        reduction = job["taps"] if per_channel else job["taps"] * job["ci"]
+        padded = job["blocks"] * (wide * sweeps) + job["tail"] * lanes
+        reduction = job["reduction"]
         weights = unit.pointer("weights", real)
         biases = weights + job["groups"] * padded * reduction
         with f.loop(job["groups"]) as g, f.loop(unit["block1"], start=unit["block0"]) as block:
-            k = block * (plan.vectors * lanes)
-            block_weights, bias = weights + (g * padded + k) * reduction, biases + (g * padded + k)
+            k = block * (wide * sweeps)
             channel, valid = g * job["co"] + k, job["co"] - k
-            to = f.integer(0) if plan.blocked else channel
             first = k if per_channel else g * job["ci"]
-            arguments = [job.base, unit.base, block_weights, bias, first, to]
-            if not plan.tail:
-                f.call(parts["full"], arguments)
-            else:
-                with f.choose(block < job["blocks"]) as (full, last):
-                    with full:
-                        f.call(parts["full"], arguments)
-                    with last:
-                        f.call(parts["last"], arguments)
+            with f.loop(sweeps) as sweep:
+                column, aside = g * padded + k + sweep * wide, sweep * wide
+                block_weights, bias = weights + column * reduction, biases + column
+                to = aside if plan.blocked else channel
+                arguments = [job.base, unit.base, block_weights, bias, first, to]
+                if not plan.tail:
+                    f.call(parts["full"], arguments)
+                else:
+                    with f.choose(block < job["blocks"]) as (full, last):
+                        with full:
+                            f.call(parts["full"], arguments)
+                        with last:
+                            f.call(parts["last"], arguments)
             if plan.blocked:
-                valid = f.least(valid, plan.vectors * lanes)
+                valid = f.least(valid, wide * sweeps)
                 f.call(parts["output"], [job.base, unit.base, channel, valid])
         return f.fn
 

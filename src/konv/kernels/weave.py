@@ -14,10 +14,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from konv.kernels.packing import emit_square
 from konv.kernels.subpixel_grid import Grid
 from konv.kernels.subpixel_weights import divide
 from konv.kernels.words import Words, part_function
-from konv.llvm import I64, REAL, Function, Module, Pointer, Routine, Value, Variable, pointer_to
+from konv.llvm import (
+    I64,
+    REAL,
+    SIZE,
+    Function,
+    Module,
+    Pointer,
+    Routine,
+    Value,
+    Variable,
+    pointer_to,
+)
 from konv.plan import Plan
 
 
@@ -38,7 +50,7 @@ def emit_weave(module: Module, plan: Plan, grid: Grid, width: int) -> Routine:
     copy = _emit_copy(module, plan, width, run)
     with part_function(module, "output", ("channel", "valid")) as (f, piece, (column, valid)):
         job, unit = piece.job, piece.unit
-        channels, block = job["co"] // grid.subpixels, piece.part("at_block", real)
+        channels, block = job["channels"], piece.part("at_block", real)
         group = column // job["co"]
         first, subs = divide(f, grid, column - group * job["co"], channels)
         y = unit.pointer("y", real) + group * channels * job["y_channel"]
@@ -47,9 +59,9 @@ def emit_weave(module: Module, plan: Plan, grid: Grid, width: int) -> Routine:
         cells = unit["length", 2]
         with f.loop(unit["length", 0]) as d, f.loop(unit["length", 1]) as h:
             source = block + (d * unit["length", 1] + h) * cells * width
-            at, places = f.var(0), [_corner(f, job, unit, a, j) for a, j in ((0, d), (1, h))]
+            at, places = f.var(0), [_corner(job, unit, a, j) for a, j in ((0, d), (1, h))]
             here = _Odometer(f.var(first), tuple(f.var(sub) for sub in subs))
-            w0 = _corner(f, job, unit, 2, f.integer(0))
+            w0 = _corner(job, unit, 2, 0)
             with f.forever() as done:
                 f.leave_if(done, at.get() >= valid)
                 count = _run(f, grid, here, channels, together, valid - at.get(), run)
@@ -77,7 +89,7 @@ def emit_weave(module: Module, plan: Plan, grid: Grid, width: int) -> Routine:
         return f.fn
 
 
-def _corner(f: Function, job: Words, unit: Words, axis: int, j: Value) -> Value:
+def _corner(job: Words, unit: Words, axis: int, j: Value | int) -> Value:
     """The output at sub-pixel 0 of cell j of the unit, on an axis."""
     return (unit["j", axis] + j) * job["step", axis] + unit["first", axis]
 
@@ -194,3 +206,58 @@ def _copy_any(
         with narrow:
             if lanes > 1:
                 _copy_any(f, source, line, cells, steps, count, lanes // 2)
+
+
+def emit_rows_out(module: Module, plan: Plan, grid: Grid, width: int) -> Routine:
+    """output(job, unit, column, valid): the sweeps over one row of sub-pixels, which lie side by
+    side in scratch, `width` numbers a cell: each row of cells is a row of outputs by channels.
+    """
+    real = REAL[plan.dtype]
+    wide, side = width // grid.steps[2], 16 // SIZE[real]
+    if plan.blocked:
+        square = emit_square(module, real, wide, side)
+    else:
+        copy = _emit_copy(module, plan, wide, 0)
+    with part_function(module, "output", ("column", "valid")) as (f, piece, (column, _)):
+        job, unit = piece.job, piece.unit
+        group = column // job["co"]
+        block = (column - group * job["co"]) // width
+        blocks = (job["channels"] + (wide - 1)) // wide
+        rest, low = block // blocks, _corner(job, unit, 2, 0)
+        channel = block % blocks * wide
+        valid = f.least(job["channels"] - channel, wide)
+        y = unit.pointer("y", real) + (group * job["channels"] + channel) * job["y_channel"]
+        cells, plane = unit["length", 2], job["y_channel"]
+        run = f.least(cells * grid.steps[2], job["outputs", 2] - low)
+        with f.loop(unit["length", 0]) as d, f.loop(unit["length", 1]) as h:
+            source = piece.part("at_block", real) + (d * unit["length", 1] + h) * cells * width
+            rows = [_corner(job, unit, 0, d) + rest // grid.steps[1]]
+            rows.append(_corner(job, unit, 1, h) + rest % grid.steps[1])
+            line = y + (rows[0] * job["y_stride", 0] + rows[1] * job["y_stride", 1])
+            line = line + low * job["y_stride", 2]
+            with f.when((rows[0] < job["outputs", 0]) & (rows[1] < job["outputs", 1])):
+                if plan.blocked:
+                    _put_squares(f, square, source, line, (run, valid, plane), (wide, side))
+                else:
+                    step = job["y_stride", 2]
+                    f.call(copy, [source, line, run, step, valid, 0, valid * run, valid])
+        return f.fn
+
+
+def _put_squares(
+    f: Function,
+    square: Routine,
+    source: Pointer,
+    line: Pointer,
+    sizes: tuple[Value, Value, Value],
+    widths: tuple[int, int],
+) -> None:
+    """A row of outputs by channels, transposed into the planes of the output."""
+    (run, valid, plane), (wide, side) = sizes, widths
+    with f.choose(run >= side) as (squares, singles):
+        with squares, f.loop(run, step=side) as i:
+            # The last overlaps the one before it rather than fall short.
+            at = f.least(i, run - side)
+            f.call(square, [source + at * wide, line + at, plane, valid])
+        with singles, f.loop(valid) as c, f.loop(run) as i:
+            line[c * plane + i] = source[i * wide + c]

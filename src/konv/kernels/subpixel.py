@@ -14,7 +14,8 @@ leave empty. The columns of a group in order, fastest first:
     output contiguous       sub-pixel of w, of h, of d, channel
     output channels-last    channel, sub-pixel of w, of h, of d
 
-so that in either case a run of columns is a run of the output. Every output is the same chain of multiply-adds as in konv.kernels.direct.
+so that in either case a run of columns is a run of the output. Every output is the same chain of
+multiply-adds as in konv.kernels.direct.
 """
 
 from __future__ import annotations
@@ -25,29 +26,33 @@ from functools import partial
 from konv.geometry import Conv
 from konv.kernels.channels import Channels
 from konv.kernels.direct import TILES, last_block
-from konv.kernels.microtile import UNROLL, emit_tile
+from konv.kernels.microtile import UNROLL, add_channels, emit_tile, tile_function
 from konv.kernels.subpixel_grid import Grid, cell_schedule, cells_of
 from konv.kernels.subpixel_weights import emit_cell_weights
 from konv.kernels.units import emit_kernel
 from konv.kernels.weave import emit_weave
-from konv.llvm import Module, Routine
+from konv.llvm import INTEGER, REAL, Module, Routine
 from konv.plan import Packing, Plan, Strides, Work
 from konv.target import Target
 
 name = "subpixel"
 exact = True
 
+MASKED = 64  # bytes of a vector from which on leaving lanes out of a multiply-add costs nothing
 
-def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv.plan.Algorithm
-    """Only where zeros are inserted, and each phase has as many taps as the others."""
+
+def why_not(conv: Conv, target: Target) -> str | None:
+    """Only where zeros are inserted, and on most machines only where each phase has as many taps
+    as the others.
+    """
     if all(axis.up == 1 for axis in conv.axes):
         return "takes transposed layers with a stride; here no zeros are inserted"
     for axis in conv.axes:
         if axis.up > 1 and (axis.stride > 1 or axis.dilation > 1):
             return f"takes no dilation or second stride beside the stride of {axis.up}"
-        if axis.kernel % axis.up:
+        if axis.kernel % axis.up and target.vector_bytes < MASKED:
             return (
-                f"takes kernels that are multiples of the stride; {axis.kernel} is not of {axis.up}"
+                f"takes kernels of {axis.up} taps, or twice as many and so on; here {axis.kernel}"
             )
     return None
 
@@ -82,9 +87,10 @@ def tile_cycles(vectors: int, mr: int, nr: int) -> float:
 
 def _channels(conv: Conv, plan: Plan, target: Target) -> Channels:
     """Columns stand where an ordinary layer has channels."""
-    columns = conv.co * Grid.from_form(plan).subpixels
-    cells = replace(cells_of(conv, aligned=True), co=columns)
-    return Channels.of(cells, _as_blocked(plan), target, per_channel=False)
+    grid = Grid.from_form(plan)
+    cells = replace(cells_of(conv, aligned=True), co=conv.co * grid.subpixels)
+    channels = Channels.of(cells, _as_blocked(plan), target, per_channel=False)
+    return replace(channels, reduction=(channels.ci + grid.mixed) * grid.taps)
 
 
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
@@ -103,11 +109,29 @@ def _as_blocked(plan: Plan) -> Plan:
     return replace(plan, blocked=True)
 
 
+def _emit_masked_tile(module: Module, plan: Plan, nr: int) -> Routine:
+    """A tile whose sums take a tap only in the lanes that have it: 0 times an infinite input must
+    not make a NaN of a sum that has no such product.
+    """
+    lanes, integer = module.target.lanes(plan.dtype), INTEGER[REAL[plan.dtype]]
+    with tile_function(module, plan, nr, 0) as (f, sums, a):
+        wide = nr * lanes
+        with f.loop(a["count"]) as t:
+            row = a["rows"] + t * (plan.pixels + 1)
+            weights = a["weights"] + row[0] * (a["tap_stride"] + wide)
+            bits = (weights + a["tap_stride"]).cast(integer)
+            masks = [bits.vector(n * lanes, lanes).differs(0) for n in range(nr)]
+            add_channels(f, plan, sums, a, row, weights, masks)
+        return f.fn
+
+
 def emit(plan: Plan, target: Target) -> Module:
     """The module of a plan: `run` and `pack`."""
     grid, inner = Grid.from_form(plan), _as_blocked(plan)
 
     def tile(module: Module, vectors: int, odd: int) -> Routine:
+        if grid.mixed:
+            return _emit_masked_tile(module, inner, vectors)
         return emit_tile(module, inner, vectors, odd)
 
     return emit_kernel(

@@ -74,6 +74,11 @@ class Grid:
         return prod(self.reach)
 
     @property
+    def mixed(self) -> bool:
+        """Whether a source meets a tap in some sub-pixels of an aligned cell and in others none."""
+        return any(k % s for k, s in zip(self.kernel, self.steps, strict=True))
+
+    @property
     def full(self) -> int:
         """Taps of the sub-pixel that has most."""
         return prod(-(-k // s) for k, s in zip(self.kernel, self.steps, strict=True))

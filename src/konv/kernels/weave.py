@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from konv.kernels.packing import emit_square
+from konv.kernels.packing import emit_square, transpose
 from konv.kernels.subpixel_grid import Grid
 from konv.kernels.subpixel_weights import divide
 from konv.kernels.words import Words, part_function
 from konv.llvm import (
+    F64,
     I64,
     REAL,
     SIZE,
@@ -31,6 +32,10 @@ from konv.llvm import (
     pointer_to,
 )
 from konv.plan import Plan
+from konv.target import BYTES
+
+PAIR = 8  # bytes of two floats
+SIDE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,45 +53,81 @@ def emit_weave(module: Module, plan: Plan, grid: Grid, width: int) -> Routine:
     real = REAL[plan.dtype]
     run = _constant_run(grid, width)
     copy = _emit_copy(module, plan, width, run)
+    squares = _emit_copy_squares(module, plan, width) if _squared(plan, run) else None
     with part_function(module, "output", ("channel", "valid")) as (f, piece, (column, valid)):
         job, unit = piece.job, piece.unit
         channels, block = job["channels"], piece.part("at_block", real)
         group = column // job["co"]
-        first, subs = divide(f, grid, column - group * job["co"], channels)
+        first, subs = divide(grid, column - group * job["co"], channels)
         y = unit.pointer("y", real) + group * channels * job["y_channel"]
         # Channels of all sub-pixels of the last axis are neighbours if pixels are.
         together = job["y_stride", 2].equals(channels)
-        cells = unit["length", 2]
+        cells, w0 = unit["length", 2], _corner(job, unit, 2, 0)
         with f.loop(unit["length", 0]) as d, f.loop(unit["length", 1]) as h:
             source = block + (d * unit["length", 1] + h) * cells * width
-            at, places = f.var(0), [_corner(job, unit, a, j) for a, j in ((0, d), (1, h))]
+            at, corners = f.var(0), (_corner(job, unit, 0, d), _corner(job, unit, 1, h), w0)
             here = _Odometer(f.var(first), tuple(f.var(sub) for sub in subs))
-            w0 = _corner(job, unit, 2, 0)
-            with f.forever() as done:
-                f.leave_if(done, at.get() >= valid)
+
+            def next_run() -> tuple[Value, list[Value]]:
+                """Whether its row is in the output; what `copy` takes."""
+                begin = source + at.get()
                 count = _run(f, grid, here, channels, together, valid - at.get(), run)
-                rows = [place + sub.get() for place, sub in zip(places, here.subs, strict=False)]
-                inside = (rows[0] >= 0) & (rows[0] < job["outputs", 0])
-                inside = inside & (rows[1] >= 0) & (rows[1] < job["outputs", 1])
-                with f.when(inside):
-                    low = w0 + here.subs[2].get()
-                    line = y + (rows[0] * job["y_stride", 0] + rows[1] * job["y_stride", 1])
-                    line = line + low * job["y_stride", 2]
-                    begin, end = low, job["outputs", 2]
-                    unit_step: Value | int = 1
-                    if grid.subpixels_first:
-                        line = line + here.channel.get() * job["y_channel"]
-                    else:
-                        # Crops are counted in numbers: those of a pixel count as `channels`.
-                        line = line + here.channel.get()
-                        begin = low * channels + here.channel.get()
-                        end, unit_step = end * channels, channels
-                    step = job["y_stride", 2] * grid.steps[2]
-                    virtual = f.integer(unit_step) * grid.steps[2]
-                    f.call(copy, [source + at.get(), line, cells, step, count, begin, end, virtual])
+                inside, line, crop = _place(f, grid, job, y, here, channels, corners)
                 at.add(count)
                 _advance(f, grid, here, channels, count)
+                step = job["y_stride", 2] * grid.steps[2]
+                return inside, [begin, line, cells, step, count, *crop]
+
+            def one() -> None:
+                inside, arguments = next_run()
+                with f.when(inside):
+                    f.call(copy, arguments)
+
+            if squares is not None:
+                with f.loop(valid & -(SIDE * run), step=SIDE * run):
+                    found = [next_run() for _ in range(SIDE)]
+                    all_inside = found[0][0]
+                    for inside, _ in found[1:]:
+                        all_inside = all_inside & inside
+                    with f.choose(all_inside) as (yes, no):
+                        with yes:
+                            lines = [arguments[1] for _, arguments in found]
+                            f.call(squares, [found[0][1][0], *lines, *found[0][1][2:]])
+                        with no:
+                            for inside, arguments in found:
+                                with f.when(inside):
+                                    f.call(copy, arguments)
+            with f.forever() as done:
+                f.leave_if(done, at.get() >= valid)
+                one()
         return f.fn
+
+
+def _place(
+    f: Function,
+    grid: Grid,
+    job: Words,
+    y: Pointer,
+    here: _Odometer,
+    channels: Value,
+    corners: tuple[Value, Value, Value],
+) -> tuple[Value, Pointer, list[Value]]:
+    """Whether the rows of the run at hand are in the output, where it begins there, and its crop:
+    begin, end and what a cell counts, as `copy` takes them.
+    """
+    rows = [corner + sub.get() for corner, sub in zip(corners, here.subs, strict=True)]
+    inside = (rows[0] >= 0) & (rows[0] < job["outputs", 0])
+    inside = inside & (rows[1] >= 0) & (rows[1] < job["outputs", 1])
+    line = y + (rows[0] * job["y_stride", 0] + rows[1] * job["y_stride", 1])
+    line = line + rows[2] * job["y_stride", 2]
+    step = f.integer(grid.steps[2])
+    if grid.subpixels_first:
+        line = line + here.channel.get() * job["y_channel"]
+        return inside, line, [rows[2], job["outputs", 2], step]
+    # Crops are counted in numbers: those of a pixel count as `channels`.
+    begin = rows[2] * channels + here.channel.get()
+    crop = [begin, job["outputs", 2] * channels, step * channels]
+    return inside, line + here.channel.get(), crop
 
 
 def _corner(job: Words, unit: Words, axis: int, j: Value | int) -> Value:
@@ -174,6 +215,51 @@ def _emit_copy(module: Module, plan: Plan, width: int, constant: int) -> Routine
             _copy_any(f, source, line, (first, stop), (width, step), count, lanes)
         with f.when(stop < cells):
             cropped(last)
+        return f.fn
+
+
+def _squared(plan: Plan, run: int) -> bool:
+    """Runs of 8 bytes go out by squares of 4 runs and 4 cells: one by one, a load and a store for
+    two numbers cost <measure>.
+    """
+    return run * BYTES[plan.dtype] == PAIR
+
+
+def _emit_copy_squares(module: Module, plan: Plan, width: int) -> Routine:
+    """squares(source, line ... line, cells, step, count, begin, end, virtual): as `copy`, for SIDE
+    runs that follow each other in scratch, each with a line of its own.
+    """
+    real, run = REAL[plan.dtype], PAIR // BYTES[plan.dtype]
+    lines = [(f"line{i}", pointer_to(real)) for i in range(SIDE)]
+    params = [("source", pointer_to(real)), *lines, *((n, I64) for n in COPY)]
+    with module.function("squares", params, inline=False) as (f, args):
+        source, *rest = args
+        to, (cells, step, _, begin, end, virtual) = rest[:SIDE], rest[SIDE:]
+        last = cells - 1
+        first = f.select(begin < 0, f.integer(1), 0)
+        stop = f.select(begin + last * virtual + run > end, last, cells)
+
+        def single(w: Value) -> None:
+            low = begin + w * virtual
+            for r, line in enumerate(to):
+                with f.loop(f.least(end - low, run), start=f.most(0 - low, f.integer(0))) as i:
+                    line[w * step + i] = source[w * width + i + r * run]
+
+        with f.choose(stop - first >= SIDE) as (yes, no):
+            with yes:
+                with f.when(first > 0):
+                    single(f.integer(0))
+                with f.loop(stop, start=first, step=SIDE) as w:
+                    # The last overlaps the one before it rather than fall short.
+                    at = f.least(w, stop - SIDE)
+                    rows = [source.vector((at + i) * width, SIDE * run) for i in range(SIDE)]
+                    wide = [f.regard(row, F64, SIDE) for row in rows]
+                    for line, column in zip(to, transpose(f, wide), strict=True):
+                        line.put(at * step, f.regard(column, real, SIDE * run))
+                with f.when(stop < cells):
+                    single(last)
+            with no, f.loop(cells) as w:
+                single(w)
         return f.fn
 
 

@@ -9,6 +9,7 @@ from konv.llvm.lang import (
     I8,
     I32,
     I64,
+    INTEGER,
     PTR,
     REAL,
     SIZE,
@@ -22,7 +23,7 @@ from konv.llvm.lang import (
 )  # fmt: skip
 
 __all__ = [
-    "F32", "F64", "I8", "I32", "I64", "PTR", "REAL", "SIZE", "VOID",
+    "F32", "F64", "I8", "I32", "I64", "INTEGER", "PTR", "REAL", "SIZE", "VOID",
     "Function", "Loaded", "Module", "Number", "Pointer", "Routine", "Type", "Value", "Variable",
     "assembly", "describe", "detect", "load", "object_bytes", "optimise", "pointer_to",
 ]  # fmt: skip

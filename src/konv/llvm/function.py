@@ -178,6 +178,10 @@ class Function:
         mask = ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes))
         return Value(self, self.b.shuffle_vector(a.ir, b.ir, mask))
 
+    def regard(self, value: Value, element: ir.Type, count: int) -> Value:
+        """The bits of a vector as `count` elements of another type."""
+        return Value(self, self.b.bitcast(value.ir, ir.VectorType(element, count)))
+
     def fma(self, a: Value, b: Value, c: Value) -> Value:
         """a * b + c, with one rounding wherever the machine has an instruction for it.
 
@@ -242,6 +246,13 @@ class Function:
         params = [PTR, PTR, I64, I1]
         intrinsic = self.module.declare("llvm.memcpy.p0.p0.i64", ir.VoidType(), params)
         self.b.call(intrinsic, [to.ir, source.ir, size.ir, I1(0)])
+
+    def prefetch(self, p: Pointer, write: bool = False) -> None:
+        """Ask for a cache line that is needed later, to be in the second-level cache by then (to be
+        written: the first); any address is allowed.
+        """
+        intrinsic = self.module.declare("llvm.prefetch.p0", ir.VoidType(), [PTR, I32, I32, I32])
+        self.b.call(intrinsic, [p.ir, I32(int(write)), I32(3 if write else 2), I32(1)])
 
     def clear(self, to: Pointer, count: Value) -> None:
         """memset of `count` elements to zero."""

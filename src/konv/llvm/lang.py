@@ -25,6 +25,7 @@ I1, I8, I32, I64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 F32, F64 = ir.FloatType(), ir.DoubleType()
 PTR, VOID = ir.PointerType(), ir.VoidType()
 REAL = {"float32": F32, "float64": F64}
+INTEGER = {F32: I32, F64: I64}  # as wide as a number
 SIZE = {I8: 1, I32: 4, I64: 8, F32: 4, F64: 8, PTR: 8}
 
 Number = int | float

@@ -22,6 +22,7 @@ MODES = {"zeros": 0, "reflect": 1, "replicate": 2, "circular": 3}
 PIXELS = 256  # of a unit at most: enough tiles to use each block of weights often
 # Of a packed box: squarer boxes pack fewer pixels twice, and 64 floats still fill cache lines.
 WIDEST = 64
+WIDEST_LINE = 256  # of boxes whose results leave in lines
 FEWEST = 48  # pixels below which a unit is not cut further for more units
 TABLES = 4 * 1024 * 1024  # bytes of addresses beyond which a unit is cut down to a single tile
 # Multiply-adds below which waking a second thread costs more than it brings: about 3 us.
@@ -76,13 +77,16 @@ def schedule(
     x_strides: Strides,
     y_strides: Strides,
     threads: int,
+    in_lines: bool = False,
 ) -> Work:
-    """The work of `conv` under `plan`, whose kernel sees these channels."""
+    """The work of `conv` under `plan`, whose kernel sees these channels; `in_lines`: boxes are to
+    be as wide as the image.
+    """
     axes = (Axis(1, 1),) * (3 - len(conv.axes)) + conv.axes
     lines = [_Line(axis) for axis in axes]
     if conv.exact_macs < ALONE:
         threads = 1
-    chunk_blocks = _cut(conv, plan, target, lines, channels.all_blocks, threads)
+    chunk_blocks = _cut(conv, plan, target, lines, channels.all_blocks, threads, in_lines)
     chunks = -(-channels.all_blocks // chunk_blocks)
     words = dict.fromkeys(JOB, 0)
     words |= {
@@ -102,12 +106,19 @@ def schedule(
 
 
 def _cut(
-    conv: Conv, plan: Plan, target: Target, lines: list[_Line], blocks: int, threads: int
+    conv: Conv,
+    plan: Plan,
+    target: Target,
+    lines: list[_Line],
+    blocks: int,
+    threads: int,
+    in_lines: bool,
 ) -> int:
     """Choose the boxes; returns how many blocks of output channels one unit takes."""
     left = 2 * PIXELS if plan.packed else PIXELS
-    if plan.packed and lines[2].count > WIDEST < lines[1].count * lines[2].count:
-        lines[2].cut(WIDEST)
+    widest = WIDEST_LINE if in_lines else WIDEST
+    if plan.packed and lines[2].count > widest < lines[1].count * lines[2].count:
+        lines[2].cut(widest)
     for line in reversed(lines):
         line.cut(min(left, line.box))
         left = max(1, left // line.box)
@@ -125,16 +136,16 @@ def _cut(
         return prod(line.box for line in lines)
 
     while too_large() and pixels() >= 2 * FEWEST:
-        _halve(lines)
+        _halve(lines, in_lines)
     while 8 * taps * pixels() > TABLES and pixels() > plan.pixels:
-        _halve(lines)
+        _halve(lines, in_lines)
     pieces = min(blocks, max(1, -(-wanted // max(1, units()))))
     return -(-blocks // pieces)
 
 
-def _halve(lines: list[_Line]) -> None:
-    """Cut the largest box of all axes in two, the outermost of equals."""
-    largest = max(lines, key=lambda line: line.box)
+def _halve(lines: list[_Line], in_lines: bool) -> None:
+    """Cut the largest box of all axes in two, the outermost of equals; or the outermost of all."""
+    largest = max(lines, key=lambda line: min(line.box, 2) if in_lines else line.box)
     largest.cut(largest.box // 2)
 
 

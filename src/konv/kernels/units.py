@@ -24,16 +24,11 @@ from typing import Any
 from konv.kernels.packing import HEADER, emit_image, emit_weights
 from konv.kernels.packing import emit_output as emit_channels
 from konv.kernels.region import emit_entry, emit_units
-from konv.kernels.scratch import LINE
 from konv.kernels.tables import emit_places, emit_rows, emit_slots, emit_taps
 from konv.kernels.words import AXES, JOB, PHASE, UNIT, Piece, Words, part_function
 from konv.llvm import I64, REAL, SIZE, Function, Module, Routine, Value
 from konv.plan import Plan
 from konv.target import Target
-
-# Tiles from which on the weights of the next block are fetched while this one is computed, a part
-# with each tile: <measure>
-WORTHWHILE = 4
 
 Parts = dict[Any, Routine]
 EmitTile = Callable[[Module, int, int], Routine]
@@ -181,9 +176,7 @@ def _emit_blocks(
                 column, aside = g * padded + k + sweep * wide, sweep * wide
                 block_weights, bias = weights + column * reduction, biases + column
                 to = aside if plan.blocked else channel
-                more = (sweep + 1 < sweeps) | (block + 1 < unit["block1"])
-                ahead = f.select(more, job["reduction"], 0)
-                arguments = [job.base, unit.base, block_weights, bias, first, to, ahead]
+                arguments = [job.base, unit.base, block_weights, bias, first, to]
                 if not plan.tail:
                     f.call(parts["full"], arguments)
                 else:
@@ -199,31 +192,23 @@ def _emit_blocks(
 
 
 def _emit_sweep(module: Module, plan: Plan, nr: int, tile: Routine, per_channel: bool) -> Routine:
-    """sweep(job, unit, weights, bias, first, to, ahead): one block of nr vectors over the unit's
-    tiles; `ahead`: rows of vectors in the block that comes next, 0 if there is none.
-    """
+    """sweep(job, unit, weights, bias, first, to): one block of nr vectors over the unit's tiles."""
     mr, lanes, real = plan.pixels, module.target.lanes(plan.dtype), REAL[plan.dtype]
-    labels = ("weights", "bias", "first", "to", "ahead")
+    labels = ("weights", "bias", "first", "to")
     with part_function(module, f"sweep_{tile.name}", labels) as (
         f,
         piece,
-        (weights, bias, first, to, ahead),
+        (weights, bias, first, to),
     ):
         job, unit = piece.job, piece.unit
         channels = f.integer(1) if per_channel else job["ci"]
         row, counts = piece.part("at_rows", I64), piece.part("at_counts", I64)
         places, stride = piece.part("at_places", I64), channels * (nr * lanes)
         weights, bias = weights.to_pointer(real), bias.to_pointer(real)
-        tiles, line = unit["tiles"], LINE // SIZE[real]
-        share = (ahead * (nr * lanes // line or 1) + (tiles - 1)) // tiles
-        share = f.select(tiles >= WORTHWHILE, share, 0)
-        following = weights + job["reduction"] * (nr * lanes)
-        with f.loop(tiles) as t:
+        with f.loop(unit["tiles"]) as t:
             arguments = [
                 row + t * unit["taps"] * (mr + 1), counts[t],
                 weights, stride, bias, first, channels, places + t * mr, to,
             ]  # fmt: skip
             f.call(tile, arguments)
-            with f.loop(share) as i:
-                f.prefetch(following + (t * share + i) * line)
         return f.fn

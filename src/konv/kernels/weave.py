@@ -13,6 +13,8 @@ copied one by one.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
+from operator import and_
 
 from konv.kernels.packing import emit_square, transpose
 from konv.kernels.subpixel_grid import Grid
@@ -35,7 +37,6 @@ from konv.plan import Plan
 from konv.target import BYTES
 
 PAIR = 8  # bytes of two floats
-SIDE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,18 @@ class _Odometer:
     subs: tuple[Variable, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Columns that are neighbours in the output: where they begin in the block, how many; channel
+    and sub-pixels of the first.
+    """
+
+    at: Value
+    count: Value
+    channel: Value
+    subs: list[Value]
+
+
 def emit_weave(module: Module, plan: Plan, grid: Grid, width: int) -> Routine:
     """output(job, unit, channel, valid): `valid` columns from `channel` on, counted over all
     groups, of a block that is `width` columns a cell.
@@ -53,7 +66,8 @@ def emit_weave(module: Module, plan: Plan, grid: Grid, width: int) -> Routine:
     real = REAL[plan.dtype]
     run = _constant_run(grid, width)
     copy = _emit_copy(module, plan, width, run)
-    squares = _emit_copy_squares(module, plan, width) if _squared(plan, run) else None
+    side = module.target.vector_bytes // PAIR
+    squares = _emit_copy_squares(module, plan, width, side) if _squared(plan, run) else None
     with part_function(module, "output", ("channel", "valid")) as (f, piece, (column, valid)):
         job, unit = piece.job, piece.unit
         channels, block = job["channels"], piece.part("at_block", real)
@@ -63,43 +77,46 @@ def emit_weave(module: Module, plan: Plan, grid: Grid, width: int) -> Routine:
         # Channels of all sub-pixels of the last axis are neighbours if pixels are.
         together = job["y_stride", 2].equals(channels)
         cells, w0 = unit["length", 2], _corner(job, unit, 2, 0)
-        with f.loop(unit["length", 0]) as d, f.loop(unit["length", 1]) as h:
-            source = block + (d * unit["length", 1] + h) * cells * width
-            at, corners = f.var(0), (_corner(job, unit, 0, d), _corner(job, unit, 1, h), w0)
-            here = _Odometer(f.var(first), tuple(f.var(sub) for sub in subs))
+        at, here = f.var(0), _Odometer(f.var(first), tuple(f.var(sub) for sub in subs))
 
-            def next_run() -> tuple[Value, list[Value]]:
-                """Whether its row is in the output; what `copy` takes."""
-                begin = source + at.get()
-                count = _run(f, grid, here, channels, together, valid - at.get(), run)
-                inside, line, crop = _place(f, grid, job, y, here, channels, corners)
-                at.add(count)
-                _advance(f, grid, here, channels, count)
+        def rows(runs: list[_Run]) -> None:
+            """Some runs of all cells of the unit: a row of cells after the other."""
+            with f.loop(unit["length", 0]) as d, f.loop(unit["length", 1]) as h:
+                corners = (_corner(job, unit, 0, d), _corner(job, unit, 1, h), w0)
+                source = block + (d * unit["length", 1] + h) * cells * width
+                found = [_place(f, grid, job, y, r, channels, corners) for r in runs]
                 step = job["y_stride", 2] * grid.steps[2]
-                return inside, [begin, line, cells, step, count, *crop]
 
-            def one() -> None:
-                inside, arguments = next_run()
-                with f.when(inside):
-                    f.call(copy, arguments)
+                def alone() -> None:
+                    for r, (inside, line, crop) in zip(runs, found, strict=True):
+                        with f.when(inside):
+                            arguments = [source + r.at, line, cells, step, r.count, *crop]
+                            f.call(copy, arguments)
 
-            if squares is not None:
-                with f.loop(valid & -(SIDE * run), step=SIDE * run):
-                    found = [next_run() for _ in range(SIDE)]
-                    all_inside = found[0][0]
-                    for inside, _ in found[1:]:
-                        all_inside = all_inside & inside
-                    with f.choose(all_inside) as (yes, no):
-                        with yes:
-                            lines = [arguments[1] for _, arguments in found]
-                            f.call(squares, [found[0][1][0], *lines, *found[0][1][2:]])
-                        with no:
-                            for inside, arguments in found:
-                                with f.when(inside):
-                                    f.call(copy, arguments)
-            with f.forever() as done:
-                f.leave_if(done, at.get() >= valid)
-                one()
+                if len(runs) == 1 or squares is None:
+                    alone()
+                    return
+                with f.choose(reduce(and_, (inside for inside, _, _ in found))) as (yes, no):
+                    with yes:
+                        lines, crop = [line for _, line, _ in found], found[0][2]
+                        arguments = [source + runs[0].at, *lines, cells, step, *crop]
+                        f.call(squares, arguments)
+                    with no:
+                        alone()
+
+        def next_run() -> _Run:
+            count = _run(f, grid, here, channels, together, valid - at.get(), run)
+            found = _Run(at.get(), count, here.channel.get(), [sub.get() for sub in here.subs])
+            at.add(count)
+            _advance(f, grid, here, channels, count)
+            return found
+
+        if squares is not None:
+            with f.loop(valid // (side * run)):
+                rows([next_run() for _ in range(side)])
+        with f.forever() as done:
+            f.leave_if(done, at.get() >= valid)
+            rows([next_run()])
         return f.fn
 
 
@@ -108,26 +125,26 @@ def _place(
     grid: Grid,
     job: Words,
     y: Pointer,
-    here: _Odometer,
+    run: _Run,
     channels: Value,
     corners: tuple[Value, Value, Value],
 ) -> tuple[Value, Pointer, list[Value]]:
     """Whether the rows of the run at hand are in the output, where it begins there, and its crop:
     begin, end and what a cell counts, as `copy` takes them.
     """
-    rows = [corner + sub.get() for corner, sub in zip(corners, here.subs, strict=True)]
+    rows = [corner + sub for corner, sub in zip(corners, run.subs, strict=True)]
     inside = (rows[0] >= 0) & (rows[0] < job["outputs", 0])
     inside = inside & (rows[1] >= 0) & (rows[1] < job["outputs", 1])
     line = y + (rows[0] * job["y_stride", 0] + rows[1] * job["y_stride", 1])
     line = line + rows[2] * job["y_stride", 2]
     step = f.integer(grid.steps[2])
     if grid.subpixels_first:
-        line = line + here.channel.get() * job["y_channel"]
+        line = line + run.channel * job["y_channel"]
         return inside, line, [rows[2], job["outputs", 2], step]
     # Crops are counted in numbers: those of a pixel count as `channels`.
-    begin = rows[2] * channels + here.channel.get()
+    begin = rows[2] * channels + run.channel
     crop = [begin, job["outputs", 2] * channels, step * channels]
-    return inside, line + here.channel.get(), crop
+    return inside, line + run.channel, crop
 
 
 def _corner(job: Words, unit: Words, axis: int, j: Value | int) -> Value:
@@ -219,43 +236,44 @@ def _emit_copy(module: Module, plan: Plan, width: int, constant: int) -> Routine
 
 
 def _squared(plan: Plan, run: int) -> bool:
-    """Runs of 8 bytes go out by squares of 4 runs and 4 cells: one by one, a load and a store for
+    """Runs of 8 bytes go out by squares, as many runs as cells: one by one, a load and a store for
     two numbers cost <measure>.
     """
     return run * BYTES[plan.dtype] == PAIR
 
 
-def _emit_copy_squares(module: Module, plan: Plan, width: int) -> Routine:
-    """squares(source, line ... line, cells, step, count, begin, end, virtual): as `copy`, for SIDE
-    runs that follow each other in scratch, each with a line of its own.
+def _emit_copy_squares(module: Module, plan: Plan, width: int, side: int) -> Routine:
+    """squares(source, line ... line, cells, step, begin, end, virtual): as `copy`, for `side` runs
+    that follow each other in scratch, each with a line of its own.
     """
     real, run = REAL[plan.dtype], PAIR // BYTES[plan.dtype]
-    lines = [(f"line{i}", pointer_to(real)) for i in range(SIDE)]
-    params = [("source", pointer_to(real)), *lines, *((n, I64) for n in COPY)]
+    lines = [(f"line{i}", pointer_to(real)) for i in range(side)]
+    names = [name for name in COPY if name != "count"]
+    params = [("source", pointer_to(real)), *lines, *((n, I64) for n in names)]
     with module.function("squares", params, inline=False) as (f, args):
         source, *rest = args
-        to, (cells, step, _, begin, end, virtual) = rest[:SIDE], rest[SIDE:]
+        to, (cells, step, begin, end, virtual) = rest[:side], rest[side:]
         last = cells - 1
         first = f.select(begin < 0, f.integer(1), 0)
         stop = f.select(begin + last * virtual + run > end, last, cells)
 
         def single(w: Value) -> None:
             low = begin + w * virtual
-            for r, line in enumerate(to):
-                with f.loop(f.least(end - low, run), start=f.most(0 - low, f.integer(0))) as i:
+            with f.loop(f.least(end - low, run), start=f.most(0 - low, f.integer(0))) as i:
+                for r, line in enumerate(to):
                     line[w * step + i] = source[w * width + i + r * run]
 
-        with f.choose(stop - first >= SIDE) as (yes, no):
+        with f.choose(stop - first >= side) as (yes, no):
             with yes:
                 with f.when(first > 0):
                     single(f.integer(0))
-                with f.loop(stop, start=first, step=SIDE) as w:
+                with f.loop(stop, start=first, step=side) as w:
                     # The last overlaps the one before it rather than fall short.
-                    at = f.least(w, stop - SIDE)
-                    rows = [source.vector((at + i) * width, SIDE * run) for i in range(SIDE)]
-                    wide = [f.regard(row, F64, SIDE) for row in rows]
+                    at = f.least(w, stop - side)
+                    rows = [source.vector((at + i) * width, side * run) for i in range(side)]
+                    wide = [f.regard(row, F64, side) for row in rows]
                     for line, column in zip(to, transpose(f, wide), strict=True):
-                        line.put(at * step, f.regard(column, real, SIDE * run))
+                        line.put(at * step, f.regard(column, real, side * run))
                 with f.when(stop < cells):
                     single(last)
             with no, f.loop(cells) as w:

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from math import prod
 
 from konv.geometry import Conv
 from konv.kernels.channels import Channels
 from konv.kernels.direct import TILES
 from konv.kernels.interleave_weights import emit_sweep_weights, listed
 from konv.kernels.microtile import UNROLL, add_channels, tile_function
-from konv.kernels.subpixel_grid import Grid, cell_schedule
+from konv.kernels.subpixel_grid import Grid, cell_schedule, cells_of
 from konv.kernels.units import emit_kernel
 from konv.kernels.weave import emit_rows_out
 from konv.llvm import I64, Module, Routine
@@ -32,20 +33,26 @@ from konv.target import BYTES, Target
 name = "interleave"
 exact = True
 
+# Sub-pixels: more of them on the last axis make scratch memory larger than the second-level cache,
+# and more in all leave little to do for each.
+MOST, SIDE_BY_SIDE = 64, 8
+TRIP = 12  # cycles to begin with the next tap, as for konv.kernels.direct
+ADDRESS, IN, OUT = 2.0, 0.5, 0.7  # cycles of an address in a table, of a number packed, put out
 
-def why_not(conv: Conv, target: Target) -> str | None:
+
+def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv.plan.Algorithm
     """Only where zeros are inserted, in steps that no other step divides."""
     if all(axis.up == 1 for axis in conv.axes):
         return "takes transposed layers with a stride; here no zeros are inserted"
     for axis in conv.axes:
         if axis.up > 1 and (axis.stride > 1 or axis.dilation > 1):
             return f"takes no dilation or second stride beside the stride of {axis.up}"
-    grid, lanes = Grid.of(conv, False, False), target.lanes(conv.dtype)
-    co = conv.co // conv.groups
-    if 2 * co < lanes:
-        return f"takes channels that fill half a vector of {lanes}; here {co} a group"
-    if grid.subpixels > 64:
-        return f"takes up to 64 sub-pixels between inputs; here {grid.subpixels}"
+    steps = Grid.of(conv, False, False).steps
+    if prod(steps) > MOST or steps[2] > SIDE_BY_SIDE:
+        return (
+            f"takes up to {MOST} sub-pixels between inputs, {SIDE_BY_SIDE} on the last axis; "
+            f"here {prod(steps)} and {steps[2]}"
+        )
     return None
 
 
@@ -66,6 +73,34 @@ def tile_cycles(vectors: int, mr: int, nr: int) -> float:
     blocks are of nr vectors.
     """
     return -(-vectors // nr) * max(mr * nr / 2, (mr + nr) / 2, 4) / mr
+
+
+def cycles(conv: Conv, target: Target) -> float:
+    """Of the multiply-adds of one cell, the best tile."""
+    vectors = -(-conv.co // conv.groups // target.lanes(conv.dtype))
+    taps = prod(axis.kernel for axis in conv.axes)
+    tiles = TILES[target.vector_bytes, target.registers]
+    return conv.ci * taps * min(tile_cycles(vectors, *tile) for tile in tiles)
+
+
+def cost(conv: Conv, plan: Plan, target: Target) -> float:
+    """Cycles of a core for one image: the tiles of its cells at 92 % of what they could do, and
+    what is done once for all sub-pixels.
+    """
+    grid, cells = Grid.from_form(plan), cells_of(conv, aligned=False)
+    vectors = -(-conv.co // conv.groups // target.lanes(plan.dtype))
+    taps = prod(axis.kernel for axis in conv.axes)
+    loop = conv.ci * taps * tile_cycles(vectors, plan.pixels, plan.vectors) / 0.92
+    loop += conv.groups * taps * -(-vectors // plan.vectors) * TRIP / plan.pixels
+    count = prod(axis.out for axis in cells.axes)
+    return count * loop + once(conv, plan, count, grid)
+
+
+def once(conv: Conv, plan: Plan, cells: int, grid: Grid) -> float:
+    """Cycles for the table of the cells, for packing the input and for putting out the output."""
+    numbers = conv.co * prod(axis.out for axis in conv.axes)
+    packed = conv.ci * prod(axis.size for axis in conv.axes) * plan.packed
+    return cells * grid.taps * ADDRESS + packed * IN + numbers * OUT
 
 
 def _channels(conv: Conv, plan: Plan, target: Target) -> Channels:

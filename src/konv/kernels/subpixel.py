@@ -22,12 +22,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from math import prod
 
 from konv.geometry import Conv
+from konv.kernels import interleave
 from konv.kernels.channels import Channels
 from konv.kernels.direct import TILES, last_block
 from konv.kernels.microtile import UNROLL, add_channels, emit_tile, tile_function
-from konv.kernels.subpixel_grid import Grid, cell_schedule, cells_of
+from konv.kernels.subpixel_grid import Grid, cell_schedule, cells_of, shift_of
 from konv.kernels.subpixel_weights import emit_cell_weights
 from konv.kernels.units import emit_kernel
 from konv.kernels.weave import emit_weave
@@ -38,23 +40,33 @@ from konv.target import Target
 name = "subpixel"
 exact = True
 
+CROPPED = 1.15
 MASKED = 64  # bytes of a vector from which on leaving lanes out of a multiply-add costs nothing
 
 
 def why_not(conv: Conv, target: Target) -> str | None:
-    """Only where zeros are inserted, and on most machines only where each phase has as many taps
-    as the others.
-    """
+    """Only where zeros are inserted, and where it multiplies less than konv.kernels.interleave."""
     if all(axis.up == 1 for axis in conv.axes):
         return "takes transposed layers with a stride; here no zeros are inserted"
     for axis in conv.axes:
         if axis.up > 1 and (axis.stride > 1 or axis.dilation > 1):
             return f"takes no dilation or second stride beside the stride of {axis.up}"
         if axis.kernel % axis.up and target.vector_bytes < MASKED:
-            return (
-                f"takes kernels of {axis.up} taps, or twice as many and so on; here {axis.kernel}"
-            )
+            return f"takes kernels that are multiples of stride {axis.up}; here {axis.kernel}"
+    grid, lanes = Grid.of(conv, True, True), target.lanes(conv.dtype)
+    cells, channels = _cycles(conv, grid, target), interleave.cycles(conv, target)
+    # A cropped cell is computed whole: an image of 8 has 9 cells an axis, one of 32 has 33.
+    cropped = any(shift_of(axis, aligned=True) for axis in conv.axes)
+    if cells * (CROPPED if cropped else 1) > channels:
+        co = conv.co // conv.groups
+        return f"would multiply more than with channels in the lanes: {co} a group, {lanes} lanes"
     return None
+
+
+def _cycles(conv: Conv, grid: Grid, target: Target) -> float:
+    """Of one cell, the best tile."""
+    vectors, tiles = _vectors(conv, grid, target), TILES[target.vector_bytes, target.registers]
+    return conv.ci * grid.taps * min(tile_cycles(vectors, *tile) for tile in tiles)
 
 
 def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
@@ -83,6 +95,18 @@ def tile_cycles(vectors: int, mr: int, nr: int) -> float:
     full, tail = divmod(vectors, nr)
     widths = [nr] * full + [tail] * (tail > 0)
     return sum(max(mr * n / 2, (mr + n) / 2, 4) for n in widths) / mr
+
+
+def cost(conv: Conv, plan: Plan, target: Target) -> float:
+    """Cycles of a core for one image: the tiles of its cells at 92 % of what they could do, and
+    what is done once for all sub-pixels (`interleave.once`).
+    """
+    grid = Grid.from_form(plan)
+    vectors, cells = _vectors(conv, grid, target), cells_of(conv, aligned=True)
+    loop = conv.ci * grid.taps * tile_cycles(vectors, plan.pixels, plan.vectors) / 0.92
+    loop += conv.groups * grid.taps * -(-vectors // plan.vectors) * interleave.TRIP / plan.pixels
+    count = prod(axis.out for axis in cells.axes)
+    return count * loop + interleave.once(conv, plan, count, grid)
 
 
 def _channels(conv: Conv, plan: Plan, target: Target) -> Channels:

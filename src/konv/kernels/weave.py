@@ -359,9 +359,7 @@ def _put_squares(
     """A row of outputs by channels, transposed into the planes of the output."""
     (run, valid, plane), (wide, side) = sizes, widths
     with f.choose(run >= side) as (squares, singles):
-        with squares, f.loop(run, step=side) as i:
-            # The last overlaps the one before it rather than fall short.
-            at = f.least(i, run - side)
-            f.call(square, [source + at * wide, line + at, plane, valid])
+        with squares:
+            f.call(square, [source, line, plane, valid, run])
         with singles, f.loop(valid) as c, f.loop(run) as i:
             line[c * plane + i] = source[i * wide + c]

@@ -66,6 +66,12 @@ def case(d: Draw, target: Target, large: bool) -> Case:
     ci, co, groups = _channels(d, dtype, target, large)
     kernel = [d.number(1, 3 if large or dims == 3 else 5) for _ in range(dims)]
     stride, dilation = _steps(d, dims, 3), _steps(d, dims, 3)
+    if transposed and d.number(0, 1):
+        few, (kernel, stride, dilation) = _upsampling(d, dims)
+        if (
+            large and few
+        ):  # channels that leave lanes empty, and enough sub-pixels to fill two blocks
+            ci, co, groups = 3, target.lanes(dtype) + 3, 1
     extra = [0] * dims
     if transposed and mode == "zeros" and d.number(0, 1):
         extra = [d.number(0, max(s, a) - 1) for s, a in zip(stride, dilation, strict=True)]
@@ -136,6 +142,17 @@ def _steps(d: Draw, dims: int, most: int) -> list[int]:
     return [d.number(1, most)] * dims if kind == 2 else [d.number(1, most) for _ in range(dims)]
 
 
+def _upsampling(d: Draw, dims: int) -> tuple[bool, tuple[list[int], list[int], list[int]]]:
+    """Kernel, stride and dilation as upsampling layers have them, alike on all axes; and whether
+    they are such that sub-pixels should fill the lanes. Few different ones, as for channels.
+    """
+    most = {1: 8, 2: 4, 3: 2}[dims]
+    few, kernel, stride = d.one(
+        ((True, most, most), (True, most, most), (False, 4, 2), (False, 3, 2), (False, 2, 3))
+    )
+    return few, ([kernel] * dims, [stride] * dims, [1] * dims)
+
+
 def _padding(d: Draw, dims: int, transposed: bool) -> tuple[str, Any]:
     """How the padding is written, and what it is."""
     written = d.one(
@@ -180,4 +197,7 @@ def tiled(conv: Conv, plan: Plan, target: Target) -> bool:
     width = plan.vectors * target.lanes(plan.dtype)
     channels = conv.co if plan.algorithm == "depthwise" else conv.co // conv.groups
     pixels = prod(max(phase.count for phase in axis.phases()) for axis in conv.axes)
+    if plan.algorithm == "subpixel":  # sub-pixels stand in the lanes with them, and leave no tail
+        columns = channels * prod(axis.up for axis in conv.axes)
+        return columns > 2 * width and pixels > 2 * plan.pixels and pixels % plan.pixels > 0
     return all(n > 2 * tile and n % tile for n, tile in ((channels, width), (pixels, plan.pixels)))

@@ -12,7 +12,7 @@ from functional.shrink import shrunk
 
 from konv import llvm
 from konv.geometry import Conv
-from konv.kernels import ALGORITHMS
+from konv.kernels import depthwise, direct
 from konv.kernels.packing import HEADER
 from konv.plan import Plan
 from konv.runtime import weights
@@ -21,6 +21,7 @@ from konv.target import BYTES
 
 Array = np.ndarray[Any, Any]
 LAYOUTS = ((True, True), (False, False))
+ALGORITHMS = (depthwise, direct)  # that pack so; tests/kernels/test_subpixel.py has others
 FILL = 0xAB
 
 # Channel counts around a vector, several blocks and a tail; grouped; depthwise; both dtypes; every

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 import pytest
 from llvm.assembly import (
@@ -23,7 +24,7 @@ from llvm.assembly import (
 )
 
 from konv.geometry import Conv
-from konv.kernels import direct
+from konv.kernels import direct, interleave, subpixel
 from konv.kernels.microtile import UNROLL, emit_tile
 from konv.llvm import Module, assembly, describe
 from konv.plan import Plan
@@ -91,6 +92,22 @@ def test_a_kernel_has_the_tiles_of_its_plan(machine: Machine, dtype: str, layout
         check_loop(machine, dtype, lines, plan.pixels * nr * UNROLL)
     calls = set().union(*map(called, found.values())) - found.keys()
     assert calls <= {"memcpy", "memset", "bzero"}, "what else it needs comes through the context"
+
+
+@pytest.mark.parametrize("algorithm", [subpixel, interleave], ids=lambda a: str(a.name))
+@pytest.mark.parametrize("dtype", DTYPES)
+@each_machine
+def test_transposed_kernels_have_such_tiles(machine: Machine, dtype: str, algorithm: Any) -> None:
+    """With every register tile; also where sums leave lanes out, which adds nothing to the loop."""
+    target = target_of(machine)
+    for kernel in (4, 3):
+        conv = Conv.of((1, 64, 9, 9), 5, kernel, 2, 1, dtype=dtype, transposed=True)
+        if algorithm is subpixel and target.vector_bytes < subpixel.MASKED and kernel == 3:
+            continue
+        for plan in algorithm.plans(conv, target, True, True):
+            found = functions(assembly(algorithm.emit(plan, target)))
+            lines = found[f"tile_{plan.pixels}x{plan.vectors}"]
+            check_loop(machine, dtype, lines, plan.pixels * plan.vectors * UNROLL)
 
 
 @pytest.mark.parametrize(

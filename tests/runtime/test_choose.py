@@ -6,6 +6,7 @@ import asyncio
 import threading
 from dataclasses import fields, replace
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import konv
 from konv import kernels, llvm
 from konv.errors import ProblemError
 from konv.geometry import Axis, Conv, read_problems
-from konv.kernels import ALGORITHMS, depthwise, direct
+from konv.kernels import ALGORITHMS, depthwise, direct, interleave, subpixel
 from konv.plan import Algorithm, Plan
 from konv.runtime import choose as module
 from konv.runtime.choose import choose, current_precision, precision
@@ -143,6 +144,8 @@ def follows(plan: Plan, algorithm: Algorithm, conv: Conv, target: Target) -> Non
     """A plan fits its problem, and its sums and one vector of weights fit into registers."""
     lanes = target.lanes(conv.dtype)
     co = conv.co if algorithm is depthwise else conv.co // conv.groups
+    if algorithm is subpixel:
+        co *= prod(axis.up for axis in conv.axes)
     assert (plan.algorithm, plan.dtype) == (algorithm.name, conv.dtype)
     assert plan.pixels >= 1
     assert plan.vectors >= 1
@@ -153,6 +156,8 @@ def follows(plan: Plan, algorithm: Algorithm, conv: Conv, target: Target) -> Non
     assert plan.depth in (0, conv.ci // conv.groups)
     assert plan.alignment >= 1
     vectors = -(-co // lanes)
+    if algorithm is interleave:  # whose blocks are alike, and filled up
+        vectors = -(-vectors // plan.vectors) * plan.vectors
     assert (vectors - plan.tail) % plan.vectors == 0, "blocks and tail are not all vectors"
     assert vectors >= plan.tail
     if plan.odd:
@@ -177,7 +182,8 @@ def test_emits(algorithm: Algorithm) -> None:
 def test_order() -> None:
     """Most special first; the one that takes all is the last."""
     assert ALGORITHMS[-1] is direct
-    assert ALGORITHMS.index(depthwise) < ALGORITHMS.index(direct)
+    order = [ALGORITHMS.index(a) for a in (depthwise, subpixel, interleave, direct)]
+    assert order == sorted(order)
     with pytest.raises(StopIteration):
         kernels.by_name("no such algorithm")
 
@@ -216,6 +222,75 @@ def test_every_problem_gets_the_most_special() -> None:
 )
 def test_why_depthwise_does_not(line: str, says: str | None) -> None:
     assert depthwise.why_not(Conv.parse(line), llvm.detect()) == says
+
+
+GAPS = "takes transposed layers with a stride; here no zeros are inserted"
+STEPS = "takes no dilation or second stride beside the stride of 2"
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("conv2d 1x8x9x9 o8 k3 s2", GAPS),
+        ("tconv2d 1x8x9x9 o8 k3", GAPS),
+        ("tconv2d 1x8x9x9 o8 k4 s2 d2", STEPS),
+        ("tconv2d 1x8x9x9 o64 k4 s2 p1", "would multiply more than with channels in the lanes"),
+        ("tconv2d 1x8x9x9 o64 k3 s2", "would multiply more than with channels in the lanes"),
+        ("tconv2d 1x8x9x9 o64 k2 s2", None),
+        ("tconv2d 1x8x9x9 o3 k4 s2 p1", None),
+        ("tconv2d 1x21x9x9 o21 k16 s8", None),
+    ],
+)
+def test_why_subpixel_does_not(line: str, says: str | None) -> None:
+    found = subpixel.why_not(Conv.parse(line), TARGETS["avx512"])
+    assert (found is None) == (says is None), found
+    assert (found or "").startswith(says or "")
+
+
+def test_subpixel_leaves_lanes_out_only_where_that_is_free() -> None:
+    conv = Conv.parse("tconv2d 1x8x9x9 o3 k3 s2 p1")
+    assert subpixel.why_not(conv, TARGETS["avx512"]) is None
+    says = "takes kernels that are multiples of stride 2; here 3"
+    assert subpixel.why_not(conv, TARGETS["avx2"]) == says
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("conv2d 1x8x9x9 o8 k3 s2", GAPS),
+        ("tconv2d 1x8x9x9 o8 k4 s2 d2", STEPS),
+        (
+            "tconv1d 1x8x9 o64 k16 s9",
+            "takes up to 64 sub-pixels between inputs, 8 on the",
+        ),
+        ("tconv2d 1x8x9x9 o64 k16 s16x8", "takes up to 64 sub-pixels between inputs"),
+        ("tconv2d 1x8x9x9 o64 k3 s2", None),
+        ("tconv2d 1x8x9x9 o64 k3 s8", None),
+    ],
+)
+def test_why_interleave_does_not(line: str, says: str | None) -> None:
+    found = interleave.why_not(Conv.parse(line), llvm.detect())
+    assert (found is None) == (says is None), found
+    assert (found or "").startswith(says or "")
+
+
+@every_target
+@pytest.mark.parametrize("algorithm", [subpixel, interleave], ids=lambda a: str(a.name))
+def test_costs(algorithm: Any, target: Target) -> None:
+    """Of one image, in proportion to its pixels, whatever the batch; the first plan's tiles are the
+    cheapest.
+    """
+    mine = [conv for conv in PROBLEMS if algorithm.why_not(conv, target) is None]
+    assert len(mine) >= 5
+    for conv, layouts in product(mine, LAYOUTS):
+        plan = algorithm.plans(conv, target, *layouts)[0]
+        cost = algorithm.cost(conv, plan, target)
+        assert cost > 0
+        assert algorithm.cost(conv.with_batch(7), plan, target) == cost
+        large = conv.with_size(*(200 for _ in conv.axes))
+        twice = conv.with_size(*(400 for _ in conv.axes))
+        ratio = algorithm.cost(twice, plan, target) / algorithm.cost(large, plan, target)
+        assert 0.9 < ratio / 2**conv.dims < 1.1
 
 
 # Precision

@@ -31,7 +31,7 @@ check: lint types  ## lint, types and the quick tests: for every save
 check-full: lint types  ## as test, with every problem at its full size and more random ones
 	$(BIN)/python -m pytest --whole
 
-bench: $(VENV)/.bench  ## time konv and PyTorch on problems/article.txt; wants an idle machine
+bench: $(VENV)/.bench  ## time konv and its peers on problems/article.txt; wants an idle machine
 	$(BIN)/konv bench
 
 docs: $(VENV)/.dev  ## run what the documents and the docstrings show, and check the rest of them

@@ -8,13 +8,18 @@ way out.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
+from numbers import Real
 from typing import Any
 
 from konv.arrays import Kind, Shape
 from konv.errors import ProblemError, UnsupportedError
 from konv.geometry import Conv
 from konv.geometry.bounds import integer, per_axis
+from konv.plan import Epilogue
+from konv.target import BYTES
 
+TAKEN = ", ".join(BYTES)
 LAYOUTS = {
     1: {"NCW": False, "NWC": True, "NCL": False, "NLC": True},
     2: {"NCHW": False, "NHWC": True},
@@ -36,6 +41,7 @@ class Options:
     output_size: Any
     padding_mode: str
     layout: str | None
+    activation: Any = None
 
     @property
     def name(self) -> str:
@@ -119,11 +125,11 @@ def check_dtype(kind: Kind, x: Any, others: dict[str, Any], options: Options) ->
     """The dtype of x, which konv must know and the other arrays must share."""
     dtype = kind.dtype(x)
     cast = '.astype("float32")' if kind.name.startswith("numpy") else ".float()"
-    if dtype not in ("float32", "float64"):
+    if dtype not in BYTES:
         advice = f"Cast it, x{cast}"
         if dtype.startswith("complex"):
             advice = "Convolve x.real and x.imag, and put them together"
-        raise UnsupportedError(f"x is {dtype}; konv computes in float32 and float64. {advice}.")
+        raise UnsupportedError(f"x is {dtype}; konv takes {TAKEN}. {advice}.")
     for name, a in others.items():
         if a is not None and kind.dtype(a) != dtype:
             fix = ".astype(x.dtype)" if kind.name.startswith("numpy") else ".to(x.dtype)"
@@ -132,6 +138,53 @@ def check_dtype(kind: Kind, x: Any, others: dict[str, Any], options: Options) ->
                 f"Use {name}{fix}."
             )
     return dtype
+
+
+def epilogue(options: Options, residual: bool) -> Epilogue:
+    """What is done to the results, from the argument `activation` and whether there is a residual.
+
+    An activation is a name, or a pair of a name and its number or variant.
+    """
+    given = options.activation
+    if given is None:
+        return Epilogue(residual=residual)
+    name, *more = (given,) if isinstance(given, str) else _pair(given)
+    if name not in NAMES or (more and name not in ("leaky_relu", "gelu")):
+        extra = " takes no number or variant" if name in NAMES else " is unknown"
+        raise ProblemError(
+            f'activation={given!r}{extra}. Use {", ".join(map(repr, NAMES))}, ("leaky_relu", '
+            f'slope) or ("gelu", "tanh"), or leave it out.'
+        )
+    if name == "leaky_relu":
+        return Epilogue(name, _slope(more[0]) if more else 0.01, residual)
+    if more and more[0] != "tanh":
+        raise ProblemError(
+            f"activation={given!r}: {more[0]!r} is no variant of gelu. Use ('gelu', 'tanh'), or "
+            f"'gelu' for the exact one."
+        )
+    return Epilogue(f"{name}_{more[0]}" if more else name, 0.0, residual)
+
+
+NAMES = ("relu", "relu6", "leaky_relu", "silu", "hardswish", "gelu")
+
+
+def _pair(given: Any) -> tuple[Any, ...]:
+    if not isinstance(given, tuple | list) or len(given) != 2 or not isinstance(given[0], str):
+        raise TypeError(
+            f"activation={given!r} is a {type(given).__name__}. Use a name, 'relu', or a pair of a "
+            f"name and its number or variant, ('leaky_relu', 0.2)."
+        )
+    return tuple(given)
+
+
+def _slope(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"activation: the slope {value!r} of leaky_relu is no number. Use a float.")
+    if not isfinite(value):
+        raise ProblemError(
+            f"activation: the slope {value!r} of leaky_relu is not finite. Use a finite number."
+        )
+    return float(value)
 
 
 def _conv(shape: Shape, weight: Shape, dtype: str, options: Options) -> Conv:

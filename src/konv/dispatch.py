@@ -8,6 +8,7 @@ plan may depend on, one look into a dictionary, the addresses, the digest of the
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -31,28 +32,39 @@ class _Layer:
     """What is remembered of a call: its request, and how its packed weights are found again."""
 
     def __init__(
-        self, kind: Kind, x: Any, weight: Any, bias: Any, options: Options, out: Any, team: Team
+        self,
+        kind: Kind,
+        x: Any,
+        weight: Any,
+        bias: Any,
+        options: Options,
+        residual: Any,
+        out: Any,
+        team: Team,
     ) -> None:
         conv = problem(kind, x, weight, bias, options)
         strides = kind.strides(weight)
         weight_last = channels_last(tuple(weight.shape), strides)
-        self.kind, self.request = kind, Request(kind, x, conv, options, out, team, weight_last)
+        self.kind = kind
+        self.request = Request(kind, x, conv, options, out, team, weight_last, residual)
         self.readable = self.request.readable, packable(kind, weight), plain(kind, bias)
-        if all(self.readable):
+        self.ready = all(self.readable)
+        if self.ready:
             self.weights = Weights(self.request.call, strides)
 
-    def __call__(self, x: Any, weight: Any, bias: Any, out: Any) -> Any:
+    def __call__(self, x: Any, weight: Any, bias: Any, residual: Any, out: Any) -> Any:
         """Compute; None if arrays must be copied first, which alignment may ask for at any call."""
-        if not all(self.readable):
+        if not self.ready:
             return None
         kind, weights = self.kind, self.weights
         pw, pb = kind.address(weight), 0 if bias is None else kind.address(bias)
-        if (kind.address(x) | pw | pb) % self.request.itemsize:
+        px = kind.address(x)
+        if (px | pw | pb) % self.request.itemsize:
             return None
         if not pw:
             self.request.no_memory("weight")
         reads = ((pw, weights.bytes), (pb, weights.bias_bytes)) if out is not None else ()
-        return self.request.run(x, weights.packed(pw, pb), out, reads)
+        return self.request.run(px, weights.packed(pw, pb), out, reads, residual)
 
     def copies(self, x: Any, weight: Any, bias: Any) -> tuple[Any, Any, Any]:
         """The arrays, those that cannot be read as they lie as copies that can."""
@@ -72,7 +84,9 @@ class _Layer:
         )
 
 
-def convolve(x: Any, weight: Any, bias: Any, out: Any, *arguments: Any) -> Any:
+def convolve(
+    x: Any, weight: Any, bias: Any, activation: Any, residual: Any, out: Any, *arguments: Any
+) -> Any:
     """Run the layer that these arguments have led to before, or build it first."""
     if type(x) is type(weight) is _ndarray and (bias is None or type(bias) is _ndarray):
         kind: Kind = NUMPY  # spelt out, because a method call each would be a fifth of a small call
@@ -80,33 +94,36 @@ def convolve(x: Any, weight: Any, bias: Any, out: Any, *arguments: Any) -> Any:
     else:
         found = kind_of(x)
         if found is None or not found.owns(weight) or not (bias is None or found.owns(bias)):
-            return _foreign(found, x, weight, bias, out, arguments)
+            return _foreign(found, x, weight, bias, activation, residual, out, arguments)
         kind = found
-        for name, a in (("x", x), ("weight", weight), ("bias", bias), ("out", out)):
+        named = ("x", x), ("weight", weight), ("bias", bias), ("residual", residual), ("out", out)
+        for name, a in named:
             if a is not None and kind.owns(a):
                 kind.refuse(a, name)
         arrays = kind.name, kind.signature(x), kind.signature(weight)
     now, types = team(), tuple(map(type, arguments))
     key = (
         arrays, None if bias is None else kind.signature(bias),
-        None if out is None else _out_signature(out), arguments,
-        types if tuple not in types else _types(arguments),  # True and 1.0 equal 1
+        None if out is residual is activation is None else _rare(activation, residual, out),
+        arguments, types if tuple not in types else _types(arguments),  # True and 1.0 equal 1
         now.address, now.threads, current_precision(),
     )  # fmt: skip
     try:
         layer = _layers.get(key)
     except TypeError:  # a list among the arguments
-        return convolve(x, weight, bias, out, *map(_hashable, arguments))
+        rare = _hashable(activation), residual, out
+        return convolve(x, weight, bias, *rare, *map(_hashable, arguments))
     new = layer is None
     if layer is None:
-        layer = _Layer(kind, x, weight, bias, Options(*arguments), out, now)
-    y = layer(x, weight, bias, out)
+        options = replace(Options(*arguments), activation=activation)
+        layer = _Layer(kind, x, weight, bias, options, residual, out, now)
+    y = layer(x, weight, bias, residual, out)
     ready = None if y is not None else layer.copies(x, weight, bias)
     if new:  # and nothing was refused
         if len(_layers) >= REMEMBERED:
             _layers.clear()
         _layers[key] = layer
-    return y if ready is None else convolve(*ready, out, *arguments)
+    return y if ready is None else convolve(*ready, activation, residual, out, *arguments)
 
 
 def _types(argument: Any) -> Any:
@@ -114,9 +131,17 @@ def _types(argument: Any) -> Any:
     return tuple(map(_types, argument)) if type(argument) is tuple else type(argument)
 
 
-def _out_signature(out: Any) -> tuple[Any, ...]:
-    kind = kind_of(out)
-    return (type(out), *(kind.signature(out) if kind else ()), kind.writable(out) if kind else None)
+def _rare(activation: Any, residual: Any, out: Any) -> tuple[Any, ...]:
+    """What of the key most calls do not have."""
+    return activation, _types(activation), _signature(residual), _signature(out)
+
+
+def _signature(a: Any) -> tuple[Any, ...] | None:
+    """All that decides whether an array will do as `residual` or `out`."""
+    if a is None:
+        return None
+    kind = kind_of(a)
+    return (type(a), *(kind.signature(a) if kind else ()), kind.writable(a) if kind else None)
 
 
 def _hashable(argument: Any) -> Any:
@@ -135,17 +160,26 @@ def _hashable(argument: Any) -> Any:
 
 
 def _foreign(
-    kind: Kind | None, x: Any, weight: Any, bias: Any, out: Any, arguments: tuple[Any, ...]
+    kind: Kind | None,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    activation: Any,
+    residual: Any,
+    out: Any,
+    arguments: tuple[Any, ...],
 ) -> Any:
     """Arrays of other libraries, through DLPack; a mixture of libraries is refused."""
-    names = {"x": x, "weight": weight} | ({} if bias is None else {"bias": bias})
+    arrays = {"x": x, "weight": weight, "bias": bias}
+    every = arrays | {"residual": residual}
+    names = {name: a for name, a in every.items() if a is not None or name in ("x", "weight")}
     if kind is not None:
         odd = next(name for name, a in names.items() if not kind.owns(a))
         raise TypeError(
             f"{odd} is a {type(names[odd]).__module__}.{type(names[odd]).__name__}, x is a "
             f"{kind.name}. Use arrays of one library: konv returns what it is given."
         )
-    views: list[Any] = []
+    views: dict[str, Any] = {}
     back: Callable[[Any], Any] | None = None
     for name, a in names.items():
         exchanged = from_dlpack(a)
@@ -154,9 +188,10 @@ def _foreign(
                 f"{name} is a {type(a).__name__}; konv takes NumPy arrays, PyTorch CPU tensors and "
                 f"arrays that speak DLPack. Use numpy.asarray({name})."
             )
-        views.append(exchanged[0])
+        views[name] = exchanged[0]
         back = back or exchanged[1]
     if out is not None:
         raise TypeError("out works with NumPy arrays and PyTorch tensors only. Leave it out.")
-    y = convolve(*views, *([None] * (4 - len(views))), *arguments)
+    main = (views.get(name) for name in arrays)
+    y = convolve(*main, activation, views.get("residual"), None, *arguments)
     return back(y) if back else y

@@ -20,6 +20,8 @@ def conv1d(
     *,
     padding_mode: str = "zeros",
     layout: str | None = None,
+    activation: Any = None,
+    residual: Any = None,
     out: Any = None,
 ) -> Any:
     """Convolve sequences: x (n, ci, w) or (ci, w), weight (co, ci / groups, k). See conv2d.
@@ -29,8 +31,8 @@ def conv1d(
     array([[[2., 3., 3., 3., 2.]]], dtype=float32)
     """
     return convolve(
-        x, weight, bias, out, 1, False, stride, padding, dilation, groups, 0, None, padding_mode,
-        layout,
+        x, weight, bias, activation, residual, out, 1, False, stride, padding, dilation, groups,
+        0, None, padding_mode, layout,
     )  # fmt: skip
 
 
@@ -45,12 +47,14 @@ def conv2d(
     *,
     padding_mode: str = "zeros",
     layout: str | None = None,
+    activation: Any = None,
+    residual: Any = None,
     out: Any = None,
 ) -> Any:
     """Convolve images: ordinary, strided, dilated, grouped, depthwise.
 
-    x         (n, ci, h, w) or (ci, h, w); float32 or float64; NumPy array, PyTorch CPU tensor or
-              anything with DLPack
+    x         (n, ci, h, w) or (ci, h, w); float32, float64, float16 or bfloat16; NumPy array,
+              PyTorch CPU tensor or anything with DLPack
     weight    (co, ci / groups, kh, kw), same library and dtype
     bias      (co,) or None
     stride, padding, dilation
@@ -60,22 +64,29 @@ def conv2d(
               "zeros", "reflect", "replicate" or "circular"
     layout    "NHWC" for arrays whose channels stand last (an image file's order); the result then
               does too
+    activation
+              "relu", "relu6", "leaky_relu" (slope 0.01), ("leaky_relu", slope), "silu",
+              "hardswish", "gelu" (exact) or ("gelu", "tanh"), as torch.nn.functional defines them
+    residual  an array like the result: y = activation(conv(x) + bias + residual); it may be `out`
     out       an array of the result's shape and dtype to write into
 
     Returns (n, co, oh, ow), or without n, of the same kind and dtype; channels last in memory if x
-    or weight is (and not also contiguous). Raises ProblemError (a ValueError) for arguments that
-    fit no convolution, UnsupportedError for dtypes and devices, OutOfMemoryError for what the
-    machine cannot hold, all before any work. Cross-correlation, as in every deep-learning library:
-    the kernel is not flipped.
+    or weight is (and not also contiguous). Half precision is summed in float32 and rounded once.
+    Raises ProblemError (a ValueError) for arguments that fit no convolution, UnsupportedError for
+    dtypes and devices, OutOfMemoryError for what the machine cannot hold, all before any work.
+    Cross-correlation, as in every deep-learning library: the kernel is not flipped.
 
     >>> import numpy as np
     >>> image, weight = np.ones((1, 3, 8, 8), "float32"), np.ones((16, 3, 3, 3), "float32")
     >>> conv2d(image, weight, stride=2, padding=1).shape
     (1, 16, 4, 4)
+    >>> once = conv2d(image, weight, padding=1, activation="relu")
+    >>> conv2d(image, weight, padding=1, activation="relu", residual=once).shape
+    (1, 16, 8, 8)
     """
     return convolve(
-        x, weight, bias, out, 2, False, stride, padding, dilation, groups, 0, None, padding_mode,
-        layout,
+        x, weight, bias, activation, residual, out, 2, False, stride, padding, dilation, groups,
+        0, None, padding_mode, layout,
     )  # fmt: skip
 
 
@@ -90,6 +101,8 @@ def conv3d(
     *,
     padding_mode: str = "zeros",
     layout: str | None = None,
+    activation: Any = None,
+    residual: Any = None,
     out: Any = None,
 ) -> Any:
     """Convolve volumes: x (n, ci, d, h, w), weight (co, ci / groups, kd, kh, kw). See conv2d.
@@ -99,8 +112,8 @@ def conv3d(
     (1, 2, 3, 3, 3)
     """
     return convolve(
-        x, weight, bias, out, 3, False, stride, padding, dilation, groups, 0, None, padding_mode,
-        layout,
+        x, weight, bias, activation, residual, out, 3, False, stride, padding, dilation, groups,
+        0, None, padding_mode, layout,
     )  # fmt: skip
 
 
@@ -117,6 +130,8 @@ def conv_transpose1d(
     padding_mode: str = "zeros",
     output_size: Any = None,
     layout: str | None = None,
+    activation: Any = None,
+    residual: Any = None,
     out: Any = None,
 ) -> Any:
     """Transposed convolution of sequences: weight (ci, co / groups, k). See conv_transpose2d.
@@ -126,8 +141,8 @@ def conv_transpose1d(
     array([[[1., 1., 1., 1.]]], dtype=float32)
     """
     return convolve(
-        x, weight, bias, out, 1, True, stride, padding, dilation, groups, output_padding,
-        output_size, padding_mode, layout,
+        x, weight, bias, activation, residual, out, 1, True, stride, padding, dilation, groups,
+        output_padding, output_size, padding_mode, layout,
     )  # fmt: skip
 
 
@@ -144,6 +159,8 @@ def conv_transpose2d(
     padding_mode: str = "zeros",
     output_size: Any = None,
     layout: str | None = None,
+    activation: Any = None,
+    residual: Any = None,
     out: Any = None,
 ) -> Any:
     """Transposed convolution of images: the adjoint of conv2d with the same weight; upsamples by
@@ -166,8 +183,8 @@ def conv_transpose2d(
     (1, 4, 10, 10)
     """
     return convolve(
-        x, weight, bias, out, 2, True, stride, padding, dilation, groups, output_padding,
-        output_size, padding_mode, layout,
+        x, weight, bias, activation, residual, out, 2, True, stride, padding, dilation, groups,
+        output_padding, output_size, padding_mode, layout,
     )  # fmt: skip
 
 
@@ -184,6 +201,8 @@ def conv_transpose3d(
     padding_mode: str = "zeros",
     output_size: Any = None,
     layout: str | None = None,
+    activation: Any = None,
+    residual: Any = None,
     out: Any = None,
 ) -> Any:
     """Transposed convolution of volumes: weight (ci, co / groups, kd, kh, kw). See
@@ -195,6 +214,6 @@ def conv_transpose3d(
     (1, 3, 4, 4, 4)
     """
     return convolve(
-        x, weight, bias, out, 3, True, stride, padding, dilation, groups, output_padding,
-        output_size, padding_mode, layout,
+        x, weight, bias, activation, residual, out, 3, True, stride, padding, dilation, groups,
+        output_padding, output_size, padding_mode, layout,
     )  # fmt: skip

@@ -4,7 +4,7 @@ one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from konv.target import Target
@@ -12,6 +12,17 @@ from konv.target import Target
 if TYPE_CHECKING:
     from konv.geometry import Conv
     from konv.llvm import Module
+
+
+@dataclass(frozen=True, slots=True)
+class Epilogue:
+    """What is done to results on their way out, y = activation(sum + residual): the last three
+    fields of a Plan.
+    """
+
+    activation: str = ""
+    slope: float = 0.0
+    residual: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +40,12 @@ class Plan:
     depth        input channels of a group if they are few enough to be unrolled; 0: a loop
     form         what else the inner loops are specialised on, as the file of the algorithm says
     alignment    a crop whose origin is a multiple of it gives the same bits as the whole
+    activation   what results go through on their way out (kernels.epilogue), "" for nothing
+    slope        of a leaky ReLU below 0
+    residual     an array like the output is added to it, before the activation
+
+    An algorithm's own plans have none of the last three; the runtime adds them (`followed_by`),
+    and every algorithm supports them all.
     """
 
     algorithm: str
@@ -42,11 +59,24 @@ class Plan:
     depth: int = 0
     alignment: int = 1
     form: tuple[int, ...] = ()
+    activation: str = ""
+    slope: float = 0.0
+    residual: bool = False
+
+    def followed_by(self, epilogue: Epilogue) -> Plan:
+        """The same plan with something done to its results."""
+        return replace(
+            self,
+            activation=epilogue.activation,
+            slope=epilogue.slope,
+            residual=epilogue.residual,
+        )
 
     def __str__(self) -> str:
         name = {False: "channels-last", True: "contiguous"}
         layouts = f"{name[self.packed]} in, {name[self.blocked]} out"
-        return f"{self.algorithm} {self.pixels}x{self.vectors} {self.dtype} {layouts}"
+        after = " + residual" * self.residual + f", {self.activation}" * bool(self.activation)
+        return f"{self.algorithm} {self.pixels}x{self.vectors} {self.dtype} {layouts}{after}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +103,23 @@ class Packing:
     ci: int
 
 
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """What a kernel takes at once of a layer: for each (how many there are, how many at once).
+
+    What fills no block goes another way through a kernel, so this says which sizes are worth a
+    test.
+
+    pixels    outputs of one channel and phase that tiles run over
+    co, ci    channels of a group
+    """
+
+    pixels: tuple[int, int]
+    co: tuple[int, int]
+    ci: tuple[int, int]
+    groups: tuple[int, int]
+
+
 Strides = tuple[int, ...]  # in elements, (batch, channel, *spatial)
 
 
@@ -84,12 +131,21 @@ class Algorithm(Protocol):
     name: str
     # Every output is a plain sum of products, within the bound that reference.tolerance states.
     exact: bool
+    # Each result is stored once, so that a residual may lie in the output's own memory.
+    once: bool
+    # What the words of its jobs are called; the tables behind them have no names. `units` is first.
+    words: tuple[str, ...]
 
     def why_not(self, conv: Conv, target: Target) -> str | None:
         """Why it cannot do this problem, in words for a user; None if it can."""
 
     def plans(self, conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
-        """The plans worth considering, most promising first."""
+        """The plans worth considering, most promising first; none if it has no way to work in this
+        pair of layouts.
+        """
+
+    def cost(self, conv: Conv, plan: Plan, target: Target) -> float:
+        """Cycles of one core for one image, by a model of the plan: what plans are chosen by."""
 
     def work(
         self, conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int
@@ -98,6 +154,9 @@ class Algorithm(Protocol):
 
     def packing(self, conv: Conv, plan: Plan, target: Target) -> Packing:
         """What its packed weights are."""
+
+    def blocks(self, conv: Conv, plan: Plan, target: Target) -> Blocks:
+        """What its kernel takes at once."""
 
     def emit(self, plan: Plan, target: Target) -> Module:
         """The kernel: exports `run` (kernels.region) and `pack` (kernels.packing)."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from konv.arrays import Kind, kind_of
-from konv.checks import Options, canonical, check_dtype, layout_last
+from konv.checks import Options, canonical, check_dtype, epilogue, layout_last
 from konv.errors import ProblemError
 from konv.geometry import Conv
 from konv.plan import Plan
@@ -21,12 +21,22 @@ from konv.runtime.weights import Packed
 REMEMBERED = 64  # image sizes
 
 
-def prepare(conv: Conv, weight: Any, bias: Any = None, *, layout: str | None = None) -> Prepared:
+def prepare(
+    conv: Conv,
+    weight: Any,
+    bias: Any = None,
+    *,
+    layout: str | None = None,
+    activation: Any = None,
+) -> Prepared:
     """Pack the weights of a layer once; the result is called with images of any batch and size.
 
     conv     the layer; its batch and image size are those of no particular call
     weight   conv.weight_shape, bias (co,) or None: copied, so later changes to them are not seen
     layout   "NHWC" (1-D "NWC", 3-D "NDHWC") for images whose channels stand last
+    activation
+             what results go through, as in konv.conv2d; a call may give the `residual` to be added
+             before
 
     Saves what `conv2d` spends on making sure that its weights are still the ones it packed.
 
@@ -34,20 +44,27 @@ def prepare(conv: Conv, weight: Any, bias: Any = None, *, layout: str | None = N
     >>> layer = prepare(Conv.of((1, 3, 32, 32), 8, 3, padding=1), np.ones((8, 3, 3, 3), "float32"))
     >>> layer(np.ones((2, 3, 7, 9), "float32")).shape
     (2, 8, 7, 9)
+    >>> layer = prepare(layer.conv, np.ones((8, 3, 3, 3), "float32"), activation="relu")
+    >>> z = np.ones((1, 8, 7, 9), "float32")
+    >>> float(layer(np.zeros((1, 3, 7, 9), "float32"), residual=z).max())
+    1.0
     """
-    return Prepared(conv, weight, bias, layout)
+    return Prepared(conv, weight, bias, layout, activation)
 
 
 class Prepared:
     """A layer that owns its packed weights. Make one with `prepare`."""
 
-    def __init__(self, conv: Conv, weight: Any, bias: Any, layout: str | None) -> None:
+    def __init__(
+        self, conv: Conv, weight: Any, bias: Any, layout: str | None, activation: Any = None
+    ) -> None:
         self.conv = conv
         name = {False: "conv", True: "conv_transpose"}[conv.transposed]
         self._options = Options(
-            conv.dims, conv.transposed, 1, 0, 1, conv.groups, 0, None, conv.mode, layout
+            conv.dims, conv.transposed, 1, 0, 1, conv.groups, 0, None, conv.mode, layout, activation
         )
         layout_last(self._options)
+        epilogue(self._options, False)
         kind = _kind(weight, "weight")
         if tuple(weight.shape) != conv.weight_shape or kind.dtype(weight) != conv.dtype:
             raise ProblemError(
@@ -73,28 +90,34 @@ class Prepared:
     def __repr__(self) -> str:
         return f"konv.prepare({str(self.conv)!r})"
 
-    def __call__(self, x: Any, out: Any = None) -> Any:
+    def __call__(self, x: Any, out: Any = None, residual: Any = None) -> Any:
         """Convolve x, (n, ci, *spatial) or without n; the result is as that of konv.conv2d and its
-        kin.
+        kin. `residual`, an array like the result, is added to it before the activation.
         """
         kind = _kind(x, "x")
         kind.refuse(x, "x")
         now = team()
-        form = None
+        form: Any = None
         if out is not None:
             into = _kind(out, "out")
             into.refuse(out, "out")
             form = (type(out), into.signature(out), into.writable(out))
+        if residual is not None:
+            added = _kind(residual, "residual")
+            added.refuse(residual, "residual")
+            form = (form, type(residual), added.signature(residual))
         key = (kind.name, kind.signature(x), form, now.address, now.threads, current_precision())
         request = self._requests.get(key)
         if request is None:
-            request = Request(kind, x, self._at(kind, x), self._options, out, now, False)
+            conv = self._at(kind, x)
+            request = Request(kind, x, conv, self._options, out, now, False, residual)
             if len(self._requests) >= REMEMBERED:
                 self._requests.clear()
             self._requests[key] = request
-        if not request.readable or kind.address(x) % request.itemsize:
-            return self(kind.dense(x), out)
-        return request.run(x, self._pack(request.call), out, ())
+        px = kind.address(x)
+        if not request.readable or px % request.itemsize:
+            return self(kind.dense(x), out, residual)
+        return request.run(px, self._pack(request.call), out, (), residual)
 
     def _at(self, kind: Kind, x: Any) -> Conv:
         """The layer at the batch and size of x."""

@@ -10,7 +10,7 @@ from math import prod
 from typing import Any, NoReturn
 
 from konv.arrays import Kind, Shape, channels_last, dense_strides
-from konv.checks import Options, canonical, layout_last
+from konv.checks import Options, canonical, epilogue, layout_last
 from konv.errors import ProblemError, UnsupportedError
 from konv.geometry import Conv
 from konv.runtime import memory
@@ -37,8 +37,10 @@ class Request:
         out: Any,
         team: Team,
         weight_last: bool,
+        residual: Any = None,
     ) -> None:
         self.kind, self.conv = kind, conv
+        after = epilogue(options, residual is not None)
         self.last = last = layout_last(options)
         self.batched, shape, strides = canonical(kind, x, options, last)
         self.itemsize, self.dtype = BYTES[conv.dtype], conv.dtype
@@ -51,11 +53,12 @@ class Request:
         if out is not None:
             y_last = self._check_out(out, options, y_last)
         self.y_shape, self.y_order = self._result(y_last)
+        self.added = residual is None or self._check_residual(residual, options, y_last)
         self.extent = _extent(shape, strides) * self.itemsize
         if self.readable:
             x_last = strides[1] == 1 and (strides[-1] != 1 or last or x_format)
             self.call = Call(
-                conv, strides, dense_strides(conv.out_shape, y_last), team, x_last, y_last
+                conv, strides, dense_strides(conv.out_shape, y_last), team, x_last, y_last, after
             )
 
     def _result(self, y_last: bool) -> tuple[Shape, Shape | None]:
@@ -69,6 +72,32 @@ class Request:
         order = (*range(len(batch)), len(batch) + dims, *range(len(batch), len(batch) + dims))
         return (*batch, *spatial, co), None if self.last else order
 
+    def _seen(self, y_last: bool) -> Shape:
+        """The shape of the result as the user sees it."""
+        shape, order = self._result(y_last)
+        return tuple(shape[i] for i in order) if order else shape
+
+    def _check_residual(self, residual: Any, options: Options, y_last: bool) -> bool:
+        """Refuse a residual that is not like the result; whether it lies in memory as that does."""
+        kind = self.kind
+        if not kind.owns(residual):
+            raise TypeError(
+                f"residual is a {type(residual).__name__}, x a {kind.name}. Use the same library "
+                f"for both."
+            )
+        kind.refuse(residual, "residual")
+        shape = self._seen(y_last)
+        if tuple(residual.shape) != shape or kind.dtype(residual) != self.dtype:
+            raise ProblemError(
+                f"residual is {kind.dtype(residual)} {tuple(residual.shape)}; the result of "
+                f"{options.name}, to which it is added, is {self.dtype} {shape}. Use an array of "
+                f"that shape and dtype."
+            )
+        _, shape, strides = canonical(kind, residual, options, self.last, self.batched)
+        first = not self.batched
+        wanted = same_strides(shape, strides, y_last)
+        return kind.native(residual) and strides[first:] == wanted[first:]
+
     def _check_out(self, out: Any, options: Options, y_last: bool) -> bool:
         """Refuse an `out` that cannot hold the result; find the layout in which kernels may write
         into it.
@@ -78,8 +107,7 @@ class Request:
             raise TypeError(
                 f"out is a {type(out).__name__}, x a {kind.name}. Use the same library for both."
             )
-        shape, order = self._result(y_last)
-        shape = tuple(shape[i] for i in order) if order else shape
+        shape = self._seen(y_last)
         if tuple(out.shape) != shape or kind.dtype(out) != self.dtype or not kind.writable(out):
             raise ProblemError(
                 f"out is {kind.dtype(out)} {tuple(out.shape)}"
@@ -100,18 +128,32 @@ class Request:
         self.direct = False
         return y_last
 
-    def run(self, x: Any, packed: Packed, out: Any, reads: tuple[tuple[int, int], ...]) -> Any:
-        """Compute; the arrays are as those it was made for. `reads`: (address, bytes) of what else
-        is read.
+    def run(
+        self,
+        px: int,
+        packed: Packed,
+        out: Any,
+        reads: tuple[tuple[int, int], ...],
+        residual: Any = None,
+    ) -> Any:
+        """Compute from an x at an address; arrays are as those it was made for. `reads`: (address,
+        bytes) of what else is read.
         """
         kind = self.kind
-        px, y = kind.address(x), out
+        y, pr = out, None
+        if residual is not None:
+            residual = self._readable_residual(residual)
+            pr = kind.address(residual)
+            # Where it is the very memory of out, each number is read before its place is written,
+            # by algorithms that write each once.
+            if out is not None and not (self.call.once and pr == kind.address(out)):
+                reads = (*reads, (pr, prod(self.conv.out_shape) * self.itemsize))
         if out is None or not self._free(out, ((px, self.extent), *reads)):
             y = self._new()
         py = kind.address(y)
         if not (px and py) and 0 not in self.conv.in_shape:
             self.no_memory("out" if px else "x")
-        self.call.run(px, packed, py)
+        self.call.run(px, packed, py, pr)
         if y is not out and self.y_order is not None:
             y = kind.permute(y, self.y_order)
         if out is not None and y is not out:
@@ -119,6 +161,21 @@ class Request:
         elif out is not None:
             kind.wrote(out)
         return y if out is None else out
+
+    def _readable_residual(self, residual: Any) -> Any:
+        """The residual, as a copy that lies as the result does if it does not."""
+        kind = self.kind
+        if self.added and kind.address(residual) % self.itemsize == 0:
+            if not kind.address(residual) and 0 not in self.conv.out_shape:
+                self.no_memory("residual")
+            return residual
+        size = prod(self.y_shape) * self.itemsize
+        copied = memory.allocate(
+            lambda: kind.empty(self.y_shape, self.dtype), size, "a copy of residual"
+        )
+        seen = copied if self.y_order is None else kind.permute(copied, self.y_order)
+        kind.copy(seen, residual)
+        return copied
 
     def no_memory(self, name: str) -> NoReturn:
         """An array that has a shape and no numbers: freed, fake, or not computed yet."""

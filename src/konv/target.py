@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 BYTES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
 
 
+COMPUTED = {dtype: max(4, size) for dtype, size in BYTES.items()}
+"""Bytes of a number as it is computed with: half precision is stored only, summed in float32."""
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """A machine to emit code for.
@@ -27,8 +31,8 @@ class Target:
     l2: int = field(default=512 * 1024, compare=False)
 
     def lanes(self, dtype: str) -> int:
-        """How many numbers of `dtype` one vector register holds."""
-        return self.vector_bytes // BYTES[dtype]
+        """How many numbers of `dtype`, as they are computed with, one vector register holds."""
+        return self.vector_bytes // COMPUTED[dtype]
 
     @property
     def arch(self) -> str:

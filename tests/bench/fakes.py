@@ -18,7 +18,7 @@ from konv.runtime.roofline import Roofline
 class Fake:
     """A competitor that computes with the reference; `spoil` changes its answer."""
 
-    layout = "contiguous"
+    layout, compiles = "contiguous", False
 
     def __init__(self, library: str = "fake", spoil: Callable[[Any], Any] = lambda y: y) -> None:
         self.library, self.spoil, self.calls = library, spoil, 0

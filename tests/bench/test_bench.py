@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,14 @@ from typer.testing import CliRunner
 
 from konv.bench import Report, Settings, bench, read, text, timing
 from konv.bench.closing import closing, render
-from konv.bench.peers import installed
+from konv.bench.peers import LIBRARIES, installed
 from konv.bench.plot import draw
 from konv.cli import Commands
 from konv.cli import bench as command
 from konv.errors import ProblemError
 
 TINY = ["conv2d 1x4x7x9 o6 k3 s2 p1", "tconv2d 1x4x5x5 o4 k4 s2 p1 g2  # up"]
-SIX = ("konv", "torch", "onnxruntime", "openvino", "ncnn", "jax")
-QUICK = Settings(budget=0.001)
+QUICK = Settings(budget=0.001, peers=("torch",))
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +32,7 @@ def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Milliseconds are enough to see that it works, and no line is repeated for a busy machine."""
     monkeypatch.setattr(timing, "TURN", 1e-5)
     monkeypatch.setattr(timing, "AGAIN", 0)
+    monkeypatch.setattr(timing, "WINDOWS", 0)
 
 
 def told(report: Report) -> str:
@@ -42,7 +43,7 @@ def test_all_competitors_are_checked_and_timed() -> None:
     heard = []
     found = bench(
         read(TINY),
-        Settings(budget=0.001, cold=True),
+        replace(QUICK, cold=True),
         heard=lambda _, row: heard.append(row),
     )
     assert [row.name for row in found.rows] == ["conv2d 1x4x7x9 o6 k3 s2 p1", "up"]
@@ -93,7 +94,7 @@ def test_a_dtype_that_nobody_has_is_a_row_too() -> None:
 
 def test_konv_is_measured_alone_without_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    found = bench(read(TINY[:1]), QUICK)
+    found = bench(read(TINY[:1]), replace(QUICK, peers=("konv",)))
     assert {c.library for c in found.competitors} == {"konv"}
     assert set(found.rows[0].measured[0].times) == {"konv contiguous", "konv channels-last"}
     assert "mean" not in told(found).replace("means", "")
@@ -123,9 +124,9 @@ def test_what_is_no_report_is_refused(tmp_path: Path, written: str) -> None:
         Report.read(tmp_path / "a.json")
 
 
-@pytest.mark.parametrize("libraries", [["konv"], ["konv", "torch"], list(SIX)])
+@pytest.mark.parametrize("libraries", [["konv"], ["konv", "torch"], LIBRARIES])
 def test_text_fits_100_columns(root: Path, libraries: list[str]) -> None:
-    problems = read([str(root / "problems" / name) for name in ("article.txt", "shapes.txt")])
+    problems = read([str(file) for file in sorted((root / "problems").glob("*.txt"))])
     lines = told(report(problems, libraries, cold=True)).splitlines()
     assert max(map(len, lines)) <= text.WIDTH
     assert len(lines) > 2 * len(problems)
@@ -149,12 +150,26 @@ def test_a_report_that_is_mostly_noise_says_so() -> None:
     assert "1 of 1 measurements are noisy: do not rely on them." in told(made)
 
 
-@pytest.mark.parametrize("libraries", [["konv"], ["konv", "torch"]])
+def test_of_many_libraries_the_faster_layout_is_told(root: Path) -> None:
+    """A column each, the fastest of them in bold, and how the times come about."""
+    made = report(read(TINY), LIBRARIES)
+    (row,) = text.row_lines(made, made.rows[1])
+    assert [words.strip() for words, _ in row][:9] == [
+        "up", "1.000", "1.000", "2.000", "3.000", "4.000", "5.000", "6.000", "7.000",
+    ]  # fmt: skip
+    assert [words.strip() for words, style in row if style == "bold"] == ["2.000"]
+    said = " ".join(told(made).split())
+    for heading in ("onnx open", "compil rt vino ncnn jax best", "those of the faster one"):
+        assert heading in said
+
+
+@pytest.mark.parametrize("libraries", [["konv"], ["konv", "torch"], LIBRARIES])
 def test_the_figure_is_drawn(tmp_path: Path, libraries: list[str]) -> None:
     draw(report(read(TINY), libraries), tmp_path / "a.svg")
     drawn = (tmp_path / "a.svg").read_text()
     assert "<svg" in drawn
     assert len(drawn) > 2_000
+    assert ("2.00 torch" in drawn) == (len(libraries) > 2)  # which of several is the fastest
 
 
 def app() -> typer.Typer:
@@ -171,7 +186,9 @@ def run(*arguments: str) -> Any:
 
 def test_the_command_measures_keeps_and_shows(tmp_path: Path) -> None:
     kept, figure = tmp_path / "kept.json", tmp_path / "figure.png"
-    done = run(*TINY, "--budget", "0.001", "--json", str(kept), "--plot", str(figure))
+    done = run(
+        *TINY, "--budget", "0.001", "--peers", "torch", "--json", str(kept), "--plot", str(figure)
+    )
     assert done.exit_code == 0, done.output
     assert json.loads(kept.read_text())["format"] == 1
     assert figure.read_bytes().startswith(b"\x89PNG")
@@ -180,8 +197,8 @@ def test_the_command_measures_keeps_and_shows(tmp_path: Path) -> None:
 
 
 def test_the_command_fails_if_an_answer_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    peers = (*installed(), Fake("wrong", one_off))
-    monkeypatch.setattr("konv.bench.session.installed", lambda: peers)
+    peers = (*installed(("torch",)), Fake("wrong", one_off))
+    monkeypatch.setattr("konv.bench.session.installed", lambda _: peers)
     assert run(TINY[0], "--budget", "0.001").exit_code == 1
 
 
@@ -191,7 +208,8 @@ def test_the_command_fails_if_an_answer_is_wrong(monkeypatch: pytest.MonkeyPatch
         (["nowhere.txt"], "neither a file nor a convolution"),
         (["nowhere.json"], "no file nowhere.json"),
         (["conv2d 1x4x7x9"], "no token"),
-        ([TINY[0], "--only", "depthwise"], "leaves none"),
+        ([TINY[0], "--only", "depthwise", "--peers", "konv"], "leaves none"),
+        ([TINY[0], "--peers", "torch,cudnn"], "'cudnn' is no peer. Choose from konv, torch,"),
         ([], "Nothing to measure"),
     ],
 )

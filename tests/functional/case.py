@@ -25,6 +25,7 @@ from functional.forms import FORMS, Array, numbers, tensor
 import konv
 from konv.geometry import Conv
 from konv.geometry.terms import Terms
+from konv.plan import Epilogue
 
 LAYOUTS = {1: "NWC", 2: "NHWC", 3: "NDHWC"}
 
@@ -32,7 +33,8 @@ LAYOUTS = {1: "NWC", 2: "NHWC", 3: "NDHWC"}
 @dataclass(frozen=True)
 class Case:
     """`single` has no batch axis, `whole` holds integers, `padding` is how that argument is
-    written.
+    written, `by` names the algorithm that computes it, if it is not to be chosen, `activation` is a
+    name or leaky_relu:0.2, `residual` lies in that form or is `out`.
     """
 
     conv: Conv
@@ -40,12 +42,15 @@ class Case:
     w: str = "contiguous"
     bias: str = ""
     out: str = ""
+    activation: str = ""
+    residual: str = ""
     padding: str = "pairs"
     layout: bool = False
     torch: bool = False
     single: bool = False
     whole: bool = False
     seed: int = 0
+    by: str = ""
 
     def __str__(self) -> str:
         words = [str(self.conv), "/"]
@@ -97,7 +102,19 @@ class Case:
             found["padding_mode"] = self.conv.mode
         if self.layout:
             found["layout"] = LAYOUTS[self.conv.dims]
+        if self.activation:
+            name, _, more = self.activation.partition(":")
+            value = float(more) if name == "leaky_relu" and more else more
+            found["activation"] = (name, value) if more else name
         return found
+
+    @property
+    def epilogue(self) -> Epilogue:
+        """As a plan says it."""
+        name, _, more = self.activation.partition(":")
+        if name == "leaky_relu":
+            return Epilogue(name, float(more or 0.01), bool(self.residual))
+        return Epilogue(self.activation.replace(":", "_"), 0.0, bool(self.residual))
 
     def _padding(self, terms: list[Terms]) -> Any:
         if self.padding in ("same", "valid", "causal"):
@@ -127,6 +144,17 @@ class Case:
             return None
         nothing = np.full(self.conv.out_shape, np.nan, self.conv.dtype)
         return self._lay(self.user_view(nothing), self.out, Random(0))
+
+    def added(self, out: Any) -> Any:
+        """The residual as the user holds it, or None; `out` itself, filled, if it says so."""
+        if not self.residual:
+            return None
+        seed = zlib.crc32(str(self).encode()) + 1
+        values = self.user_view(self._numbers(np.random.default_rng(seed), self.conv.out_shape))
+        if self.residual == "out":
+            out[...] = tensor(values) if self.torch else values
+            return out
+        return self._lay(values, self.residual, Random(seed))
 
     def _numbers(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
         if self.whole:

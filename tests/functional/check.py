@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 from unittest.mock import patch
 
@@ -16,11 +17,12 @@ from functional.witness import Array, expected, tolerance
 import konv
 from konv import arrays, dispatch, reference
 from konv.geometry import Conv
-from konv.kernels import schedule
-from konv.kernels.words import JOB
-from konv.plan import Algorithm, Plan
+from konv.kernels import by_name
+from konv.plan import Algorithm, Epilogue, Plan
 from konv.runtime import execute
 from konv.runtime.job import Job
+
+EXACT = ("", "relu", "relu6")  # what gives integers of integers
 
 plans: dict[Conv, Plan] = {}
 """The plan that `recording` last saw chosen for a problem."""
@@ -35,10 +37,16 @@ def check(case: Case | str, thorough: bool = False) -> Any:
     case = Case.parse(case) if isinstance(case, str) else case
     x, w, b = case.arrays()
     out = case.output()
+    residual = case.added(out)
+    extra = {"out": out, "residual": residual}
+    given = {name: a for name, a in extra.items() if a is not None}
     before = [numbers(a) for a in (x, w, b) if a is not None]
-    with nan_results():
-        y = case.function(x, w, b, **case.arguments, **({} if out is None else {"out": out}))
-    compare(case, x, w, b, y, thorough)
+    r = None if residual is None else case.canonical(residual)
+    by = pinned(by_name(case.by)) if case.by else nullcontext()
+    with nan_results(), by, recording():
+        y = case.function(x, w, b, **case.arguments, **given)
+    compare(case, x, w, b, y, thorough, r)
+    assert residual is None or residual is out or np.array_equal(case.canonical(residual), r)
     assert out is None or y is out, f"{case}: the result is not out"
     after = [numbers(a) for a in (x, w, b) if a is not None]
     same = all(np.array_equal(a, c) for a, c in zip(before, after, strict=True))
@@ -46,7 +54,9 @@ def check(case: Case | str, thorough: bool = False) -> Any:
     return y
 
 
-def compare(case: Case, x: Any, w: Any, b: Any, y: Any, thorough: bool = False) -> None:
+def compare(
+    case: Case, x: Any, w: Any, b: Any, y: Any, thorough: bool = False, r: Any = None
+) -> None:
     """The result of a call has the right shape, dtype and kind, and numbers within the bound."""
     __tracebackhide__ = True
     conv = case.conv
@@ -56,12 +66,17 @@ def compare(case: Case, x: Any, w: Any, b: Any, y: Any, thorough: bool = False) 
     assert got.dtype.name == conv.dtype, f"{case}: gives {got.dtype}"
     assert got.shape == conv.out_shape, f"{case}: has shape {got.shape}, not {conv.out_shape}"
     want = (reference.im2col if thorough else expected)(conv, x, w, b)
-    if case.whole:
+    if case.whole and (conv not in plans or by_name(plans[conv].algorithm).exact):
         bound: Any = 0
     else:
         algorithm = plans[conv].algorithm if conv in plans else "direct"
         name = algorithm if algorithm in reference.ROUNDING else "direct"
         bound = (reference.tolerance if thorough else tolerance)(conv, x, w, b, name)
+    epilogue = case.epilogue
+    if epilogue != Epilogue():
+        if not case.whole or epilogue.activation not in EXACT:
+            bound = reference.finished_tolerance(bound, want, epilogue, r, conv.dtype)
+        want = reference.finish(want, epilogue, r)
     wrong = ~(np.abs(got - want) <= bound)  # NaN is wrong too
     assert not wrong.any(), f"{case}\n{_where(wrong, got, want, bound)}"
 
@@ -111,8 +126,8 @@ def recording() -> Iterator[list[Job]]:
 
 
 def units(job: Job) -> int:
-    """Pieces that the work of a job is cut into."""
-    return int(job.words[JOB.index("units")])
+    """Pieces that the work of a job is cut into: the first word, whatever the algorithm."""
+    return int(job.words[0])
 
 
 def forget() -> None:
@@ -122,10 +137,14 @@ def forget() -> None:
 
 @contextmanager
 def pinned(algorithm: Algorithm, which: int = 0) -> Iterator[None]:
-    """Every call is computed by this algorithm, by its plan of that number."""
+    """Every call is computed by this algorithm, by its plan of that number; by the one that is
+    chosen where it has none for such layouts.
+    """
+    otherwise = execute.choose
 
     def choose(conv: Conv, *rest: Any) -> Plan:
-        plans[conv] = algorithm.plans(conv, *rest)[which]
+        offered = algorithm.plans(conv, *rest)
+        plans[conv] = offered[which] if offered else otherwise(conv, *rest)
         return plans[conv]
 
     forget()
@@ -148,13 +167,14 @@ def threads(count: int) -> Iterator[None]:
 @contextmanager
 def small_units(pixels: int = 16, fewest: int = 4, alone: int = 0) -> Iterator[None]:
     """Cut work as if it were large: several units, and as many threads as there are, whatever the
-    size.
+    size and whichever algorithm: the modules that cut have these numbers by these names.
     """
     forget()
-    with (
-        patch.object(schedule, "PIXELS", pixels),
-        patch.object(schedule, "FEWEST", fewest),
-        patch.object(schedule, "ALONE", alone),
-    ):
+    numbers = {"PIXELS": pixels, "FEWEST": fewest, "ALONE": alone}
+    numbers |= {"ROOM": 40 * pixels, "HALO": 10**6}
+    with ExitStack() as stack:
+        for name, module in list(sys.modules.items()):
+            for number in numbers.keys() & vars(module) if name.startswith("konv.kernels.") else ():
+                stack.enter_context(patch.object(module, number, numbers[number]))
         yield
     forget()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import product
-from math import prod
 from random import Random
 from typing import Any, Protocol, TypeVar
 
@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from konv.errors import ProblemError
 from konv.geometry import MODES, Conv
-from konv.plan import Plan
-from konv.runtime.choose import choose
+from konv.kernels import ALGORITHMS, by_name
+from konv.plan import Algorithm, Plan
 from konv.target import Target
 
 T = TypeVar("T")
@@ -58,34 +58,39 @@ class Hypothesis:
 def case(d: Draw, target: Target, large: bool) -> Case:
     """Draw a call; ProblemError if the numbers describe none.
 
-    `large` ones have room for two register tiles and a tail on every axis that kernels block.
+    Half of the small ones and all large ones name the algorithm that computes them: one of those
+    that take them. `large` ones have room for two of its blocks and a tail of all that it blocks.
     """
     dims, dtype = d.one((1, 2, 2, 2, 3)), d.one(("float32", "float32", "float64"))
+    blocking = [a for a in ALGORITHMS if two_blocks(a, dtype, target)] if large else ALGORITHMS
+    mine = (d.one(blocking),) if large else ALGORITHMS
     transposed, mode = d.one((False, False, True)), d.one(("zeros",) * 5 + MODES)
     single, layout = d.number(0, 6) == 0, d.number(0, 4) == 0
-    ci, co, groups = _channels(d, dtype, target, large)
+    wide = d.one(two_blocks(mine[0], dtype, target)) if large else None
+    ci, co, groups = wide.channels(d) if wide else _channels(d, dtype, target)
     kernel = [d.number(1, 3 if large or dims == 3 else 5) for _ in range(dims)]
     stride, dilation = _steps(d, dims, 3), _steps(d, dims, 3)
-    if transposed and d.number(0, 1):
-        few, (kernel, stride, dilation) = _upsampling(d, dims)
-        if (
-            large and few
-        ):  # channels that leave lanes empty, and enough sub-pixels to fill two blocks
-            ci, co, groups = 3, target.lanes(dtype) + 3, 1
+    if transposed and not large and d.number(0, 1):
+        kernel, stride, dilation = _upsampling(d, dims)
+    if dims == 2 and ci == co == groups and not transposed and d.number(0, 1) == 0:
+        kernel, stride, dilation = d.one(([28, 30], [29, 28])), [1, 1], [1, 1]
     extra = [0] * dims
     if transposed and mode == "zeros" and d.number(0, 1):
         extra = [d.number(0, max(s, a) - 1) for s, a in zip(stride, dilation, strict=True)]
-    if large:
-        most = {1: (20, 40), 2: (5, 9), 3: (3, 5)}[dims]
-        sizes = [d.number(*most) * (1 if transposed else s) for s in stride]
+    if wide:
+        sizes = _large_sizes(d, wide.pixels, [1] * dims if transposed else stride)
     else:
         sizes = [d.number(1, {1: 20, 2: 8, 3: 5}[dims]) for _ in range(dims)]
+    if max(kernel) > 5:
+        sizes = [d.number(26, 36) for _ in range(dims)]
     written, padding = _padding(d, dims, transposed)
     n = 1 if single else d.one((1, 1, 1, 2, 2, 3, 0) if not large else (1, 1, 2))
     conv = Conv.of(
         (n, ci, *sizes), co, kernel, stride, padding, dilation, groups,
         transposed=transposed, output_padding=extra, padding_mode=mode, dtype=dtype,
     )  # fmt: skip
+    takers = [a.name for a in mine if a.why_not(conv, target) is None]
+    named = takers and (large or d.number(0, 1))
     torch = d.number(0, 4) == 0
     any_form = TENSORS if torch else tuple(FORMS)
     outputs = ("contiguous", "last", "inside", "steps") + (
@@ -98,40 +103,74 @@ def case(d: Draw, target: Target, large: bool) -> Case:
         bias=d.one(("", "contiguous", "contiguous", "steps", d.one(any_form))),
         out=d.one(outputs) if d.number(0, 6) == 0 else "",
         padding=written, layout=layout, torch=torch, single=single, whole=d.number(0, 1) == 0,
+        by=d.one(takers) if named else "",
     )  # fmt: skip
 
 
-def _channels(d: Draw, dtype: str, target: Target, large: bool) -> tuple[int, int, int]:
+def _channels(d: Draw, dtype: str, target: Target) -> tuple[int, int, int]:
     """In, out, groups. Few different pairs: kernels are specialised on them, and each takes long
     to compile.
     """
     lanes = target.lanes(dtype)
     if d.number(0, 4) == 0:  # depthwise, one in five with two channels out a group
-        groups = d.one(_two_blocks(dtype, target, True)[:2] if large else (2, lanes + 1))
+        groups = d.one((2, lanes + 1))
         return groups, groups * d.one((1, 1, 1, 1, 2)), groups
-    if large:
-        groups = d.one((1, 1, 1, 2))
-        ci, co = d.one(tuple(zip((5, 3, 1), _two_blocks(dtype, target, False), strict=True)))
-    else:
-        groups = d.one((1, 1, 1, 2, 3))
-        ci, co = d.one(((1, 1), (3, 1), (5, 3), (2, lanes), (9, lanes + 1), (8, 3 * lanes - 1)))
+    groups = d.one((1, 1, 1, 2, 3))
+    ci, co = d.one(((1, 1), (3, 1), (5, 3), (2, lanes), (9, lanes + 1), (8, 3 * lanes - 1)))
     return groups * ci, groups * co, groups
 
 
+@dataclass(frozen=True)
+class Wide:
+    """Channels that make two blocks and a tail for an algorithm, and the pixels of its tile."""
+
+    ci: int
+    co: int
+    groups: int
+    pixels: int
+
+    def channels(self, d: Draw) -> tuple[int, int, int]:
+        """In, out, groups: one in four of the ordinary ones in two groups."""
+        if self.groups == 1 and d.number(0, 3) == 0:
+            return 2 * self.ci, 2 * self.co, 2
+        return self.ci, self.co, self.groups
+
+
 @cache
-def _two_blocks(dtype: str, target: Target, depthwise: bool) -> tuple[int, int, int]:
-    """The fewest output channels that make two blocks and a tail, by each of three sorts: a tail
-    that fills no
-    vector, one that is a channel short of a vector, one that fills a vector but not the block.
+def two_blocks(algorithm: Algorithm, dtype: str, target: Target) -> tuple[Wide, ...]:
+    """The fewest channels for which an algorithm meets two blocks and a tail, of each of three
+    sorts: a tail that fills no vector, one that is a channel short of a vector, one that fills a
+    vector but not the block. Of few channels in, or else of many, or else of one a group: kernels
+    take long to compile.
     """
-    lanes, fit = target.lanes(dtype), []
-    for co in range(2 * lanes, 32 * lanes):
-        ci, groups = (co, co) if depthwise else (3, 1)
-        conv = Conv.of((1, ci, 40), co, 3, groups=groups, dtype=dtype)
-        if tiled_anyhow(conv, target):
-            fit.append(co)
-    few, short, full = (next(co for co in fit if co % lanes == rest) for rest in (1, lanes - 1, 0))
-    return few, short, full
+    lanes, layouts = target.lanes(dtype), tuple(product((True, False), repeat=2))
+    found = list[Wide]()
+    sorts = ((5, 1), (3, lanes - 1), (1, 0), (20, 1), (20, lanes - 1), (0, 1), (0, lanes - 1))
+    for ci, rest in sorts:
+        if ci in (20, 0) and any(wide.groups == 1 and wide.ci != ci for wide in found):
+            continue
+        for channels in range(2 * lanes + rest or lanes, 32 * lanes, lanes):
+            groups = 1 if ci else channels
+            conv = Conv.of((1, ci or groups, 99, 99), channels, 3, groups=groups, dtype=dtype)
+            if algorithm.why_not(conv, target) is not None:
+                break
+            if tiled_anyhow(conv, algorithm, target):
+                plans = [p for pair in layouts for p in algorithm.plans(conv, target, *pair)[:1]]
+                pixels = max(algorithm.blocks(conv, plan, target).pixels[1] for plan in plans)
+                found.append(Wide(conv.ci, channels, groups, pixels))
+                break
+    return tuple(found)
+
+
+def _large_sizes(d: Draw, tile: int, steps: list[int]) -> list[int]:
+    """Of an image with room for two tiles of so many pixels and a tail, on the last two axes."""
+    dims = len(steps)
+    least, most = {1: (20, 40), 2: (5, 9), 3: (3, 5)}[dims]
+    grown = max(1.0, (tile / 10) ** (1 / min(dims, 2)))
+    return [
+        step * round(d.number(least, most) * (grown if axis >= dims - 2 else 1))
+        for axis, step in enumerate(steps)
+    ]
 
 
 def _steps(d: Draw, dims: int, most: int) -> list[int]:
@@ -142,15 +181,13 @@ def _steps(d: Draw, dims: int, most: int) -> list[int]:
     return [d.number(1, most)] * dims if kind == 2 else [d.number(1, most) for _ in range(dims)]
 
 
-def _upsampling(d: Draw, dims: int) -> tuple[bool, tuple[list[int], list[int], list[int]]]:
-    """Kernel, stride and dilation as upsampling layers have them, alike on all axes; and whether
-    they are such that sub-pixels should fill the lanes. Few different ones, as for channels.
+def _upsampling(d: Draw, dims: int) -> tuple[list[int], list[int], list[int]]:
+    """Kernel, stride and dilation as upsampling layers have them, alike on all axes. Few different
+    ones, as for channels.
     """
     most = {1: 8, 2: 4, 3: 2}[dims]
-    few, kernel, stride = d.one(
-        ((True, most, most), (True, most, most), (False, 4, 2), (False, 3, 2), (False, 2, 3))
-    )
-    return few, ([kernel] * dims, [stride] * dims, [1] * dims)
+    kernel, stride = d.one(((most, most), (most, most), (4, 2), (3, 2), (2, 3)))
+    return [kernel] * dims, [stride] * dims, [1] * dims
 
 
 def _padding(d: Draw, dims: int, transposed: bool) -> tuple[str, Any]:
@@ -171,33 +208,26 @@ def _padding(d: Draw, dims: int, transposed: bool) -> tuple[str, Any]:
 
 def accepted(d: Draw, target: Target, large: bool) -> Case:
     """The next case that is a convolution, and if it is to be large one that is so in whatever
-    layout.
+    layout, for the algorithm that it names.
     """
     while True:
         try:
             drawn = case(d, target, large)
         except ProblemError:
             continue
-        if not large or tiled_anyhow(drawn.conv, target):
+        if not large or (drawn.by and tiled_anyhow(drawn.conv, by_name(drawn.by), target)):
             return drawn
 
 
-def tiled_anyhow(conv: Conv, target: Target) -> bool:
-    """Whether `tiled` holds for the plans of all four pairs of layouts."""
+def tiled_anyhow(conv: Conv, algorithm: Algorithm, target: Target) -> bool:
+    """Whether `tiled` holds for the algorithm's first plans for all four pairs of layouts."""
     layouts = product((True, False), repeat=2)
-    return all(tiled(conv, choose(conv, target, *pair), target) for pair in layouts)
+    plans = [plan for pair in layouts for plan in algorithm.plans(conv, target, *pair)[:1]]
+    return bool(plans) and all(tiled(conv, plan, target) for plan in plans)
 
 
 def tiled(conv: Conv, plan: Plan, target: Target) -> bool:
-    """Whether a plan meets two full register tiles and a tail on both axes that it blocks: pixels
-    of the
-    largest phase, and output channels of a group, or all of them where the channels of groups
-    share vectors.
-    """
-    width = plan.vectors * target.lanes(plan.dtype)
-    channels = conv.co if plan.algorithm == "depthwise" else conv.co // conv.groups
-    pixels = prod(max(phase.count for phase in axis.phases()) for axis in conv.axes)
-    if plan.algorithm == "subpixel":  # sub-pixels stand in the lanes with them, and leave no tail
-        columns = channels * prod(axis.up for axis in conv.axes)
-        return columns > 2 * width and pixels > 2 * plan.pixels and pixels % plan.pixels > 0
-    return all(n > 2 * tile and n % tile for n, tile in ((channels, width), (pixels, plan.pixels)))
+    """Whether a plan meets two full blocks and a tail of all that its kernel blocks."""
+    blocks = by_name(plan.algorithm).blocks(conv, plan, target)
+    pairs = (blocks.pixels, blocks.co, blocks.groups)
+    return all(tile == 1 or (count > 2 * tile and count % tile) for count, tile in pairs)

@@ -172,6 +172,8 @@ def main(end: str, count: str, missing: str = "0") -> None:
     with fenced(end == "end", int(missing)), threads(3):
         for conv, algorithm, *_ in (pair.values for pair in PAIRS):
             for layouts, forms in LAYOUTS.items():
+                if not algorithm.plans(conv, target, *layouts):
+                    continue
                 small = shrunk(conv, algorithm.plans(conv, target, *layouts)[0], target)
                 case = Case(small, bias="contiguous", whole=True, **forms)
                 with pinned(algorithm), small_units() if layouts[0] else nullcontext():
@@ -179,8 +181,15 @@ def main(end: str, count: str, missing: str = "0") -> None:
         for large in (False, True):
             dice = Dice(3 + large)
             for number in range(int(count)):
+                drawn = accepted(dice, target, large)
+                if number % 8 == 0:
+                    word, form = dice.one(("relu", "gelu")), dice.one(("contiguous", "last", "out"))
+                    out = drawn.out or "contiguous" if form == "out" else drawn.out
+                    drawn = replace(drawn, activation=word, residual=form, out=out)
+                if number % 8 == 4:
+                    drawn = replace(drawn, conv=replace(drawn.conv, dtype="float16"))
                 with small_units() if number % 2 else nullcontext():
-                    _run(accepted(dice, target, large))
+                    _run(drawn)
     print("done")  # noqa: T201
 
 

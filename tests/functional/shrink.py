@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from konv.errors import ProblemError
 from konv.geometry import Axis, Conv
-from konv.kernels.microtile import UNROLL
+from konv.kernels import by_name
 from konv.plan import Plan
 from konv.target import Target
 
@@ -17,17 +17,61 @@ def shrunk(conv: Conv, plan: Plan, target: Target) -> Conv:
     """The same kind of convolution, for which the plan would be the same, with little to
     compute.
     """
-    width, per_channel = plan.vectors * target.lanes(plan.dtype), plan.algorithm == "depthwise"
-    groups = _fewer(conv.groups, width) if per_channel else min(conv.groups, 3)
-    ci = _fewer(conv.ci // conv.groups, UNROLL)
-    co = conv.co // conv.groups if per_channel else _fewer(conv.co // conv.groups, width)
+    if plan.algorithm in ("planes", "pencils", "nested"):
+        return _shrunk_strips(conv, plan, target)
+    blocks = by_name(plan.algorithm).blocks(conv, plan, target)
+    groups = min(conv.groups, 3) if blocks.groups[1] == 1 else _fewer(*blocks.groups)
+    ci = _fewer(conv.ci // conv.groups, blocks.ci[1])
+    # Some see more output channels than there are: sub-pixels too.
+    each = max(1, blocks.co[0] // (conv.co // conv.groups))
+    co = _fewer(conv.co // conv.groups, -(-blocks.co[1] // each))
     small = replace(conv, n=min(conv.n, 2), ci=groups * ci, co=groups * co, groups=groups)
     for at in range(conv.dims):
-        most = 2 * plan.pixels + 1 if at == conv.dims - 1 else 3
+        most = 2 * blocks.pixels[1] + 1 if at == conv.dims - 1 else 3
         axes = (*small.axes[:at], _shorter(conv.axes[at], most), *small.axes[at + 1 :])
         try:
             small = replace(small, axes=axes)
         except ProblemError:  # the padding mode cannot fill so much beside so few pixels
+            continue
+    return small
+
+
+def _shrunk_strips(conv: Conv, plan: Plan, target: Target) -> Conv:
+    """The same for kernels that take a channel, or a vector of channels, at a time."""
+    lanes = target.lanes(plan.dtype)
+    planes = plan.algorithm == "planes"
+    each, multiplier = (1, conv.co // conv.ci) if planes else (lanes, 1)
+    groups = _fewer(conv.groups, each)
+    small = replace(conv, n=min(conv.n, 2), ci=groups, co=groups * multiplier, groups=groups)
+    tiles = {2: plan.vectors * lanes, 1: plan.pixels} if planes else {2: plan.pixels, 1: 1}
+    if plan.algorithm == "nested":
+        tiles = {2: 4 * plan.pixels, 1: 4 * plan.vectors}
+    for at in range(conv.dims):
+        most = 2 * tiles.get(at + 3 - conv.dims, 1) + 1
+        axes = (*small.axes[:at], _shorter(conv.axes[at], most), *small.axes[at + 1 :])
+        try:
+            small = replace(small, axes=axes)
+        except ProblemError:
+            continue
+    return small
+
+
+def _shrunk_strips(conv: Conv, plan: Plan, target: Target) -> Conv:
+    """The same for kernels that take a channel, or a vector of channels, at a time."""
+    lanes = target.lanes(plan.dtype)
+    planes = plan.algorithm == "planes"
+    each, multiplier = (1, conv.co // conv.ci) if planes else (lanes, 1)
+    groups = _fewer(conv.groups, each)
+    small = replace(conv, n=min(conv.n, 2), ci=groups, co=groups * multiplier, groups=groups)
+    tiles = {2: plan.vectors * lanes, 1: plan.pixels} if planes else {2: plan.pixels, 1: 1}
+    if plan.algorithm == "nested":
+        tiles = {2: 4 * plan.pixels, 1: 4 * plan.vectors}
+    for at in range(conv.dims):
+        most = 2 * tiles.get(at + 3 - conv.dims, 1) + 1
+        axes = (*small.axes[:at], _shorter(conv.axes[at], most), *small.axes[at + 1 :])
+        try:
+            small = replace(small, axes=axes)
+        except ProblemError:
             continue
     return small
 

@@ -95,19 +95,19 @@ ARRAYS: list[Row] = [
 
 CASTS: list[Row] = [
     (str(dtype), lambda dtype=dtype: conv(X.astype(dtype), W.astype(dtype)), UnsupportedError,
-     f"x is {np.dtype(dtype).name}; konv computes in float32 and float64. Cast it, "
+     f"x is {np.dtype(dtype).name}; konv takes float32, float64, float16, bfloat16. Cast it, "
      f"x.astype(\"float32\").")
-    for dtype in ("int8", "uint8", "int32", "int64", "float16", "bool")
+    for dtype in ("int8", "uint8", "int32", "int64", "uint16", "bool")
 ] + [
     (str(dtype), lambda dtype=dtype: conv(X.astype(dtype), W), UnsupportedError,
-     f"x is {dtype}; konv computes in float32 and float64. Convolve x.real and x.imag, and put "
-     f"them together.")
+     f"x is {dtype}; konv takes float32, float64, float16, bfloat16. Convolve x.real and x.imag, "
+     f"and put them together.")
     for dtype in ("complex64", "complex128")
 ] + [
     (str(dtype), lambda dtype=dtype: conv(TX.to(dtype), TW.to(dtype)), UnsupportedError,
-     f"x is {str(dtype).removeprefix('torch.')}; konv computes in float32 and float64. Cast it, "
-     f"x.float().")
-    for dtype in (torch.float16, torch.bfloat16, torch.int64, torch.bool)
+     f"x is {str(dtype).removeprefix('torch.')}; konv takes float32, float64, float16, bfloat16. "
+     f"Cast it, x.float().")
+    for dtype in (torch.int16, torch.int64, torch.bool)
 ]  # fmt: skip
 
 ARGUMENTS: list[Row] = [

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from functional.case import Case
-from functional.check import forget, pinned, plans, recording, small_units, threads
+from functional.check import forget, pinned, plans, recording, small_units, threads, units
 from functional.draw import Dice, accepted
 from functional.forms import FORMS, Array, numbers
 from functional.witness import expected
@@ -55,10 +55,26 @@ every_layout = pytest.mark.parametrize(
 
 def kinds(line: str) -> Iterator[tuple[Case, Algorithm]]:
     """The case with each algorithm that takes it."""
-    case = Case.parse(line)
+    case, target = Case.parse(line), llvm.detect()
+    layouts = case.x != "last", case.out != "last"
     for algorithm in ALGORITHMS:
-        if algorithm.why_not(case.conv, llvm.detect()) is None:
+        refused = algorithm.why_not(case.conv, target)
+        if refused is None and algorithm.plans(case.conv, target, *layouts):
             yield case, algorithm
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda a: str(a.name))
+def test_every_algorithm_is_held_to_it(algorithm: Algorithm) -> None:
+    """Those with many small blocks, too: more than one unit and thread, in either memory format."""
+    target, several = llvm.detect(), 0
+    for line in KINDS:
+        conv = Conv.parse(line)
+        if algorithm.why_not(conv, target) is None:
+            for forms in ("", "x=last out=last"):
+                with pinned(algorithm), threads(3), small_units(20, 4), recording() as jobs:
+                    result(Case.parse(f"{line} / {forms}"))
+                several += any(units(job) > 3 and job.threads == 3 for job in jobs)
+    assert several >= 2, f"{algorithm.name} is not cut up"
 
 
 def result(
@@ -129,8 +145,8 @@ def test_batch(line: str, forms: str) -> None:
 @every_layout
 @every_kind
 def test_crops(line: str, forms: str) -> None:
-    """A crop whose origin is a multiple of the stride gives the crop of the whole, away from its
-    own border.
+    """A crop whose origin is a multiple of the stride and the plan's alignment gives the crop of
+    the whole, away from its own border.
     """
     for case, algorithm in kinds(f"{line} / bias=contiguous {forms}"):
         conv = case.conv
@@ -138,9 +154,13 @@ def test_crops(line: str, forms: str) -> None:
             continue
         with pinned(algorithm), threads(3), small_units(20, 4):
             x, once = case.arrays()[0], result(case)
-            dice, compared = Dice(len(line)), 0
+            dice, compared, aligned = Dice(len(line)), 0, plans[conv].alignment
             for _ in range(12):
-                origin = [dice.number(0, a.size // 2 // a.stride) * a.stride for a in conv.axes]
+                steps = [a.stride * aligned for a in conv.axes]
+                origin = [
+                    dice.number(0, a.size // 2 // step) * step
+                    for a, step in zip(conv.axes, steps, strict=True)
+                ]
                 sizes = [
                     dice.number(a.size // 2, a.size - o)
                     for a, o in zip(conv.axes, origin, strict=True)
@@ -263,7 +283,7 @@ def test_alignment_and_steps_in_memory() -> None:
     """Where an array lies, and how far apart its pixels are, decides nothing."""
     dice, compared, rng = Dice(5), 0, Random(5)
     for _ in range(150):
-        case = replace(accepted(dice, llvm.detect(), large=False), torch=False, out="")
+        case = replace(accepted(dice, llvm.detect(), large=False), torch=False, out="", by="")
         x = numbers(case.arrays()[0])
         with recording():
             forget()
@@ -292,9 +312,12 @@ for name in sys.argv[1].split(): __import__(name)
 import numpy as np, konv
 from konv.geometry import Axis, Conv
 from konv.geometry.terms import Terms
-from konv.kernels import schedule
+from konv import kernels
 
-schedule.PIXELS, schedule.FEWEST, schedule.ALONE = 30, 4, 0
+for name, module in list(sys.modules.items()):  # as functional.check.small_units
+    for number, small in {"PIXELS": 30, "FEWEST": 4, "ALONE": 0}.items():
+        if name.startswith("konv.kernels.") and hasattr(module, number):
+            setattr(module, number, small)
 if int(sys.argv[2]): konv.set_num_threads(int(sys.argv[2]))
 
 def digest():

@@ -98,9 +98,6 @@ class Conv(OpRun):  # type: ignore[misc] # onnx carries no types
         calls.append(type(self).__name__)
         given = {key: value for key, value in attributes.items() if value is not None}
         transposed = type(self) is ConvTranspose
-        if x.dtype == np.float16:  # which konv leaves to its callers
-            wide = [None if a is None else a.astype(np.float32) for a in (x, w, b)]
-            return (convolve(*wide, transposed=transposed, **given).astype(np.float16),)
         return (convolve(x, w, b, transposed=transposed, **given),)
 
 

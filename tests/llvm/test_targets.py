@@ -24,8 +24,9 @@ from llvm.assembly import (
 )
 
 from konv.geometry import Conv
-from konv.kernels import direct, interleave, subpixel
+from konv.kernels import direct, interleave, planar, subpixel
 from konv.kernels.microtile import UNROLL, emit_tile
+from konv.kernels.planar_tile import emit_tiles
 from konv.llvm import Module, assembly, describe
 from konv.plan import Plan
 from konv.target import Target
@@ -63,6 +64,46 @@ def test_a_tile_stays_in_registers(machine: Machine, mr: int, nr: int, depth: in
     # tiles that keep it (30.1 GFLOP/s, 4 x 2: 27.4).
     allowed = 2 if machine.family == "sse" and depth else 0
     check_loop(machine, "float32", lines, mr * nr * (depth or UNROLL), allowed)
+
+
+def planes() -> Iterator[object]:
+    """Every tile that planar considers, as wide as the registers allow."""
+    for machine in MACHINES:
+        for nc, nv in planar.tiles(planar.MOST, target_of(machine)):
+            yield pytest.param(machine, nc, nv, id=f"{machine}-{nc}x{nv}")
+
+
+@pytest.mark.parametrize(("machine", "nc", "nv"), list(planes()))
+def test_a_planar_tile_stays_in_registers(machine: Machine, nc: int, nv: int) -> None:
+    """So it does with fewer vectors, as the last tiles of a row have."""
+    target = target_of(machine)
+    plan = Plan("planar", "float32", True, True, nv * target.lanes("float32"), nv, form=(nc, 0))
+    module = Module(target, "tile")
+    emit_tiles(module, plan, nc)
+    found = functions(assembly(module))
+    for fewer in range(1, nv + 1):
+        check_loop(machine, "float32", found[f"tile_{nc}x{fewer}"], nc * fewer)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@each_machine
+def test_a_planar_kernel_has_the_tiles_of_its_plan(
+    machine: Machine, dtype: str, layout: str
+) -> None:
+    """A whole kernel, with a last block of fewer channels; strided, so rows are dealt out."""
+    target = target_of(machine)
+    conv = Conv.of((1, 4, 19, 19), 13, kernel=3, stride=2, dtype=dtype)
+    plan = planar.plans(conv, target, LAYOUTS[layout], LAYOUTS[layout])[0]
+    nc, tail, *_ = plan.form
+    found = functions(assembly(planar.emit(plan, target)))
+    names = {name for name in found if re.fullmatch(r"tile_\d+x\d+", name)}
+    blocks = {nc, tail} - {0}
+    assert names == {f"tile_{n}x{nv}" for n in blocks for nv in range(1, plan.vectors + 1)}
+    for n in blocks:
+        check_loop(machine, dtype, found[f"tile_{n}x{plan.vectors}"], n * plan.vectors)
+    calls = set().union(*map(called, found.values())) - found.keys()
+    assert calls <= {"memcpy", "memset", "bzero"}, "what else it needs comes through the context"
 
 
 def check_loop(machine: Machine, dtype: str, lines: list[str], sums: int, allowed: int = 0) -> None:

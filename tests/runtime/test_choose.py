@@ -7,7 +7,6 @@ import threading
 from dataclasses import fields, replace
 from itertools import product
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,80 +15,84 @@ from functional.check import forget, recording, threads
 from functional.check import plans as recorded
 from geometry.strategies import convs
 from hypothesis import given
+from kernels.layers import LAYOUTS, PROBLEMS, SIZES, TARGETS, sized
 
 import konv
-from konv import kernels, llvm
+from konv import llvm
 from konv.errors import ProblemError
-from konv.geometry import Axis, Conv, read_problems
-from konv.kernels import ALGORITHMS, depthwise, direct, interleave, subpixel
+from konv.geometry import Conv
+from konv.kernels import ALGORITHMS, direct
 from konv.plan import Algorithm, Plan
 from konv.runtime import choose as module
-from konv.runtime.choose import choose, current_precision, precision
+from konv.runtime.choose import BETWEEN, LARGE, SMALL, choose, current_precision, precision
 from konv.target import Target
 
-FOLDER = Path(__file__).resolve().parents[2] / "problems"
-PROBLEMS = [
-    conv
-    for file in sorted(FOLDER.glob("*.txt"))
-    for _, conv in read_problems(file.read_text("utf-8"))
-]
-LAYOUTS = list(product((True, False), repeat=2))
-TARGETS = {
-    "sse": Target("x86_64-linux-gnu", "x86-64", (), 16, 16),
-    "avx2": Target("x86_64-linux-gnu", "haswell", (), 32, 16),
-    "avx512": Target("x86_64-linux-gnu", "skylake-avx512", (), 64, 32),
-    "neon": Target("aarch64-linux-gnu", "cortex-a72", (), 16, 32),
-}
-every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda a: str(a.name))
 every_target = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 
 
 # What it must not look at
 
-CHANGING = {
-    "n", "in_shape", "out_shape", "macs", "exact_macs", "bytes", "intensity", "size", "out",
-    "padded", "taps", "reads", "source", "overhang", "phases", "adjoint", "weight_adjoint",
-    "with_size", "with_batch",
-}  # fmt: skip
 
-
-class Blind:
-    """A problem or an axis that will not say how large it is."""
-
-    def __init__(self, whole: Conv | Axis) -> None:
-        self._whole = whole
-
-    def __getattr__(self, name: str) -> Any:
-        if name in CHANGING:
-            raise AssertionError(f"choosing has looked at {name}")
-        found = getattr(self._whole, name)
-        return tuple(map(Blind, found)) if name == "axes" else found
+@every_target
+def test_the_batch_is_not_looked_at(target: Target) -> None:
+    for conv, layouts in product(PROBLEMS, LAYOUTS):
+        plan = choose(conv, target, *layouts)
+        assert {choose(conv.with_batch(n), target, *layouts) for n in (0, 1, 7)} == {plan}
 
 
 @every_target
-def test_size_and_batch_are_not_looked_at(target: Target) -> None:
-    """Not even asked for: a problem that raises when they are gets the same plan."""
-    for conv, (packed, blocked) in product(PROBLEMS, LAYOUTS):
-        blind: Any = Blind(conv)
-        assert choose(blind, target, packed, blocked) == choose(conv, target, packed, blocked)
+def test_two_plans_at_most(target: Target) -> None:
+    """One for small images and one for large ones; which is which is decided in one place."""
+    for conv, layouts in product(PROBLEMS, LAYOUTS):
+        found: dict[bool, set[Plan]] = {False: set(), True: set()}
+        for size in SIZES:
+            other = sized(conv, size)
+            if other is not None:
+                outputs = prod(axis.out for axis in other.axes)
+                found[outputs > BETWEEN].add(choose(other, target, *layouts))
+        assert len(found[False]) <= 1, f"{conv}: {found}"
+        assert len(found[True]) <= 1, f"{conv}: {found}"
 
 
-def test_this_can_fail() -> None:
-    blind: Any = Blind(PROBLEMS[0])
-    with pytest.raises(AssertionError, match="looked at size"):
-        _ = blind.axes[0].size
+@given(convs(most=9))
+def test_two_plans_at_most_of_anything(conv: Conv) -> None:
+    conv, target = replace(conv, dtype="float32"), TARGETS["avx2"]
+    found: dict[bool, set[Plan]] = {False: set(), True: set()}
+    for other in (conv, *(sized(conv, size) for size in SIZES)):
+        if other is not None:
+            outputs = prod(axis.out for axis in other.axes)
+            found[outputs > BETWEEN].add(choose(other, target, True, True))
+    assert max(map(len, found.values())) <= 1, found
 
 
-def test_the_same_plan_at_every_size() -> None:
-    target, sizes = llvm.detect(), (1, 2, 7, 31, 500)
-    for conv in PROBLEMS:
-        for packed, blocked in LAYOUTS:
-            plans = {choose(conv, target, packed, blocked)}
-            for n, extra in product((0, 1, 64), sizes):
-                large = [axis.size + extra for axis in conv.axes]
-                other = conv.with_batch(n).with_size(*large)
-                plans.add(choose(other, target, packed, blocked))
-            assert len(plans) == 1, f"{conv}: {plans}"
+@pytest.mark.parametrize(
+    ("line", "small", "large"),
+    [
+        ("conv2d 1x8x9x9 o8 k3 p1", "7x7", "32x32"),
+        ("conv2d 3x8x9x9 o8 k3 s2 p1", "13x13", "63x63"),
+        ("conv2d 1x8x9x9 o8 k5 d2", "15x15", "40x40"),
+        ("tconv2d 1x8x9x9 o8 k2 s2", "3x3", "16x16"),
+        ("conv1d 1x8x50 o8 k3 p1", "49", "1024"),
+        ("conv3d 1x8x5x5x5 o8 k3 p1", "4x4x4", "10x10x10"),
+        ("conv2d 1x8x12x12 o8 k3 p9 reflect", "16x16", "16x16"),
+    ],
+)
+def test_typical_sizes(line: str, small: str, large: str) -> None:
+    """About 49 outputs a channel for what has no more than 100, else about 1024; one image."""
+    for size, want in ((1, small), (50, large)):
+        conv = sized(Conv.parse(line), size) or Conv.parse(line)
+        if size == 50 and conv.dims == 1:
+            conv = conv.with_size(500)
+        typical = module._typical(conv)
+        assert "x".join(str(axis.size) for axis in typical.axes) == want
+        assert replace(typical, n=conv.n, axes=conv.axes) == conv
+        assert typical.n == 1
+
+
+def test_where_small_ends() -> None:
+    conv = Conv.parse("conv2d 1x8x10x10 o8 k3 p1")
+    assert module._typical(conv).axes[0].out ** 2 == SMALL
+    assert module._typical(conv.with_size(10, 11)).axes[0].out ** 2 == LARGE
 
 
 def test_the_same_plan_for_any_number_of_threads() -> None:
@@ -112,185 +115,54 @@ def test_the_same_plan_for_any_number_of_threads() -> None:
 def test_plans_have_no_field_for_it() -> None:
     assert {field.name for field in fields(Plan)} == {
         "algorithm", "dtype", "packed", "blocked", "pixels", "vectors", "tail", "odd", "depth",
-        "alignment", "form",
+        "alignment", "form", "activation", "slope", "residual",
     }  # fmt: skip
 
 
-# The protocol
+# The cheapest
 
 
-@every_target
-@every_algorithm
-def test_protocol(algorithm: Algorithm, target: Target) -> None:
-    """Names, flags, refusals in words, and plans that say what was asked for, none twice."""
-    assert kernels.by_name(algorithm.name) is algorithm
-    assert [a.name for a in ALGORITHMS].count(algorithm.name) == 1
-    assert isinstance(algorithm.exact, bool)
-    for conv, (packed, blocked) in product(PROBLEMS, LAYOUTS):
-        refusal = algorithm.why_not(conv, target)
-        if refusal is not None:
-            assert refusal == refusal.strip()
-            assert len(refusal.split()) > 3
-            continue
-        plans = algorithm.plans(conv, target, packed, blocked)
-        assert plans
-        assert len(set(plans)) == len(plans), f"{conv}: {plans}"
-        for plan in plans:
-            follows(plan, algorithm, conv, target)
-            assert (plan.packed, plan.blocked) == (packed, blocked)
+def test_the_cheapest_is_chosen() -> None:
+    """Of the first plans of all that do not refuse the layer at its typical size."""
+    for target, conv, layouts in product(TARGETS.values(), PROBLEMS, LAYOUTS):
+        typical, costs = module._typical(conv), dict[Plan, float]()
+        for algorithm in ALGORITHMS:
+            if algorithm.why_not(typical, target) is None:
+                for plan in algorithm.plans(typical, target, *layouts)[:1]:
+                    costs[plan] = algorithm.cost(typical, plan, target)
+        found = choose(conv, target, *layouts)
+        assert costs[found] == min(costs.values()), f"{conv}: {costs}"
 
 
-def follows(plan: Plan, algorithm: Algorithm, conv: Conv, target: Target) -> None:
-    """A plan fits its problem, and its sums and one vector of weights fit into registers."""
-    lanes = target.lanes(conv.dtype)
-    co = conv.co if algorithm is depthwise else conv.co // conv.groups
-    if algorithm is subpixel:
-        co *= prod(axis.up for axis in conv.axes)
-    assert (plan.algorithm, plan.dtype) == (algorithm.name, conv.dtype)
-    assert plan.pixels >= 1
-    assert plan.vectors >= 1
-    assert plan.pixels * plan.vectors + plan.vectors < target.registers
-    assert 0 <= plan.tail <= plan.vectors
-    assert 0 <= plan.odd < lanes
-    assert plan.odd in (0, co % lanes)
-    assert plan.depth in (0, conv.ci // conv.groups)
-    assert plan.alignment >= 1
-    vectors = -(-co // lanes)
-    if algorithm is interleave:  # whose blocks are alike, and filled up
-        vectors = -(-vectors // plan.vectors) * plan.vectors
-    assert (vectors - plan.tail) % plan.vectors == 0, "blocks and tail are not all vectors"
-    assert vectors >= plan.tail
-    if plan.odd:
-        assert plan.tail, "the odd vector is in no block of its own"
-    hash(plan)
-    assert plan.algorithm in str(plan)
+def takes(algorithm: Algorithm, conv: Conv) -> bool:
+    """Whether it may be chosen for contiguous images."""
+    layer, target = module._typical(conv), llvm.detect()
+    if algorithm.why_not(layer, target) is not None:
+        return False
+    return bool(algorithm.plans(layer, target, True, True))
 
 
-@every_algorithm
-def test_emits(algorithm: Algorithm) -> None:
-    """The first and the last plan of a problem become machine code that exports run and pack."""
-    target = llvm.detect()
-    conv = next(conv for conv in PROBLEMS if algorithm.why_not(conv, target) is None)
-    for plan in algorithm.plans(conv, target, True, False)[:: max(1, len(TARGETS) - 1)]:
-        loaded = llvm.load(llvm.object_bytes(algorithm.emit(plan, target)), target)
-        assert loaded.address("run")
-        assert loaded.address("pack")
-        with pytest.raises(LookupError):
-            loaded.address("no such function")
+def test_the_more_special_of_equals(monkeypatch: pytest.MonkeyPatch) -> None:
+    for algorithm in ALGORITHMS:
+        monkeypatch.setattr(algorithm, "cost", lambda *_: 1.0)
+    for conv in PROBLEMS:
+        takers = [a.name for a in ALGORITHMS if takes(a, conv)]
+        assert choose(conv, llvm.detect(), True, True).algorithm == takers[0]
 
 
-def test_order() -> None:
-    """Most special first; the one that takes all is the last."""
-    assert ALGORITHMS[-1] is direct
-    order = [ALGORITHMS.index(a) for a in (depthwise, subpixel, interleave, direct)]
-    assert order == sorted(order)
-    with pytest.raises(StopIteration):
-        kernels.by_name("no such algorithm")
+def test_a_lower_cost_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each algorithm is chosen wherever its own model says so, and never where it refuses."""
+    for algorithm in ALGORITHMS:
+        with monkeypatch.context() as patch:
+            patch.setattr(algorithm, "cost", lambda *_: 0.0)
+            for conv in PROBLEMS:
+                found = choose(conv, llvm.detect(), True, True)
+                assert (found.algorithm == algorithm.name) == takes(algorithm, conv)
 
 
-@given(convs())
-def test_direct_never_refuses(conv: Conv) -> None:
-    """Whatever can be a convolution; on every machine it has a plan."""
-    for target in TARGETS.values():
-        assert direct.why_not(conv, target) is None
-        for packed, blocked in LAYOUTS:
-            if conv.dtype in ("float32", "float64"):
-                for plan in direct.plans(conv, target, packed, blocked):
-                    follows(plan, direct, conv, target)
-                assert choose(conv, target, packed, blocked)
-
-
-def test_every_problem_gets_the_most_special() -> None:
-    target = llvm.detect()
-    chosen = [choose(conv, target, True, True) for conv in PROBLEMS]
-    for conv, plan in zip(PROBLEMS, chosen, strict=True):
-        takers = [a.name for a in ALGORITHMS if a.why_not(conv, target) is None]
-        assert plan.algorithm == takers[0], str(conv)
-    assert {plan.algorithm for plan in chosen} == {algorithm.name for algorithm in ALGORITHMS}
-
-
-@pytest.mark.parametrize(
-    ("line", "says"),
-    [
-        ("conv2d 1x8x9x9 o8 k3", "takes one channel in and out a group; here 8 and 8"),
-        ("conv2d 1x8x9x9 o8 k3 g4", "takes one channel in and out a group; here 2 and 2"),
-        ("conv2d 1x8x9x9 o16 k3 g8", "takes one channel in and out a group; here 1 and 2"),
-        ("conv2d 1x1x9x9 o1 k3", "has one channel only, which would fill one lane of a vector"),
-        ("conv2d 1x8x9x9 o8 k3 g8", None),
-        ("tconv2d 1x8x9x9 o8 k3 s2 g8", None),
-    ],
-)
-def test_why_depthwise_does_not(line: str, says: str | None) -> None:
-    assert depthwise.why_not(Conv.parse(line), llvm.detect()) == says
-
-
-GAPS = "takes transposed layers with a stride; here no zeros are inserted"
-STEPS = "takes no dilation or second stride beside the stride of 2"
-
-
-@pytest.mark.parametrize(
-    ("line", "says"),
-    [
-        ("conv2d 1x8x9x9 o8 k3 s2", GAPS),
-        ("tconv2d 1x8x9x9 o8 k3", GAPS),
-        ("tconv2d 1x8x9x9 o8 k4 s2 d2", STEPS),
-        ("tconv2d 1x8x9x9 o64 k4 s2 p1", "would multiply more than with channels in the lanes"),
-        ("tconv2d 1x8x9x9 o64 k3 s2", "would multiply more than with channels in the lanes"),
-        ("tconv2d 1x8x9x9 o64 k2 s2", None),
-        ("tconv2d 1x8x9x9 o3 k4 s2 p1", None),
-        ("tconv2d 1x21x9x9 o21 k16 s8", None),
-    ],
-)
-def test_why_subpixel_does_not(line: str, says: str | None) -> None:
-    found = subpixel.why_not(Conv.parse(line), TARGETS["avx512"])
-    assert (found is None) == (says is None), found
-    assert (found or "").startswith(says or "")
-
-
-def test_subpixel_leaves_lanes_out_only_where_that_is_free() -> None:
-    conv = Conv.parse("tconv2d 1x8x9x9 o3 k3 s2 p1")
-    assert subpixel.why_not(conv, TARGETS["avx512"]) is None
-    says = "takes kernels that are multiples of stride 2; here 3"
-    assert subpixel.why_not(conv, TARGETS["avx2"]) == says
-
-
-@pytest.mark.parametrize(
-    ("line", "says"),
-    [
-        ("conv2d 1x8x9x9 o8 k3 s2", GAPS),
-        ("tconv2d 1x8x9x9 o8 k4 s2 d2", STEPS),
-        (
-            "tconv1d 1x8x9 o64 k16 s9",
-            "takes up to 64 sub-pixels between inputs, 8 on the",
-        ),
-        ("tconv2d 1x8x9x9 o64 k16 s16x8", "takes up to 64 sub-pixels between inputs"),
-        ("tconv2d 1x8x9x9 o64 k3 s2", None),
-        ("tconv2d 1x8x9x9 o64 k3 s8", None),
-    ],
-)
-def test_why_interleave_does_not(line: str, says: str | None) -> None:
-    found = interleave.why_not(Conv.parse(line), llvm.detect())
-    assert (found is None) == (says is None), found
-    assert (found or "").startswith(says or "")
-
-
-@every_target
-@pytest.mark.parametrize("algorithm", [subpixel, interleave], ids=lambda a: str(a.name))
-def test_costs(algorithm: Any, target: Target) -> None:
-    """Of one image, in proportion to its pixels, whatever the batch; the first plan's tiles are the
-    cheapest.
-    """
-    mine = [conv for conv in PROBLEMS if algorithm.why_not(conv, target) is None]
-    assert len(mine) >= 5
-    for conv, layouts in product(mine, LAYOUTS):
-        plan = algorithm.plans(conv, target, *layouts)[0]
-        cost = algorithm.cost(conv, plan, target)
-        assert cost > 0
-        assert algorithm.cost(conv.with_batch(7), plan, target) == cost
-        large = conv.with_size(*(200 for _ in conv.axes))
-        twice = conv.with_size(*(400 for _ in conv.axes))
-        ratio = algorithm.cost(twice, plan, target) / algorithm.cost(large, plan, target)
-        assert 0.9 < ratio / 2**conv.dims < 1.1
+def test_every_algorithm_is_chosen_for_some_problem() -> None:
+    chosen = {choose(c, llvm.detect(), *pair).algorithm for c in PROBLEMS for pair in LAYOUTS}
+    assert chosen == {algorithm.name for algorithm in ALGORITHMS}
 
 
 # Precision
@@ -299,11 +171,16 @@ def test_costs(algorithm: Any, target: Target) -> None:
 class Rough:
     """Direct, told to be an algorithm whose error bound is larger."""
 
-    name, exact = "rough", False
-    emit, work, packing = map(staticmethod, (direct.emit, direct.work, direct.packing))
+    name, exact, words = "rough", False, direct.words
+    emit, work, packing, blocks = map(
+        staticmethod, (direct.emit, direct.work, direct.packing, direct.blocks)
+    )
 
     def why_not(self, conv: Conv, target: Target) -> str | None:
         return None
+
+    def cost(self, conv: Conv, plan: Plan, target: Target) -> float:
+        return 1.0
 
     def plans(self, conv: Conv, target: Target, *layouts: bool) -> tuple[Plan, ...]:
         return tuple(replace(p, algorithm="rough") for p in direct.plans(conv, target, *layouts))

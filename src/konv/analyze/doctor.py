@@ -33,6 +33,7 @@ SELF_TEST = {
     "1d": "conv1d 2x8x50 o16 k5 p2 reflect",
     "3d": "conv3d 1x4x5x6x7 o8 k3 p1",
     "float64": "conv2d 1x8x9x9 o16 k3 p1 f64",
+    "float16": "conv2d 1x8x9x9 o16 k3 p1 f16",
 }
 """One small convolution of each kind, by what it stands for."""
 

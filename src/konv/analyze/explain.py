@@ -31,7 +31,6 @@ from konv.runtime.weights import packed_bytes
 from konv.target import BYTES, Target
 
 LAYOUTS = ("contiguous", "channels_last")
-COMPUTED = ("float32", "float64")
 ROUNDS = 7  # at least, for a median
 SECONDS = 0.5  # of measuring, for each layout
 
@@ -72,24 +71,14 @@ class Explanation:
 def explain(conv: Conv, seconds: float = 0) -> Explanation:
     """Return what is to be said of a convolution; `seconds`: how long to measure each layout.
 
-    UnsupportedError for dtypes that konv counts with but does not compute in.
+    UnsupportedError for measuring bfloat16 without PyTorch: NumPy has none.
     """
-    check_dtype(conv)
     target, crew = llvm.detect(), team()
     roads = {layout: _road(conv, target, layout, crew.threads) for layout in LAYOUTS}
     refusals = {algorithm.name: algorithm.why_not(conv, target) for algorithm in ALGORITHMS}
     took = {layout: _measure(conv, layout, seconds) for layout in LAYOUTS} if seconds else None
     roofline = measure(dtype=conv.dtype)
     return Explanation(conv, target, roads, refusals, roofline, took)
-
-
-def check_dtype(conv: Conv) -> None:
-    """Raise UnsupportedError unless konv computes in the dtype."""
-    if conv.dtype not in COMPUTED:
-        raise UnsupportedError(
-            f"dtype={conv.dtype!r}: konv computes in {' and '.join(COMPUTED)} on CPUs. "
-            f"Leave the token out for float32."
-        )
 
 
 def plan_of(conv: Conv, layout: str) -> Plan:
@@ -100,7 +89,6 @@ def plan_of(conv: Conv, layout: str) -> Plan:
 
 def module_of(conv: Conv, layout: str) -> Module:
     """Return the module of that plan, for its IR or assembly."""
-    check_dtype(conv)
     plan = plan_of(conv, layout)
     return by_name(plan.algorithm).emit(plan, llvm.detect())
 
@@ -116,9 +104,10 @@ def _measure(conv: Conv, layout: str, seconds: float) -> float:
     """Return the median time, weights packed beforehand, always into the same output."""
     memory.require(conv.bytes, f"input, weight and output of {conv}")
     rng = np.random.default_rng(0)
-    x = _laid_out(rng.standard_normal(conv.in_shape).astype(conv.dtype), layout)
-    y = _laid_out(np.empty(conv.out_shape, conv.dtype), layout)
-    layer = prepare(conv, rng.standard_normal(conv.weight_shape).astype(conv.dtype))
+    x, w = (rng.standard_normal(s).astype("float32") for s in (conv.in_shape, conv.weight_shape))
+    y = np.zeros(conv.out_shape, "float32")
+    x, y = (_in_dtype(_laid_out(a, layout), conv.dtype) for a in (x, y))
+    layer = prepare(conv, _in_dtype(w, conv.dtype))
     layer(x, out=y)
     times: list[float] = []
     begin = perf_counter()
@@ -127,6 +116,20 @@ def _measure(conv: Conv, layout: str, seconds: float) -> float:
         layer(x, out=y)
         times.append(perf_counter() - start)
     return median(times)
+
+
+def _in_dtype(a: np.ndarray[Any, Any], dtype: str) -> Any:
+    """The array, or a tensor for what NumPy lacks, with the strides that it has."""
+    if dtype != "bfloat16":
+        return a.astype(dtype)
+    try:
+        import torch
+    except ImportError:
+        raise UnsupportedError(
+            "NumPy has no bfloat16, so measuring it takes PyTorch: pip install konv[torch]. Or "
+            "measure f16."
+        ) from None
+    return torch.from_numpy(a).bfloat16()
 
 
 def _laid_out(a: np.ndarray[Any, Any], layout: str) -> np.ndarray[Any, Any]:

@@ -29,6 +29,7 @@ from konv.reference import im2col, tolerance
 ENTRIES = 4_000_000  # of the reference's matrix: 32 MB, a quarter of a second
 PLACES = 64  # each with all output channels
 
+MANY = 28  # taps along both axes from which on depthwise layers may be computed by blocks of them
 FEWEST_WINOGRAD = (
     16  # input channels of a group: below, no library gains by Winograd, konv never uses it
 )
@@ -94,8 +95,12 @@ def answers(conv: Conv, arrays: Arrays, entries: int = ENTRIES) -> Answers:
 
 
 def _method(conv: Conv) -> str:
-    """Return whose bound holds: Winograd's is wider, and any library may use it where it pays."""
+    """Return whose bound holds: Winograd's is wider, and any library may use it where it pays; so
+    is that of many taps by blocks.
+    """
     taps = prod(axis.kernel for axis in conv.axes)
+    if conv.ci == conv.co == conv.groups and conv.dtype == "float32":
+        return "nested" if min(axis.kernel for axis in conv.axes) >= MANY else "direct"
     few = conv.ci // conv.groups < FEWEST_WINOGRAD
     return "direct" if taps == 1 or few or conv.dtype == "float64" else "winograd"
 

@@ -16,7 +16,8 @@ fastest konv; toughest: over the slowest konv. peak, mem: konv's fastest in % of
 (nominal, so Winograd may exceed 100) and of the memory traffic (warm arrays lie in caches and may
 exceed it too) that this machine was measured to do. *: noisy, the reasons are above.
 """
-FAMILY = 18  # columns for the name of a family
+MANY = "Of a library with two layouts, times and means are those of the faster one."
+FAMILY = 14  # columns for the name of a family
 
 
 def closing(report: Report) -> list[Line]:
@@ -27,7 +28,8 @@ def closing(report: Report) -> list[Line]:
     doubts = [line for row in report.rows for line in _doubts(row)]
     lines += [[], *doubts] if doubts else []
     lines += _warning(report)
-    return [*lines, [], *([(part, "dim")] for part in wrap(LEGEND.strip(), WIDTH))]
+    legend = LEGEND.strip() if few(report) else f"{LEGEND.strip()} {MANY}"
+    return [*lines, [], *([(part, "dim")] for part in wrap(legend, WIDTH))]
 
 
 def _means(report: Report, working_set: str) -> Iterator[Line]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -13,8 +14,11 @@ from konv.runtime.cores import allowed
 PACKAGES = ("numpy", "llvmlite", "torch")
 
 
-def describe() -> dict[str, str]:
-    """Return the processor as LLVM sees it, cores, vectors, caches, system and versions."""
+def describe(libraries: Iterable[str] = ()) -> dict[str, str]:
+    """Return the processor as LLVM sees it, cores, vectors, caches, system and versions.
+
+    Of `libraries` those that are packages get their versions told too.
+    """
     target = llvm.detect()
     lanes = f"{target.vector_bytes * 8} bits, {target.registers} registers"
     return {
@@ -24,17 +28,17 @@ def describe() -> dict[str, str]:
         "caches": _caches() or "not told",
         "memory": _memory() or "not told",
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "versions": ", ".join([f"Python {platform.python_version()}", *_versions()]),
+        "versions": ", ".join([f"Python {platform.python_version()}", *_versions(libraries)]),
     }
 
 
-def _versions() -> list[str]:
+def _versions(libraries: Iterable[str]) -> list[str]:
     found = [f"konv {__version__}"]
-    for package in PACKAGES:
+    for package in dict.fromkeys((*PACKAGES, *libraries)):
         try:
             found.append(f"{package} {version(package)}")
         except PackageNotFoundError:
-            found.append(f"no {package}")
+            found += [f"no {package}"] if package in PACKAGES else []
     return found
 
 

@@ -1,4 +1,5 @@
 """The figure of a report: how many times as fast konv is as the best of the others, line by line.
+Of several others it says which one that is.
 
 Without others, konv's share of what the machine can do at best, by the roofline.
 """
@@ -6,6 +7,7 @@ Without others, konv's share of what the machine can do at best, by the roofline
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from konv.bench import ratios
@@ -34,10 +36,14 @@ def draw(report: Report, path: Path) -> None:
     bars = _bars(report)
     figure = Figure(figsize=(9, 1.6 + 0.24 * len(bars)), layout="constrained")
     axes = figure.add_subplot()
-    rivals = bool(ratios.rivals(report.competitors))
+    rivals = ratios.rivals(report.competitors)
+    several = len({rival.library for rival in rivals}) > 1
     for at, (row, measured, value) in enumerate(bars):
         alpha = FAINT if measured.noise else 1.0
-        _bar(axes, at, value, 1.0 if rivals else 0.0, COLOURS[row.family], alpha)
+        said = f"{value:.2f}" if rivals else f"{value:.0%}"
+        if several:
+            said += f" {ratios.fastest(measured)}"
+        _bar(axes, at, value, said, 1.0 if rivals else 0.0, COLOURS[row.family], alpha)
     axes.set_yticks(range(len(bars)), [row.name for row, _, _ in bars], fontsize=8)
     axes.margins(y=0.01)
     axes.invert_yaxis()
@@ -45,7 +51,7 @@ def draw(report: Report, path: Path) -> None:
     if rivals:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.margins(x=0.1)
+        axes.margins(x=0.2 if several else 0.1)  # room for what is said
         axes.set_xlabel("times as fast as the best of the others (log scale); faint: noisy")
     else:
         axes.set_xlabel("share of what this machine can do at best; faint: noisy")
@@ -54,12 +60,14 @@ def draw(report: Report, path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def _bar(axes: Axes, at: int, value: float, origin: float, colour: str, alpha: float) -> None:
-    """Draw a bar from the origin to a value, and the value beyond its end."""
+def _bar(
+    axes: Axes, at: int, value: float, said: str, origin: float, colour: str, alpha: float
+) -> None:
+    """Draw a bar from the origin to a value, and what is said of it beyond its end."""
     axes.barh(at, value - origin, left=origin, color=colour, alpha=alpha)
     less = value < origin
     axes.annotate(
-        f"{value:.2f}" if origin else f"{value:.0%}",
+        said,
         (value, at),
         (-3 if less else 3, 0),
         textcoords="offset points",
@@ -93,4 +101,4 @@ def _legend(report: Report, axes: Axes) -> None:
 
 def _title(report: Report) -> str:
     machine, threads = report.machine, report.settings["threads"]
-    return f"{machine['processor']}, {threads} threads\n{machine['versions']}"
+    return f"{machine['processor']}, {threads} threads\n{fill(machine['versions'], 110)}"

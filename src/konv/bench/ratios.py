@@ -41,6 +41,12 @@ def theirs(measured: Measured) -> list[float]:
     return [t.median for name, t in measured.times.items() if name.split()[0] != OURS]
 
 
+def fastest(measured: Measured) -> str:
+    """Return the library that is fastest of all others, "" if there is none."""
+    others = {name: t.median for name, t in measured.times.items() if name.split()[0] != OURS}
+    return min(others, key=others.__getitem__).split()[0] if others else ""
+
+
 def against(rival: Competitor) -> Ratio:
     """Return the ratio to one competitor; None on a line that either was not timed on."""
     same = Competitor(OURS, rival.layout).name

@@ -15,7 +15,7 @@ from konv.bench import noise, timing
 from konv.bench.answers import answers
 from konv.bench.lines import Problem, select
 from konv.bench.machine import describe
-from konv.bench.peers import Peer, Run, installed, name
+from konv.bench.peers import OURS, Peer, Run, installed, name
 from konv.bench.results import COLD, WARM, Competitor, Measured, Report, Row
 from konv.bench.working import Rotation, draw, rotating, sweeper
 from konv.errors import KonvError
@@ -23,7 +23,7 @@ from konv.geometry import Conv
 from konv.runtime import roofline
 from konv.runtime.threads import get_num_threads, set_num_threads
 
-MEASURED = {"float32", "float64"}  # dtypes that konv measures the peak of
+MEASURED = {"float32", "float64", "float16"}  # dtypes that konv measures the peak of
 # What a competitor may raise; konv's own errors, and those of the arrays, are among them.
 TROUBLE = (ArithmeticError, KonvError, MemoryError, RuntimeError, TypeError, ValueError)
 
@@ -37,6 +37,7 @@ class Settings:
     budget   seconds for a line, warm or cold; noise may take it four times
     cold     measure with arrays that are in no cache, too
     only     a part of the name or the text of the lines that are wanted
+    peers    libraries to compare with; none named: all that are installed
     """
 
     threads: int | None = None
@@ -44,6 +45,7 @@ class Settings:
     budget: float = 1.0
     cold: bool = False
     only: str = ""
+    peers: tuple[str, ...] = ()
 
 
 def bench(
@@ -57,7 +59,7 @@ def bench(
 
     `started` gets the report without rows. ProblemError if no line is left to measure.
     """
-    peers = installed() if peers is None else peers
+    peers = installed(settings.peers) if peers is None else peers
     chosen = select(problems, settings.only, settings.batch)
     with _threads(settings.threads) as threads:
         report = _begin(chosen, settings, peers, threads)
@@ -75,10 +77,11 @@ def _begin(
     dtypes = {conv.dtype for _, conv in problems} & MEASURED
     date = datetime.now(UTC).isoformat(timespec="seconds")
     said = {"date": date, **asdict(settings), "threads": threads}
+    del said["peers"]  # the competitors say it
     begin, taken = perf_counter(), noise.seconds_of_others()
     rooflines = {dtype: roofline.measure(threads, dtype) for dtype in sorted(dtypes)}
     wall, others = perf_counter() - begin, noise.seconds_of_others() - taken
-    machine = describe()
+    machine = describe(peer.library for peer in peers if peer.library != OURS)
     busy = noise.why_busy(wall, others, threads)
     if busy:
         machine["disturbed"] = f"peak and bandwidth were measured while {busy}"
@@ -136,8 +139,8 @@ def _measure(
         return row
     measured = [_timed(WARM, runs, settings, threads, conv.bytes)]
     if settings.cold:
-        able = [peer for peer in peers if name(peer) in runs]
-        measured.append(_cold(conv, settings, able, threads))
+        able = [peer for peer in peers if name(peer) in runs and not peer.compiles]
+        measured += [_cold(conv, settings, able, threads)] if able else []
     return replace(row, measured=tuple(measured))
 
 
@@ -158,7 +161,7 @@ def _timed(
     moved: int,
     before: Run | None = None,
 ) -> Measured:
-    timed = timing.measure(runs, settings.budget, threads, before)
+    timed = timing.measure(runs, settings.budget, threads, before, pause=timing.settle)
     return Measured(working_set, timed.times, timed.attempts, timed.noise, moved)
 
 

@@ -14,13 +14,17 @@ from konv.bench import ratios
 from konv.bench.results import WARM, Competitor, Measured, Report, Row
 
 WIDTH = 100
-NAME = 26  # columns for the name of a line
 MANY = 4  # competitors that each get columns; of more, the faster layout of each library gets one
 
 Piece = tuple[str, str]
 Line = list[Piece]
 
 SHORT = {"contiguous": "contig.", "channels-last": "ch-last"}
+TITLES = {  # of libraries whose names are longer than a column, in the two lines of a heading
+    "compiled": ("torch", "compil"),
+    "onnxruntime": ("onnx", "rt"),
+    "openvino": ("open", "vino"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +41,24 @@ def columns(report: Report) -> list[Column]:
     """Return the columns that suit the competitors of a report."""
     made = [_times(names, over, head) for over, head, names in _timed(report.competitors)]
     rivals = ratios.rivals(report.competitors)
-    if few(report):
+    narrow = not few(report)
+    if not narrow:
         for i, rival in enumerate(rivals):
             over = f"konv vs {rival.library}" if i == 0 else ""
             made.append(_ratio(over, SHORT.get(rival.layout, ""), ratios.against(rival)))
     if rivals:
-        made.append(_ratio("", "best", ratios.best))
+        made.append(_ratio("", "best", ratios.best, 8 - narrow))
+    width = 6 - narrow
     return [
         *made,
-        _share("% of", "peak", report, ratios.of_peak),
-        _share("", "mem", report, ratios.of_bandwidth),
+        _share("% of", "peak", report, ratios.of_peak, width),
+        _share("", "mem", report, ratios.of_bandwidth, width),
     ]
+
+
+def name_width(report: Report) -> int:
+    """Return how many columns there are for the name of a line."""
+    return 26 if few(report) else 22
 
 
 def few(report: Report) -> bool:
@@ -60,7 +71,8 @@ def _timed(competitors: tuple[Competitor, ...]) -> Iterator[tuple[str, str, list
     for library in dict.fromkeys(c.library for c in competitors):
         mine = [c for c in competitors if c.library == library]
         if len(competitors) > MANY and library != ratios.OURS:
-            yield "", library[:6], [c.name for c in mine]
+            over, head = TITLES.get(library, ("", library[:6]))
+            yield over.rjust(5), head, [c.name for c in mine]
             continue
         for i, competitor in enumerate(mine):
             head = SHORT.get(competitor.layout, competitor.layout)
@@ -68,28 +80,29 @@ def _timed(competitors: tuple[Competitor, ...]) -> Iterator[tuple[str, str, list
 
 
 def _times(names: list[str], over: str, head: str) -> Column:
-    width = 8 if over or head in SHORT.values() else 7
+    width = 8 if head in SHORT.values() else 7
 
     def cell(row: Row, measured: Measured) -> Piece:
         known = [measured.times[name].median for name in names if name in measured.times]
         if known:
-            return milliseconds(min(known)), ""
+            first = min(known) == min(ratios.theirs(measured), default=0.0)
+            return milliseconds(min(known)), "bold" if first else ""
         wrong = any(name in row.wrong for name in names)
         return ("WRONG", "bold red") if wrong else ("-", "dim")
 
     return Column(over, head, width, cell)
 
 
-def _ratio(over: str, head: str, ratio: ratios.Ratio) -> Column:
-    return Column(over, head, 8, lambda _, measured: factor(ratio(measured)))
+def _ratio(over: str, head: str, ratio: ratios.Ratio, width: int = 8) -> Column:
+    return Column(over, head, width, lambda _, measured: factor(ratio(measured)))
 
 
-def _share(over: str, head: str, report: Report, share: ratios.Share) -> Column:
+def _share(over: str, head: str, report: Report, share: ratios.Share, width: int) -> Column:
     def cell(row: Row, measured: Measured) -> Piece:
         value = share(report, row, measured)
         return ("" if value is None else f"{100 * value:.0f}"), ""
 
-    return Column(over, head, 6, cell)
+    return Column(over, head, width, cell)
 
 
 def factor(value: float | None) -> Piece:
@@ -125,7 +138,8 @@ def opening(report: Report) -> list[Line]:
     for label, value in said.items():
         for i, part in enumerate(wrap(value, WIDTH - 12)):
             lines.append([(f"{label if i == 0 else '':<12}", "green"), (part, "")])
-    over, head = "".ljust(NAME), "layer".ljust(NAME)
+    width = name_width(report)
+    over, head = "".ljust(width), "layer".ljust(width)
     for column in columns(report):
         over += _under(column.over, column.width)
         head += column.head.rjust(column.width)
@@ -139,16 +153,16 @@ def _under(over: str, width: int) -> str:
 
 def row_lines(report: Report, row: Row) -> list[Line]:
     """Return one row, warm and cold one below the other."""
-    made = columns(report)
+    made, width = columns(report), name_width(report)
     first, *more = row.measured or (Measured(WARM, {}, 0, (), 0),)
-    long = len(row.name) >= NAME
+    long = len(row.name) >= width
     lines: list[Line] = [[(row.name, "")]] if long else []
-    lines.append(_row_line(made, row, first, "" if long else row.name))
-    return lines + [_row_line(made, row, each, f"  {each.working_set}") for each in more]
+    named = [("" if long else row.name, first), *((f"  {each.working_set}", each) for each in more)]
+    return lines + [_row_line(made, row, each, name.ljust(width)) for name, each in named]
 
 
 def _row_line(made: list[Column], row: Row, measured: Measured, name: str) -> Line:
-    line: Line = [(f"{name:<{NAME}}", "")]
+    line: Line = [(name, "")]
     for column in made:
         text, style = column.cell(row, measured)
         line.append((text.rjust(column.width), style))

@@ -20,6 +20,7 @@ LIST = Path("problems/article.txt")  # in a clone; what `konv bench` alone measu
 EPILOG = examples(
     "konv bench 'conv2d 1x64x56x56 o64 k3 p1'",
     "konv bench 'conv2d 1x64x56x56 o64 k3 p1' --threads 1 --batch 8 --cold",
+    "konv bench problems/resnet50.txt --peers torch,onnxruntime",
     "konv bench problems/article.txt --only depthwise --json depthwise.json",
     "konv bench depthwise.json --plot depthwise.png",
 )
@@ -51,12 +52,15 @@ def bench(
         bool, typer.Option("--cold", help="Measure with arrays that are in no cache, too.")
     ] = False,
     only: Annotated[str, typer.Option(help="Only lines whose name or text contains this.")] = "",
+    peers: Annotated[
+        str, typer.Option(help="Libraries to compare with, joined by commas. Default: all here.")
+    ] = "",
     json: Annotated[Path | None, typer.Option(help="Write the report to this file.")] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Draw a figure into this file (konv[viz]).")
     ] = None,
 ) -> None:
-    """Time convolutions in konv, and in PyTorch where it is installed.
+    """Time convolutions in konv, and in the other libraries that are installed here.
 
     Every answer is checked before it is timed. The libraries take turns in one run; medians count,
     and a line that other programs disturb is measured again, then marked. Use an idle machine.
@@ -70,7 +74,9 @@ def bench(
         for line in render(report):
             show(line)
     else:
-        report = _measured(problems, Settings(threads, batch, budget, cold, only), show)
+        chosen = tuple(filter(None, (peer.strip() for peer in peers.split(","))))
+        settings = Settings(threads, batch, budget, cold, only, chosen)
+        report = _measured(problems, settings, show)
     if json:
         report.write(json)
     if plot:

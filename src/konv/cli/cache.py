@@ -154,8 +154,6 @@ def _problems(text: str) -> list[Conv]:
 
 def _plans(convs: list[Conv]) -> list[Any]:
     """Return the plans these problems need, each once."""
-    from konv.analyze.explain import LAYOUTS, check_dtype, plan_of
+    from konv.analyze.explain import LAYOUTS, plan_of
 
-    for conv in convs:
-        check_dtype(conv)
     return list(dict.fromkeys(plan_of(conv, layout) for conv in convs for layout in LAYOUTS))

@@ -119,7 +119,8 @@ def _problem(conv: Conv) -> list[tuple[str, object]]:
 def _target(found: Explanation) -> str:
     target = found.target
     lanes = target.lanes(found.conv.dtype)
-    return f"{target.cpu}, {lanes} {found.conv.dtype} in each of {target.registers} registers"
+    summed = "float64" if found.conv.dtype == "float64" else "float32"
+    return f"{target.cpu}, {lanes} {summed} in each of {target.registers} registers"
 
 
 def _roads(found: Explanation) -> list[tuple[str, ...] | None]:

@@ -4,10 +4,28 @@ refuses.
 
 from __future__ import annotations
 
-from konv.kernels import depthwise, direct, interleave, subpixel
+from konv.kernels import (
+    depthwise,
+    direct,
+    interleave,
+    nested,
+    pencils,
+    planar,
+    planes,
+    subpixel,
+)
 from konv.plan import Algorithm
 
-ALGORITHMS: tuple[Algorithm, ...] = (depthwise, subpixel, interleave, direct)
+ALGORITHMS: tuple[Algorithm, ...] = (
+    nested,
+    pencils,
+    planes,
+    depthwise,
+    subpixel,
+    interleave,
+    planar,
+    direct,
+)
 
 
 def by_name(name: str) -> Algorithm:

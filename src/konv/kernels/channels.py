@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from math import prod
 
 from konv.geometry import Conv
+from konv.kernels.microtile import UNROLL
 from konv.kernels.packing import HEADER
-from konv.plan import Packing, Plan
-from konv.target import BYTES, Target
+from konv.plan import Blocks, Packing, Plan
+from konv.target import COMPUTED, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Channels:
     @property
     def packing(self) -> Packing:
         """How `kernels.packing.emit_weights` packs their weights."""
-        size = HEADER + self.groups * self.padded * (self.reduction + 1) * BYTES[self.dtype]
+        size = HEADER + self.groups * self.padded * (self.reduction + 1) * COMPUTED[self.dtype]
         return Packing(size, self.groups, self.co, self.ci if self.summed else 1)
 
     @property
@@ -64,3 +65,21 @@ class Channels:
             not per_channel,
             plan.dtype,
         )
+
+
+def blocks(conv: Conv, plan: Plan, target: Target, per_channel: bool) -> Blocks:
+    """Register tiles, pixels x vectors of output channels; `per_channel` ones share vectors over
+    groups.
+    """
+    pixels = prod(max(phase.count for phase in axis.phases()) for axis in conv.axes)
+    ci, co, width = conv.ci // conv.groups, conv.co // conv.groups, _width(plan, target)
+    return Blocks(
+        pixels=(pixels, plan.pixels),
+        co=(co, 1 if per_channel else width),
+        ci=(ci, UNROLL),
+        groups=(conv.groups, width if per_channel else 1),
+    )
+
+
+def _width(plan: Plan, target: Target) -> int:
+    return plan.vectors * target.lanes(plan.dtype)

@@ -7,22 +7,32 @@ alike.
 Nothing is broadcast and nothing is summed over channels, so each vector of input is used once per
 tap: bound by loads (one a multiply-add), and by memory where the kernel is small. Stride, dilation,
 padding and phases are addresses in the rows, as in konv.kernels.direct.
+
+konv.kernels.planes and konv.kernels.pencils stand before it; it is left with strided transposed
+layers, with few channels in mixed layouts, and with more than 31 taps along an axis.
 """
 
 from __future__ import annotations
 
+from math import prod
+
 from konv.geometry import Conv
+from konv.kernels import channels
 from konv.kernels.channels import Channels
 from konv.kernels.direct import last_block
 from konv.kernels.microtile import tile_function
 from konv.kernels.schedule import schedule
+from konv.kernels.stored import HALVES
 from konv.kernels.units import emit_kernel
+from konv.kernels.words import JOB
 from konv.llvm import REAL, Module, Routine
-from konv.plan import Packing, Plan, Strides, Work
+from konv.plan import Blocks, Packing, Plan, Strides, Work
 from konv.target import Target
 
 name = "depthwise"
 exact = True
+once = True
+words = JOB
 
 # Pixels x vectors by the number of registers: eight chains of multiply-adds or more, for they are 4
 # cycles long.
@@ -41,6 +51,7 @@ def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv
 
 def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
     """The widest tile that the channels fill."""
+    packed = packed or conv.dtype in HALVES
     lanes = target.lanes(conv.dtype)
     vectors = -(-conv.co // lanes)
     odd = 0 if packed and blocked else conv.co % lanes
@@ -53,15 +64,32 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     )
 
 
+def cost(conv: Conv, plan: Plan, target: Target) -> float:
+    """Cycles of a core for one image: two loads a cycle, of which each tap takes two vectors and an
+    address; tables and packing as for konv.kernels.direct.
+    """
+    pixels = prod(axis.out for axis in conv.axes)
+    taps = prod(len(phase.taps) for phase in (next(axis.phases()) for axis in conv.axes))
+    vectors = -(-conv.co // target.lanes(plan.dtype))
+    loop = vectors * taps * (1 + 2 / plan.vectors)
+    packed = conv.ci * prod(axis.size for axis in conv.axes) * 0.5 * plan.packed
+    return pixels * (loop + 2 * taps + conv.co * 0.7 * plan.blocked) + packed
+
+
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
     """Units of work as konv.kernels.schedule cuts them."""
-    channels = Channels.of(conv, plan, target, per_channel=True)
-    return schedule(conv, plan, target, channels, x, y, threads)
+    seen = Channels.of(conv, plan, target, per_channel=True)
+    return schedule(conv, plan, target, seen, x, y, threads)
 
 
 def packing(conv: Conv, plan: Plan, target: Target) -> Packing:
     """Blocks of output channels as konv.kernels.packing packs them."""
     return Channels.of(conv, plan, target, per_channel=True).packing
+
+
+def blocks(conv: Conv, plan: Plan, target: Target) -> Blocks:
+    """Register tiles."""
+    return channels.blocks(conv, plan, target, per_channel=True)
 
 
 def emit(plan: Plan, target: Target) -> Module:

@@ -21,17 +21,21 @@ from math import prod
 from konv.geometry import Conv
 from konv.kernels.channels import Channels
 from konv.kernels.direct import TILES
+from konv.kernels.interleave_rows import emit_rows_out
 from konv.kernels.interleave_weights import emit_sweep_weights, listed
 from konv.kernels.microtile import UNROLL, add_channels, tile_function
+from konv.kernels.stored import HALVES
 from konv.kernels.subpixel_grid import Grid, cell_schedule, cells_of
 from konv.kernels.units import emit_kernel
-from konv.kernels.weave import emit_rows_out
+from konv.kernels.words import JOB
 from konv.llvm import I64, Module, Routine
-from konv.plan import Packing, Plan, Strides, Work
-from konv.target import BYTES, Target
+from konv.plan import Blocks, Packing, Plan, Strides, Work
+from konv.target import COMPUTED, Target
 
 name = "interleave"
 exact = True
+once = True
+words = JOB
 
 # Sub-pixels: more of them on the last axis make scratch memory larger than the second-level cache,
 # and more in all leave little to do for each.
@@ -42,6 +46,8 @@ ADDRESS, IN, OUT = 2.0, 0.5, 0.7  # cycles of an address in a table, of a number
 
 def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv.plan.Algorithm
     """Only where zeros are inserted, in steps that no other step divides."""
+    if conv.dtype in HALVES:
+        return f"reads and writes float32 and float64; here {conv.dtype}"
     if all(axis.up == 1 for axis in conv.axes):
         return "takes transposed layers with a stride; here no zeros are inserted"
     for axis in conv.axes:
@@ -93,10 +99,10 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     loop = conv.ci * taps * tile_cycles(vectors, plan.pixels, plan.vectors) / 0.92
     loop += conv.groups * taps * -(-vectors // plan.vectors) * TRIP / plan.pixels
     count = prod(axis.out for axis in cells.axes)
-    return count * loop + once(conv, plan, count, grid)
+    return count * loop + beside(conv, plan, count, grid)
 
 
-def once(conv: Conv, plan: Plan, cells: int, grid: Grid) -> float:
+def beside(conv: Conv, plan: Plan, cells: int, grid: Grid) -> float:
     """Cycles for the table of the cells, for packing the input and for putting out the output."""
     numbers = conv.co * prod(axis.out for axis in conv.axes)
     packed = conv.ci * prod(axis.size for axis in conv.axes) * plan.packed
@@ -110,7 +116,7 @@ def _channels(conv: Conv, plan: Plan, target: Target) -> Channels:
     wide = plan.vectors * lanes
     blocks = grid.steps[0] * grid.steps[1] * -(-co // wide)
     columns = blocks * grid.steps[2] * wide
-    reduction = grid.full * ci + listed(grid, lanes * BYTES[plan.dtype])
+    reduction = grid.full * ci + listed(grid, lanes * COMPUTED[plan.dtype])
     return Channels(
         conv.groups, ci, columns, blocks, 0, columns, reduction, True, plan.dtype
     )  # fmt: skip
@@ -128,6 +134,26 @@ def packing(conv: Conv, plan: Plan, target: Target) -> Packing:
     """Sweeps of sub-pixels as konv.kernels.interleave_weights packs them."""
     how = _channels(conv, plan, target).packing
     return replace(how, co=conv.co // conv.groups)
+
+
+def blocks(conv: Conv, plan: Plan, target: Target) -> Blocks:
+    """Register tiles, cells x vectors of channels."""
+    return blocks_of(conv, plan, target, aligned=False)
+
+
+def blocks_of(conv: Conv, plan: Plan, target: Target, aligned: bool) -> Blocks:
+    """Of cells; channels that stand in a tile side by side, for each sub-pixel if `aligned`."""
+    cells, grid = cells_of(conv, aligned), Grid.from_form(plan)
+    ci, co = conv.ci // conv.groups, conv.co // conv.groups
+    width = plan.vectors * target.lanes(plan.dtype)
+    if aligned:
+        width = max(1, width // grid.subpixels)
+    return Blocks(
+        pixels=(prod(axis.out for axis in cells.axes), plan.pixels),
+        co=(co, width),
+        ci=(ci, UNROLL),
+        groups=(conv.groups, 1),
+    )
 
 
 def emit(plan: Plan, target: Target) -> Module:

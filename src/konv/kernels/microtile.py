@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from konv.kernels.epilogue import activate, add_residual
+from konv.kernels.stored import element, write
 from konv.llvm import I64, REAL, Function, Module, Pointer, Routine, Value, Variable, pointer_to
 from konv.plan import Plan
 
@@ -30,6 +32,12 @@ PARAMETERS = (
     "first", "channels",  # channels of the group in the input: where they begin, how many
     "places", "to",  # results: address per pixel, offset in elements
 )  # fmt: skip
+APART = "apart"  # one more where a tile adds the residual: bytes from a result to its own
+
+
+def parameters(plan: Plan) -> tuple[str, ...]:
+    """What the function of a tile takes."""
+    return (*PARAMETERS, APART) if plan.residual and not plan.blocked else PARAMETERS
 
 
 def emit_tile(module: Module, plan: Plan, nr: int, odd: int) -> Routine:
@@ -74,14 +82,15 @@ def tile_function(
     """The frame of a tile: sums begin as the bias, the block adds to them, then they are stored."""
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     pointers = {"rows": I64, "weights": real, "bias": real, "places": I64}
-    params = [(p, pointer_to(pointers[p]) if p in pointers else I64) for p in PARAMETERS]
+    names = parameters(plan)
+    params = [(p, pointer_to(pointers[p]) if p in pointers else I64) for p in names]
     name = f"tile_{plan.pixels}x{nr}" + (f"_{odd}" if odd else "")
     with module.function(name, params, inline=False) as (f, args):
-        a = dict(zip(PARAMETERS, args, strict=True))
+        a = dict(zip(names, args, strict=True))
         bias = [a["bias"].vector(n * lanes, lanes) for n in range(nr)]
         sums = [[Variable(f, b) for b in bias] for _ in range(plan.pixels)]
         yield f, sums, a
-        _store(f, sums, a, lanes, odd)
+        _store(f, plan, sums, a, odd)
 
 
 def _multiply_add(
@@ -102,16 +111,32 @@ def _multiply_add(
 
 
 def _store(
-    f: Function, sums: list[list[Variable]], a: dict[str, Any], lanes: int, odd: int
+    f: Function, plan: Plan, sums: list[list[Variable]], a: dict[str, Any], odd: int
 ) -> None:
     """Write the tile; adding 0 turns -0 into 0, so that leaving out a tap of padding changes no
     bit.
+
+    All of the residual is read before anything is written: missing pixels are the last one again.
     """
+    kind = a["weights"].element if plan.blocked else element(plan.dtype)
+    lanes, last = sums[0][0].get().lanes, len(sums[0]) - 1
+
+    def place(m: int) -> Pointer:
+        to: Pointer = a["places"].pointer(m, kind) + a["to"]
+        return to
+
+    added = plan.residual and not plan.blocked
+    if added:
+        for m, row in enumerate(sums):
+            to = place(m)
+            for n, total in enumerate(row):
+                count = odd if n == last else 0
+                value = total.get() + 0.0
+                total.set(add_residual(f, plan, value, to + n * lanes, a[APART], count))
     for m, row in enumerate(sums):
-        place = a["places"].pointer(m, a["weights"].element) + a["to"]
+        to = place(m)
         for n, total in enumerate(row):
-            value = total.get() + 0.0
-            if odd and n == len(row) - 1:
-                f.store_first(place, n * lanes, value, odd)
-            else:
-                place.put(n * lanes, value)
+            value = total.get() if added else total.get() + 0.0
+            if added or not plan.residual:  # else: on the way from the block to the output
+                value = activate(f, plan, value)
+            write(f, plan.dtype, to + n * lanes, value, odd if n == last else 0)

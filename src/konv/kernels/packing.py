@@ -7,14 +7,16 @@ weights packed.
     weights [co][ci][tap], any strides       ->  per group and block: [tap][ci][vector][lane],
                                                  then all biases
 
-Transposing goes through registers in squares of 16 bytes a side (4 x 4 floats): 8 shuffles for 16
-numbers, the same on SSE, AVX and NEON. What it costs: about 0.3 cycles a number, against taps x co
-/ 16 for the multiply-adds of that number.
+Transposing goes through registers in squares, as wide as a vector where there are so many pixels
+and channels, else of 16 bytes a side (4 x 4 floats).
 """
 
 from __future__ import annotations
 
-from konv.kernels.scratch import LINE
+from collections.abc import Callable
+
+from konv.kernels.epilogue import activate_all, add_residual, finish
+from konv.kernels.stored import HALVES, element, read, write
 from konv.kernels.tables import split
 from konv.kernels.words import AXES, part_function
 from konv.llvm import (
@@ -26,13 +28,13 @@ from konv.llvm import (
     Module,
     Pointer,
     Routine,
-    Type,
     Value,
     Variable,
     pointer_to,
 )
+from konv.plan import Plan
 
-CHUNK = 64  # pixels of a block that leave it together
+AHEAD = 3  # squares of channels
 HEADER = 64  # bytes before the packed weights: word 0 is 1 if all weights are finite
 
 
@@ -49,139 +51,223 @@ def transpose(f: Function, rows: list[Value]) -> list[Value]:
     return rows
 
 
-def emit_image(module: Module, real: Type) -> Routine:
+def emit_image(module: Module, dtype: str) -> Routine:
     """image(job, unit): fill the unit's packed image, every slot of its box, all channels."""
-    side, long = 16 // SIZE[real], LINE // SIZE[real]
+    real = REAL[dtype]
+    lanes = module.target.lanes(dtype)
+    sides = sorted({16 // SIZE[real], lanes})
+    pixels = {side: _emit_image_square(module, dtype, side) for side in sides}
     with part_function(module, "image") as (f, piece, _):
-        job, unit, x = piece.job, piece.unit, piece.unit.pointer("x", real)
+        job, unit, x = piece.job, piece.unit, piece.unit.pointer("x", element(dtype))
         image = piece.part("at_image", I8)
         tables = [piece.part(("at_slots", a), I64) for a in AXES]
         channels, width = job["groups"] * job["ci"], unit["slots", 2]
-        plane = job["x_channel"]
         in_a_row = job["first_slots", 2].equals(job["span", 2] + 1)
         in_a_row = in_a_row & job["ahead", 2].equals(job["jump", 2])
-        in_a_row = in_a_row & job["x_stride", 2].equals(1)
+        in_a_row = in_a_row & job["x_stride", 2].equals(1) & job["mode"].equals(0)
+        # Where slots are all pixels from the first to the last, those in the image are one run.
+        begin = f.least(f.most(0 - unit["raw", 2], 0), width)
+        end = f.most(f.least(job["size", 2] - unit["raw", 2], width), begin)
         with f.loop(unit["slots", 0]) as d, f.loop(unit["slots", 1]) as h:
             line = (image + (d * job["apart", 0] + h * job["apart", 1])).cast(real)
             deep, high = tables[0][d], tables[1][h]
+            source = x + deep + high
             with f.choose((deep | high) < 0) as (padding, row):
                 with padding:
                     f.clear(line, width * channels)
-                with row:
-                    source, w = x + deep + high, f.var(0)
-                    with f.forever() as done:
-                        here = w.get()
-                        f.leave_if(done, here >= width)
-                        begin, to = tables[2][here], line + here * channels
-
-                        def straight(count: int) -> Value:
-                            # With stride 1 and all slots in a row, folding moves by 1, 0 or -1 or
-                            # wraps: only a straight run gets this far. Otherwise one that turns
-                            # could, too.
-                            last = f.least(here + (count - 1), width - 1)
-                            run = (tables[2][last] - begin).equals(count - 1)
-                            return run & (last - here).equals(count - 1) & (begin >= 0)
-
-                        run = f.select(straight(side), f.integer(side), 0)
-                        run = f.select(straight(long), f.integer(long), run)
-                        with f.choose(in_a_row & (run > 0)) as (squares, single):
-                            with squares:
-                                _image_squares(f, source + begin, to, plane, channels, run, side)
-                                w.add(run)
-                            with single:
-                                _image_pixel(f, source, begin, to, plane, channels)
-                                w.add(1)
+                with row, f.choose(in_a_row) as (run, places):
+                    with run:
+                        f.clear(line, begin * channels)
+                        f.clear(line + end * channels, (width - end) * channels)
+                        count = end - begin
+                        done = f.var(0)
+                        for side in reversed(sides):
+                            with f.when((count >= side) & done.get().equals(0)):
+                                done.set(count)
+                                with f.loop(count, step=side) as i:
+                                    # The last overlaps the one before it rather than fall short.
+                                    at = begin + f.least(i, count - side)
+                                    begins = [source + (at + unit["raw", 2]), line + at * channels]
+                                    f.call(pixels[side], [*begins, job["x_channel"], channels])
+                        with f.loop(end, start=begin + done.get()) as i:
+                            to, at = line + i * channels, i + unit["raw", 2]
+                            _image_pixel(f, dtype, source, at, to, job["x_channel"], channels)
+                    with places, f.loop(width) as i:
+                        to = line + i * channels
+                        _image_pixel(f, dtype, source, tables[2][i], to, job["x_channel"], channels)
         return f.fn
 
 
-def _image_squares(
-    f: Function,
-    source: Pointer,
-    to: Pointer,
-    plane: Value,
-    channels: Value,
-    run: Value,
-    side: int,
-) -> None:
-    """`run` neighbouring pixels, all channels: squares, then the channels that fill none.
-
-    Pixels innermost, so that a line of a plane is read at once: planes are often a multiple of 1024
-    bytes apart, and then a first-level cache holds no more than some 50 lines of them.
+def _emit_image_square(module: Module, dtype: str, side: int) -> Routine:
+    """image_square(source, to, plane, channels): `side` neighbouring pixels, all channels. Squares
+    as wide as a vector take whole cache lines of the image: 0.5 cycles a number, small ones 1.5.
     """
-    whole = channels & -side
-    with f.loop(whole, step=side) as c, f.loop(run, step=side) as p:
-        rows = [source.vector((c + i) * plane + p, side) for i in range(side)]
-        for i, column in enumerate(transpose(f, rows)):
-            to.put((p + i) * channels + c, column)
-    with f.loop(channels, start=whole) as c:
-        line = source + c * plane
-        with f.loop(run) as p:
-            to[p * channels + c] = line[p]
+    real = REAL[dtype]
+    params = [("source", pointer_to(element(dtype))), ("to", pointer_to(real))]
+    params += [("plane", I64), ("channels", I64)]
+    with module.function(f"image_square_{side}", params, inline=False) as (f, args):
+        source, to, plane, channels = args
+        small = 16 // SIZE[real]
+
+        def square(c: Value, first: int, side: int) -> None:
+            row, rows = source + (c * plane + first), []
+            if side > small:
+                later = c + AHEAD * side
+                over = later >= channels
+                later = f.select(over, later - channels, later)
+                ahead = source + (later * plane + f.select(over, f.integer(side), 0))
+            for _ in range(side):
+                rows.append(read(f, dtype, row, side))
+                row = row + plane
+                if side > small:
+                    f.prefetch(ahead)
+                    ahead = ahead + plane
+            pixel = to + (channels * first + c)
+            for column in transpose(f, rows):
+                pixel.put(0, column)
+                pixel = pixel + channels
+
+        done = _in_squares(f, channels, small, side, square)
+        with f.loop(channels, start=done) as c:
+            line = source + c * plane
+            for i in range(side):
+                to[channels * i + c] = read(f, dtype, line + i)
+        return f.fn
+
+
+def _in_squares(
+    f: Function, channels: Value, small: int, side: int, square: Callable[[Value, int, int], None]
+) -> Value:
+    """Call square(channel, pixel, side) until fewer channels are left than a small square has; how
+    many were done.
+    """
+    whole, rest = channels & -side, channels & -small
+    with f.loop(whole, step=side) as c:
+        square(c, 0, side)
+    if side > small:
+        with f.loop(rest, start=whole, step=small) as c:
+            for first in range(0, side, small):
+                square(c, first, small)
+    return rest
 
 
 def _image_pixel(
-    f: Function, source: Pointer, at: Value, to: Pointer, plane: Value, channels: Value
+    f: Function, dtype: str, source: Pointer, at: Value, to: Pointer, plane: Value, channels: Value
 ) -> None:
+    """One pixel, all channels; side by side in the input they are converted by vectors."""
     with f.choose(at < 0) as (padding, pixel):
         with padding:
             f.clear(to, channels)
-        with pixel, f.loop(channels) as c:
-            to[c] = source[at + c * plane]
+        with pixel:
+            whole = f.integer(0)
+            if dtype in HALVES:  # others come channels last without being packed
+                lanes = f.module.target.lanes(dtype)
+                whole = f.select(plane.equals(1), channels & -lanes, 0)
+                with f.loop(whole, step=lanes) as c:
+                    to.put(c, read(f, dtype, source + (at + c), lanes))
+            with f.loop(channels, start=whole) as c:
+                to[c] = read(f, dtype, source + (at + c * plane))
 
 
-def emit_output(module: Module, real: Type, width: int) -> Routine:
+def emit_output(module: Module, plan: Plan, width: int) -> Routine:
     """output(job, unit, channel, valid): a block of `width` channels a pixel goes from scratch to
-    `valid` channels of the contiguous output, from `channel` on.
+    `valid` channels of the contiguous output, from `channel` on; a residual is added on the way.
     """
-    side = 16 // SIZE[real]
-    square = emit_square(module, real, width, side)
+    real = REAL[plan.dtype]
+    squares = emit_output_squares(module, plan, width)
     with part_function(module, "output", ("channel", "valid")) as (f, piece, (channel, valid)):
         job, unit = piece.job, piece.unit
         block, plane, step = piece.part("at_block", real), job["y_channel"], job["step", 2]
         first = [unit["j", a] * job["step", a] + unit["first", a] for a in AXES]
-        corner = unit.pointer("y", real) + (channel * plane + first[2])
+        corner = unit.pointer("y", element(plan.dtype)) + (channel * plane + first[2])
         dense = step.equals(1)
         full = dense & unit["length", 2].equals(job["y_stride", 1]) & job["step", 1].equals(1)
         run = f.select(full, unit["length", 1] * unit["length", 2], unit["length", 2])
+        residual = [unit["residual"]] if plan.residual else []
         with f.loop(unit["pixels"], step=run) as pixel:
             j = split(pixel, unit)
             source, line = block + pixel * width, corner
             for a in (0, 1):
                 line = line + (j[a] * job["step", a] + first[a]) * job["y_stride", a]
-            with f.choose(dense & (run >= side)) as (squares, singles):
-                with squares:
-                    f.call(square, [source, line, plane, valid, run])
-                # Pixels innermost: they share cache lines and pages.
-                with singles, f.loop(valid) as c:
-                    apart = line + c * plane
-                    with f.loop(run) as i:
-                        apart[i * step] = source[i * width + c]
+            put_row(f, plan, squares, width, source, line, (run, valid, plane, step), residual)
         return f.fn
 
 
-def emit_square(module: Module, real: Type, width: int, side: int) -> Routine:
-    """square(source, line, plane, valid, run): `run` neighbouring pixels, `side` at least, and
-    `valid` channels, in squares.
+Squares = dict[int, Routine]
 
-    CHUNK pixels at a time and channel after channel, so that lines of the output are written at
-    once (as for `_image_squares`) while the block's stay in the first-level cache: 2x2 stride 2 of
-    128 channels at 112x112 10.0 ms on one core, pixels outermost; so 8.3. A function of its own:
-    inlined where it is used it takes LLVM 50 ms to compile, so 4.
+
+def emit_output_squares(module: Module, plan: Plan, width: int) -> Squares:
+    """What `put_row` calls, by the pixels of a square."""
+    sides = sorted({16 // SIZE[REAL[plan.dtype]], module.target.lanes(plan.dtype)}, reverse=True)
+    return {side: _emit_output_square(module, plan, width, side) for side in sides}
+
+
+def put_row(
+    f: Function,
+    plan: Plan,
+    squares: Squares,
+    width: int,
+    source: Pointer,
+    line: Pointer,
+    sizes: tuple[Value, Value, Value, Value],
+    residual: list[Value],
+) -> None:
+    """A row of pixels in scratch, `width` channels each, goes into planes of the output. `sizes`:
+    pixels, channels of them that are valid, from plane to plane, from pixel to pixel.
     """
-    names = ("plane", "valid", "run")
-    params = [("source", pointer_to(real)), ("line", pointer_to(real)), *((n, I64) for n in names)]
-    with module.function("square", params, inline=False) as (f, (source, line, plane, valid, run)):
-        whole = valid & -side
-        with f.loop(run, step=CHUNK) as first:
-            stop = f.least(first + CHUNK, run)
-            with f.loop(whole, step=side) as c, f.loop(stop, start=first, step=side) as p:
-                # The last overlaps the one before it rather than fall short.
-                at = f.least(p, run - side)
-                rows = [source.vector((at + i) * width + c, side) for i in range(side)]
-                for i, column in enumerate(transpose(f, rows)):
-                    line.put((c + i) * plane + at, column)
-            with f.loop(valid, start=whole) as c, f.loop(stop, start=first) as p:
-                line[c * plane + p] = source[p * width + c]
+    run, valid, plane, step = sizes
+    dense, squared = step.equals(1), f.integer(0)
+    for side, square in squares.items():
+        end = f.select(dense & (run >= side), run, squared)
+        if plan.residual:  # no place is finished twice, so the last square does not overlap
+            end = f.select(end.equals(run), run & -side, squared)
+        with f.loop(end, start=squared, step=side) as i:
+            # The last overlaps the one before it rather than fall short.
+            at = f.least(i, end - side)
+            f.call(square, [source + at * width, line + at, plane, valid, *residual])
+        squared = end
+    # Pixels innermost: they share cache lines and pages.
+    with f.when(squared < run), f.loop(valid) as c:
+        channel_line = line + c * plane
+        with f.loop(run, start=squared) as i:
+            place = channel_line + i * step
+            _put(f, plan, source[i * width + c], place, *residual)
+
+
+def _put(f: Function, plan: Plan, value: Value, place: Pointer, apart: Value | None = None) -> None:
+    """One number; without a residual, tiles have activated what they put into the block."""
+    value = finish(f, plan, value, place, apart) if plan.residual else value
+    write(f, plan.dtype, place, value)
+
+
+def _emit_output_square(module: Module, plan: Plan, width: int, side: int) -> Routine:
+    """square(source, line, plane, valid): `side` neighbouring pixels, `valid` channels. A function
+    of its own: inlined where it is used it takes LLVM 50 ms to compile, so 4.
+    """
+    real = REAL[plan.dtype]
+    names = ("plane", "valid", "residual") if plan.residual else ("plane", "valid")
+    ends = [("source", pointer_to(real)), ("line", pointer_to(element(plan.dtype)))]
+    params = [*ends, *((name, I64) for name in names)]
+    with module.function(f"square_{side}", params, inline=False) as (f, args):
+        source, line, plane, valid, *residual = args
+
+        def square(c: Value, first: int, side: int) -> None:
+            rows = [source.vector(c + (first + i) * width, side) for i in range(side)]
+            columns, place, places = transpose(f, rows), line + (c * plane + first), []
+            for _ in columns:
+                places.append(place)
+                place = place + plane
+            if plan.residual:
+                added = zip(columns, places, strict=True)
+                columns = [add_residual(f, plan, value, to, *residual) for value, to in added]
+                columns = activate_all(f, plan, columns)
+            for to, column in zip(places, columns, strict=True):
+                write(f, plan.dtype, to, column)
+
+        done = _in_squares(f, valid, 16 // SIZE[real], side, square)
+        with f.loop(valid, start=done) as c:
+            for i in range(side):
+                _put(f, plan, source[c + i * width], line + (c * plane + i), *residual)
         return f.fn
 
 
@@ -203,8 +289,8 @@ WEIGHTS = (
 def emit_weights(module: Module, dtype: str, nr: int) -> Routine:
     """pack(weights, bias, packed, ...): strides in elements, of one group; bias may be null."""
     real, lanes = REAL[dtype], module.target.lanes(dtype)
-    reals = ("weights", "bias", "packed")
-    params = [(p, pointer_to(real) if p in reals else I64) for p in WEIGHTS]
+    pointers = {"weights": element(dtype), "bias": element(dtype), "packed": real}
+    params = [(p, pointer_to(pointers[p]) if p in pointers else I64) for p in WEIGHTS]
     with module.function("pack", params, exported=True) as (f, args):
         a = dict(zip(WEIGHTS, args, strict=True))
         co, block = a["co"], nr * lanes
@@ -218,7 +304,7 @@ def emit_weights(module: Module, dtype: str, nr: int) -> Routine:
                 source, to = corner + t * a["by_tap"] + c * a["by_ci"], a["packed"] + out.get()
                 real_ones = f.least(co - k0, wide)
                 with f.loop(real_ones) as k:
-                    value = source[k * a["by_co"]]
+                    value = read(f, dtype, source + k * a["by_co"])
                     broken.set(f.fma(value, f.constant(real, 0.0), broken.get()))
                     to[k] = value
                 with f.loop(wide, start=real_ones) as k:
@@ -228,7 +314,7 @@ def emit_weights(module: Module, dtype: str, nr: int) -> Routine:
             to = a["packed"] + out.get()
             to[0] = 0.0
             with f.when(a["bias"].address().differs(0) & (k < co)):
-                to[0] = a["bias"][g * co + k] + 0.0
+                to[0] = read(f, dtype, a["bias"] + (g * co + k)) + 0.0
             out.add(1)
         finite = broken.get().equals(0.0)
         a["packed"].cast(I64)[0] = f.select(finite, f.integer(1), 0)

@@ -1,6 +1,7 @@
 """The way into a kernel: one call from Python, a team of threads, flush-to-zero around the work.
 
-    run(job, x, weights, y, scratch, team, threads)   exported; starts the team or goes on alone
+    run(job, x, weights, y, scratch, team, threads)   exported; starts the team or goes on alone;
+                                                      plans with a residual take one word more
       region(call, thread, threads)                   on every thread: flush-to-zero on, work,
                                                       restored
         work(call, thread)  noinline                  takes unit after unit until none is left
@@ -22,8 +23,9 @@ from collections.abc import Callable
 from konv.kernels.words import Words
 from konv.llvm import I8, I32, I64, PTR, VOID, Function, Module, Pointer, Routine, Value, pointer_to
 
-CALL = ("job", "x", "weights", "y", "scratch", "ranges")
+CALL = ("job", "x", "weights", "y", "scratch", "ranges", "residual")
 RUN = ("job", "x", "weights", "y", "scratch", "team", "threads")
+RUN_WITH_RESIDUAL = (*RUN, "residual")  # bytes from y to what is added to it
 FLUSH = 0x8040  # MXCSR: results (bit 15) and operands (bit 6) that are denormal count as zero
 FPCR_FLUSH = 1 << 24
 RANGES = 16  # at most; with more threads, some begin in the same range
@@ -32,8 +34,12 @@ APART = 8  # words: each counter has a cache line of its own
 Work = Callable[[Function, Words, Value], None]
 
 
-def emit_entry(module: Module, emit_work: Work) -> None:
-    """Add `run` to the module; `emit_work(f, call, thread)` writes what one thread does."""
+def emit_entry(module: Module, emit_work: Work, residual: bool = False) -> None:
+    """Add `run` to the module; `emit_work(f, call, thread)` writes what one thread does.
+
+    `residual`: run takes one argument more. Without it there is none, as passing an argument from
+    Python takes 0.15 us.
+    """
     with module.function("work", [("call", pointer_to(I64)), ("thread", I64)], inline=False) as (
         f,
         (call, thread),
@@ -48,13 +54,15 @@ def emit_entry(module: Module, emit_work: Work) -> None:
         _restore(f, saved)
     region = f.fn
     openmp = _emit_openmp_region(module, region)
-    params = [(name, I64) for name in RUN]
-    with module.function("run", params, exported=True) as (f, values):
-        a = dict(zip(RUN, values, strict=True))
+    names = RUN_WITH_RESIDUAL if residual else RUN
+    with module.function("run", [(name, I64) for name in names], exported=True) as (f, values):
+        a = dict(zip(names, values, strict=True))
         data = f.array(I64, APART * (RANGES + 2))
         call = Words(data, (*CALL, "team"))
         for name in ("job", "x", "weights", "y", "scratch", "team"):
             call[name] = a[name]
+        if residual:
+            call["residual"] = a["residual"]
         call["ranges"] = f.most(f.least(a["threads"], RANGES), f.integer(1))
         with f.loop(call["ranges"]) as i:
             _counters(data)[i * APART] = 0

@@ -29,16 +29,20 @@ from konv.kernels import interleave
 from konv.kernels.channels import Channels
 from konv.kernels.direct import TILES, last_block
 from konv.kernels.microtile import UNROLL, add_channels, emit_tile, tile_function
+from konv.kernels.stored import HALVES
 from konv.kernels.subpixel_grid import Grid, cell_schedule, cells_of, shift_of
 from konv.kernels.subpixel_weights import emit_cell_weights
 from konv.kernels.units import emit_kernel
 from konv.kernels.weave import emit_weave
+from konv.kernels.words import JOB
 from konv.llvm import INTEGER, REAL, Module, Routine
-from konv.plan import Packing, Plan, Strides, Work
+from konv.plan import Blocks, Packing, Plan, Strides, Work
 from konv.target import Target
 
 name = "subpixel"
 exact = True
+once = True
+words = JOB
 
 CROPPED = 1.15
 MASKED = 64  # bytes of a vector from which on leaving lanes out of a multiply-add costs nothing
@@ -46,6 +50,8 @@ MASKED = 64  # bytes of a vector from which on leaving lanes out of a multiply-a
 
 def why_not(conv: Conv, target: Target) -> str | None:
     """Only where zeros are inserted, and where it multiplies less than konv.kernels.interleave."""
+    if conv.dtype in HALVES:
+        return f"reads and writes float32 and float64; here {conv.dtype}"
     if all(axis.up == 1 for axis in conv.axes):
         return "takes transposed layers with a stride; here no zeros are inserted"
     for axis in conv.axes:
@@ -99,14 +105,14 @@ def tile_cycles(vectors: int, mr: int, nr: int) -> float:
 
 def cost(conv: Conv, plan: Plan, target: Target) -> float:
     """Cycles of a core for one image: the tiles of its cells at 92 % of what they could do, and
-    what is done once for all sub-pixels (`interleave.once`).
+    what is done once for all sub-pixels (`interleave.beside`).
     """
     grid = Grid.from_form(plan)
     vectors, cells = _vectors(conv, grid, target), cells_of(conv, aligned=True)
     loop = conv.ci * grid.taps * tile_cycles(vectors, plan.pixels, plan.vectors) / 0.92
     loop += conv.groups * grid.taps * -(-vectors // plan.vectors) * interleave.TRIP / plan.pixels
     count = prod(axis.out for axis in cells.axes)
-    return count * loop + interleave.once(conv, plan, count, grid)
+    return count * loop + interleave.beside(conv, plan, count, grid)
 
 
 def _channels(conv: Conv, plan: Plan, target: Target) -> Channels:
@@ -126,6 +132,11 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
 def packing(conv: Conv, plan: Plan, target: Target) -> Packing:
     """Blocks of columns as konv.kernels.subpixel_weights packs them."""
     return replace(_channels(conv, plan, target).packing, co=conv.co // conv.groups)
+
+
+def blocks(conv: Conv, plan: Plan, target: Target) -> Blocks:
+    """Register tiles, cells x vectors of columns."""
+    return interleave.blocks_of(conv, plan, target, aligned=True)
 
 
 def _as_blocked(plan: Plan) -> Plan:

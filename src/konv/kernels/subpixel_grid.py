@@ -137,7 +137,10 @@ def cell_schedule(
     """The work of the cells of a layer: that of an ordinary layer whose channels are columns, and
     then what the way out needs, which is where the cells lie in the output.
     """
-    made = schedule(cells_of(conv, aligned), plan, target, channels, x, y, threads, in_lines=True)
+    grid = Grid.of(conv, aligned, False)
+    cells = cells_of(conv, aligned)
+    cells = replace(cells, co=cells.co * grid.subpixels)
+    made = schedule(cells, plan, target, channels, x, y, threads, in_lines=True)
     words = made.words
     words[JOB.index("mode")] = MODES[conv.mode]
     words[JOB.index("channels")] = conv.co // conv.groups

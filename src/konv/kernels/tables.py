@@ -163,11 +163,11 @@ def _emit_uneven_rows(module: Module, mr: int, size: int, packed: bool) -> Routi
 
 
 def emit_places(module: Module, mr: int, size: int, width: int | None) -> Routine:
-    """places(job, unit): where each pixel's result goes; a tile's missing pixels write where nobody
-    reads.
+    """places(job, unit): where each pixel's result goes; a tile's missing pixels are the last one
+    again, and write its result to its place.
 
-    `width`: results go to a block of that many channels a pixel in scratch; None: to the output
-    itself.
+    `width`: results go to a block of that many channels a pixel in scratch, where missing pixels
+    have a place of their own; None: to the output itself.
     """
     with part_function(module, "places") as (f, piece, _):
         job, unit = piece.job, piece.unit
@@ -181,9 +181,9 @@ def emit_places(module: Module, mr: int, size: int, width: int | None) -> Routin
                 for axis in AXES:
                     out = (unit["j", axis] + walk.j[axis].get()) * job["step", axis]
                     offset = offset + (out + unit["first", axis]) * job["y_stride", axis]
-                walk.step()
-                real = pixel < unit["pixels"]
-                places[pixel] = f.select(real, unit["y"] + offset * size, block)
+                with f.when(pixel < unit["pixels"] - 1):
+                    walk.step()
+                places[pixel] = unit["y"] + offset * size
         return f.fn
 
 

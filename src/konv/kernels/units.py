@@ -12,7 +12,7 @@ tiles share.
                 contiguous output: transpose the block out
 
 An algorithm brings the function that computes one tile, with the parameters
-konv.kernels.microtile.PARAMETERS.
+konv.kernels.microtile.parameters names.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from konv.kernels.microtile import APART, parameters
 from konv.kernels.packing import HEADER, emit_image, emit_weights
 from konv.kernels.packing import emit_output as emit_channels
 from konv.kernels.region import emit_entry, emit_units
+from konv.kernels.stored import element
 from konv.kernels.tables import emit_places, emit_rows, emit_slots, emit_taps
 from konv.kernels.words import AXES, JOB, PHASE, UNIT, Piece, Words, part_function
 from konv.llvm import I64, REAL, SIZE, Function, Module, Routine, Value
@@ -51,18 +53,19 @@ def emit_kernel(
     """
     module = Module(target, plan.algorithm)
     lanes, real = target.lanes(plan.dtype), REAL[plan.dtype]
-    size, width = SIZE[real], plan.vectors * lanes * sweeps
+    size, width = SIZE[element(plan.dtype)], plan.vectors * lanes * sweeps
+    result = SIZE[real] if plan.blocked else size
     emit_weights(module, plan.dtype, plan.vectors)
     parts = {
         "slots": emit_slots(module),
         "taps": emit_taps(module, size, plan.packed),
         "rows": emit_rows(module, plan.pixels, size, plan.packed),
-        "places": emit_places(module, plan.pixels, size, width if plan.blocked else None),
+        "places": emit_places(module, plan.pixels, result, width if plan.blocked else None),
     }
     if plan.packed:
-        parts["image"] = emit_image(module, real)
+        parts["image"] = emit_image(module, plan.dtype)
     if plan.blocked:
-        own = emit_output or partial(emit_channels, real=real)
+        own = emit_output or partial(emit_channels, plan=plan)
         parts["output"] = own(module, width=width)
     parts["full"] = _emit_sweep(
         module, plan, plan.vectors, emit_tile(module, plan.vectors, 0), per_channel
@@ -73,7 +76,7 @@ def emit_kernel(
         )
     parts["blocks"] = _emit_blocks(module, plan, parts, per_channel, sweeps)
     parts["phases"] = _emit_phases(module, plan, parts)
-    emit_entry(module, partial(_emit_work, plan, parts))
+    emit_entry(module, partial(_emit_work, plan, parts), plan.residual)
     return module
 
 
@@ -118,16 +121,19 @@ def _emit_work(plan: Plan, parts: Parts, f: Function, call: Words, thread: Value
 def _place_unit(
     f: Function, plan: Plan, call: Words, job: Words, unit: Words, number: Value
 ) -> None:
-    """Unit number -> image, box and chunk of output channels; chunks vary fastest, images
-    slowest.
+    """Unit number -> chunk of output channels, image and box; chunks vary slowest: where there are
+    several, weights are more than a core's caches hold, and each thread should see part of them.
     """
-    chunk, rest = number % job["chunks"], number // job["chunks"]
+    each = job["units"] // job["chunks"]
+    chunk, rest = number // each, number % each
     for axis in reversed(AXES):
         unit["j", axis] = rest % job["boxes", axis] * job["box", axis]
         rest = rest // job["boxes", axis]
-    size = SIZE[REAL[plan.dtype]]
+    size = SIZE[element(plan.dtype)]
     unit["x"] = call["x"] + rest * job["x_batch"] * size
     unit["y"] = call["y"] + rest * job["y_batch"] * size
+    if plan.residual:
+        unit["residual"] = call["residual"]
     unit["block0"] = chunk * job["chunk_blocks"]
     every = job["blocks"] + f.least(job["tail"], 1)
     unit["block1"] = f.least(unit["block0"] + job["chunk_blocks"], every)
@@ -210,5 +216,7 @@ def _emit_sweep(module: Module, plan: Plan, nr: int, tile: Routine, per_channel:
                 row + t * unit["taps"] * (mr + 1), counts[t],
                 weights, stride, bias, first, channels, places + t * mr, to,
             ]  # fmt: skip
+            if APART in parameters(plan):
+                arguments.append(unit["residual"])
             f.call(tile, arguments)
         return f.fn

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import and_
 
-from konv.kernels.packing import emit_square, transpose
+from konv.kernels.epilogue import activate, add_residual, finish
+from konv.kernels.packing import transpose
+from konv.kernels.stored import write
 from konv.kernels.subpixel_grid import Grid
 from konv.kernels.subpixel_weights import divide
 from konv.kernels.words import Words, part_function
@@ -24,7 +26,6 @@ from konv.llvm import (
     F64,
     I64,
     REAL,
-    SIZE,
     Function,
     Module,
     Pointer,
@@ -65,7 +66,7 @@ def emit_weave(module: Module, plan: Plan, grid: Grid, width: int) -> Routine:
     """
     real = REAL[plan.dtype]
     run = _constant_run(grid, width)
-    copy = _emit_copy(module, plan, width, run)
+    copy = emit_copy(module, plan, width, run)
     side = module.target.vector_bytes // PAIR
     squares = _emit_copy_squares(module, plan, width, side) if _squared(plan, run) else None
     with part_function(module, "output", ("channel", "valid")) as (f, piece, (column, valid)):
@@ -76,13 +77,14 @@ def emit_weave(module: Module, plan: Plan, grid: Grid, width: int) -> Routine:
         y = unit.pointer("y", real) + group * channels * job["y_channel"]
         # Channels of all sub-pixels of the last axis are neighbours if pixels are.
         together = job["y_stride", 2].equals(channels)
-        cells, w0 = unit["length", 2], _corner(job, unit, 2, 0)
+        cells, w0 = unit["length", 2], corner_of(job, unit, 2, 0)
+        residual = [unit["residual"]] if plan.residual else []
         at, here = f.var(0), _Odometer(f.var(first), tuple(f.var(sub) for sub in subs))
 
         def rows(runs: list[_Run]) -> None:
             """Some runs of all cells of the unit: a row of cells after the other."""
             with f.loop(unit["length", 0]) as d, f.loop(unit["length", 1]) as h:
-                corners = (_corner(job, unit, 0, d), _corner(job, unit, 1, h), w0)
+                corners = (corner_of(job, unit, 0, d), corner_of(job, unit, 1, h), w0)
                 source = block + (d * unit["length", 1] + h) * cells * width
                 found = [_place(f, grid, job, y, r, channels, corners) for r in runs]
                 step = job["y_stride", 2] * grid.steps[2]
@@ -91,7 +93,7 @@ def emit_weave(module: Module, plan: Plan, grid: Grid, width: int) -> Routine:
                     for r, (inside, line, crop) in zip(runs, found, strict=True):
                         with f.when(inside):
                             arguments = [source + r.at, line, cells, step, r.count, *crop]
-                            f.call(copy, arguments)
+                            f.call(copy, [*arguments, *residual])
 
                 if len(runs) == 1 or squares is None:
                     alone()
@@ -100,7 +102,7 @@ def emit_weave(module: Module, plan: Plan, grid: Grid, width: int) -> Routine:
                     with yes:
                         lines, crop = [line for _, line, _ in found], found[0][2]
                         arguments = [source + runs[0].at, *lines, cells, step, *crop]
-                        f.call(squares, arguments)
+                        f.call(squares, [*arguments, *residual])
                     with no:
                         alone()
 
@@ -147,7 +149,7 @@ def _place(
     return inside, line + run.channel, crop
 
 
-def _corner(job: Words, unit: Words, axis: int, j: Value | int) -> Value:
+def corner_of(job: Words, unit: Words, axis: int, j: Value | int) -> Value:
     """The output at sub-pixel 0 of cell j of the unit, on an axis."""
     return (unit["j", axis] + j) * job["step", axis] + unit["first", axis]
 
@@ -202,17 +204,20 @@ def _advance(f: Function, grid: Grid, here: _Odometer, channels: Value, count: V
 COPY = ("cells", "step", "count", "begin", "end", "virtual")
 
 
-def _emit_copy(module: Module, plan: Plan, width: int, constant: int) -> Routine:
+def emit_copy(module: Module, plan: Plan, width: int, constant: int) -> Routine:
     """copy(source, line, cells, step, count, begin, end, virtual): `count` numbers of each cell,
-    `width` apart, go to places `step` apart.
+    `width` apart, go to places `step` apart; with a residual, that is added on the way, and its
+    distance one argument more.
 
     Number i of cell w is the output `begin` + w * `virtual` + i of its row; only those from 0 to
     `end` are written.
     """
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
-    params = [("source", pointer_to(real)), ("line", pointer_to(real)), *((n, I64) for n in COPY)]
+    names = (*COPY, "residual") if plan.residual else COPY
+    params = [("source", pointer_to(real)), ("line", pointer_to(real)), *((n, I64) for n in names)]
     with module.function("copy", params, inline=False) as (f, args):
-        source, line, cells, step, count, begin, end, virtual = args
+        source, line, cells, step, count, begin, end, virtual, *residual = args
+        out = _Out(f, plan, residual)
         length = f.integer(constant) if constant else count
         last = cells - 1
         first = f.select(begin < 0, f.integer(1), 0)
@@ -221,23 +226,50 @@ def _emit_copy(module: Module, plan: Plan, width: int, constant: int) -> Routine
         def cropped(w: Value) -> None:
             low = begin + w * virtual
             with f.loop(f.least(length, end - low), start=f.most(0 - low, f.integer(0))) as i:
-                line[w * step + i] = source[w * width + i]
+                out.put(line + (w * step + i), source[w * width + i])
 
         with f.when(first > 0):
             cropped(f.integer(0))
         if constant:
             with f.loop(stop, start=first) as w:
-                _move(source + w * width, line + w * step, constant, lanes)
+                _move(out, source + w * width, line + w * step, constant, lanes)
         else:
-            _copy_any(f, source, line, (first, stop), (width, step), count, lanes)
-        with f.when(stop < cells):
+            _copy_any(out, source, line, (first, stop), (width, step), count, lanes)
+        with f.when((stop < cells) & (stop >= first)):
             cropped(last)
         return f.fn
 
 
+@dataclass(frozen=True, slots=True)
+class _Out:
+    """Where numbers become results. Without a residual, tiles have activated what they put into the
+    block.
+    """
+
+    f: Function
+    plan: Plan
+    residual: list[Value]  # its distance, if there is one
+
+    def put(self, place: Pointer, value: Value) -> None:
+        """Finish and store a number or a vector."""
+        if self.plan.residual:
+            value = finish(self.f, self.plan, value, place, *self.residual)
+        write(self.f, self.plan.dtype, place, value)
+
+    def added(self, place: Pointer, value: Value) -> Value:
+        """With the residual, not to be stored yet."""
+        if not self.plan.residual:
+            return value
+        return add_residual(self.f, self.plan, value, place, *self.residual)
+
+    def put_added(self, place: Pointer, value: Value) -> None:
+        """Store what `added` gave."""
+        place.put(0, activate(self.f, self.plan, value) if self.plan.residual else value)
+
+
 def _squared(plan: Plan, run: int) -> bool:
-    """Runs of 8 bytes go out by squares, as many runs as cells: one by one, a load and a store for
-    two numbers cost <measure>.
+    """Runs of 8 bytes go out by squares, as many runs as cells, instead of by a load and a store
+    for two numbers.
     """
     return run * BYTES[plan.dtype] == PAIR
 
@@ -248,12 +280,12 @@ def _emit_copy_squares(module: Module, plan: Plan, width: int, side: int) -> Rou
     """
     real, run = REAL[plan.dtype], PAIR // BYTES[plan.dtype]
     lines = [(f"line{i}", pointer_to(real)) for i in range(side)]
-    names = [name for name in COPY if name != "count"]
+    names = [name for name in COPY if name != "count"] + ["residual"] * plan.residual
     params = [("source", pointer_to(real)), *lines, *((n, I64) for n in names)]
     with module.function("squares", params, inline=False) as (f, args):
         source, *rest = args
-        to, (cells, step, begin, end, virtual) = rest[:side], rest[side:]
-        last = cells - 1
+        to, (cells, step, begin, end, virtual, *residual) = rest[:side], rest[side:]
+        out, last = _Out(f, plan, residual), cells - 1
         first = f.select(begin < 0, f.integer(1), 0)
         stop = f.select(begin + last * virtual + run > end, last, cells)
 
@@ -261,38 +293,40 @@ def _emit_copy_squares(module: Module, plan: Plan, width: int, side: int) -> Rou
             low = begin + w * virtual
             with f.loop(f.least(end - low, run), start=f.most(0 - low, f.integer(0))) as i:
                 for r, line in enumerate(to):
-                    line[w * step + i] = source[w * width + i + r * run]
+                    out.put(line + (w * step + i), source[w * width + i + r * run])
 
         with f.choose(stop - first >= side) as (yes, no):
             with yes:
                 with f.when(first > 0):
                     single(f.integer(0))
-                with f.loop(stop, start=first, step=side) as w:
+                # No place is finished twice: with a residual, the last square does not overlap.
+                whole = first + ((stop - first) & -side) if plan.residual else stop
+                with f.loop(whole, start=first, step=side) as w:
                     # The last overlaps the one before it rather than fall short.
                     at = f.least(w, stop - side)
                     rows = [source.vector((at + i) * width, side * run) for i in range(side)]
                     wide = [f.regard(row, F64, side) for row in rows]
                     for line, column in zip(to, transpose(f, wide), strict=True):
-                        line.put(at * step, f.regard(column, real, side * run))
-                with f.when(stop < cells):
-                    single(last)
+                        out.put(line + at * step, f.regard(column, real, side * run))
+                with f.loop(cells, start=whole) as w:
+                    single(w)
             with no, f.loop(cells) as w:
                 single(w)
         return f.fn
 
 
-def _move(source: Pointer, to: Pointer, count: int, lanes: int) -> None:
+def _move(out: _Out, source: Pointer, to: Pointer, count: int, lanes: int) -> None:
     """A known number of numbers, in as few pieces as possible."""
     at, size = 0, lanes
     while at < count:
         while size > count - at:
             size //= 2
-        to.put(at, source.vector(at, size))
+        out.put(to + at, source.vector(at, size))
         at += size
 
 
 def _copy_any(
-    f: Function,
+    out: _Out,
     source: Pointer,
     line: Pointer,
     cells: tuple[Value, Value],
@@ -300,66 +334,18 @@ def _copy_any(
     count: Value,
     lanes: int,
 ) -> None:
-    """Any number of numbers a cell: in vectors as wide as it allows, the last one overlapping."""
+    """Any number of numbers a cell: in vectors as wide as it allows. The last one overlaps: its
+    residual is read before the one before it is written.
+    """
+    f = out.f
     with f.choose(count >= lanes) as (wide, narrow):
         with wide, f.loop(cells[1], start=cells[0]) as w:
             here, to = source + w * steps[0], line + w * steps[1]
-            with f.loop(count, step=lanes) as i:
-                at = f.least(i, count - lanes)
-                to.put(at, here.vector(at, lanes))
+            at = count - lanes
+            last = out.added(to + at, here.vector(at, lanes))
+            with f.loop(at, step=lanes) as i:
+                out.put(to + i, here.vector(i, lanes))
+            out.put_added(to + at, last)
         with narrow:
             if lanes > 1:
-                _copy_any(f, source, line, cells, steps, count, lanes // 2)
-
-
-def emit_rows_out(module: Module, plan: Plan, grid: Grid, width: int) -> Routine:
-    """output(job, unit, column, valid): the sweeps over one row of sub-pixels, which lie side by
-    side in scratch, `width` numbers a cell: each row of cells is a row of outputs by channels.
-    """
-    real = REAL[plan.dtype]
-    wide, side = width // grid.steps[2], 16 // SIZE[real]
-    if plan.blocked:
-        square = emit_square(module, real, wide, side)
-    else:
-        copy = _emit_copy(module, plan, wide, 0)
-    with part_function(module, "output", ("column", "valid")) as (f, piece, (column, _)):
-        job, unit = piece.job, piece.unit
-        group = column // job["co"]
-        block = (column - group * job["co"]) // width
-        blocks = (job["channels"] + (wide - 1)) // wide
-        rest, low = block // blocks, _corner(job, unit, 2, 0)
-        channel = block % blocks * wide
-        valid = f.least(job["channels"] - channel, wide)
-        y = unit.pointer("y", real) + (group * job["channels"] + channel) * job["y_channel"]
-        cells, plane = unit["length", 2], job["y_channel"]
-        run = f.least(cells * grid.steps[2], job["outputs", 2] - low)
-        with f.loop(unit["length", 0]) as d, f.loop(unit["length", 1]) as h:
-            source = piece.part("at_block", real) + (d * unit["length", 1] + h) * cells * width
-            rows = [_corner(job, unit, 0, d) + rest // grid.steps[1]]
-            rows.append(_corner(job, unit, 1, h) + rest % grid.steps[1])
-            line = y + (rows[0] * job["y_stride", 0] + rows[1] * job["y_stride", 1])
-            line = line + low * job["y_stride", 2]
-            with f.when((rows[0] < job["outputs", 0]) & (rows[1] < job["outputs", 1])):
-                if plan.blocked:
-                    _put_squares(f, square, source, line, (run, valid, plane), (wide, side))
-                else:
-                    step = job["y_stride", 2]
-                    f.call(copy, [source, line, run, step, valid, 0, valid * run, valid])
-        return f.fn
-
-
-def _put_squares(
-    f: Function,
-    square: Routine,
-    source: Pointer,
-    line: Pointer,
-    sizes: tuple[Value, Value, Value],
-    widths: tuple[int, int],
-) -> None:
-    """A row of outputs by channels, transposed into the planes of the output."""
-    (run, valid, plane), (wide, side) = sizes, widths
-    with f.choose(run >= side) as (squares, singles):
-        with squares:
-            f.call(square, [source, line, plane, valid, run])
-        with singles, f.loop(valid) as c, f.loop(run) as i:
-            line[c * plane + i] = source[i * wide + c]
+                _copy_any(out, source, line, cells, steps, count, lanes // 2)

@@ -22,7 +22,8 @@ Key = str | tuple[str, int]
 AXES = range(3)
 
 
-def _per_axis(*names: str) -> tuple[str, ...]:
+def per_axis(*names: str) -> tuple[str, ...]:
+    """Each name once for each axis."""
     return tuple(f"{name}{axis}" for name in names for axis in AXES)
 
 
@@ -39,7 +40,7 @@ JOB = (
     "x_batch", "x_channel", "y_batch", "y_channel",  # strides, in elements
     "thread_bytes",  # scratch of one thread; then where its parts begin, in bytes:
     "at_zeros", "at_taps", "at_rows", "at_counts", "at_places", "at_image", "at_block",
-    *_per_axis(
+    *per_axis(
         "size",  # of the input
         "x_stride", "y_stride",  # in elements
         "count",  # j runs below this, over all phases
@@ -62,10 +63,11 @@ TRIPLE = ("tap", "slot", "raw")
 
 UNIT = (
     "x", "y", "weights", "scratch",  # addresses: image, result, packed weights, thread's scratch
+    "residual",  # bytes from a result to what is added to it
     "skip",  # 1 if taps that lie wholly in the padding may be left out
     "block0", "block1",  # output channel blocks to compute
     "taps", "tiles", "pixels",  # of the phase at hand
-    *_per_axis(
+    *per_axis(
         "j", "length",  # first j of the unit, and how many in the phase at hand
         "raw", "slots",  # first raw source of the unit, and how many
         "phase",  # word of the job where the record of the phase at hand begins
@@ -131,10 +133,11 @@ def part_function(
     *,
     writes: bool = False,
     returns: Type | None = None,
+    records: tuple[Sequence[str], Sequence[str]] = (JOB, UNIT),
 ) -> Iterator[tuple[Function, Piece, list[Value]]]:
     """A function `name(job, unit, *extra)`, compiled apart: LLVM takes ten small functions in a
     third of the time of one large one. `writes`: it changes words of the unit, so it reads them
-    anew each time.
+    anew each time. `records`: the names of the words of a job and of a unit.
     """
     params = [
         ("job", pointer_to(I64)),
@@ -142,5 +145,6 @@ def part_function(
         *((label, I64) for label in extra),
     ]
     with module.function(name, params, returns, inline=False) as (f, args):
-        piece = Piece(Words(args[0], JOB, frozen=True), Words(args[1], UNIT, frozen=not writes))
+        job = Words(args[0], records[0], frozen=True)
+        piece = Piece(job, Words(args[1], records[1], frozen=not writes))
         yield f, piece, args[2:]

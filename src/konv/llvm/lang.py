@@ -21,12 +21,13 @@ from llvmlite import ir
 if TYPE_CHECKING:
     from konv.llvm.function import Function
 
-I1, I8, I32, I64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
-F32, F64 = ir.FloatType(), ir.DoubleType()
+I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
+F16, F32, F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 PTR, VOID = ir.PointerType(), ir.VoidType()
-REAL = {"float32": F32, "float64": F64}
+# What numbers of a dtype are in a register.
+REAL = {"float32": F32, "float64": F64, "float16": F32, "bfloat16": F32}
 INTEGER = {F32: I32, F64: I64}  # as wide as a number
-SIZE = {I8: 1, I32: 4, I64: 8, F32: 4, F64: 8, PTR: 8}
+SIZE = {I8: 1, I16: 2, I32: 4, I64: 8, F32: 4, F64: 8, PTR: 8}
 
 Number = int | float
 Type = ir.Type  # of a value or an element
@@ -40,7 +41,7 @@ def scalar_type(ty: ir.Type) -> ir.Type:
 
 def is_real(ty: ir.Type) -> bool:
     """True for floating point numbers and vectors of them."""
-    return isinstance(scalar_type(ty), ir.FloatType | ir.DoubleType)
+    return isinstance(scalar_type(ty), ir.HalfType | ir.FloatType | ir.DoubleType)
 
 
 class Value:
@@ -54,6 +55,11 @@ class Value:
     @property
     def type(self) -> ir.Type:
         return self.ir.type
+
+    @property
+    def lanes(self) -> int:
+        """Lanes of a vector; 0 for a single number."""
+        return self.type.count if isinstance(self.type, ir.VectorType) else 0
 
     def lift(self, other: Value | Number) -> ir.Value:
         """`other` as an IR value of this value's type; a Python number fills every lane."""
@@ -83,6 +89,13 @@ class Value:
         if other == 1:
             return self
         return self._arith(other, "mul", "fmul")
+
+    def __truediv__(self, other: Value | Number) -> Value:
+        """The quotient of reals."""
+        return Value(self.f, self.f.b.fdiv(self.ir, self.lift(other)))
+
+    def __rtruediv__(self, other: Number) -> Value:
+        return Value(self.f, self.lift(other)) / self
 
     def __rsub__(self, other: Number) -> Value:
         return Value(self.f, self.lift(other)) - self

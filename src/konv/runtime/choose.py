@@ -1,25 +1,30 @@
-"""Which plan for a layer: the first algorithm that does not refuse, and its best plan by its own
-model.
+"""Which plan for a layer: that of the algorithm whose own model says it is fastest.
 
-Choosing never looks at image size, batch or thread count, so a layer has one plan per pair of
-layouts at every size: a new size compiles nothing, and results do not depend on what else is
-computed.
+Nothing is measured, and choosing never looks at batch or thread count; of the image size it knows
+only whether it is small or large. So a layer has two plans at most for a pair of layouts: a new
+size compiles nothing, and results do not depend on what else is computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextvars import ContextVar
+from dataclasses import replace
+from math import prod
 from types import TracebackType
 from typing import Literal
 
 from konv import kernels
 from konv.errors import ProblemError
-from konv.geometry import Conv
+from konv.geometry import Axis, Conv
 from konv.plan import Plan
 from konv.target import Target
 
 Precision = Literal["exact", "fast"]
+
+# Outputs of a channel: of small images, at most of those, of large images. What is best for a layer
+# changes about there: below, it is mostly its weights, and tiles of pixels are not full.
+SMALL, BETWEEN, LARGE = 49, 100, 1024
+GROWTHS = 40  # doublings: beyond any padding that the largest image could fill
 
 _precision: ContextVar[Precision] = ContextVar("precision", default="fast")
 
@@ -60,17 +65,37 @@ def current_precision() -> Precision:
 
 def choose(conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan:
     """The plan for a layer whose input is contiguous (`packed`) or channels-last, its output
-    likewise (`blocked`).
+    likewise (`blocked`): the one that its algorithm's model says is fastest.
 
     Contiguous means that the last spatial axis has stride 1, channels-last that channels have.
     """
-    return next(_candidates(conv, target, packed, blocked))
-
-
-def _candidates(conv: Conv, target: Target, packed: bool, blocked: bool) -> Iterator[Plan]:
+    layer = _typical(conv)
     exact = current_precision() == "exact"
+    found: list[tuple[float, int, Plan]] = []
     for algorithm in kernels.ALGORITHMS:
-        if exact and not algorithm.exact:
+        if (exact and not algorithm.exact) or algorithm.why_not(layer, target) is not None:
             continue
-        if algorithm.why_not(conv, target) is None:
-            yield from algorithm.plans(conv, target, packed, blocked)
+        for plan in algorithm.plans(layer, target, packed, blocked)[:1]:
+            found.append((algorithm.cost(layer, plan, target), len(found), plan))
+    return min(found)[-1]
+
+
+def _typical(conv: Conv) -> Conv:
+    """The same layer at one of two sizes, so that it has at most two plans over all sizes.
+
+    A padding mode may need more pixels than that to fill from: then the layer is larger.
+    """
+    small = prod(axis.out for axis in conv.axes) <= BETWEEN
+    side = max(1, round((SMALL if small else LARGE) ** (1 / conv.dims)))
+    for _ in range(GROWTHS):
+        try:
+            return replace(conv, n=1, axes=tuple(_sized(axis, side) for axis in conv.axes))
+        except ProblemError:
+            side *= 2
+    return conv.with_batch(1)
+
+
+def _sized(axis: Axis, out: int) -> Axis:
+    """The axis with about so many outputs."""
+    size = ((out - 1) * axis.stride + axis.extent - axis.lo - axis.hi - 1) // axis.up + 1
+    return replace(axis, size=max(1, size))

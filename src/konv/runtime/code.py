@@ -18,7 +18,7 @@ from typing import Any
 from konv import kernels, llvm, log
 from konv.kernels import digest
 from konv.kernels.packing import WEIGHTS
-from konv.kernels.region import RUN
+from konv.kernels.region import RUN, RUN_WITH_RESIDUAL
 from konv.plan import Plan
 from konv.runtime import store
 from konv.target import Target
@@ -26,8 +26,8 @@ from konv.target import Target
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """`run(job, x, weights, y, scratch, team, threads)` and `pack(...)`, which take integers and
-    addresses.
+    """`run(job, x, weights, y, scratch, team, threads)`, with the residual's distance from y where
+    the plan has one, and `pack(...)`: they take integers and addresses.
     """
 
     plan: Plan
@@ -73,7 +73,7 @@ def _load(plan: Plan) -> Kernel:
     return Kernel(
         plan,
         target,
-        loaded.function("run", len(RUN)),
+        loaded.function("run", len(RUN_WITH_RESIDUAL if plan.residual else RUN)),
         loaded.function("pack", len(WEIGHTS)),
         loaded,
     )

@@ -10,8 +10,9 @@ from __future__ import annotations
 from itertools import count
 from typing import Any
 
-from konv import llvm, log
+from konv import kernels, llvm, log
 from konv.geometry import Conv
+from konv.plan import Epilogue
 from konv.runtime import memory, weights
 from konv.runtime.choose import choose
 from konv.runtime.code import kernel
@@ -20,6 +21,8 @@ from konv.runtime.threads import Team
 from konv.runtime.weights import CACHE, Packed, Strides
 from konv.target import BYTES
 
+NOTHING = Epilogue()
+
 
 class Call:
     """`conv` on an input and an output with these strides, in elements, as (batch, channel,
@@ -27,27 +30,40 @@ class Call:
     """
 
     def __init__(
-        self, conv: Conv, x: Strides, y: Strides, team: Team, x_last: bool, y_last: bool
+        self,
+        conv: Conv,
+        x: Strides,
+        y: Strides,
+        team: Team,
+        x_last: bool,
+        y_last: bool,
+        epilogue: Epilogue = NOTHING,
     ) -> None:
         target = llvm.detect()
         self.conv, self.team = conv, team
-        self.plan = choose(conv, target, not x_last, not y_last)
+        self.plan = choose(conv, target, not x_last, not y_last).followed_by(epilogue)
         memory.require(
             weights.packed_bytes(conv, self.plan, target), f"the packed weight of {conv}"
         )
         self.job = schedule(conv, self.plan, target, x, y, team.threads)
         memory.require(self.job.scratch, f"scratch memory of {conv}")
         self.kernel = kernel(self.plan)
+        self.once = kernels.by_name(self.plan.algorithm).once
         self._run, self._address, self._team = self.kernel.run, self.job.address, team.address
         log.event(
             "plan", conv=conv, plan=self.plan, threads=self.job.threads, scratch=self.job.scratch
         )
 
-    def run(self, x: int, packed: Packed, y: int) -> None:
-        """Compute y from x with packed weights."""
+    def run(self, x: int, packed: Packed, y: int, residual: int | None = None) -> None:
+        """Compute y from x with packed weights; `residual` lies in memory as y does."""
         job = self.job
         scratch = memory.take(job.scratch)
-        self._run(self._address, x, packed.address, y, scratch.address, self._team, job.threads)
+        job_at, team = self._address, self._team
+        if residual is None:
+            self._run(job_at, x, packed.address, y, scratch.address, team, job.threads)
+        else:
+            apart = residual - y
+            self._run(job_at, x, packed.address, y, scratch.address, team, job.threads, apart)
         memory.give_back(scratch)
 
 

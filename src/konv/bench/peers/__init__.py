@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 
 from konv.bench.peers.peer import CONTIGUOUS, LAST, LAYOUTS, Peer, Run, name
+from konv.errors import ProblemError
 
-LIBRARIES = ("konv", "torch")  # files of this folder, in the order of the table
+# Files of this folder, in the order of the table.
+LIBRARIES = ("konv", "torch", "compiled", "onnxruntime", "openvino", "ncnn", "jax")
 
-__all__ = ["CONTIGUOUS", "LAST", "LAYOUTS", "LIBRARIES", "Peer", "Run", "installed", "name"]
+OURS = "konv"
+
+__all__ = ["CONTIGUOUS", "LAST", "LAYOUTS", "LIBRARIES", "OURS", "Peer", "Run", "installed", "name"]
 
 
-def installed() -> tuple[Peer, ...]:
-    """Return the competitors that can run here; konv's come first."""
-    files = (import_module(f"konv.bench.peers.{library}") for library in LIBRARIES)
-    return tuple(peer for file in files for peer in file.peers())
+def installed(wanted: Sequence[str] = ()) -> tuple[Peer, ...]:
+    """Return the competitors that can run here, konv first; of `wanted` libraries if any are named.
+
+    ProblemError for a library that is unknown or not installed.
+    """
+    for library in wanted:
+        if library not in LIBRARIES:
+            raise ProblemError(f"{library!r} is no peer. Choose from {', '.join(LIBRARIES)}.")
+    found: list[Peer] = []
+    for library in LIBRARIES:
+        if wanted and library not in (OURS, *wanted):
+            continue
+        here = import_module(f"konv.bench.peers.{library}").peers()
+        if library in wanted and not here:
+            raise ProblemError(f"{library} is not installed here: pip install 'konv[bench]'.")
+        found += here
+    return tuple(found)

@@ -19,14 +19,12 @@ from konv.geometry import Conv
 class Konv:
     """konv.conv1d ... conv_transpose3d, on arrays of one layout."""
 
-    library = "konv"
+    library, compiles = "konv", False
 
     def __init__(self, layout: str, tensors: bool) -> None:
         self.layout, self.tensors = layout, tensors
 
     def why_not(self, conv: Conv) -> str | None:
-        if conv.dtype not in ("float32", "float64"):
-            return f"computes in float32 and float64, not in {conv.dtype}"
         if self.tensors and self.layout == LAST and conv.dims == 1:
             return "PyTorch has no channels-last tensors of one dimension"
         return why_no_layer(conv)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -21,6 +22,9 @@ Run = Callable[[], Any]
 class Peer(Protocol):
     """One library with its arrays in one layout.
 
+    `compiles`: it makes a model of a line first, with weights of its own and maybe threads of its
+    own. There cannot be hundreds of those, so it is measured warm only.
+
     A new one is a file beside this one with a function `peers() -> tuple[Peer, ...]`, empty where
     the library is not installed, and its name in konv.bench.peers.LIBRARIES. It asks
     konv.runtime.threads.get_num_threads() how many threads to use.
@@ -28,6 +32,7 @@ class Peer(Protocol):
 
     library: str
     layout: str
+    compiles: bool
 
     def why_not(self, conv: Conv) -> str | None:
         """Return why it cannot compute this line, in words for a user; None if it can."""
@@ -100,3 +105,13 @@ def why_no_layer(conv: Conv) -> str | None:
 def last(a: Array) -> Array:
     """Return a copy with the same axes whose channels stand last in memory."""
     return np.moveaxis(np.ascontiguousarray(np.moveaxis(a, 1, -1)), -1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelsLast:
+    """The answer of a library whose arrays are (n, *spatial, channel); turned when looked at."""
+
+    array: Any
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return np.asarray(np.moveaxis(np.asarray(self.array), -1, 1), dtype, copy=copy)

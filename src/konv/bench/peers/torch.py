@@ -6,6 +6,7 @@ torch.nn.functional.pad in the timed call, as users of PyTorch must.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -26,7 +27,7 @@ from konv.geometry import Conv
 class Torch:
     """torch.nn.functional.conv1d ... conv_transpose3d, on tensors of one layout."""
 
-    library = "torch"
+    library, compiles = "torch", False
 
     def __init__(self, layout: str) -> None:
         self.layout = layout
@@ -39,21 +40,25 @@ class Torch:
         return why_no_layer(conv)
 
     def prepare(self, conv: Conv, x: Array, weight: Array, bias: Array) -> Run:
-        from torch.nn import functional
+        arrays = tensor(x, self.layout), tensor(weight, self.layout), tensor(bias)
+        return partial(layer(conv), *arrays)
 
-        call = call_of(conv)
-        function = getattr(functional, call.function)
-        w, b = tensor(weight, self.layout), tensor(bias)
-        image = tensor(x, self.layout)
-        if call.symmetric and call.mode == "zeros":
-            padding = {"padding": call.amounts} if call.amounts != 0 else {}
-            return partial(function, image, w, b, **padding, **call.rest)
-        sides, mode = _sides(call), "constant" if call.mode == "zeros" else call.mode
 
-        def padded() -> Any:
-            return function(functional.pad(image, sides, mode), w, b, **call.rest)
+def layer(conv: Conv) -> Callable[[Any, Any, Any], Any]:
+    """Return the call of image, weight and bias that computes a Conv."""
+    from torch.nn import functional
 
-        return padded
+    call = call_of(conv)
+    function = getattr(functional, call.function)
+    if call.symmetric and call.mode == "zeros":
+        padding = {"padding": call.amounts} if call.amounts != 0 else {}
+        return partial(function, **padding, **call.rest)
+    sides, mode = _sides(call), "constant" if call.mode == "zeros" else call.mode
+
+    def padded(image: Any, weight: Any, bias: Any) -> Any:
+        return function(functional.pad(image, sides, mode), weight, bias, **call.rest)
+
+    return padded
 
 
 def _sides(call: Call) -> list[int]:

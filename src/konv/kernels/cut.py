@@ -1,0 +1,177 @@
+"""How a layer is cut into units of work: a box of output pixels and a chunk of output channels.
+
+Nothing here changes a result. What a unit holds is a matter of caches, of threads that should
+finish together, and of tiles that should be full, which pull in different directions: so every cut
+worth considering is priced, and the cheapest taken.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+
+from konv.geometry import Axis, Conv
+from konv.kernels.channels import Channels
+from konv.plan import Plan
+from konv.target import COMPUTED, Target
+
+PIXELS = 256  # of a unit at most (packed: twice): its tables stay in the first-level cache
+# Of a packed box: squarer boxes pack fewer pixels twice, and 64 floats still fill cache lines.
+WIDEST = 64
+WIDEST_LINE = 256  # of boxes whose results leave in lines
+FEWEST = 48  # pixels below which more units are no gain
+TABLES = 4 * 1024 * 1024  # bytes of addresses beyond which a unit is cut down to a single tile
+CHOICES = 12  # boxes considered on an axis
+# Prices in cycles of a core (Emerald Rapids; only their ratios matter): of a unit, a number packed,
+# a number out through a block, an address; bytes a cycle of weights that a core's second-level
+# cache does not hold from one unit to the next.
+UNIT, PACKED, OUT, ADDRESS, STREAMED = 3000, 0.6, 0.7, 1.5, 5
+
+
+class Line:
+    """One axis, its phases and the box that units take of it.
+
+    A slot is a place for one source. Usually slots are all pixels from a box's first to its last
+    source, so that neighbours stay neighbours. Where taps lie far apart, most of these would
+    never be read: a *sparse* axis has slots for what each output of the box reads, and no others.
+    """
+
+    def __init__(self, axis: Axis) -> None:
+        self.axis = axis
+        self.phases = tuple(axis.phases())
+        self.count = max(phase.count for phase in self.phases)
+        self.jump, self.step = self.phases[0].stride, self.phases[0].step
+        self.reads = sorted({source for phase in self.phases for source in phase.sources}) or [0]
+        self.least, self.span = self.reads[0], self.reads[-1] - self.reads[0]
+        self.reach = max(len(phase.taps) for phase in self.phases)
+        self.cut(self.count)
+
+    def cut(self, box: int) -> None:
+        """Take about `box` at a time, in boxes as even as can be."""
+        self.boxes = -(-self.count // max(1, min(box, self.count)))
+        self.box = -(-self.count // self.boxes)
+        self.boxes = -(-self.count // self.box)
+        dense = (self.box - 1) * self.jump + self.span + 1
+        self.sparse = 2 * self.box * len(self.reads) <= dense
+        self.ahead = len(self.reads) if self.sparse else self.jump
+        self.first_slots = len(self.reads) if self.sparse else self.span + 1
+        self.slots = (self.box - 1) * self.ahead + self.first_slots
+
+    def raws(self) -> list[int] | range:
+        """The source of each slot, counted from the box's first."""
+        if not self.sparse:
+            return range(self.slots)
+        return [j * self.jump + read - self.least for j in range(self.box) for read in self.reads]
+
+    def slot(self, source: int) -> int:
+        """The slot of a source that the first output of a box reads."""
+        return bisect_left(self.reads, source) if self.sparse else source - self.least
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """What prices are made of."""
+
+    conv: Conv
+    plan: Plan
+    target: Target
+    lines: list[Line]
+    channels: Channels
+    threads: int
+
+
+def cut(
+    conv: Conv,
+    plan: Plan,
+    target: Target,
+    lines: list[Line],
+    channels: Channels,
+    threads: int,
+    in_lines: bool = False,
+) -> int:
+    """Choose the boxes; returns how many blocks of output channels one unit takes. `in_lines`:
+    boxes are as wide as the image, parts of a single row if that is too much.
+    """
+    layer = _Layer(conv, plan, target, lines, channels, threads)
+    best: tuple[float, tuple[int, ...], int] | None = None
+    for boxes in _boxes(lines, 2 * PIXELS if plan.packed else PIXELS, plan.packed, in_lines):
+        for line, box in zip(lines, boxes, strict=True):
+            line.cut(box)
+        for blocks in _chunks(channels.all_blocks):
+            price = _price(layer, blocks)
+            if best is None or price < best[0]:
+                best = price, boxes, blocks
+    assert best is not None
+    for line, box in zip(lines, best[1], strict=True):
+        line.cut(box)
+    return best[2]
+
+
+def _boxes(lines: list[Line], most: int, packed: bool, in_lines: bool) -> Iterator[tuple[int, ...]]:
+    """Boxes of at most so many pixels; the smallest of an axis is always among them."""
+    widest = min(most, WIDEST) if packed and lines[1].count * lines[0].count > 1 else most
+    if in_lines:
+        widest = WIDEST_LINE
+    limits = (most, most, widest)
+    sizes = [_sizes(line.count, limit) for line, limit in zip(lines, limits, strict=True)]
+    for boxes in product(*sizes):
+        whole = not in_lines or boxes[2] == sizes[2][0] or boxes[0] == boxes[1] == 1
+        if prod(boxes) <= most and whole:
+            yield boxes
+
+
+def _sizes(count: int, limit: int) -> list[int]:
+    """Sizes that cut an axis evenly, no larger than the limit, the largest first."""
+    fewest = -(-count // limit)
+    found = dict.fromkeys(-(-count // k) for k in range(fewest, count + 1))
+    sizes = list(found)
+    if len(sizes) <= CHOICES:
+        return sizes
+    step = (len(sizes) - 1) / (CHOICES - 1)
+    return [sizes[round(i * step)] for i in range(CHOICES)]
+
+
+def _chunks(blocks: int) -> list[int]:
+    """Blocks in a chunk that are worth considering: all, a half, a quarter, down to one."""
+    found = {-(-blocks // pieces) for pieces in (1, 2, 4, 8, 16, 32)}
+    return sorted(found, reverse=True)
+
+
+def _price(layer: _Layer, blocks: int) -> float:
+    """Cycles from the first to the last unit, on all threads."""
+    conv, plan, lines, channels = layer.conv, layer.plan, layer.lines, layer.channels
+    pixels, slots = prod(line.box for line in lines), prod(line.slots for line in lines)
+    taps, size = prod(line.reach for line in lines), COMPUTED[plan.dtype]
+    phases = prod(len(line.phases) for line in lines)
+    chunks = -(-channels.all_blocks // blocks)
+    units = chunks * conv.n * prod(line.boxes for line in lines)
+    tiles = -(-pixels // plan.pixels)
+    reduction = channels.groups * (channels.ci if channels.summed else 1) * taps
+    each = tiles * blocks * reduction * plan.pixels * plan.vectors / 2
+    addresses = tiles * (plan.pixels + 1) * taps
+    unit = phases * (each + ADDRESS * addresses) + UNIT
+    lanes, wide = layer.target.lanes(plan.dtype), lines[2].boxes == 1
+    row = lines[2].slots if wide else _lines(lines[2].slots, lanes)
+    unit += PACKED * slots // lines[2].slots * row * conv.ci * plan.packed
+    row = lines[2].box if wide else _lines(lines[2].box, lanes)
+    unit += OUT * phases * pixels // lines[2].box * row * conv.co / chunks * plan.blocked
+    weights = conv.params * size
+    if weights > layer.target.l2 * 3 // 4:
+        unit += weights / chunks / STREAMED
+    rounds: float = -(-units // layer.threads)
+    if rounds > 2:  # threads help one another: the last round is rarely whole
+        rounds = (rounds + units / layer.threads) / 2
+    few = pixels < FEWEST and units > layer.threads
+    image = slots * conv.ci * size if plan.packed else 0
+    # More than there is room for, in caches for the packed image and at all for the tables.
+    crowd = max(5 * image / (2 * layer.target.l2), 8 * taps * pixels / TABLES)
+    crowded = crowd > 1 and pixels > plan.pixels
+    return rounds * unit * (1 + 0.2 * few) * (1 + 9 * crowd * crowded)
+
+
+def _lines(pixels: int, lanes: int) -> int:
+    """Pixels of the cache lines that a part of a row touches: of 7, often 32."""
+    return (-(-pixels // lanes) + 1) * lanes

@@ -1,0 +1,104 @@
+"""Depthwise convolution with channels in the lanes, a vector of them at a time.
+
+konv.kernels.strips has the loops. A tile is `pixels` neighbouring outputs of a row; weights are
+vectors, so nothing is splat and no lane lies beside an image: taps in the padding are left out one
+by one, and of a kernel as large as its map three quarters are. Channels-last images are read where
+they lie; contiguous ones are transposed into the strip, or out of a block, which pays from 8 taps
+along the rows on (27x27 512@14 contiguous: 0.28 ms so, 0.60 in planes).
+
+Two cores of an Emerald Rapids (AVX-512), ms of a call between PyTorch tensors, channels-last in and
+out, and PyTorch's in that layout:
+
+    3x3 32@112      0.083  0.100    3x3 s2 96@112   0.190  0.176    13x13 64@56   0.28  1.22
+    3x3 192@28      0.039  0.064    3x3 960@7       0.032  0.058    13x13 1024@7  0.096  0.25
+    3x3 d2 128@32   0.052  0.062    7x7 96@56       0.120  0.195    27x27 512@14  0.29  0.57
+
+The kernel of 7x7 96@56 alone takes 0.094 ms, 89 % of the peak, if arrays begin on a cache line,
+0.134 if every vector crosses one.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from konv.geometry import Conv
+from konv.kernels import strip_cut
+from konv.kernels.lane_rows import emit_pixels_fill
+from konv.kernels.packing import HEADER
+from konv.kernels.stored import HALVES
+from konv.kernels.strip_fill import emit_pack
+from konv.kernels.strip_form import FEW, JOB, form_of
+from konv.kernels.strips import emit_kernel
+from konv.llvm import Module
+from konv.plan import Blocks, Packing, Plan, Strides, Work
+from konv.target import BYTES, Target
+
+name = "pencils"
+exact = True
+once = False
+words = JOB
+
+# Outputs of a tile by bytes in a vector and the number of registers: of up to 4 taps along the row,
+# and of more; the reasons are those of konv.kernels.planes.
+TILES = {(16, 16): (7, 5), (32, 16): (7, 7), (16, 32): (7, 14), (64, 32): (7, 14)}
+
+
+def why_not(conv: Conv, target: Target) -> str | None:
+    """One channel in and out a group, no inserted zeros, a vector of channels, few taps."""
+    ci, co = conv.ci // conv.groups, conv.co // conv.groups
+    if conv.dtype in HALVES:
+        return f"reads and writes float32 and float64; here {conv.dtype}"
+    if conv.ci != conv.groups or conv.co != conv.groups:
+        return f"takes one channel in and out a group; here {ci} and {co}"
+    if any(axis.up > 1 for axis in conv.axes):
+        return "takes no transposed layer with a stride"
+    if conv.co < target.lanes(conv.dtype):
+        return f"takes {target.lanes(conv.dtype)} channels or more; here {conv.co}"
+    if max(axis.kernel for axis in conv.axes) > 31:
+        return "takes up to 31 taps an axis; here more"
+    return None
+
+
+def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
+    """One plan; none for few taps between contiguous images, which planes do without packing."""
+    form = form_of(conv)
+    if packed and blocked and form[1] <= FEW:
+        return ()
+    few, many = TILES[target.vector_bytes, target.registers]
+    pixels = few if form[2] <= 4 else many
+    direct = form[2] <= FEW and not packed
+    return (Plan(name, conv.dtype, packed, blocked, pixels, 1, form=(*form, int(direct))),)
+
+
+def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
+    """Boxes of output pixels and vectors of channels."""
+    return strip_cut.cut(conv, plan, target, x, y, threads)
+
+
+def cost(conv: Conv, plan: Plan, target: Target) -> float:
+    """Modelled cycles of one core for one image, as konv.kernels.strip_cut counts them."""
+    return strip_cut.cycles(conv, plan, target)
+
+
+def packing(conv: Conv, plan: Plan, target: Target) -> Packing:
+    """Every vector's taps, then all biases."""
+    lanes = target.lanes(plan.dtype)
+    numbers = -(-conv.co // lanes) * lanes * (conv.params // conv.co + 1)
+    return Packing(HEADER + numbers * BYTES[conv.dtype], conv.groups, 1, 1)
+
+
+def blocks(conv: Conv, plan: Plan, target: Target) -> Blocks:
+    """Tiles of outputs, and the channels that stand side by side."""
+    return Blocks(
+        pixels=(prod(axis.out for axis in conv.axes), plan.pixels),
+        co=(1, 1),
+        ci=(1, 1),
+        groups=(conv.groups, target.lanes(plan.dtype)),
+    )
+
+
+def emit(plan: Plan, target: Target) -> Module:
+    """The module of a plan: `run` and `pack`."""
+    module = Module(target, name)
+    emit_pack(module, plan)
+    return emit_kernel(plan, emit_pixels_fill(module, plan), module)

@@ -1,0 +1,115 @@
+"""Depthwise convolution of contiguous images: pixels of a row in the lanes, a channel at a time.
+
+konv.kernels.strips has the loops. A tile is `pixels` rows by `vectors` of columns; weights are
+splat over the lanes. Rows are read where they lie, lanes beside the image masked; a row that is not
+a multiple of a vector ends with one that overlaps the one before. Machines that mask no loads go
+through strips.
+
+Two cores of an Emerald Rapids (AVX-512), ms of a call between PyTorch tensors, contiguous in and
+out, and PyTorch's in that layout:
+
+    3x3 32@112        0.083  0.28      3x3 s2 96@112   0.188  0.48
+    3x3 192@28        0.042  0.13      3x3 960@7       0.037  0.09
+    3x3 d2 128@32     0.039  0.12      7x7 96@56       0.149  0.34
+
+96@112 moves its arrays as fast as a large copy does here (39 GB/s), 32@112 1.2 times as fast, from
+the second-level caches. 7x7 has 56 % of the peak of multiply-adds.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from konv.geometry import Conv
+from konv.kernels import strip_cut
+from konv.kernels.packing import HEADER
+from konv.kernels.stored import HALVES
+from konv.kernels.strip_fill import emit_pack, emit_rows_fill
+from konv.kernels.strip_form import FEW, JOB, form_of
+from konv.kernels.strips import emit_kernel
+from konv.llvm import Module
+from konv.plan import Blocks, Packing, Plan, Strides, Work
+from konv.target import BYTES, Target
+
+name = "planes"
+exact = True
+once = False
+words = JOB
+
+# Rows x vectors, by bytes in a vector and the number of registers: of up to 4 taps along the rows,
+# up to 7, more, and where there are no rows. Seven rows fit the maps of most networks, 7 times a
+# power of two; seven sums are one short of two multiply-adds a cycle that take 4, which matters
+# where chains are long. SSE needs a register for the product, too.
+TILES = {
+    (16, 16): ((7, 1), (5, 1), (5, 2), (1, 7)),
+    (32, 16): ((7, 1), (7, 1), (5, 2), (1, 4)),
+    (16, 32): ((7, 1), (14, 1), (7, 2), (1, 7)),
+    (64, 32): ((7, 1), (14, 1), (7, 2), (1, 7)),
+}
+REACH = 256  # pixels that a row of taps may span: a row of the strip has room for it
+
+
+def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv.plan.Algorithm
+    """One input channel a group, no inserted zeros, columns in one or two phases, few taps."""
+    if conv.dtype in HALVES:
+        return f"reads and writes float32 and float64; here {conv.dtype}"
+    if conv.ci != conv.groups:
+        return f"takes one input channel a group; here {conv.ci // conv.groups}"
+    if any(axis.up > 1 for axis in conv.axes):
+        return "takes no transposed layer with a stride"
+    last = conv.axes[-1]
+    if last.stride > 2:
+        return f"takes strides of 1 and 2 along the last axis; here {last.stride}"
+    if last.extent > REACH or max(axis.kernel for axis in conv.axes) > 31:
+        return f"takes up to 31 taps an axis, over {REACH} columns; here more"
+    return None
+
+
+def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
+    """One plan, where input and output are contiguous."""
+    if not (packed and blocked):
+        return ()
+    form = form_of(conv)
+    few, some, many, single = TILES[target.vector_bytes, target.registers]
+    rows, vectors = few if form[1] <= 4 else some if form[1] <= FEW else many
+    if conv.dims == 1:
+        rows, vectors = single
+    direct = target.vector_bytes >= 32 and form[1] <= FEW  # others mask no loads
+    return (Plan(name, conv.dtype, packed, blocked, rows, vectors, form=(*form, int(direct))),)
+
+
+def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
+    """Boxes of output pixels and channels."""
+    return strip_cut.cut(conv, plan, target, x, y, threads)
+
+
+def cost(conv: Conv, plan: Plan, target: Target) -> float:
+    """Modelled cycles of one core for one image, as konv.kernels.strip_cut counts them."""
+    return strip_cut.cycles(conv, plan, target)
+
+
+def packing(conv: Conv, plan: Plan, target: Target) -> Packing:  # noqa: ARG001 - as Algorithm
+    """Every channel's taps, then all biases."""
+    taps = conv.params // conv.co
+    size = HEADER + conv.co * (taps + 1) * BYTES[conv.dtype]
+    return Packing(size, conv.groups, conv.co // conv.groups, 1)
+
+
+def blocks(conv: Conv, plan: Plan, target: Target) -> Blocks:
+    """Tiles of outputs, and the channels that stand side by side."""
+    return Blocks(
+        pixels=(
+            prod(axis.out for axis in conv.axes),
+            plan.pixels * plan.vectors * target.lanes(plan.dtype),
+        ),
+        co=(conv.co // conv.groups, 1),
+        ci=(1, 1),
+        groups=(conv.groups, 1),
+    )
+
+
+def emit(plan: Plan, target: Target) -> Module:
+    """The module of a plan: `run` and `pack`."""
+    module = Module(target, name)
+    emit_pack(module, plan)
+    return emit_kernel(plan, emit_rows_fill(module, plan), module)

@@ -1,0 +1,162 @@
+"""What konv.kernels.strips works from: words of its job and units, the shape of its loops."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import gcd
+from typing import Any
+
+from konv.geometry import Axis, Conv
+from konv.kernels.words import AXES, Words
+from konv.llvm import I8, I64, Function, Module, Pointer, Value, pointer_to
+from konv.plan import Plan
+
+JOB = (
+    "units", "chunks", "chunk", "lines",  # pieces of work; of the lines; lines in one; all of them
+    "channels", "multiplier",  # of the output; output channels that read one input channel
+    "mode",  # padding: 0 zeros, 1 reflect, 2 replicate, 3 circular
+    "zeros",  # 1 if padding is zeros, which may be left out where all weights are finite
+    "dense",  # 1 if lanes lie side by side in the input
+    "x_batch", "x_channel", "y_batch", "y_channel",  # strides, in elements
+    "thread_bytes", "at_strip", "at_dump",  # scratch of one thread; its parts, in bytes
+    "at_columns", "at_tiles", "at_sums", "at_block",  # parts of konv.kernels.nested
+    *(f"{name}{axis}" for name in (
+        "size", "lo",  # of the input, and pixels of padding before it
+        "x_stride", "y_stride",  # in elements
+        "out", "box", "boxes",  # outputs: all, in a unit, and units along the axis
+    ) for axis in AXES),
+)  # fmt: skip
+
+UNIT = (
+    "x", "y", "weights", "scratch",  # addresses: image, result, packed weights, thread's scratch
+    "skip",  # 1 if taps that lie in the padding are left out
+    "direct",  # 1 if the input is read as it lies; 0: from the strip
+    "residual",  # bytes from a result to what is added to it
+    "line0", "line1",
+    *(f"{name}{axis}" for name in (
+        "j", "length",  # first output of the unit, and how many
+        "raw", "slots",  # first source, and how many
+        "before", "most",  # a slot s holds a number if 0 <= s + before < most
+        "step",  # elements from one slot to the next
+    ) for axis in AXES),
+)  # fmt: skip
+
+WIDEST = 112  # columns of a plane's unit: a whole row of most networks' largest depthwise maps
+LONGEST = 1024  # the same where there are no rows
+FEW = 7  # taps along a tile whose weights stay in registers; of more, all padding is left out
+ENDLESS = 2**30  # more slots than a strip has
+UNROLL = 160  # multiply-adds of a tile up to which the outer taps are unrolled too
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a plan's inner loops are specialised on, read from `Plan.form`; per axis."""
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    lanes: int
+    planes: bool
+    direct: bool
+
+    @classmethod
+    def of(cls, plan: Plan, lanes: int) -> Form:
+        kernel, stride, dilation = plan.form[:3], plan.form[3:6], plan.form[6:9]
+        planes = plan.algorithm == "planes"
+        return cls(kernel, stride, dilation, lanes, planes, bool(plan.form[9]))
+
+    @property
+    def along(self) -> int:
+        """The axis of a tile's outputs."""
+        return 1 if self.planes else 2
+
+    @property
+    def across(self) -> int:
+        """The other axis, whose taps are outer ones; lanes lie along it in planes."""
+        return 3 - self.along
+
+    @property
+    def apart(self) -> int:
+        """Outputs from one of a tile to the next: they share slots then."""
+        stride, dilation = self.stride[self.along], self.dilation[self.along]
+        return dilation // gcd(stride, dilation) if self.kernel[self.along] > 1 else 1
+
+    def slots(self, axis: int, outputs: int) -> int:
+        """Slots under so many outputs."""
+        return (outputs - 1) * self.stride[axis] + self.extent(axis)
+
+    def extent(self, axis: int) -> int:
+        return (self.kernel[axis] - 1) * self.dilation[axis] + 1
+
+    @property
+    def phases(self) -> int:
+        """Column phases of a row in the strip: one if kernels read rows as the input has them."""
+        return 1 if self.direct else self.stride[2]
+
+    def uses(
+        self, outputs: int, first: int = 0, taps: int | None = None
+    ) -> dict[int, list[tuple[int, int]]]:
+        """slot -> (output, tap) that read it, for a tile along the axis and `taps` taps from the
+        `first` on; slots ascend.
+        """
+        last = self.kernel[self.along] if taps is None else first + taps
+        found: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        jump, dilation = self.apart * self.stride[self.along], self.dilation[self.along]
+        for output in range(outputs):
+            for tap in range(first, min(last, self.kernel[self.along])):
+                found[output * jump + tap * dilation].append((output, tap))
+        return dict(sorted(found.items()))
+
+    def widest(self, single: bool) -> int:
+        """Columns of a unit at most, where a row of the strip has a length known beforehand."""
+        return max(LONGEST if single else WIDEST, self.lanes)
+
+    def half(self, single: bool) -> int:
+        """Elements of one column phase of a row: its slots, room for a vector more, in an odd
+        number of vectors, so that rows do not meet in the same sets of a cache.
+        """
+        slots = self.slots(2, self.widest(single)) // self.phases + 1 + self.stride[2] * self.lanes
+        vectors = -(-slots // self.lanes)
+        return (vectors + 1 - vectors % 2) * self.lanes
+
+    def row(self, single: bool) -> int:
+        """Elements from one row of a plane's strip to the next."""
+        return self.half(single) * self.phases
+
+
+def form_of(conv: Conv) -> tuple[int, ...]:
+    """Taps, strides and dilations of three axes, as `Plan.form` holds them."""
+    axes = (Axis(1, 1),) * (3 - len(conv.axes)) + conv.axes
+    return (
+        *(a.kernel for a in axes),
+        *(a.stride if a.kernel * a.stride > 1 else 1 for a in axes),
+        *(a.dilation if a.kernel > 1 else 1 for a in axes),
+    )
+
+
+@contextmanager
+def strip_function(
+    module: Module, name: str, extra: Sequence[str] = (), inline: bool = False
+) -> Iterator[tuple[Function, Words, Words, list[Value]]]:
+    """A function `name(job, unit, *extra)`, compiled apart unless it is to be inlined."""
+    params = [("job", pointer_to(I64)), ("unit", pointer_to(I64)), *((n, I64) for n in extra)]
+    with module.function(name, params, inline=inline) as (f, args):
+        job, unit = Words(args[0], JOB, frozen=True), Words(args[1], UNIT, frozen=True)
+        yield f, job, unit, args[2:]
+
+
+def strip_of(job: Words, unit: Words, element: Any) -> Pointer:
+    """The strip of this thread."""
+    return (unit.pointer("scratch", I8) + job["at_strip"]).cast(element)
+
+
+def strip_steps(plan: Plan, form: Form, unit: Words) -> list[Any]:
+    """Elements from one slot of the strip to the next, per axis."""
+    if form.planes:
+        whole = form.row(plan.pixels == 1)
+        return [unit["slots", 1] * whole, whole, 1]
+    row = unit["slots", 2] * form.lanes
+    return [unit["slots", 1] * row, row, form.lanes]

@@ -1,0 +1,34 @@
+"""The problems and machines that algorithms are asked about, and layers at other sizes."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+from konv.errors import ProblemError
+from konv.geometry import Conv, read_problems
+from konv.target import Target
+
+FOLDER = Path(__file__).resolve().parents[2] / "problems"
+PROBLEMS = [
+    conv
+    for file in sorted(FOLDER.glob("*.txt"))
+    for _, conv in read_problems(file.read_text("utf-8"))
+]
+LAYOUTS = list(product((True, False), repeat=2))
+TARGETS = {
+    "sse": Target("x86_64-linux-gnu", "x86-64", (), 16, 16),
+    "avx2": Target("x86_64-linux-gnu", "haswell", (), 32, 16),
+    "avx512": Target("x86_64-linux-gnu", "skylake-avx512", (), 64, 32),
+    "neon": Target("aarch64-linux-gnu", "cortex-a72", (), 16, 32),
+}
+SIZES = (1, 2, 3, 5, 9, 12, 20, 60, 400)
+
+
+def sized(conv: Conv, size: int) -> Conv | None:
+    """The layer on an image that has `size` pixels more on each axis than its kernel needs."""
+    try:
+        needed = (max(1, axis.extent - axis.lo - axis.hi) for axis in conv.axes)
+        return conv.with_size(*(size + n - 1 for n in needed))
+    except ProblemError:  # the padding mode cannot fill so much beside so few pixels
+        return None

@@ -1,0 +1,88 @@
+"""Depthwise kernels compiled for machines that the tests do not run on: their tiles stay in
+registers, and nothing is called that is not theirs.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+import pytest
+from llvm.assembly import MACHINES, MULTIPLY_ADD, Machine, called, count, functions
+
+from konv.geometry import Conv
+from konv.kernels import nested, pencils, planes
+from konv.llvm import assembly, describe
+from konv.plan import Algorithm
+
+ROADS = {"planes": (planes, True), "pencils": (pencils, False), "nested": (nested, False)}
+VECTOR = re.compile(r"%[xyz]mm|\bq\d|\bv\d")
+
+each_machine = pytest.mark.parametrize("machine", MACHINES, ids=str)
+
+
+@cache
+def compiled(machine: Machine, road: str, line: str) -> dict[str, list[str]]:
+    algorithm: Algorithm
+    algorithm, layout = ROADS[road]
+    target = describe(machine.triple, machine.cpu, "")
+    (plan,) = algorithm.plans(Conv.parse(line), target, layout, layout)
+    return functions(assembly(algorithm.emit(plan, target)))
+
+
+def spills(lines: list[str]) -> list[str]:
+    """Vectors that are written to the stack."""
+    return [
+        line
+        for line in lines
+        if VECTOR.search(line)
+        and re.search(r"^v?mov\w+\s+%[xyz]mm\d+,.*%rsp|^st[rp]\s.*\[sp", line)
+    ]
+
+
+def loops(lines: list[str]) -> list[str]:
+    """What lies between the first and the last multiply-add."""
+    at = [i for i, line in enumerate(lines) if re.match(r"v?fm(add|la)|mulp", line)]
+    return lines[at[0] : at[-1]] if at else []
+
+
+@pytest.mark.parametrize("taps", ["k3 p1", "k3 p2 d2", "k5 p2", "k7 p3", "k31 p15"])
+@pytest.mark.parametrize("road", ["planes", "pencils"])
+@each_machine
+def test_tiles_stay_in_registers(machine: Machine, road: str, taps: str) -> None:
+    """No sum of a tile inside the image leaves its register; where lanes are masked, on 16
+    registers, a few weights may.
+    """
+    found = compiled(machine, road, f"conv2d 1x64x56x56 o64 {taps} g64")["lines"]
+    instruction = MULTIPLY_ADD[machine.family, "float32"]
+    assert count(found, instruction) >= 21, "whole registers are multiplied and added"
+    allowed = {"sse": 45, "avx2": 6}.get(machine.family, 2)
+    assert len(spills(loops(found))) <= allowed, spills(loops(found))
+
+
+@each_machine
+def test_products_stay_in_registers(machine: Machine) -> None:
+    """The blocks of a row, for every output of a tile."""
+    found = compiled(machine, "nested", "conv2d 1x64x56x56 o64 k31 p15 g64")["products"]
+    target = describe(machine.triple, machine.cpu, "")
+    rows, columns = nested.TILES[target.vector_bytes, target.registers]
+    assert count(found, MULTIPLY_ADD[machine.family, "float32"]) == 8 * rows * columns
+    assert not spills(loops(found))
+
+
+@pytest.mark.parametrize("road", ROADS)
+@each_machine
+def test_calls_nothing_of_others(machine: Machine, road: str) -> None:
+    found = compiled(machine, road, "conv2d 1x64x56x56 o64 k31 p15 g64")
+    calls = set().union(*map(called, found.values())) - found.keys()
+    assert calls <= {"memcpy", "memset", "bzero"}
+
+
+def test_spills_are_seen() -> None:
+    """The tests above can fail."""
+    assert spills(
+        ["vmovups\t%zmm3, 64(%rsp)", "str\tq0, [sp, #16]", "vmovups\t64(%rsp), %zmm3"]
+    ) == [
+        "vmovups\t%zmm3, 64(%rsp)",
+        "str\tq0, [sp, #16]",
+    ]

@@ -70,6 +70,8 @@ def case(d: Draw, target: Target, large: bool) -> Case:
     ci, co, groups = wide.channels(d) if wide else _channels(d, dtype, target)
     kernel = [d.number(1, 3 if large or dims == 3 else 5) for _ in range(dims)]
     stride, dilation = _steps(d, dims, 3), _steps(d, dims, 3)
+    if transposed and not large and d.number(0, 1):
+        kernel, stride, dilation = _upsampling(d, dims)
     if dims == 2 and ci == co == groups and not transposed and d.number(0, 1) == 0:
         kernel, stride, dilation = d.one(([28, 30], [29, 28])), [1, 1], [1, 1]
     extra = [0] * dims
@@ -177,6 +179,15 @@ def _steps(d: Draw, dims: int, most: int) -> list[int]:
     if kind < 2:
         return [1] * dims
     return [d.number(1, most)] * dims if kind == 2 else [d.number(1, most) for _ in range(dims)]
+
+
+def _upsampling(d: Draw, dims: int) -> tuple[list[int], list[int], list[int]]:
+    """Kernel, stride and dilation as upsampling layers have them, alike on all axes. Few different
+    ones, as for channels.
+    """
+    most = {1: 8, 2: 4, 3: 2}[dims]
+    kernel, stride = d.one(((most, most), (most, most), (4, 2), (3, 2), (2, 3)))
+    return [kernel] * dims, [stride] * dims, [1] * dims
 
 
 def _padding(d: Draw, dims: int, transposed: bool) -> tuple[str, Any]:

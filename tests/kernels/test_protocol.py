@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product
-from math import isfinite
+from math import isfinite, prod
 
 import pytest
 from geometry.strategies import convs
@@ -13,7 +13,8 @@ from kernels.layers import LAYOUTS, PROBLEMS, SIZES, TARGETS, sized
 
 from konv import kernels, llvm
 from konv.geometry import Conv
-from konv.kernels import ALGORITHMS, depthwise, direct, planar
+from konv.kernels import ALGORITHMS, depthwise, direct, interleave, planar, subpixel
+from konv.kernels.subpixel_grid import Grid
 from konv.plan import Algorithm, Plan
 from konv.target import Target
 
@@ -90,7 +91,32 @@ def follows_planes(plan: Plan, conv: Conv, target: Target) -> None:
     assert (plan.tail, plan.odd, plan.depth) == (0, 0, 0)
 
 
-FOLLOWS = {"depthwise": follows_tiles, "direct": follows_tiles, "planar": follows_planes}
+def follows_cells(plan: Plan, conv: Conv, target: Target) -> None:
+    """Sums and one vector of weights fit into registers; blocks and tail are all columns, or those
+    of sweeps are filled up.
+    """
+    co, lanes, grid = conv.co // conv.groups, target.lanes(conv.dtype), Grid.from_form(plan)
+    assert plan.pixels * plan.vectors + plan.vectors < target.registers
+    assert 0 <= plan.tail <= plan.vectors
+    assert plan.odd == 0, "all goes through a block"
+    assert plan.depth in (0, conv.ci // conv.groups)
+    assert grid.form == plan.form
+    assert grid.subpixels == prod(axis.up for axis in conv.axes)
+    if plan.algorithm == interleave.name:
+        assert plan.tail == 0
+    else:
+        vectors = -(-co * grid.subpixels // lanes)
+        assert vectors >= plan.tail
+        assert (vectors - plan.tail) % plan.vectors == 0, "blocks and tail are not all vectors"
+
+
+FOLLOWS = {
+    "depthwise": follows_tiles,
+    "direct": follows_tiles,
+    "planar": follows_planes,
+    "subpixel": follows_cells,
+    "interleave": follows_cells,
+}
 
 
 def hold_no_sizes(conv: Conv, algorithm: Algorithm, target: Target) -> None:
@@ -159,7 +185,8 @@ def test_emits(algorithm: Algorithm) -> None:
 def test_order() -> None:
     """Most special first; the one that takes all is the last."""
     assert ALGORITHMS[-1] is direct
-    assert ALGORITHMS.index(depthwise) < ALGORITHMS.index(direct)
+    order = [ALGORITHMS.index(a) for a in (depthwise, subpixel, interleave, planar, direct)]
+    assert order == sorted(order)
     with pytest.raises(StopIteration):
         kernels.by_name("no such algorithm")
 
@@ -202,3 +229,53 @@ def test_why_depthwise_does_not(line: str, says: str | None) -> None:
 )
 def test_why_planar_does_not(line: str, says: str | None) -> None:
     assert planar.why_not(Conv.parse(line), llvm.detect()) == says
+
+
+GAPS = "takes transposed layers with a stride; here no zeros are inserted"
+STEPS = "takes no dilation or second stride beside the stride of 2"
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("conv2d 1x8x9x9 o8 k3 s2", GAPS),
+        ("tconv2d 1x8x9x9 o8 k3", GAPS),
+        ("tconv2d 1x8x9x9 o8 k4 s2 d2", STEPS),
+        ("tconv2d 1x8x9x9 o64 k4 s2 p1", "would multiply more than with channels in the lanes"),
+        ("tconv2d 1x8x9x9 o64 k3 s2", "would multiply more than with channels in the lanes"),
+        ("tconv2d 1x8x9x9 o64 k2 s2", None),
+        ("tconv2d 1x8x9x9 o3 k4 s2 p1", None),
+        ("tconv2d 1x21x9x9 o21 k16 s8", None),
+    ],
+)
+def test_why_subpixel_does_not(line: str, says: str | None) -> None:
+    found = subpixel.why_not(Conv.parse(line), TARGETS["avx512"])
+    assert (found is None) == (says is None), found
+    assert (found or "").startswith(says or "")
+
+
+def test_subpixel_leaves_lanes_out_only_where_that_is_free() -> None:
+    conv = Conv.parse("tconv2d 1x8x9x9 o3 k3 s2 p1")
+    assert subpixel.why_not(conv, TARGETS["avx512"]) is None
+    says = "takes kernels that are multiples of stride 2; here 3"
+    assert subpixel.why_not(conv, TARGETS["avx2"]) == says
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("conv2d 1x8x9x9 o8 k3 s2", GAPS),
+        ("tconv2d 1x8x9x9 o8 k4 s2 d2", STEPS),
+        (
+            "tconv1d 1x8x9 o64 k16 s9",
+            "takes up to 64 sub-pixels between inputs, 8 on the",
+        ),
+        ("tconv2d 1x8x9x9 o64 k16 s16x8", "takes up to 64 sub-pixels between inputs"),
+        ("tconv2d 1x8x9x9 o64 k3 s2", None),
+        ("tconv2d 1x8x9x9 o64 k3 s8", None),
+    ],
+)
+def test_why_interleave_does_not(line: str, says: str | None) -> None:
+    found = interleave.why_not(Conv.parse(line), llvm.detect())
+    assert (found is None) == (says is None), found
+    assert (found or "").startswith(says or "")

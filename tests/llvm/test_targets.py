@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from itertools import product
+from typing import Any
 
 import pytest
 from llvm.assembly import (
@@ -24,7 +25,7 @@ from llvm.assembly import (
 )
 
 from konv.geometry import Conv
-from konv.kernels import direct, planar, winograd, winograd_parts
+from konv.kernels import direct, interleave, planar, subpixel, winograd, winograd_parts
 from konv.kernels.microtile import UNROLL, emit_tile
 from konv.kernels.planar_tile import emit_tiles
 from konv.kernels.winograd_cut import RESTS
@@ -148,6 +149,22 @@ def test_products_of_winograd_stay_in_registers(machine: Machine) -> None:
             ((_, lines),) = functions(assembly(module)).items()
             allowed = 2 if machine.family == "sse" else 0  # one product, as in direct
             check_loop(machine, "float32", lines, tiles * nr * winograd_parts.UNROLL, allowed)
+
+
+@pytest.mark.parametrize("algorithm", [subpixel, interleave], ids=lambda a: str(a.name))
+@pytest.mark.parametrize("dtype", DTYPES)
+@each_machine
+def test_transposed_kernels_have_such_tiles(machine: Machine, dtype: str, algorithm: Any) -> None:
+    """With every register tile; also where sums leave lanes out, which adds nothing to the loop."""
+    target = target_of(machine)
+    for kernel in (4, 3):
+        conv = Conv.of((1, 64, 9, 9), 5, kernel, 2, 1, dtype=dtype, transposed=True)
+        if algorithm is subpixel and target.vector_bytes < subpixel.MASKED and kernel == 3:
+            continue
+        for plan in algorithm.plans(conv, target, True, True):
+            found = functions(assembly(algorithm.emit(plan, target)))
+            lines = found[f"tile_{plan.pixels}x{plan.vectors}"]
+            check_loop(machine, dtype, lines, plan.pixels * plan.vectors * UNROLL)
 
 
 @pytest.mark.parametrize(

@@ -340,10 +340,11 @@ def test_wrong_tables_are_noticed(text: str) -> None:
 # Threads
 
 SAME = (
-    "mode", "groups", "ci", "co", "taps", "blocks", "tail",
+    "mode", "groups", "ci", "co", "channels", "reduction", "blocks", "tail",
     "x_batch", "x_channel", "y_batch", "y_channel",
     *(f"{name}{a}" for a in AXES for name in (
-        "size", "x_stride", "y_stride", "count", "jump", "least", "span", "step", "phases",
+        "size", "x_stride", "y_stride", "count", "outputs", "jump", "least", "span", "step",
+        "phases",
     )),
 )  # fmt: skip
 

@@ -4,7 +4,17 @@ refuses.
 
 from __future__ import annotations
 
-from konv.kernels import depthwise, direct, nested, pencils, planar, planes, winograd
+from konv.kernels import (
+    depthwise,
+    direct,
+    interleave,
+    nested,
+    pencils,
+    planar,
+    planes,
+    subpixel,
+    winograd,
+)
 from konv.plan import Algorithm
 
 ALGORITHMS: tuple[Algorithm, ...] = (
@@ -13,6 +23,8 @@ ALGORITHMS: tuple[Algorithm, ...] = (
     planes,
     depthwise,
     winograd,
+    subpixel,
+    interleave,
     planar,
     direct,
 )

@@ -21,6 +21,7 @@ from konv.target import COMPUTED, Target
 PIXELS = 256  # of a unit at most (packed: twice): its tables stay in the first-level cache
 # Of a packed box: squarer boxes pack fewer pixels twice, and 64 floats still fill cache lines.
 WIDEST = 64
+WIDEST_LINE = 256  # of boxes whose results leave in lines
 FEWEST = 48  # pixels below which more units are no gain
 TABLES = 4 * 1024 * 1024  # bytes of addresses beyond which a unit is cut down to a single tile
 CHOICES = 12  # boxes considered on an axis
@@ -83,12 +84,20 @@ class _Layer:
 
 
 def cut(
-    conv: Conv, plan: Plan, target: Target, lines: list[Line], channels: Channels, threads: int
+    conv: Conv,
+    plan: Plan,
+    target: Target,
+    lines: list[Line],
+    channels: Channels,
+    threads: int,
+    in_lines: bool = False,
 ) -> int:
-    """Choose the boxes; returns how many blocks of output channels one unit takes."""
+    """Choose the boxes; returns how many blocks of output channels one unit takes. `in_lines`:
+    boxes are as wide as the image, parts of a single row if that is too much.
+    """
     layer = _Layer(conv, plan, target, lines, channels, threads)
     best: tuple[float, tuple[int, ...], int] | None = None
-    for boxes in _boxes(lines, 2 * PIXELS if plan.packed else PIXELS, plan.packed):
+    for boxes in _boxes(lines, 2 * PIXELS if plan.packed else PIXELS, plan.packed, in_lines):
         for line, box in zip(lines, boxes, strict=True):
             line.cut(box)
         for blocks in _chunks(channels.all_blocks):
@@ -101,13 +110,16 @@ def cut(
     return best[2]
 
 
-def _boxes(lines: list[Line], most: int, packed: bool) -> Iterator[tuple[int, ...]]:
+def _boxes(lines: list[Line], most: int, packed: bool, in_lines: bool) -> Iterator[tuple[int, ...]]:
     """Boxes of at most so many pixels; the smallest of an axis is always among them."""
     widest = min(most, WIDEST) if packed and lines[1].count * lines[0].count > 1 else most
+    if in_lines:
+        widest = WIDEST_LINE
     limits = (most, most, widest)
     sizes = [_sizes(line.count, limit) for line, limit in zip(lines, limits, strict=True)]
     for boxes in product(*sizes):
-        if prod(boxes) <= most:
+        whole = not in_lines or boxes[2] == sizes[2][0] or boxes[0] == boxes[1] == 1
+        if prod(boxes) <= most and whole:
             yield boxes
 
 

@@ -44,22 +44,35 @@ def emit_tile(module: Module, plan: Plan, nr: int, odd: int) -> Routine:
     """The function that computes one tile of nr vectors; `odd`: channels of the last one, 0 if it
     is full.
     """
-    lanes = module.target.lanes(plan.dtype)
     with tile_function(module, plan, nr, odd) as (f, sums, a):
         with f.loop(a["count"]) as t:
             row = a["rows"] + t * (plan.pixels + 1)
-            weights = a["weights"] + row[0] * a["tap_stride"]
-            pixels = [row.pointer(1 + m, REAL[plan.dtype]) + a["first"] for m in range(plan.pixels)]
-            for channel in range(plan.depth):
-                _multiply_add(f, sums, weights, pixels, f.integer(channel), lanes)
-            if not plan.depth:
-                whole = a["channels"] & -UNROLL
-                with f.loop(whole, step=UNROLL) as c:
-                    for u in range(UNROLL):
-                        _multiply_add(f, sums, weights, pixels, c + u, lanes)
-                with f.loop(a["channels"], start=whole) as c:
-                    _multiply_add(f, sums, weights, pixels, c, lanes)
+            add_channels(f, plan, sums, a, row, a["weights"] + row[0] * a["tap_stride"])
         return f.fn
+
+
+def add_channels(
+    f: Function,
+    plan: Plan,
+    sums: list[list[Variable]],
+    a: dict[str, Any],
+    row: Pointer,
+    weights: Pointer,
+    masks: list[Value] | None = None,
+) -> None:
+    """All channels of one tap: its row of addresses, its weights; `masks`: lanes that have it, for
+    each vector.
+    """
+    pixels = [row.pointer(1 + m, REAL[plan.dtype]) + a["first"] for m in range(plan.pixels)]
+    for channel in range(plan.depth):
+        _multiply_add(f, sums, weights, pixels, f.integer(channel), masks)
+    if not plan.depth:
+        whole = a["channels"] & -UNROLL
+        with f.loop(whole, step=UNROLL) as c:
+            for u in range(UNROLL):
+                _multiply_add(f, sums, weights, pixels, c + u, masks)
+        with f.loop(a["channels"], start=whole) as c:
+            _multiply_add(f, sums, weights, pixels, c, masks)
 
 
 @contextmanager
@@ -86,14 +99,15 @@ def _multiply_add(
     weights: Pointer,
     pixels: list[Pointer],
     c: Value,
-    lanes: int,
+    masks: list[Value] | None,
 ) -> None:
-    nr = len(sums[0])
+    nr, lanes = len(sums[0]), sums[0][0].type.count
     vectors = [weights.vector(c * (nr * lanes) + n * lanes, lanes) for n in range(nr)]
     for row, pixel in zip(sums, pixels, strict=True):
         x = f.splat(pixel[c], lanes)
-        for total, vector in zip(row, vectors, strict=True):
-            total.set(f.fma(x, vector, total.get()))
+        for n, (total, vector) in enumerate(zip(row, vectors, strict=True)):
+            added = f.fma(x, vector, total.get())
+            total.set(f.select(masks[n], added, total.get()) if masks else added)
 
 
 def _store(

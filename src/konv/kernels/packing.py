@@ -174,8 +174,7 @@ def emit_output(module: Module, plan: Plan, width: int) -> Routine:
     `valid` channels of the contiguous output, from `channel` on; a residual is added on the way.
     """
     real = REAL[plan.dtype]
-    sides = sorted({16 // SIZE[real], module.target.lanes(plan.dtype)}, reverse=True)
-    squares = {side: _emit_output_square(module, plan, width, side) for side in sides}
+    squares = emit_output_squares(module, plan, width)
     with part_function(module, "output", ("channel", "valid")) as (f, piece, (channel, valid)):
         job, unit = piece.job, piece.unit
         block, plane, step = piece.part("at_block", real), job["y_channel"], job["step", 2]
@@ -190,23 +189,49 @@ def emit_output(module: Module, plan: Plan, width: int) -> Routine:
             source, line = block + pixel * width, corner
             for a in (0, 1):
                 line = line + (j[a] * job["step", a] + first[a]) * job["y_stride", a]
-            squared = f.integer(0)
-            for side, square in squares.items():
-                end = f.select(dense & (run >= side), run, squared)
-                if plan.residual:  # no place is finished twice, so the last square does not overlap
-                    end = f.select(end.equals(run), run & -side, squared)
-                with f.loop(end, start=squared, step=side) as i:
-                    # The last overlaps the one before it rather than fall short.
-                    at = f.least(i, end - side)
-                    f.call(square, [source + at * width, line + at, plane, valid, *residual])
-                squared = end
-            # Pixels innermost: they share cache lines and pages.
-            with f.when(squared < run), f.loop(valid) as c:
-                channel_line = line + c * plane
-                with f.loop(run, start=squared) as i:
-                    place = channel_line + i * step
-                    _put(f, plan, source[i * width + c], place, *residual)
+            put_row(f, plan, squares, width, source, line, (run, valid, plane, step), residual)
         return f.fn
+
+
+Squares = dict[int, Routine]
+
+
+def emit_output_squares(module: Module, plan: Plan, width: int) -> Squares:
+    """What `put_row` calls, by the pixels of a square."""
+    sides = sorted({16 // SIZE[REAL[plan.dtype]], module.target.lanes(plan.dtype)}, reverse=True)
+    return {side: _emit_output_square(module, plan, width, side) for side in sides}
+
+
+def put_row(
+    f: Function,
+    plan: Plan,
+    squares: Squares,
+    width: int,
+    source: Pointer,
+    line: Pointer,
+    sizes: tuple[Value, Value, Value, Value],
+    residual: list[Value],
+) -> None:
+    """A row of pixels in scratch, `width` channels each, goes into planes of the output. `sizes`:
+    pixels, channels of them that are valid, from plane to plane, from pixel to pixel.
+    """
+    run, valid, plane, step = sizes
+    dense, squared = step.equals(1), f.integer(0)
+    for side, square in squares.items():
+        end = f.select(dense & (run >= side), run, squared)
+        if plan.residual:  # no place is finished twice, so the last square does not overlap
+            end = f.select(end.equals(run), run & -side, squared)
+        with f.loop(end, start=squared, step=side) as i:
+            # The last overlaps the one before it rather than fall short.
+            at = f.least(i, end - side)
+            f.call(square, [source + at * width, line + at, plane, valid, *residual])
+        squared = end
+    # Pixels innermost: they share cache lines and pages.
+    with f.when(squared < run), f.loop(valid) as c:
+        channel_line = line + c * plane
+        with f.loop(run, start=squared) as i:
+            place = channel_line + i * step
+            _put(f, plan, source[i * width + c], place, *residual)
 
 
 def _put(f: Function, plan: Plan, value: Value, place: Pointer, apart: Value | None = None) -> None:

@@ -26,13 +26,16 @@ def schedule(
     x_strides: Strides,
     y_strides: Strides,
     threads: int,
+    in_lines: bool = False,
 ) -> Work:
-    """The work of `conv` under `plan`, whose kernel sees these channels."""
+    """The work of `conv` under `plan`, whose kernel sees these channels; `in_lines`: boxes are to
+    be as wide as the image.
+    """
     axes = (Axis(1, 1),) * (3 - len(conv.axes)) + conv.axes
     lines = [Line(axis) for axis in axes]
     if conv.exact_macs < ALONE:
         threads = 1
-    chunk_blocks = cut(conv, plan, target, lines, channels, threads)
+    chunk_blocks = cut(conv, plan, target, lines, channels, threads, in_lines)
     chunks = -(-channels.all_blocks // chunk_blocks)
     words = dict.fromkeys(JOB, 0)
     words |= {
@@ -41,7 +44,7 @@ def schedule(
         "even": not any(line.sparse for line in lines),
         "groups": channels.groups, "ci": channels.ci, "co": channels.co,
         "blocks": channels.blocks, "tail": channels.tail,
-        "taps": prod(axis.kernel for axis in conv.axes),
+        "channels": channels.co, "reduction": channels.reduction,
         "x_batch": x_strides[0], "x_channel": x_strides[1],
         "y_batch": y_strides[0], "y_channel": y_strides[1],
     }  # fmt: skip
@@ -72,7 +75,8 @@ def _axis_words(
     for a, (line, (x_stride, y_stride)) in enumerate(zip(lines, strides, strict=True)):
         words |= {
             f"size{a}": line.axis.size, f"x_stride{a}": x_stride, f"y_stride{a}": y_stride,
-            f"count{a}": line.count, f"box{a}": line.box, f"boxes{a}": line.boxes,
+            f"count{a}": line.count, f"outputs{a}": line.axis.out,
+            f"box{a}": line.box, f"boxes{a}": line.boxes,
             f"jump{a}": line.jump, f"least{a}": line.least, f"span{a}": line.span,
             f"ahead{a}": line.ahead, f"first_slots{a}": line.first_slots, f"step{a}": line.step,
             f"phases{a}": len(line.phases), f"at_phases{a}": len(JOB) + len(records),

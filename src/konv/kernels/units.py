@@ -22,7 +22,8 @@ from functools import partial
 from typing import Any
 
 from konv.kernels.microtile import APART, parameters
-from konv.kernels.packing import HEADER, emit_image, emit_output, emit_weights
+from konv.kernels.packing import HEADER, emit_image, emit_weights
+from konv.kernels.packing import emit_output as emit_channels
 from konv.kernels.region import emit_entry, emit_units
 from konv.kernels.stored import element
 from konv.kernels.tables import emit_places, emit_rows, emit_slots, emit_taps
@@ -33,17 +34,26 @@ from konv.target import Target
 
 Parts = dict[Any, Routine]
 EmitTile = Callable[[Module, int, int], Routine]
+EmitWeights = Callable[[Module, str, int], Routine]
+EmitOutput = Callable[[Module, int], Routine]
 
 
 def emit_kernel(
-    plan: Plan, target: Target, emit_tile: EmitTile, per_channel: bool = False
+    plan: Plan,
+    target: Target,
+    emit_tile: EmitTile,
+    per_channel: bool = False,
+    emit_weights: EmitWeights = emit_weights,
+    emit_output: EmitOutput | None = None,
+    sweeps: int = 1,
 ) -> Module:
     """The module of a plan: `run` and `pack`. emit_tile(module, vectors, odd) writes the function
-    of a tile.
+    of a tile; the others, where given, replace those of konv.kernels.packing. A block is computed
+    in so many sweeps over the tiles, whose results lie side by side in scratch.
     """
     module = Module(target, plan.algorithm)
     lanes, real = target.lanes(plan.dtype), REAL[plan.dtype]
-    size, width = SIZE[element(plan.dtype)], plan.vectors * lanes
+    size, width = SIZE[element(plan.dtype)], plan.vectors * lanes * sweeps
     result = SIZE[real] if plan.blocked else size
     emit_weights(module, plan.dtype, plan.vectors)
     parts = {
@@ -55,7 +65,8 @@ def emit_kernel(
     if plan.packed:
         parts["image"] = emit_image(module, plan.dtype)
     if plan.blocked:
-        parts["output"] = emit_output(module, plan, width)
+        own = emit_output or partial(emit_channels, plan=plan)
+        parts["output"] = own(module, width=width)
     parts["full"] = _emit_sweep(
         module, plan, plan.vectors, emit_tile(module, plan.vectors, 0), per_channel
     )
@@ -63,7 +74,7 @@ def emit_kernel(
         parts["last"] = _emit_sweep(
             module, plan, plan.tail, emit_tile(module, plan.tail, plan.odd), per_channel
         )
-    parts["blocks"] = _emit_blocks(module, plan, parts, per_channel)
+    parts["blocks"] = _emit_blocks(module, plan, parts, per_channel, sweeps)
     parts["phases"] = _emit_phases(module, plan, parts)
     emit_entry(module, partial(_emit_work, plan, parts), plan.residual)
     return module
@@ -151,39 +162,44 @@ def _emit_phases(module: Module, plan: Plan, parts: Parts) -> Routine:
         return f.fn
 
 
-def _emit_blocks(module: Module, plan: Plan, parts: Parts, per_channel: bool) -> Routine:
+def _emit_blocks(
+    module: Module, plan: Plan, parts: Parts, per_channel: bool, sweeps: int
+) -> Routine:
     """blocks(job, unit): every group and block of output channels over the unit's tiles."""
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
+    wide = plan.vectors * lanes
     with part_function(module, "blocks") as (f, piece, _):
         job, unit = piece.job, piece.unit
-        padded = (job["blocks"] * plan.vectors + job["tail"]) * lanes
-        reduction = job["taps"] if per_channel else job["taps"] * job["ci"]
+        padded = job["blocks"] * (wide * sweeps) + job["tail"] * lanes
+        reduction = job["reduction"]
         weights = unit.pointer("weights", real)
         biases = weights + job["groups"] * padded * reduction
         with f.loop(job["groups"]) as g, f.loop(unit["block1"], start=unit["block0"]) as block:
-            k = block * (plan.vectors * lanes)
-            block_weights, bias = weights + (g * padded + k) * reduction, biases + (g * padded + k)
+            k = block * (wide * sweeps)
             channel, valid = g * job["co"] + k, job["co"] - k
-            to = f.integer(0) if plan.blocked else channel
             first = k if per_channel else g * job["ci"]
-            arguments = [job.base, unit.base, block_weights, bias, first, to]
-            if not plan.tail:
-                f.call(parts["full"], arguments)
-            else:
-                with f.choose(block < job["blocks"]) as (full, last):
-                    with full:
-                        f.call(parts["full"], arguments)
-                    with last:
-                        f.call(parts["last"], arguments)
+            with f.loop(sweeps) as sweep:
+                column, aside = g * padded + k + sweep * wide, sweep * wide
+                block_weights, bias = weights + column * reduction, biases + column
+                to = aside if plan.blocked else channel
+                arguments = [job.base, unit.base, block_weights, bias, first, to]
+                if not plan.tail:
+                    f.call(parts["full"], arguments)
+                else:
+                    with f.choose(block < job["blocks"]) as (full, last):
+                        with full:
+                            f.call(parts["full"], arguments)
+                        with last:
+                            f.call(parts["last"], arguments)
             if plan.blocked:
-                valid = f.least(valid, plan.vectors * lanes)
+                valid = f.least(valid, wide * sweeps)
                 f.call(parts["output"], [job.base, unit.base, channel, valid])
         return f.fn
 
 
 def _emit_sweep(module: Module, plan: Plan, nr: int, tile: Routine, per_channel: bool) -> Routine:
     """sweep(job, unit, weights, bias, first, to): one block of nr vectors over the unit's tiles."""
-    mr, lanes = plan.pixels, module.target.lanes(plan.dtype)
+    mr, lanes, real = plan.pixels, module.target.lanes(plan.dtype), REAL[plan.dtype]
     labels = ("weights", "bias", "first", "to")
     with part_function(module, f"sweep_{tile.name}", labels) as (
         f,
@@ -194,7 +210,7 @@ def _emit_sweep(module: Module, plan: Plan, nr: int, tile: Routine, per_channel:
         channels = f.integer(1) if per_channel else job["ci"]
         row, counts = piece.part("at_rows", I64), piece.part("at_counts", I64)
         places, stride = piece.part("at_places", I64), channels * (nr * lanes)
-        weights, bias = weights.to_pointer(REAL[plan.dtype]), bias.to_pointer(REAL[plan.dtype])
+        weights, bias = weights.to_pointer(real), bias.to_pointer(real)
         with f.loop(unit["tiles"]) as t:
             arguments = [
                 row + t * unit["taps"] * (mr + 1), counts[t],

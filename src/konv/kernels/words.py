@@ -33,7 +33,8 @@ JOB = (
     "even",  # 1 if no axis is sparse (konv.runtime.schedule)
     "mode",  # padding: 0 zeros, 1 reflect, 2 replicate, 3 circular
     "groups", "ci", "co",  # channels of one group
-    "taps",  # of the whole kernel: the stride of the packed weights
+    "channels",  # output channels of a group; where `co` counts the columns that are made of them
+    "reduction",  # numbers of packed weights for each of `co`
     "blocks", "tail",  # full blocks of output channels a group; vectors in one more, other block
     "chunk_blocks",  # blocks (the last one included) in a chunk
     "x_batch", "x_channel", "y_batch", "y_channel",  # strides, in elements
@@ -43,6 +44,7 @@ JOB = (
         "size",  # of the input
         "x_stride", "y_stride",  # in elements
         "count",  # j runs below this, over all phases
+        "outputs",  # of all phases
         "box", "boxes",  # js in a unit, and units along the axis
         "jump", "least", "span",  # raw source = j * jump + c, with least <= c <= least + span
         "step",  # outputs of one phase lie this far apart

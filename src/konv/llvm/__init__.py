@@ -12,6 +12,7 @@ from konv.llvm.lang import (
     I16,
     I32,
     I64,
+    INTEGER,
     PTR,
     REAL,
     SIZE,
@@ -26,7 +27,7 @@ from konv.llvm.lang import (
 )  # fmt: skip
 
 __all__ = [
-    "F16", "F32", "F64", "I1", "I8", "I16", "I32", "I64", "PTR", "REAL", "SIZE", "VOID",
+    "F16", "F32", "F64", "I1", "I8", "I16", "I32", "I64", "INTEGER", "PTR", "REAL", "SIZE", "VOID",
     "Function", "Loaded", "Module", "Number", "Pointer", "Routine", "Type", "Value", "Variable",
     "assembly", "describe", "detect", "load", "object_bytes", "optimise", "pointer_to",
     "scalar_type",

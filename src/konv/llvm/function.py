@@ -207,6 +207,10 @@ class Function:
         mask = ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes))
         return Value(self, self.b.shuffle_vector(a.ir, b.ir, mask))
 
+    def regard(self, value: Value, element: ir.Type, count: int) -> Value:
+        """The bits of a vector as `count` elements of another type."""
+        return Value(self, self.b.bitcast(value.ir, ir.VectorType(element, count)))
+
     def join(self, parts: Sequence[Value]) -> Value:
         """Vectors of one length one after the other as a single one; 1, 2, 4, ... of them."""
         if len(parts) == 1:

@@ -26,6 +26,7 @@ F16, F32, F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 PTR, VOID = ir.PointerType(), ir.VoidType()
 # What numbers of a dtype are in a register.
 REAL = {"float32": F32, "float64": F64, "float16": F32, "bfloat16": F32}
+INTEGER = {F32: I32, F64: I64}  # as wide as a number
 SIZE = {I8: 1, I16: 2, I32: 4, I64: 8, F32: 4, F64: 8, PTR: 8}
 
 Number = int | float

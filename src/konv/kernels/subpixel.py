@@ -1,0 +1,178 @@
+"""Transposed convolution by cells: the outputs between two inputs become channels of an ordinary
+layer.
+
+    cells, not pixels, stand in the tiles          konv.kernels.subpixel_grid says what a cell is
+    for unit of cells: tables, packed image        once for all phases, as in konv.kernels.units
+        for block of columns: (channel, sub-pixel) in the lanes
+            for tile of cells:                     konv.kernels.microtile, taps x channels
+            block out of scratch: runs of columns  konv.kernels.weave
+
+A reduction is `kernel / stride` taps an axis: a matrix product of (cells) x (taps, channels) x
+(columns), at its peak whatever the number of channels, as sub-pixels fill the lanes that channels
+leave empty. The columns of a group in order, fastest first:
+
+    output contiguous       sub-pixel of w, of h, of d, channel
+    output channels-last    channel, sub-pixel of w, of h, of d
+
+so that in either case a run of columns is a run of the output. Every output is the same chain of
+multiply-adds as in konv.kernels.direct.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from math import prod
+
+from konv.geometry import Conv
+from konv.kernels import interleave
+from konv.kernels.channels import Channels
+from konv.kernels.direct import TILES, last_block
+from konv.kernels.microtile import UNROLL, add_channels, emit_tile, tile_function
+from konv.kernels.stored import HALVES
+from konv.kernels.subpixel_grid import Grid, cell_schedule, cells_of, shift_of
+from konv.kernels.subpixel_weights import emit_cell_weights
+from konv.kernels.units import emit_kernel
+from konv.kernels.weave import emit_weave
+from konv.kernels.words import JOB
+from konv.llvm import INTEGER, REAL, Module, Routine
+from konv.plan import Blocks, Packing, Plan, Strides, Work
+from konv.target import Target
+
+name = "subpixel"
+exact = True
+once = True
+words = JOB
+
+CROPPED = 1.15
+MASKED = 64  # bytes of a vector from which on leaving lanes out of a multiply-add costs nothing
+
+
+def why_not(conv: Conv, target: Target) -> str | None:
+    """Only where zeros are inserted, and where it multiplies less than konv.kernels.interleave."""
+    if conv.dtype in HALVES:
+        return f"reads and writes float32 and float64; here {conv.dtype}"
+    if all(axis.up == 1 for axis in conv.axes):
+        return "takes transposed layers with a stride; here no zeros are inserted"
+    for axis in conv.axes:
+        if axis.up > 1 and (axis.stride > 1 or axis.dilation > 1):
+            return f"takes no dilation or second stride beside the stride of {axis.up}"
+        if axis.kernel % axis.up and target.vector_bytes < MASKED:
+            return f"takes kernels that are multiples of stride {axis.up}; here {axis.kernel}"
+    grid, lanes = Grid.of(conv, True, True), target.lanes(conv.dtype)
+    cells, channels = _cycles(conv, grid, target), interleave.cycles(conv, target)
+    # A cropped cell is computed whole: an image of 8 has 9 cells an axis, one of 32 has 33.
+    cropped = any(shift_of(axis, aligned=True) for axis in conv.axes)
+    if cells * (CROPPED if cropped else 1) > channels:
+        co = conv.co // conv.groups
+        return f"would multiply more than with channels in the lanes: {co} a group, {lanes} lanes"
+    return None
+
+
+def _cycles(conv: Conv, grid: Grid, target: Target) -> float:
+    """Of one cell, the best tile."""
+    vectors, tiles = _vectors(conv, grid, target), TILES[target.vector_bytes, target.registers]
+    return conv.ci * grid.taps * min(tile_cycles(vectors, *tile) for tile in tiles)
+
+
+def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
+    """One plan for each register tile, cheapest first by `tile_cycles`."""
+    grid = Grid.of(conv, True, blocked)
+    ci, vectors = conv.ci // conv.groups, _vectors(conv, grid, target)
+    depth = ci if ci < UNROLL else 0
+    table = TILES[target.vector_bytes, target.registers]
+    tiles = sorted(table, key=lambda tile: (tile_cycles(vectors, *tile), max(tile[1], vectors)))
+    return tuple(
+        Plan(
+            name, conv.dtype, packed, blocked, mr, nr, last_block(vectors, nr, 0), 0, depth,
+            form=grid.form,
+        )
+        for mr, nr in tiles
+    )  # fmt: skip
+
+
+def _vectors(conv: Conv, grid: Grid, target: Target) -> int:
+    """Vectors of columns of a group."""
+    return -(-(conv.co // conv.groups * grid.subpixels) // target.lanes(conv.dtype))
+
+
+def tile_cycles(vectors: int, mr: int, nr: int) -> float:
+    """Cycles per cell, channel and tap for `vectors` vectors of columns, as in direct."""
+    full, tail = divmod(vectors, nr)
+    widths = [nr] * full + [tail] * (tail > 0)
+    return sum(max(mr * n / 2, (mr + n) / 2, 4) for n in widths) / mr
+
+
+def cost(conv: Conv, plan: Plan, target: Target) -> float:
+    """Cycles of a core for one image: the tiles of its cells at 92 % of what they could do, and
+    what is done once for all sub-pixels (`interleave.beside`).
+    """
+    grid = Grid.from_form(plan)
+    vectors, cells = _vectors(conv, grid, target), cells_of(conv, aligned=True)
+    loop = conv.ci * grid.taps * tile_cycles(vectors, plan.pixels, plan.vectors) / 0.92
+    loop += conv.groups * grid.taps * -(-vectors // plan.vectors) * interleave.TRIP / plan.pixels
+    count = prod(axis.out for axis in cells.axes)
+    return count * loop + interleave.beside(conv, plan, count, grid)
+
+
+def _channels(conv: Conv, plan: Plan, target: Target) -> Channels:
+    """Columns stand where an ordinary layer has channels."""
+    grid = Grid.from_form(plan)
+    cells = replace(cells_of(conv, aligned=True), co=conv.co * grid.subpixels)
+    channels = Channels.of(cells, _as_blocked(plan), target, per_channel=False)
+    return replace(channels, reduction=(channels.ci + grid.mixed) * grid.taps)
+
+
+def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
+    """Units of cells as konv.kernels.schedule cuts them; then, what the output needs."""
+    channels = _channels(conv, plan, target)
+    return cell_schedule(conv, _as_blocked(plan), target, channels, x, y, threads, aligned=True)
+
+
+def packing(conv: Conv, plan: Plan, target: Target) -> Packing:
+    """Blocks of columns as konv.kernels.subpixel_weights packs them."""
+    return replace(_channels(conv, plan, target).packing, co=conv.co // conv.groups)
+
+
+def blocks(conv: Conv, plan: Plan, target: Target) -> Blocks:
+    """Register tiles, cells x vectors of columns."""
+    return interleave.blocks_of(conv, plan, target, aligned=True)
+
+
+def _as_blocked(plan: Plan) -> Plan:
+    """Cells always go through a block in scratch, whatever the output is."""
+    return replace(plan, blocked=True)
+
+
+def _emit_masked_tile(module: Module, plan: Plan, nr: int) -> Routine:
+    """A tile whose sums take a tap only in the lanes that have it: 0 times an infinite input must
+    not make a NaN of a sum that has no such product.
+    """
+    lanes, integer = module.target.lanes(plan.dtype), INTEGER[REAL[plan.dtype]]
+    with tile_function(module, plan, nr, 0) as (f, sums, a):
+        wide = nr * lanes
+        with f.loop(a["count"]) as t:
+            row = a["rows"] + t * (plan.pixels + 1)
+            weights = a["weights"] + row[0] * (a["tap_stride"] + wide)
+            bits = (weights + a["tap_stride"]).cast(integer)
+            masks = [bits.vector(n * lanes, lanes).differs(0) for n in range(nr)]
+            add_channels(f, plan, sums, a, row, weights, masks)
+        return f.fn
+
+
+def emit(plan: Plan, target: Target) -> Module:
+    """The module of a plan: `run` and `pack`."""
+    grid, inner = Grid.from_form(plan), _as_blocked(plan)
+
+    def tile(module: Module, vectors: int, odd: int) -> Routine:
+        if grid.mixed:
+            return _emit_masked_tile(module, inner, vectors)
+        return emit_tile(module, inner, vectors, odd)
+
+    return emit_kernel(
+        inner,
+        target,
+        tile,
+        emit_weights=partial(emit_cell_weights, grid=grid),
+        emit_output=lambda module, width: emit_weave(module, plan, grid, width),
+    )

@@ -8,7 +8,7 @@ from konv.kernels.packing import emit_output_squares, put_row
 from konv.kernels.subpixel_grid import Grid
 from konv.kernels.weave import corner_of, emit_copy
 from konv.kernels.words import part_function
-from konv.llvm import REAL, Module, Routine
+from konv.llvm import REAL, Module, Routine, Value
 from konv.plan import Plan
 
 
@@ -44,6 +44,6 @@ def emit_rows_out(module: Module, plan: Plan, grid: Grid, width: int) -> Routine
                     sizes = run, valid, plane, f.integer(1)
                     put_row(f, plan, squares, wide, source, line, sizes, residual)
                 else:
-                    crop = [0, valid * run, valid]
+                    crop: list[Value | int] = [0, valid * run, valid]
                     f.call(copy, [source, line, run, step, valid, *crop, *residual])
         return f.fn

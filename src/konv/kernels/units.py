@@ -65,8 +65,10 @@ def emit_kernel(
     if plan.packed:
         parts["image"] = emit_image(module, plan.dtype)
     if plan.blocked:
-        own = emit_output or partial(emit_channels, plan=plan)
-        parts["output"] = own(module, width=width)
+        if emit_output:
+            parts["output"] = emit_output(module, width)
+        else:
+            parts["output"] = emit_channels(module, plan, width)
     parts["full"] = _emit_sweep(
         module, plan, plan.vectors, emit_tile(module, plan.vectors, 0), per_channel
     )

@@ -253,14 +253,14 @@ class _Out:
     def put(self, place: Pointer, value: Value) -> None:
         """Finish and store a number or a vector."""
         if self.plan.residual:
-            value = finish(self.f, self.plan, value, place, *self.residual)
+            value = finish(self.f, self.plan, value, place, self.residual[0])
         write(self.f, self.plan.dtype, place, value)
 
     def added(self, place: Pointer, value: Value) -> Value:
         """With the residual, not to be stored yet."""
         if not self.plan.residual:
             return value
-        return add_residual(self.f, self.plan, value, place, *self.residual)
+        return add_residual(self.f, self.plan, value, place, self.residual[0])
 
     def put_added(self, place: Pointer, value: Value) -> None:
         """Store what `added` gave."""

@@ -8,6 +8,7 @@ plan may depend on, one look into a dictionary, the addresses, the digest of the
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -47,21 +48,23 @@ class _Layer:
         self.kind = kind
         self.request = Request(kind, x, conv, options, out, team, weight_last, residual)
         self.readable = self.request.readable, packable(kind, weight), plain(kind, bias)
-        if all(self.readable):
+        self.ready = all(self.readable)
+        if self.ready:
             self.weights = Weights(self.request.call, strides)
 
     def __call__(self, x: Any, weight: Any, bias: Any, residual: Any, out: Any) -> Any:
         """Compute; None if arrays must be copied first, which alignment may ask for at any call."""
-        if not all(self.readable):
+        if not self.ready:
             return None
         kind, weights = self.kind, self.weights
         pw, pb = kind.address(weight), 0 if bias is None else kind.address(bias)
-        if (kind.address(x) | pw | pb) % self.request.itemsize:
+        px = kind.address(x)
+        if (px | pw | pb) % self.request.itemsize:
             return None
         if not pw:
             self.request.no_memory("weight")
         reads = ((pw, weights.bytes), (pb, weights.bias_bytes)) if out is not None else ()
-        return self.request.run(x, weights.packed(pw, pb), out, reads, residual)
+        return self.request.run(px, weights.packed(pw, pb), out, reads, residual)
 
     def copies(self, x: Any, weight: Any, bias: Any) -> tuple[Any, Any, Any]:
         """The arrays, those that cannot be read as they lie as copies that can."""
@@ -112,7 +115,7 @@ def convolve(
         return convolve(x, weight, bias, *rare, *map(_hashable, arguments))
     new = layer is None
     if layer is None:
-        options = Options(*(*arguments, activation))
+        options = replace(Options(*arguments), activation=activation)
         layer = _Layer(kind, x, weight, bias, options, residual, out, now)
     y = layer(x, weight, bias, residual, out)
     ready = None if y is not None else layer.copies(x, weight, bias)

@@ -64,13 +64,17 @@ def conv2d(
               "zeros", "reflect", "replicate" or "circular"
     layout    "NHWC" for arrays whose channels stand last (an image file's order); the result then
               does too
+    activation
+              "relu", "relu6", "leaky_relu" (slope 0.01), ("leaky_relu", slope), "silu",
+              "hardswish", "gelu" (exact) or ("gelu", "tanh"), as torch.nn.functional defines them
+    residual  an array like the result: y = activation(conv(x) + bias + residual); it may be `out`
     out       an array of the result's shape and dtype to write into
 
     Returns (n, co, oh, ow), or without n, of the same kind and dtype; channels last in memory if x
-    or weight is (and not also contiguous). Raises ProblemError (a ValueError) for arguments that
-    fit no convolution, UnsupportedError for dtypes and devices, OutOfMemoryError for what the
-    machine cannot hold, all before any work. Cross-correlation, as in every deep-learning library:
-    the kernel is not flipped.
+    or weight is (and not also contiguous). Half precision is summed in float32 and rounded once.
+    Raises ProblemError (a ValueError) for arguments that fit no convolution, UnsupportedError for
+    dtypes and devices, OutOfMemoryError for what the machine cannot hold, all before any work.
+    Cross-correlation, as in every deep-learning library: the kernel is not flipped.
 
     Kernels of 3 or 5 taps and stride 1 are computed on tiles (Winograd) where that is faster: a NaN
     or infinite pixel then reaches all outputs of its tile of 4 x 4, and a NaN or infinite weight
@@ -80,6 +84,9 @@ def conv2d(
     >>> image, weight = np.ones((1, 3, 8, 8), "float32"), np.ones((16, 3, 3, 3), "float32")
     >>> conv2d(image, weight, stride=2, padding=1).shape
     (1, 16, 4, 4)
+    >>> once = conv2d(image, weight, padding=1, activation="relu")
+    >>> conv2d(image, weight, padding=1, activation="relu", residual=once).shape
+    (1, 16, 8, 8)
     """
     return convolve(
         x, weight, bias, activation, residual, out, 2, False, stride, padding, dilation, groups,

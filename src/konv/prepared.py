@@ -44,6 +44,10 @@ def prepare(
     >>> layer = prepare(Conv.of((1, 3, 32, 32), 8, 3, padding=1), np.ones((8, 3, 3, 3), "float32"))
     >>> layer(np.ones((2, 3, 7, 9), "float32")).shape
     (2, 8, 7, 9)
+    >>> layer = prepare(layer.conv, np.ones((8, 3, 3, 3), "float32"), activation="relu")
+    >>> z = np.ones((1, 8, 7, 9), "float32")
+    >>> float(layer(np.zeros((1, 3, 7, 9), "float32"), residual=z).max())
+    1.0
     """
     return Prepared(conv, weight, bias, layout, activation)
 
@@ -110,9 +114,10 @@ class Prepared:
             if len(self._requests) >= REMEMBERED:
                 self._requests.clear()
             self._requests[key] = request
-        if not request.readable or kind.address(x) % request.itemsize:
+        px = kind.address(x)
+        if not request.readable or px % request.itemsize:
             return self(kind.dense(x), out, residual)
-        return request.run(x, self._pack(request.call), out, (), residual)
+        return request.run(px, self._pack(request.call), out, (), residual)
 
     def _at(self, kind: Kind, x: Any) -> Conv:
         """The layer at the batch and size of x."""

@@ -120,7 +120,7 @@ winograd: F(4x4, 3x3) with points 0, +-1/sqrt(2), +-sqrt(2), F(2x2, 5x5) and bot
 most 1.1 for 16..512 channels, over random, positive and equal addends and images with rows of very
 different size; relative to the largest sum|x||w| of the image, as a tile mixes its outputs.
 nested: F(4x4, 4x4) with points 0, 1, -1, 2, -2, 1/2: 0.12 for 32 x 32 random taps, as blocks of 16
-products are added up instead of single ones; up to 2.1 where rows differ a thousandfold; near, too.
+products are added up instead of single ones; relative to the largest sum near by, too.
 """
 
 _EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}

@@ -130,17 +130,17 @@ class Request:
 
     def run(
         self,
-        x: Any,
+        px: int,
         packed: Packed,
         out: Any,
         reads: tuple[tuple[int, int], ...],
         residual: Any = None,
     ) -> Any:
-        """Compute; the arrays are as those it was made for. `reads`: (address, bytes) of what else
-        is read.
+        """Compute from an x at an address; arrays are as those it was made for. `reads`: (address,
+        bytes) of what else is read.
         """
         kind = self.kind
-        px, y, pr = kind.address(x), out, None
+        y, pr = out, None
         if residual is not None:
             residual = self._readable_residual(residual)
             pr = kind.address(residual)

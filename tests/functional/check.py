@@ -42,7 +42,8 @@ def check(case: Case | str, thorough: bool = False) -> Any:
     given = {name: a for name, a in extra.items() if a is not None}
     before = [numbers(a) for a in (x, w, b) if a is not None]
     r = None if residual is None else case.canonical(residual)
-    with nan_results(), pinned(by_name(case.by)) if case.by else nullcontext():
+    by = pinned(by_name(case.by)) if case.by else nullcontext()
+    with nan_results(), by, recording():
         y = case.function(x, w, b, **case.arguments, **given)
     compare(case, x, w, b, y, thorough, r)
     assert residual is None or residual is out or np.array_equal(case.canonical(residual), r)
@@ -136,10 +137,14 @@ def forget() -> None:
 
 @contextmanager
 def pinned(algorithm: Algorithm, which: int = 0) -> Iterator[None]:
-    """Every call is computed by this algorithm, by its plan of that number."""
+    """Every call is computed by this algorithm, by its plan of that number; by the one that is
+    chosen where it has none for such layouts.
+    """
+    otherwise = execute.choose
 
     def choose(conv: Conv, *rest: Any) -> Plan:
-        plans[conv] = algorithm.plans(conv, *rest)[which]
+        offered = algorithm.plans(conv, *rest)
+        plans[conv] = offered[which] if offered else otherwise(conv, *rest)
         return plans[conv]
 
     forget()

@@ -35,8 +35,8 @@ def alike(conv: Conv, algorithm: Algorithm) -> tuple[object, ...]:
     """What two problems have in common that differ in nothing but sizes and numbers of channels,
     and get the same register tiles.
     """
-    plans = [algorithm.plans(conv, llvm.detect(), *layouts)[0] for layouts in LAYOUTS]
-    tiles = [(plan.algorithm, plan.pixels, plan.vectors) for plan in plans]
+    plans = [algorithm.plans(conv, llvm.detect(), *layouts)[:1] for layouts in LAYOUTS]
+    tiles = [(plan.algorithm, plan.pixels, plan.vectors) for some in plans for plan in some]
     axes = [replace(axis, size=10**6) for axis in conv.axes]
     return (*tiles, *axes, conv.mode, conv.transposed, conv.groups == 1)
 
@@ -89,7 +89,7 @@ def test_every_tile(algorithm: Algorithm, layouts: tuple[bool, bool], whole: boo
         for conv in AWKWARD
         if algorithm.why_not(conv, target) is None and keeps_plans(conv, algorithm, layouts)
     ]
-    for conv in (mine[0], mine[len(mine) // 2], mine[-1]):
+    for conv in {mine[0], mine[len(mine) // 2], mine[-1]} if mine else ():
         for which in range(len(algorithm.plans(conv, target, *layouts))):
             run(conv, algorithm, layouts, which, whole)
 

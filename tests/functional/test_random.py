@@ -10,13 +10,13 @@ from contextlib import nullcontext
 import pytest
 from functional.case import Case
 from functional.check import check, plans, recording, small_units, units
-from functional.draw import Dice, Hypothesis, accepted, case, tiled
+from functional.draw import Dice, Hypothesis, accepted, case, tiled, two_blocks
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from konv import llvm
 from konv.errors import ProblemError
-from konv.kernels import ALGORITHMS
+from konv.kernels import ALGORITHMS, by_name
 
 PROBLEMS = 10_000
 EACH = 300  # times that every algorithm is reached, at least
@@ -44,15 +44,17 @@ def test_ten_thousand(large: bool) -> None:
             except AssertionError as error:
                 failed.append(str(error))
         plan = plans[drawn.conv]
-        assert drawn.by in ("", plan.algorithm)
-        assert not large or tiled(drawn.conv, plan, target), f"{drawn} is not large: {plan}"
+        mine = not drawn.by or plan.algorithm == drawn.by
+        assert mine or not by_name(drawn.by).plans(drawn.conv, target, plan.packed, plan.blocked)
+        assert not (large and mine) or tiled(drawn.conv, plan, target), f"{drawn}: {plan}"
         reached[plan.algorithm] += 1
         taken.update(a.name for a in ALGORITHMS if a.why_not(drawn.conv, target) is None)
         kinds.update(drawn.conv.kind | {drawn.conv.mode, f"{drawn.conv.dims} axes"})
         shared += any(job.threads > 1 and units(job) > 2 for job in jobs)
     assert not failed, f"{len(failed)} failed\n" + "\n".join(failed[:5])
     print(*reached.items(), *kinds.items(), f"{shared} shared by threads", sep="\n")  # noqa: T201
-    for name in taken if not large else [algorithm.name for algorithm in ALGORITHMS]:
+    blocking = [a.name for a in ALGORITHMS if two_blocks(a, "float32", target)]
+    for name in blocking if large else taken:
         least = EACH if large else taken[name] / (4 * len(ALGORITHMS))
         assert reached[name] >= least, f"{name} is reached too seldom: {reached} of {taken}"
     assert min(kinds.values()) >= EACH, kinds

@@ -22,7 +22,7 @@ from konv import llvm
 from konv.errors import ProblemError
 from konv.geometry import Conv
 from konv.kernels import ALGORITHMS, direct
-from konv.plan import Plan
+from konv.plan import Algorithm, Plan
 from konv.runtime import choose as module
 from konv.runtime.choose import BETWEEN, LARGE, SMALL, choose, current_precision, precision
 from konv.target import Target
@@ -115,7 +115,7 @@ def test_the_same_plan_for_any_number_of_threads() -> None:
 def test_plans_have_no_field_for_it() -> None:
     assert {field.name for field in fields(Plan)} == {
         "algorithm", "dtype", "packed", "blocked", "pixels", "vectors", "tail", "odd", "depth",
-        "alignment", "form",
+        "alignment", "form", "activation", "slope", "residual",
     }  # fmt: skip
 
 
@@ -128,17 +128,25 @@ def test_the_cheapest_is_chosen() -> None:
         typical, costs = module._typical(conv), dict[Plan, float]()
         for algorithm in ALGORITHMS:
             if algorithm.why_not(typical, target) is None:
-                plan = algorithm.plans(typical, target, *layouts)[0]
-                costs[plan] = algorithm.cost(typical, plan, target)
+                for plan in algorithm.plans(typical, target, *layouts)[:1]:
+                    costs[plan] = algorithm.cost(typical, plan, target)
         found = choose(conv, target, *layouts)
         assert costs[found] == min(costs.values()), f"{conv}: {costs}"
+
+
+def takes(algorithm: Algorithm, conv: Conv) -> bool:
+    """Whether it may be chosen for contiguous images."""
+    layer, target = module._typical(conv), llvm.detect()
+    if algorithm.why_not(layer, target) is not None:
+        return False
+    return bool(algorithm.plans(layer, target, True, True))
 
 
 def test_the_more_special_of_equals(monkeypatch: pytest.MonkeyPatch) -> None:
     for algorithm in ALGORITHMS:
         monkeypatch.setattr(algorithm, "cost", lambda *_: 1.0)
     for conv in PROBLEMS:
-        takers = [a.name for a in ALGORITHMS if a.why_not(conv, llvm.detect()) is None]
+        takers = [a.name for a in ALGORITHMS if takes(a, conv)]
         assert choose(conv, llvm.detect(), True, True).algorithm == takers[0]
 
 
@@ -148,9 +156,8 @@ def test_a_lower_cost_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(algorithm, "cost", lambda *_: 0.0)
             for conv in PROBLEMS:
-                takes = algorithm.why_not(module._typical(conv), llvm.detect()) is None
                 found = choose(conv, llvm.detect(), True, True)
-                assert (found.algorithm == algorithm.name) == takes
+                assert (found.algorithm == algorithm.name) == takes(algorithm, conv)
 
 
 def test_every_algorithm_is_chosen_for_some_problem() -> None:
@@ -192,10 +199,11 @@ def chosen() -> str:
 def test_exact_forbids_what_is_rough() -> None:
     assert (current_precision(), chosen()) == ("fast", "rough")
     with precision("exact"):
-        assert (current_precision(), chosen()) == ("exact", "direct")
+        assert current_precision() == "exact"
+        assert chosen() != "rough"
         with precision("fast"):
             assert chosen() == "rough"
-        assert chosen() == "direct"
+        assert chosen() != "rough"
     assert chosen() == "rough"
 
 

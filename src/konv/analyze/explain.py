@@ -105,7 +105,7 @@ def _measure(conv: Conv, layout: str, seconds: float) -> float:
     memory.require(conv.bytes, f"input, weight and output of {conv}")
     rng = np.random.default_rng(0)
     x, w = (rng.standard_normal(s).astype("float32") for s in (conv.in_shape, conv.weight_shape))
-    y = np.empty(conv.out_shape, "float32")
+    y = np.zeros(conv.out_shape, "float32")
     x, y = (_in_dtype(_laid_out(a, layout), conv.dtype) for a in (x, y))
     layer = prepare(conv, _in_dtype(w, conv.dtype))
     layer(x, out=y)

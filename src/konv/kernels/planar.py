@@ -39,6 +39,7 @@ words = JOB
 
 MOST = 8  # output channels in a tile: more would leave too few vectors of pixels for the loads
 FARTHEST = 4
+NUMBERS = 2**17  # that an output's taps span in all channels of a group: half a megabyte of strip
 USUAL = 512 * 1024  # bytes of second-level cache that the model of cost takes
 
 
@@ -49,6 +50,9 @@ def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv
     farthest = max(next(axis.phases()).stride for axis in conv.axes)
     if farthest > FARTHEST:
         return f"takes strides up to {FARTHEST}; here outputs are {farthest} pixels apart"
+    least = conv.ci // conv.groups * prod(Line(axis).span + 1 for axis in conv.axes)
+    if least > NUMBERS:
+        return f"takes up to {NUMBERS} inputs of an output, those between them too; here {least}"
     return None
 
 

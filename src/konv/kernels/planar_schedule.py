@@ -78,12 +78,17 @@ class Cut:
     def _choose_boxes(self) -> None:
         wanted = 4 * self.threads if self.threads > 1 else 0
         while prod(line.box for line in self.lines) >= 2 * FEWEST and (
-            self.units < wanted or self.chunk * self.ci * self.plane > self.room
+            self.units < wanted or self.numbers > self.room
         ):
             outer = next((line for line in self.lines[:2] if line.box > 1), self.lines[2])
             wide = self.lines[2].box > 16 * max(1, prod(line.box for line in self.lines[:2]))
             line = self.lines[2] if wide else outer
             line.cut(line.box // 2)
+
+    @property
+    def numbers(self) -> int:
+        """Numbers of a strip and a block of results."""
+        return self.chunk * self.ci * self.plane + self.plan.form[0] * self.row_outputs
 
     @property
     def chunks(self) -> int:

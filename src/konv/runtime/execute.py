@@ -58,12 +58,12 @@ class Call:
         """Compute y from x with packed weights; `residual` lies in memory as y does."""
         job = self.job
         scratch = memory.take(job.scratch)
-        address, team, threads = self._address, self._team, job.threads
+        job_at, team = self._address, self._team
         if residual is None:
-            self._run(address, x, packed.address, y, scratch.address, team, threads)
+            self._run(job_at, x, packed.address, y, scratch.address, team, job.threads)
         else:
             apart = residual - y
-            self._run(address, x, packed.address, y, scratch.address, team, threads, apart)
+            self._run(job_at, x, packed.address, y, scratch.address, team, job.threads, apart)
         memory.give_back(scratch)
 
 

@@ -66,7 +66,9 @@ def measure(threads: int | None = None, dtype: str = "float32") -> Roofline:
     Half precision is summed in float32, whose peak is its own; bytes move as fast.
     """
     crew = team() if threads is None else team(threads)
-    return replace(_measure(crew, dtype if BYTES[dtype] >= 4 else "float32"), dtype=dtype)
+    if BYTES[dtype] < BYTES["float32"]:
+        return replace(_measure(crew, "float32"), dtype=dtype)
+    return _measure(crew, dtype)
 
 
 @cache

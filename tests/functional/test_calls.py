@@ -102,12 +102,19 @@ def test_a_new_image_size_compiles_nothing(line: str, words: str, compiled: list
 
 def test_another_layer_of_the_kind_compiles_nothing(compiled: list[str]) -> None:
     """Padding, stride, dilation, taps and more channels are tables, not code: a network needs few
-    kernels. What the last block of channels leaves over is another kernel.
+    kernels. What the last block of channels leaves over is another kernel; so is Winograd's, which
+    serves any padding and number of channels in.
     """
+    with konv.precision("exact"):
+        check("conv2d 1x64x9x9 o64 k3 p1 /")
+        assert sum(what.startswith("Plan") for what in compiled) == 1
+        compiled.clear()
+        for line in ("1x64x9x9 o64 k5 p2", "1x128x9x8 o64 k3 s2 p1", "1x64x9x9 o64 k1x3 p0x3 d1x3"):
+            check(f"conv2d {line} /")
+        assert not compiled
     check("conv2d 1x64x9x9 o64 k3 p1 /")
-    assert sum(what.startswith("Plan") for what in compiled) == 1
     compiled.clear()
-    for line in ("1x64x9x9 o64 k5 p2", "1x128x9x8 o64 k3 s2 p1", "1x64x9x9 o64 k1x3 p0x3 d1x3"):
+    for line in ("1x64x9x9 o64 k3 p1:2x0", "1x128x9x13 o64 k3", "1x64x9x13 o64 k3 p1 circular"):
         check(f"conv2d {line} /")
     assert not compiled
 

@@ -39,7 +39,8 @@ class Plan:
     odd          channels in the very last vector; 0: it is full, or may be written in full
     depth        input channels of a group if they are few enough to be unrolled; 0: a loop
     form         what else the inner loops are specialised on, as the file of the algorithm says
-    alignment    a crop whose origin is a multiple of it gives the same bits as the whole
+    alignment    a crop whose origin is a multiple of it gives the same bits as the whole; the code
+                 does not depend on it
     activation   what results go through on their way out (kernels.epilogue), "" for nothing
     slope        of a leaky ReLU below 0
     residual     an array like the output is added to it, before the activation

@@ -132,7 +132,9 @@ def test_a_layer_has_two_plans_at_most(line: str, x: str, out: str) -> None:
             plans.clear()
             check(f"{conv} / x={x} out={out}")
             used |= set(plans.values())
-    assert 1 <= len(used) <= 2, used
+    pairs = [(plan.packed, plan.blocked) for plan in used]
+    assert pairs
+    assert all(pairs.count(pair) <= 2 for pair in pairs), used
 
 
 @every_layer
@@ -188,7 +190,11 @@ def test_prepare_equals_the_function(
                 assert got.strides == expected.strides
             if conv.n:
                 single = layer(x[0])
-                assert np.array_equal(numbers(single), numbers(expected)[0])
+                # Without a batch axis an image may be taken to lie in another format, which
+                # another kernel may compute: then the bits are its own.
+                alone, there = numbers(single), numbers(expected)[0]
+                assert np.allclose(alone, there, rtol=1e-4, atol=1e-4)
+                assert form != "contiguous" or np.array_equal(alone, there)
                 out = call(x, w, given, **options)
                 out *= 0
                 assert layer(x, out=out) is out
@@ -278,7 +284,7 @@ def test_what_happens_behind_a_call_is_logged(tmp_path: Path) -> None:
         assert set(kinds) <= {"plan", "pack", made}
         code = [line for line in lines if line.split()[1] == made]
         assert all(re.search(r" \d[\d.]* ms$", line) for line in code), code
-        assert sum("direct" in line for line in code) == 1, code
+        assert sum("contiguous in" in line for line in code) == 1, code
         assert len(set(code)) == len(code) <= 3  # the kernel, the digest, the threads' own
         chosen = [line for line in lines if line.split()[1] == "plan"]
         convs = [re.search(r"(conv2d .*?) direct", line) for line in chosen]

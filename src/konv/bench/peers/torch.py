@@ -37,6 +37,8 @@ class Torch:
             return "PyTorch has no channels-last tensors of one dimension"
         if conv.transposed and not call_of(conv).symmetric:
             return "PyTorch crops both sides of a transposed convolution alike"
+        if conv.transposed and conv.mode != "zeros":
+            return "PyTorch's transposed layers pad with zeros only"
         return why_no_layer(conv)
 
     def prepare(self, conv: Conv, x: Array, weight: Array, bias: Array) -> Run:

@@ -40,6 +40,7 @@ words = JOB
 MOST = 8  # output channels in a tile: more would leave too few vectors of pixels for the loads
 FARTHEST = 4
 NUMBERS = 2**17  # that an output's taps span in all channels of a group: half a megabyte of strip
+LEAST = 64  # outputs of a box in that model
 USUAL = 512 * 1024  # bytes of second-level cache that the model of cost takes
 
 
@@ -115,7 +116,7 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     """
     # Boxes as for any machine's cache: which plan is best shall not hang on it.
     usual = replace(target, l2=USUAL)
-    lanes, cut = target.lanes(plan.dtype), Cut(conv.with_batch(1), plan, usual, 1)
+    lanes, cut = target.lanes(plan.dtype), Cut(conv.with_batch(1), plan, usual, 1, LEAST)
     taps = prod(len(phase.taps) for phase in (next(a.phases()) for a in conv.axes))
     each = loop_cost(conv.co // conv.groups, plan.form[0], plan.vectors, target)
     loop = conv.groups * cut.outputs * (conv.ci // conv.groups) * taps * each

@@ -63,7 +63,10 @@ def _all_reads(line: Line) -> list[int]:
 class Cut:
     """How a layer is cut into units of groups x boxes."""
 
-    def __init__(self, conv: Conv, plan: Plan, target: Target, threads: int) -> None:
+    def __init__(
+        self, conv: Conv, plan: Plan, target: Target, threads: int, fewest: int | None = None
+    ) -> None:
+        self.fewest = FEWEST if fewest is None else fewest
         axes = (Axis(1, 1),) * (3 - conv.dims) + conv.axes
         self.conv, self.plan, self.lanes = conv, plan, target.lanes(plan.dtype)
         self.threads = 1 if conv.exact_macs < ALONE else threads
@@ -77,7 +80,7 @@ class Cut:
 
     def _choose_boxes(self) -> None:
         wanted = 4 * self.threads if self.threads > 1 else 0
-        while prod(line.box for line in self.lines) >= 2 * FEWEST and (
+        while prod(line.box for line in self.lines) >= 2 * self.fewest and (
             self.units < wanted or self.numbers > self.room
         ):
             outer = next((line for line in self.lines[:2] if line.box > 1), self.lines[2])

@@ -39,6 +39,7 @@ words = JOB
 
 MOST = 8  # output channels in a tile: more would leave too few vectors of pixels for the loads
 FARTHEST = 4
+TAPS = 2048  # of an axis: each is an entry of a list
 NUMBERS = 2**17  # that an output's taps span in all channels of a group: half a megabyte of strip
 LEAST = 64  # outputs of a box in that model
 USUAL = 512 * 1024  # bytes of second-level cache that the model of cost takes
@@ -48,6 +49,9 @@ def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv
     """Only moderate strides: a strip would hold mostly what nobody reads."""
     if conv.dtype in HALVES:
         return f"reads and writes float32 and float64; here {conv.dtype}"
+    longest = max(axis.kernel for axis in conv.axes)
+    if longest > TAPS:
+        return f"takes up to {TAPS} taps an axis; here {longest}"
     farthest = max(next(axis.phases()).stride for axis in conv.axes)
     if farthest > FARTHEST:
         return f"takes strides up to {FARTHEST}; here outputs are {farthest} pixels apart"

@@ -187,7 +187,7 @@ def main(end: str, count: str, missing: str = "0") -> None:
                     out = drawn.out or "contiguous" if form == "out" else drawn.out
                     drawn = replace(drawn, activation=word, residual=form, out=out)
                 if number % 8 == 4:
-                    drawn = replace(drawn, conv=replace(drawn.conv, dtype="float16"))
+                    drawn = replace(drawn, by="", conv=replace(drawn.conv, dtype="float16"))
                 with small_units() if number % 2 else nullcontext():
                     _run(drawn)
     print("done")  # noqa: T201

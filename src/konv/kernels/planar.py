@@ -125,7 +125,8 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     each = loop_cost(conv.co // conv.groups, plan.form[0], plan.vectors, target)
     loop = conv.groups * cut.outputs * (conv.ci // conv.groups) * taps * each
     copied = conv.ci * cut.copied * (8 if plan.packed else 16)
-    results = conv.co * prod(a.out for a in conv.axes) * (4 if plan.blocked else 16)
+    whole = plan.blocked and conv.axes[-1].up == 1  # others go out one by one, between phases
+    results = conv.co * prod(a.out for a in conv.axes) * (4 if whole else 16)
     return (loop + copied + results) / lanes
 
 

@@ -71,13 +71,16 @@ def choose(conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan:
     """
     layer = _typical(conv)
     exact = current_precision() == "exact"
-    found: list[tuple[float, int, Plan]] = []
-    for algorithm in kernels.ALGORITHMS:
-        if (exact and not algorithm.exact) or algorithm.why_not(layer, target) is not None:
-            continue
-        for plan in algorithm.plans(layer, target, packed, blocked)[:1]:
-            found.append((algorithm.cost(layer, plan, target), len(found), plan))
-    return min(found)[-1]
+    found = [
+        (algorithm, plan)
+        for algorithm in kernels.ALGORITHMS
+        if (algorithm.exact or not exact) and algorithm.why_not(layer, target) is None
+        for plan in algorithm.plans(layer, target, packed, blocked)[:1]
+    ]
+    if len(found) == 1:
+        return found[0][1]
+    costs = [algorithm.cost(layer, plan, target) for algorithm, plan in found]
+    return found[costs.index(min(costs))][1]
 
 
 def _typical(conv: Conv) -> Conv:

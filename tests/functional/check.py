@@ -143,7 +143,8 @@ def pinned(algorithm: Algorithm, which: int = 0) -> Iterator[None]:
     otherwise = execute.choose
 
     def choose(conv: Conv, *rest: Any) -> Plan:
-        offered = algorithm.plans(conv, *rest)
+        refused = algorithm.why_not(conv, rest[0])
+        offered = () if refused else algorithm.plans(conv, *rest)
         plans[conv] = offered[which] if offered else otherwise(conv, *rest)
         return plans[conv]
 

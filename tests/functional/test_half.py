@@ -50,7 +50,8 @@ def test_random() -> None:
     target, dice = llvm.detect(), Dice(41)
     for number in range(150):
         drawn = accepted(dice, target, large=number % 3 == 0)
-        drawn = replace(drawn, conv=replace(drawn.conv, dtype="float16"), whole=False)
+        conv = replace(drawn.conv, dtype="float16")
+        drawn = replace(drawn, by="", conv=conv, whole=False)
         if number % 4 == 0:
             drawn = replace(drawn, activation=dice.one(("relu", "silu")), residual="last")
         check(drawn)

@@ -126,7 +126,7 @@ def _place_unit(
     """Unit number -> chunk of output channels, image and box; chunks vary slowest: where there are
     several, weights are more than a core's caches hold, and each thread should see part of them.
     """
-    each = job["units"] // job["chunks"]
+    each = f.most(job["units"] // job["chunks"], 1)
     chunk, rest = number // each, number % each
     for axis in reversed(AXES):
         unit["j", axis] = rest % job["boxes", axis] * job["box", axis]

@@ -97,6 +97,10 @@ def test_a_new_image_size_compiles_nothing(line: str, words: str, compiled: list
     finally:
         konv.set_num_threads(before)
     assert sizes >= 3
+    # A layer has one plan for small images and one for large ones.
+    assert sum(what.startswith("Plan") for what in compiled) <= 1
+    compiled.clear()
+    check(case)
     assert not compiled
 
 
@@ -163,7 +167,7 @@ def test_weights_are_packed_once(line: str, packed: list[Conv]) -> None:
 def test_prepare_equals_the_function(
     line: str, kind: str, bias: bool, packed: list[Conv], compiled: list[str]
 ) -> None:
-    """To the bit, at any batch and size, in both memory formats; packed once a format at most."""
+    """To the bit, at any batch and size, in both memory formats; packed once for each plan."""
     case = Case.parse(
         f"{line} / bias=contiguous torch" if kind == "tensor" else f"{line} / bias=last"
     )
@@ -199,7 +203,7 @@ def test_prepare_equals_the_function(
                 out *= 0
                 assert layer(x, out=out) is out
                 assert np.array_equal(numbers(out), numbers(expected))
-    assert 1 <= packings <= 2
+    assert 1 <= packings <= 4  # for small and for large images, in two formats
 
 
 def test_prepare_keeps_its_own_weights() -> None:
@@ -287,7 +291,7 @@ def test_what_happens_behind_a_call_is_logged(tmp_path: Path) -> None:
         assert sum("contiguous in" in line for line in code) == 1, code
         assert len(set(code)) == len(code) <= 3  # the kernel, the digest, the threads' own
         chosen = [line for line in lines if line.split()[1] == "plan"]
-        convs = [re.search(r"(conv2d .*?) direct", line) for line in chosen]
+        convs = [re.search(r"(conv2d .*?) (?:direct|planar)", line) for line in chosen]
         assert [m and m[1] for m in convs] == [
             "conv2d 1x3x9x9 o20 k3 p1", "conv2d 1x3x12x12 o20 k3 p1", "conv2d 1x3x9x9 o20 k3",
         ]  # fmt: skip

@@ -20,6 +20,7 @@ from konv.kernels import ALGORITHMS, by_name
 
 PROBLEMS = 10_000
 EACH = 300  # times that every algorithm is reached, at least
+RARER = {"winograd": 50}  # large ones that have three taps and no stride are seldom drawn
 # Those that ask for much: many channels, many taps, a strided transposed layer. They have tests of
 # their own.
 FEWER = {"depthwise": 60, "pencils": 100, "nested": 15}
@@ -55,7 +56,7 @@ def test_ten_thousand(large: bool) -> None:
     print(*reached.items(), *kinds.items(), f"{shared} shared by threads", sep="\n")  # noqa: T201
     blocking = [a.name for a in ALGORITHMS if two_blocks(a, "float32", target)]
     for name in blocking if large else taken:
-        least = EACH if large else taken[name] / (4 * len(ALGORITHMS))
+        least = RARER.get(name, EACH) if large else taken[name] / (4 * len(ALGORITHMS))
         assert reached[name] >= least, f"{name} is reached too seldom: {reached} of {taken}"
     assert min(kinds.values()) >= EACH, kinds
     assert shared >= (1000 if large else 300)

@@ -5,7 +5,7 @@ must say so. Nothing here may write outside its memory, so outputs and sizes sta
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -59,8 +59,15 @@ def taken(algorithm: Algorithm) -> list[Case]:
     return [case for case in cases if algorithm.why_not(case.conv, llvm.detect()) is None]
 
 
-# Mutations harm tables and words that not every algorithm works from: those are tested elsewhere.
 HARMED = [algorithm for algorithm in ALGORITHMS if taken(algorithm)]
+# Those that work from no phases: a case of its own for each, and what harms any algorithm.
+OTHERS = {
+    "nested": "conv2d 1x20x30x31 o20 k28x29 p14 g20 / bias=contiguous",
+    "pencils": "conv2d 1x20x9x8 o20 k3x2 p1x0 g20 / x=last out=last bias=contiguous",
+    "planes": "conv2d 1x20x9x8 o20 k3x2 p1x0 g20 / bias=contiguous",
+    "winograd": "conv2d 1x20x12x13 o40 k3 p1 / bias=contiguous",
+}
+ANY = ("flip the kernel", "ignore the bias", "weights instead of the bias", "forget the last unit")
 
 
 def noticing(algorithm: Algorithm) -> list[str]:
@@ -267,6 +274,24 @@ def test_noticed(name: str, algorithm: Algorithm) -> None:
     with MUTATIONS[name]():
         found = noticing(algorithm)
     assert len(found) >= least(name, algorithm), f"{name!r} is noticed by {found} only"
+
+
+def test_every_algorithm_is_here() -> None:
+    assert {*OTHERS, *(a.name for a in HARMED)} == {a.name for a in ALGORITHMS}
+
+
+@pytest.mark.parametrize("mutation", ANY)
+@pytest.mark.parametrize("name", OTHERS)
+def test_noticed_without_phases(name: str, mutation: str) -> None:
+    case = replace(Case.parse(OTHERS[name]), by=name)
+    for harm, right in ((nullcontext, True), (MUTATIONS[mutation], False), (nullcontext, True)):
+        with forgotten(), harm():
+            try:
+                check(case)
+                found = True
+            except AssertionError:
+                found = False
+        assert found is right, f"{mutation!r}: {case}"
 
 
 def test_a_stale_weight_is_noticed() -> None:

@@ -55,15 +55,16 @@ class Hypothesis:
         return self.draw(st.sampled_from(choices))
 
 
-def case(d: Draw, target: Target, large: bool) -> Case:
+def case(d: Draw, target: Target, large: bool, by: Algorithm | None = None) -> Case:
     """Draw a call; ProblemError if the numbers describe none.
 
     Half of the small ones and all large ones name the algorithm that computes them: one of those
     that take them. `large` ones have room for two of its blocks and a tail of all that it blocks.
     """
     dims, dtype = d.one((1, 2, 2, 2, 3)), d.one(("float32", "float32", "float64"))
-    blocking = [a for a in ALGORITHMS if two_blocks(a, dtype, target)] if large else ALGORITHMS
-    mine = (d.one(blocking),) if large else ALGORITHMS
+    mine = (by or d.one(blocking(dtype, target)),) if large else ALGORITHMS
+    if large and not two_blocks(mine[0], dtype, target):
+        raise ProblemError(f"{mine[0].name} does not compute in {dtype}. Draw again.")
     transposed, mode = d.one((False, False, True)), d.one(("zeros",) * 5 + MODES)
     single, layout = d.number(0, 6) == 0, d.number(0, 4) == 0
     wide = d.one(two_blocks(mine[0], dtype, target)) if large else None
@@ -162,6 +163,11 @@ def two_blocks(algorithm: Algorithm, dtype: str, target: Target) -> tuple[Wide, 
     return tuple(found)
 
 
+def blocking(dtype: str, target: Target) -> list[Algorithm]:
+    """The algorithms for which large problems are drawn."""
+    return [algorithm for algorithm in ALGORITHMS if two_blocks(algorithm, dtype, target)]
+
+
 def _large_sizes(d: Draw, tile: int, steps: list[int]) -> list[int]:
     """Of an image with room for two tiles of so many pixels and a tail, on the last two axes."""
     dims = len(steps)
@@ -210,9 +216,11 @@ def accepted(d: Draw, target: Target, large: bool) -> Case:
     """The next case that is a convolution, and if it is to be large one that is so in whatever
     layout, for the algorithm that it names.
     """
+    # Kept until it takes one, or those that take few would be reached too seldom.
+    by = d.one(blocking("float32", target)) if large else None
     while True:
         try:
-            drawn = case(d, target, large)
+            drawn = case(d, target, large, by)
         except ProblemError:
             continue
         if not large or (drawn.by and tiled_anyhow(drawn.conv, by_name(drawn.by), target)):

@@ -26,52 +26,30 @@ def shrunk(conv: Conv, plan: Plan, target: Target) -> Conv:
     each = max(1, blocks.co[0] // (conv.co // conv.groups))
     co = _fewer(conv.co // conv.groups, -(-blocks.co[1] // each))
     small = replace(conv, n=min(conv.n, 2), ci=groups * ci, co=groups * co, groups=groups)
-    for at in range(conv.dims):
-        most = 2 * blocks.pixels[1] + 1 if at == conv.dims - 1 else 3
-        axes = (*small.axes[:at], _shorter(conv.axes[at], most), *small.axes[at + 1 :])
+    return _with_outputs(small, [*[3] * (conv.dims - 1), 2 * blocks.pixels[1] + 1])
+
+
+def _shrunk_strips(conv: Conv, plan: Plan, target: Target) -> Conv:
+    """The same for kernels that take a channel, or a vector of channels, at a time."""
+    lanes = target.lanes(plan.dtype)
+    planes = plan.algorithm == "planes"
+    each, multiplier = (1, conv.co // conv.ci) if planes else (lanes, 1)
+    groups = _fewer(conv.groups, each)
+    small = replace(conv, n=min(conv.n, 2), ci=groups, co=groups * multiplier, groups=groups)
+    tiles = {2: plan.vectors * lanes, 1: plan.pixels} if planes else {2: plan.pixels, 1: 1}
+    if plan.algorithm == "nested":
+        tiles = {2: 4 * plan.pixels, 1: 4 * plan.vectors}
+    return _with_outputs(small, [2 * tiles.get(a + 3 - conv.dims, 1) + 1 for a in range(conv.dims)])
+
+
+def _with_outputs(conv: Conv, most: list[int]) -> Conv:
+    """The layer with so many outputs of each phase at most, or about as few."""
+    small = conv
+    for at, count in enumerate(most):
+        axes = (*small.axes[:at], _shorter(conv.axes[at], count), *small.axes[at + 1 :])
         try:
             small = replace(small, axes=axes)
         except ProblemError:  # the padding mode cannot fill so much beside so few pixels
-            continue
-    return small
-
-
-def _shrunk_strips(conv: Conv, plan: Plan, target: Target) -> Conv:
-    """The same for kernels that take a channel, or a vector of channels, at a time."""
-    lanes = target.lanes(plan.dtype)
-    planes = plan.algorithm == "planes"
-    each, multiplier = (1, conv.co // conv.ci) if planes else (lanes, 1)
-    groups = _fewer(conv.groups, each)
-    small = replace(conv, n=min(conv.n, 2), ci=groups, co=groups * multiplier, groups=groups)
-    tiles = {2: plan.vectors * lanes, 1: plan.pixels} if planes else {2: plan.pixels, 1: 1}
-    if plan.algorithm == "nested":
-        tiles = {2: 4 * plan.pixels, 1: 4 * plan.vectors}
-    for at in range(conv.dims):
-        most = 2 * tiles.get(at + 3 - conv.dims, 1) + 1
-        axes = (*small.axes[:at], _shorter(conv.axes[at], most), *small.axes[at + 1 :])
-        try:
-            small = replace(small, axes=axes)
-        except ProblemError:
-            continue
-    return small
-
-
-def _shrunk_strips(conv: Conv, plan: Plan, target: Target) -> Conv:
-    """The same for kernels that take a channel, or a vector of channels, at a time."""
-    lanes = target.lanes(plan.dtype)
-    planes = plan.algorithm == "planes"
-    each, multiplier = (1, conv.co // conv.ci) if planes else (lanes, 1)
-    groups = _fewer(conv.groups, each)
-    small = replace(conv, n=min(conv.n, 2), ci=groups, co=groups * multiplier, groups=groups)
-    tiles = {2: plan.vectors * lanes, 1: plan.pixels} if planes else {2: plan.pixels, 1: 1}
-    if plan.algorithm == "nested":
-        tiles = {2: 4 * plan.pixels, 1: 4 * plan.vectors}
-    for at in range(conv.dims):
-        most = 2 * tiles.get(at + 3 - conv.dims, 1) + 1
-        axes = (*small.axes[:at], _shorter(conv.axes[at], most), *small.axes[at + 1 :])
-        try:
-            small = replace(small, axes=axes)
-        except ProblemError:
             continue
     return small
 

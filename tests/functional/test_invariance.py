@@ -37,6 +37,7 @@ KINDS = [
     "conv2d 2x6x15x16 o50 k3 p7 d7 g2",
     "conv2d 2x150x12x13 o150 k3 p1 g150",
     "conv2d 2x40x9x11 o80 k5 s2 p2 g40 f64",
+    "conv2d 2x40x30x31 o40 k28 p14 g40",
     "conv2d 2x9x12x10 o83 k3 p2x1 f64",
     "conv2d 2x5x12x10 o40 k3 p2 reflect",
     "conv2d 2x35x22x37 o83 k3 p1",
@@ -72,16 +73,15 @@ def kinds(line: str) -> Iterator[tuple[Case, Algorithm]]:
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda a: str(a.name))
 def test_every_algorithm_is_held_to_it(algorithm: Algorithm) -> None:
     """Those with many small blocks, too: more than one unit and thread, in either memory format."""
-    target, several, tried = llvm.detect(), 0, 0
+    target, several = llvm.detect(), 0
     for line in KINDS:
         conv = Conv.parse(line)
         if algorithm.why_not(conv, target) is None:
             for forms in ("", "x=last out=last"):
                 with pinned(algorithm), threads(3), small_units(20, 4), recording() as jobs:
                     result(Case.parse(f"{line} / {forms}"))
-                tried += 1
                 several += any(units(job) > 3 and job.threads == 3 for job in jobs)
-    assert several >= min(2, tried - 2), f"{algorithm.name} is not cut up"
+    assert several >= 2, f"{algorithm.name} is not cut up"
 
 
 def result(

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 import pytest
 from functional.case import Case
 from functional.check import check, plans, recording, small_units, units
-from functional.draw import Dice, Hypothesis, accepted, case, tiled, two_blocks
+from functional.draw import Dice, Hypothesis, accepted, blocking, case, tiled
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -20,7 +20,6 @@ from konv.kernels import ALGORITHMS, by_name
 
 PROBLEMS = 10_000
 EACH = 300  # times that every algorithm is reached, at least
-RARER = {"winograd": 50}  # large ones that have three taps and no stride are seldom drawn
 # Those that ask for much: many channels, many taps, a strided transposed layer. They have tests of
 # their own.
 FEWER = {"depthwise": 60, "pencils": 100, "nested": 15}
@@ -54,9 +53,8 @@ def test_ten_thousand(large: bool) -> None:
         shared += any(job.threads > 1 and units(job) > 2 for job in jobs)
     assert not failed, f"{len(failed)} failed\n" + "\n".join(failed[:5])
     print(*reached.items(), *kinds.items(), f"{shared} shared by threads", sep="\n")  # noqa: T201
-    blocking = [a.name for a in ALGORITHMS if two_blocks(a, "float32", target)]
-    for name in blocking if large else taken:
-        least = RARER.get(name, EACH) if large else taken[name] / (4 * len(ALGORITHMS))
+    for name in [a.name for a in blocking("float32", target)] if large else taken:
+        least = EACH if large else taken[name] / (4 * len(ALGORITHMS))
         assert reached[name] >= least, f"{name} is reached too seldom: {reached} of {taken}"
     assert min(kinds.values()) >= EACH, kinds
     assert shared >= (1000 if large else 300)

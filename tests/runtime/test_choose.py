@@ -21,13 +21,18 @@ import konv
 from konv import llvm
 from konv.errors import ProblemError
 from konv.geometry import Conv
-from konv.kernels import ALGORITHMS, direct
+from konv.kernels import ALGORITHMS, by_name, direct
 from konv.plan import Algorithm, Plan
 from konv.runtime import choose as module
-from konv.runtime.choose import BETWEEN, LARGE, SMALL, choose, current_precision, precision
+from konv.runtime.choose import BETWEEN, LARGE, SMALL, choices, choose, current_precision, precision
 from konv.target import Target
 
 every_target = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+
+
+def typical_of(conv: Conv) -> Conv:
+    """The layer as choosing sees it."""
+    return module._typical(conv, module._is_small(conv))
 
 
 # What it must not look at
@@ -83,7 +88,7 @@ def test_typical_sizes(line: str, small: str, large: str) -> None:
         conv = sized(Conv.parse(line), size) or Conv.parse(line)
         if size == 50 and conv.dims == 1:
             conv = conv.with_size(500)
-        typical = module._typical(conv)
+        typical = typical_of(conv)
         assert "x".join(str(axis.size) for axis in typical.axes) == want
         assert replace(typical, n=conv.n, axes=conv.axes) == conv
         assert typical.n == 1
@@ -91,8 +96,8 @@ def test_typical_sizes(line: str, small: str, large: str) -> None:
 
 def test_where_small_ends() -> None:
     conv = Conv.parse("conv2d 1x8x10x10 o8 k3 p1")
-    assert module._typical(conv).axes[0].out ** 2 == SMALL
-    assert module._typical(conv.with_size(10, 11)).axes[0].out ** 2 == LARGE
+    assert typical_of(conv).axes[0].out ** 2 == SMALL
+    assert typical_of(conv.with_size(10, 11)).axes[0].out ** 2 == LARGE
 
 
 def test_the_same_plan_for_any_number_of_threads() -> None:
@@ -125,7 +130,7 @@ def test_plans_have_no_field_for_it() -> None:
 def test_the_cheapest_is_chosen() -> None:
     """Of the first plans of all that do not refuse the layer at its typical size."""
     for target, conv, layouts in product(TARGETS.values(), PROBLEMS, LAYOUTS):
-        typical, costs = module._typical(conv), dict[Plan, float]()
+        typical, costs = typical_of(conv), dict[Plan, float]()
         for algorithm in ALGORITHMS:
             if algorithm.why_not(typical, target) is None:
                 for plan in algorithm.plans(typical, target, *layouts)[:1]:
@@ -136,7 +141,7 @@ def test_the_cheapest_is_chosen() -> None:
 
 def takes(algorithm: Algorithm, conv: Conv) -> bool:
     """Whether it may be chosen for contiguous images."""
-    layer, target = module._typical(conv), llvm.detect()
+    layer, target = typical_of(conv), llvm.detect()
     if algorithm.why_not(layer, target) is not None:
         return False
     return bool(algorithm.plans(layer, target, True, True))
@@ -200,11 +205,20 @@ def test_exact_forbids_what_is_rough() -> None:
     assert (current_precision(), chosen()) == ("fast", "rough")
     with precision("exact"):
         assert current_precision() == "exact"
-        assert chosen() != "rough"
+        assert by_name(chosen()).exact
         with precision("fast"):
             assert chosen() == "rough"
-        assert chosen() != "rough"
+        assert by_name(chosen()).exact
     assert chosen() == "rough"
+
+
+def test_choices_are_all_the_plans_of_a_layer() -> None:
+    """At whatever size."""
+    for conv, layouts in product(PROBLEMS, LAYOUTS):
+        every = choices(conv, llvm.detect(), *layouts)
+        others = filter(None, (conv, *(sized(conv, size) for size in SIZES)))
+        assert {choose(other, llvm.detect(), *layouts) for other in others} <= set(every)
+        assert 1 <= len(every) <= 2
 
 
 def test_as_a_function() -> None:

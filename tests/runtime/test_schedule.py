@@ -44,7 +44,8 @@ MIB = 1024 * 1024
 # Scratch memory of a thread, at most: 8.7 MiB for the rows that 2048 dilated channels reach, 2.1
 # for 31 x 31 taps, 1.9 for 7 x 7 x 7, else about one.
 BOUNDS = dict.fromkeys(FILES, 2 * MIB)
-BOUNDS |= {"article.txt": 4 * MIB, "shapes.txt": 4 * MIB, "deeplab.txt": 9 * MIB}
+BOUNDS |= {"shapes.txt": MIB, "deeplab.txt": 9 * MIB}
+MANY_TAPS = 4 * MIB  # their tables of rows
 
 
 def chosen(conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan:
@@ -276,7 +277,9 @@ def test_all_problems(file: str, layouts: tuple[bool, bool], threads: int) -> No
     for conv in FILES[file]:
         s = Simulated(conv, *layouts, threads)
         check(s)
-        assert s.words["thread_bytes"] <= BOUNDS[file], str(s)
+        taps = prod(axis.kernel for axis in conv.axes)
+        bound = MANY_TAPS if taps >= 28 * 28 else BOUNDS[file]
+        assert s.words["thread_bytes"] <= bound, str(s)
 
 
 @pytest.mark.parametrize("layouts", LAYOUTS, ids=str)

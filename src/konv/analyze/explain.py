@@ -23,7 +23,7 @@ from konv.llvm import Module
 from konv.plan import Plan
 from konv.prepared import prepare
 from konv.runtime import memory
-from konv.runtime.choose import choose
+from konv.runtime.choose import choices, choose
 from konv.runtime.job import schedule
 from konv.runtime.roofline import Roofline, measure
 from konv.runtime.threads import team
@@ -85,6 +85,12 @@ def plan_of(conv: Conv, layout: str) -> Plan:
     """Return the plan that is chosen where input and output lie in a layout."""
     contiguous = layout == "contiguous"
     return choose(conv, llvm.detect(), contiguous, contiguous)
+
+
+def plans_of(conv: Conv, layout: str) -> tuple[Plan, ...]:
+    """Return the plans of a layer in that layout over all image sizes."""
+    contiguous = layout == "contiguous"
+    return choices(conv, llvm.detect(), contiguous, contiguous)
 
 
 def module_of(conv: Conv, layout: str) -> Module:

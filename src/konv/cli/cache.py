@@ -153,7 +153,8 @@ def _problems(text: str) -> list[Conv]:
 
 
 def _plans(convs: list[Conv]) -> list[Any]:
-    """Return the plans these problems need, each once."""
-    from konv.analyze.explain import LAYOUTS, plan_of
+    """Return the plans these layers need at any image size, each once."""
+    from konv.analyze.explain import LAYOUTS, plans_of
 
-    return list(dict.fromkeys(plan_of(conv, layout) for conv in convs for layout in LAYOUTS))
+    every = (plans_of(conv, layout) for conv in convs for layout in LAYOUTS)
+    return list(dict.fromkeys(plan for plans in every for plan in plans))

@@ -34,7 +34,6 @@ from konv.llvm import (
 )
 from konv.plan import Plan
 
-AHEAD = 3  # squares of channels
 HEADER = 64  # bytes before the packed weights: word 0 is 1 if all weights are finite
 
 
@@ -111,17 +110,9 @@ def _emit_image_square(module: Module, dtype: str, side: int) -> Routine:
 
         def square(c: Value, first: int, side: int) -> None:
             row, rows = source + (c * plane + first), []
-            if side > small:
-                later = c + AHEAD * side
-                over = later >= channels
-                later = f.select(over, later - channels, later)
-                ahead = source + (later * plane + f.select(over, f.integer(side), 0))
             for _ in range(side):
                 rows.append(read(f, dtype, row, side))
                 row = row + plane
-                if side > small:
-                    f.prefetch(ahead)
-                    ahead = ahead + plane
             pixel = to + (channels * first + c)
             for column in transpose(f, rows):
                 pixel.put(0, column)

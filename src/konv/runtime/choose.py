@@ -69,7 +69,16 @@ def choose(conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan:
 
     Contiguous means that the last spatial axis has stride 1, channels-last that channels have.
     """
-    layer = _typical(conv)
+    return _cheapest(_typical(conv, _is_small(conv)), target, packed, blocked)
+
+
+def choices(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
+    """The plans of a layer over all image sizes: one, or one for small and one for large images."""
+    layers = (_typical(conv, small) for small in (True, False))
+    return tuple(dict.fromkeys(_cheapest(layer, target, packed, blocked) for layer in layers))
+
+
+def _cheapest(layer: Conv, target: Target, packed: bool, blocked: bool) -> Plan:
     exact = current_precision() == "exact"
     found = [
         (algorithm, plan)
@@ -83,12 +92,15 @@ def choose(conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan:
     return found[costs.index(min(costs))][1]
 
 
-def _typical(conv: Conv) -> Conv:
+def _is_small(conv: Conv) -> bool:
+    return prod(axis.out for axis in conv.axes) <= BETWEEN
+
+
+def _typical(conv: Conv, small: bool) -> Conv:
     """The same layer at one of two sizes, so that it has at most two plans over all sizes.
 
     A padding mode may need more pixels than that to fill from: then the layer is larger.
     """
-    small = prod(axis.out for axis in conv.axes) <= BETWEEN
     side = max(1, round((SMALL if small else LARGE) ** (1 / conv.dims)))
     for _ in range(GROWTHS):
         try:

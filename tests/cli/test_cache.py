@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from konv import llvm
+from konv.geometry import Conv
+from konv.runtime.choose import choices
+
 LINE = "conv2d 1x16x20x20 o24 k3 p1"
 
 
@@ -51,8 +55,10 @@ def test_warm_makes_what_the_layer_needs(konv, folder: Path) -> None:
 
 
 def test_warm_a_file(konv, tmp_path: Path) -> None:
-    (tmp_path / "two.txt").write_text(f"# two lines, one kernel\n{LINE}\n{LINE}  # again\n")
-    assert konv("cache", "warm", "two.txt").stdout.startswith("2 kernels, ")
+    (tmp_path / "two.txt").write_text(f"# two lines, one layer\n{LINE}\n{LINE}  # again\n")
+    layouts = ((True, True), (False, False))
+    plans = {p for pair in layouts for p in choices(Conv.parse(LINE), llvm.detect(), *pair)}
+    assert konv("cache", "warm", "two.txt").stdout.startswith(f"{len(plans)} kernels, ")
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ KINDS = [
     "conv2d 2x6x15x16 o50 k3 p7 d7 g2",
     "conv2d 2x150x12x13 o150 k3 p1 g150",
     "conv2d 2x40x9x11 o80 k5 s2 p2 g40 f64",
-    "conv2d 2x40x30x31 o40 k28 p14 g40",
+    "conv2d 2x20x44x45 o20 k28 p14 g20",
     "conv2d 2x9x12x10 o83 k3 p2x1 f64",
     "conv2d 2x5x12x10 o40 k3 p2 reflect",
     "conv2d 2x35x22x37 o83 k3 p1",
@@ -189,6 +189,8 @@ def test_crops(line: str, forms: str) -> None:
 
 def _grains(plan: Plan, conv: Conv) -> list[tuple[int, int]]:
     """Outputs of a tile on each axis, and how far apart they lie; 1 where outputs stand alone."""
+    if plan.algorithm == "nested":
+        return [(plan.alignment, 1)] * conv.dims
     if plan.algorithm != "winograd":
         return [(1, 1)] * conv.dims
     return [(m, a.dilation) for m, a in zip(plan.form[::2][-conv.dims :], conv.axes, strict=True)]

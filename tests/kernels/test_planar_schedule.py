@@ -24,9 +24,9 @@ from konv.geometry import Axis, Conv, read_problems
 from konv.geometry.padding import fold
 from konv.kernels import planar
 from konv.kernels.planar_schedule import FEWEST
+from konv.kernels.planar_strip import JOB, PHASE, ROW, TAP
 from konv.kernels.schedule import ALONE, MODES
 from konv.kernels.scratch import LINE, PAGE
-from konv.kernels.strip import JOB, PHASE, ROW, TAP
 from konv.kernels.words import AXES
 from konv.runtime.job import schedule
 from konv.target import BYTES, Target

@@ -6,12 +6,12 @@
                 load nv vectors of the strip               shared by all output channels
                 for k in nc: broadcast w[k]; nv multiply-adds
 
-Every row of a unit's input, padding included, lies in a *strip* in scratch (konv.kernels.strip), so
-that output pixel l reads tap t at strip[l + offset(t)], whatever row it is in: stride, dilation,
-padding and phases have become one number a tap. Outputs run over the whole pitch of the strip; the
-few that belong to no pixel (2 of 58 for 3 x 3 on 56 pixels) are left out when results leave
-(konv.kernels.rows). No lane depends on the number of channels: where konv.kernels.direct fills 4 of
-16 lanes (4 channels a group), this fills all.
+Every row of a unit's input, padding included, lies in a *strip* in scratch
+(konv.kernels.planar_strip), so that output pixel l reads tap t at strip[l + offset(t)], whatever
+row it is in: stride, dilation, padding and phases have become one number a tap. Outputs run over
+the whole pitch of the strip; the few that belong to no pixel (2 of 58 for 3 x 3 on 56 pixels) are
+left out when results leave (konv.kernels.planar_rows). No lane depends on the number of channels:
+where konv.kernels.direct fills 4 of 16 lanes (4 channels a group), this fills all.
 
 Every output is one chain of multiply-adds in the order channels, taps.
 """
@@ -25,9 +25,9 @@ from konv.geometry import Conv
 from konv.kernels.cut import Line
 from konv.kernels.packing import HEADER
 from konv.kernels.planar_schedule import Cut, Span
+from konv.kernels.planar_strip import DEALT, JOB
 from konv.kernels.planar_units import emit_kernel
 from konv.kernels.stored import HALVES
-from konv.kernels.strip import DEALT, JOB
 from konv.llvm import Module
 from konv.plan import Blocks, Packing, Plan, Strides, Work
 from konv.target import BYTES, Target

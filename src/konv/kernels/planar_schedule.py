@@ -14,8 +14,8 @@ from math import prod
 from konv.geometry import Axis, Conv
 from konv.kernels import scratch
 from konv.kernels.cut import Line
+from konv.kernels.planar_strip import JOB, PHASE, ROW
 from konv.kernels.schedule import ALONE, MODES
-from konv.kernels.strip import JOB, PHASE, ROW
 from konv.plan import Plan, Strides, Work
 from konv.target import BYTES, Target
 

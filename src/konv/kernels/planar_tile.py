@@ -8,7 +8,7 @@ from typing import Any
 
 from konv.kernels.epilogue import activate, apart
 from konv.kernels.packing import HEADER, WEIGHTS
-from konv.kernels.strip import TAP
+from konv.kernels.planar_strip import TAP
 from konv.llvm import (
     I64,
     REAL,

@@ -1,10 +1,10 @@
 """A unit of work of the planar kernel: a box of pixels and some groups.
 
 for unit in units, taken by threads one after the other:
-    strip of the unit's input                             konv.kernels.strip
+    strip of the unit's input                             konv.kernels.planar_strip
     for phase of the outputs, group, block of nc output channels, depth:
         for tile of vectors of pixels                     konv.kernels.planar_tile
-        rows of results leave                             konv.kernels.rows
+        rows of results leave                             konv.kernels.planar_rows
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from __future__ import annotations
 from functools import partial
 
 from konv.kernels.packing import HEADER
+from konv.kernels.planar_rows import emit_rows_out, output_corner
+from konv.kernels.planar_strip import JOB, PHASE, RECORDS, UNIT, emit_strip
 from konv.kernels.planar_tile import at_once, emit_tiles, emit_weights
 from konv.kernels.region import emit_entry, emit_units
-from konv.kernels.rows import emit_rows_out, output_corner
-from konv.kernels.strip import JOB, PHASE, RECORDS, UNIT, emit_strip
 from konv.kernels.tables import emit_slots
 from konv.kernels.words import AXES, Piece, Words, part_function
 from konv.llvm import I64, REAL, SIZE, Function, Module, Routine, Value

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from konv.kernels.epilogue import activate, apart, finish
 from konv.kernels.packing import transpose
-from konv.kernels.strip import PHASE, RECORDS
+from konv.kernels.planar_strip import PHASE, RECORDS
 from konv.kernels.words import AXES, Piece, Words, part_function
 from konv.llvm import REAL, SIZE, Function, Module, Pointer, Routine, Type, Value
 from konv.plan import Plan

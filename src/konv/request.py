@@ -67,10 +67,11 @@ class Request:
         """
         n, co, *spatial = self.conv.out_shape
         batch, dims = ((n,) if self.batched else ()), len(spatial)
-        if not y_last:
-            return (*batch, co, *spatial), None
-        order = (*range(len(batch)), len(batch) + dims, *range(len(batch), len(batch) + dims))
-        return (*batch, *spatial, co), None if self.last else order
+        first, numbers = range(len(batch)), range(len(batch), len(batch) + dims + 1)
+        if y_last:
+            to_first = (*first, numbers[-1], *numbers[:-1])
+            return (*batch, *spatial, co), None if self.last else to_first
+        return (*batch, co, *spatial), (*first, *numbers[1:], numbers[0]) if self.last else None
 
     def _seen(self, y_last: bool) -> Shape:
         """The shape of the result as the user sees it."""

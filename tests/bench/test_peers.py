@@ -111,7 +111,9 @@ def test_the_canonical_weight_makes_a_transposed_layer_an_ordinary_one() -> None
     for _, conv in read_problems(SHAPES.read_text()):
         if conv.transposed and conv.n:
             x, w, b = draw(conv)
-            ordinary = Conv(conv.n, conv.ci, conv.co, conv.axes, conv.groups, conv.dtype)
+            ordinary = Conv(
+                conv.n, conv.ci, conv.co, conv.axes, conv.groups, conv.dtype, mode=conv.mode
+            )
             want, got = im2col(conv, x, w, b), im2col(ordinary, x, _canonical(conv, w), b)
             assert np.allclose(want, got), str(conv)
 

@@ -119,6 +119,11 @@ def emit_lines(module: Module, plan: Plan, parts: dict[str, Routine]) -> Routine
         x, y = unit.pointer("x", real), unit.pointer("y", real)
         y = y + unit["j", 1] * job["y_stride", 1]
         ring = part(job, unit, "at_strip", real)
+        # A tile may reach beyond what outputs read. There it sees zeros, wherever units end and
+        # whatever the padding is: its rounding depends on nothing else.
+        deepest = job["out", 1] - unit["j", 1] + (form.kernel[1] - 1)
+        widest = f.least(sizes.width, job["out", 2] - unit["j", 2] + (form.kernel[2] - 1))
+        zero = f.zero(real, lanes)
         with f.loop(unit["line1"], start=unit["line0"]) as line:
             begin = f.least(line * lanes, job["channels"] - lanes)
             own, to = x + begin * job["x_channel"], y + begin * job["y_channel"]
@@ -127,8 +132,10 @@ def emit_lines(module: Module, plan: Plan, parts: dict[str, Routine]) -> Routine
                 first = f.select(s.equals(0), f.integer(0), s * 4 + 3)
                 with f.loop(s * 4 + 7, start=first) as r:
                     to_row = ring + (r & 7) * sizes.width * lanes
-                    place = [f.integer(0), r, sizes.width]
-                    f.call(row_in, [job.base, unit.base, to_row, own, *place])
+                    read = f.select(r < deepest, widest, f.integer(0))
+                    f.call(row_in, [job.base, unit.base, to_row, own, f.integer(0), r, read])
+                    with f.loop(sizes.width, start=read) as i:
+                        to_row.put(i * lanes, zero)
                 f.call(parts["columns"], [job.base, unit.base, s])
             f.call(parts["products"], [job.base, unit.base, weights + line * each])
             with f.loop(sizes.rows) as o:

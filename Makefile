@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DIST ?= dist
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+SPREAD := --numprocesses auto --dist worksteal # a process a core: most of the time goes to compiling kernels
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint types check check-full bench docs wheel clean
@@ -16,7 +17,7 @@ demo: $(VENV)/.demo  ## install konv and compare the convolutions on a photograp
 	$(BIN)/konv compare
 
 test: lint types  ## lint, types and the whole test suite: what a change must pass
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SPREAD)
 
 lint: $(VENV)/.dev  ## style and likely mistakes
 	$(BIN)/ruff check .
@@ -26,10 +27,10 @@ types: $(VENV)/.dev  ## mypy, strict
 	$(BIN)/mypy
 
 check: lint types  ## lint, types and the quick tests: for every save
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest $(SPREAD) -m 'not slow'
 
 check-full: lint types  ## as test, with every problem at its full size and more random ones
-	$(BIN)/python -m pytest --whole
+	$(BIN)/python -m pytest $(SPREAD) --whole
 
 bench: $(VENV)/.bench  ## time konv and its peers on problems/article.txt; wants an idle machine
 	$(BIN)/konv bench

@@ -40,7 +40,12 @@ def root() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test reads or writes the user's cache; child processes inherit this one."""
+    """No test reads or writes the user's cache; child processes inherit this one, and the workers
+    of pytest-xdist have it together.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(os.environ, "KONV_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setitem(os.environ, "KONV_CACHE_DIR", str(folder / "kernels"))
         yield

@@ -143,7 +143,7 @@ def test_random() -> None:
         (("leaky_relu", 0.2), lambda v: nn.leaky_relu(v, 0.2)),
         (("gelu", "tanh"), lambda v: nn.gelu(v, approximate="tanh")),
     ],
-    ids=str,
+    ids=lambda value: "" if callable(value) else str(value),
 )  # fmt: skip
 def test_definitions_are_pytorchs(ours: Any, theirs: Any) -> None:
     """The same numbers, NaN where PyTorch has NaN, and the infinities, but for gelu of infinity:

@@ -41,6 +41,7 @@ class Options:
     output_size: Any
     padding_mode: str
     layout: str | None
+    plan: str | None = None
     activation: Any = None
 
     @property

@@ -20,6 +20,7 @@ def conv1d(
     *,
     padding_mode: str = "zeros",
     layout: str | None = None,
+    plan: str | None = None,
     activation: Any = None,
     residual: Any = None,
     out: Any = None,
@@ -32,7 +33,7 @@ def conv1d(
     """
     return convolve(
         x, weight, bias, activation, residual, out, 1, False, stride, padding, dilation, groups,
-        0, None, padding_mode, layout,
+        0, None, padding_mode, layout, plan,
     )  # fmt: skip
 
 
@@ -47,6 +48,7 @@ def conv2d(
     *,
     padding_mode: str = "zeros",
     layout: str | None = None,
+    plan: str | None = None,
     activation: Any = None,
     residual: Any = None,
     out: Any = None,
@@ -64,6 +66,8 @@ def conv2d(
               "zeros", "reflect", "replicate" or "circular"
     layout    "NHWC" for arrays whose channels stand last (an image file's order); the result then
               does too
+    plan      the algorithm that is to compute it, such as "direct"; None: the one whose model is
+              fastest. ``konv explain`` lists them, and those that do not take a layer say why
     activation
               "relu", "relu6", "leaky_relu" (slope 0.01), ("leaky_relu", slope), "silu",
               "hardswish", "gelu" (exact) or ("gelu", "tanh"), as torch.nn.functional defines them
@@ -87,10 +91,12 @@ def conv2d(
     >>> once = conv2d(image, weight, padding=1, activation="relu")
     >>> conv2d(image, weight, padding=1, activation="relu", residual=once).shape
     (1, 16, 8, 8)
+    >>> conv2d(image, weight, padding=1, plan="direct").shape
+    (1, 16, 8, 8)
     """
     return convolve(
         x, weight, bias, activation, residual, out, 2, False, stride, padding, dilation, groups,
-        0, None, padding_mode, layout,
+        0, None, padding_mode, layout, plan,
     )  # fmt: skip
 
 
@@ -105,6 +111,7 @@ def conv3d(
     *,
     padding_mode: str = "zeros",
     layout: str | None = None,
+    plan: str | None = None,
     activation: Any = None,
     residual: Any = None,
     out: Any = None,
@@ -117,7 +124,7 @@ def conv3d(
     """
     return convolve(
         x, weight, bias, activation, residual, out, 3, False, stride, padding, dilation, groups,
-        0, None, padding_mode, layout,
+        0, None, padding_mode, layout, plan,
     )  # fmt: skip
 
 
@@ -134,6 +141,7 @@ def conv_transpose1d(
     padding_mode: str = "zeros",
     output_size: Any = None,
     layout: str | None = None,
+    plan: str | None = None,
     activation: Any = None,
     residual: Any = None,
     out: Any = None,
@@ -146,7 +154,7 @@ def conv_transpose1d(
     """
     return convolve(
         x, weight, bias, activation, residual, out, 1, True, stride, padding, dilation, groups,
-        output_padding, output_size, padding_mode, layout,
+        output_padding, output_size, padding_mode, layout, plan,
     )  # fmt: skip
 
 
@@ -163,6 +171,7 @@ def conv_transpose2d(
     padding_mode: str = "zeros",
     output_size: Any = None,
     layout: str | None = None,
+    plan: str | None = None,
     activation: Any = None,
     residual: Any = None,
     out: Any = None,
@@ -188,7 +197,7 @@ def conv_transpose2d(
     """
     return convolve(
         x, weight, bias, activation, residual, out, 2, True, stride, padding, dilation, groups,
-        output_padding, output_size, padding_mode, layout,
+        output_padding, output_size, padding_mode, layout, plan,
     )  # fmt: skip
 
 
@@ -205,6 +214,7 @@ def conv_transpose3d(
     padding_mode: str = "zeros",
     output_size: Any = None,
     layout: str | None = None,
+    plan: str | None = None,
     activation: Any = None,
     residual: Any = None,
     out: Any = None,
@@ -219,5 +229,5 @@ def conv_transpose3d(
     """
     return convolve(
         x, weight, bias, activation, residual, out, 3, True, stride, padding, dilation, groups,
-        output_padding, output_size, padding_mode, layout,
+        output_padding, output_size, padding_mode, layout, plan,
     )  # fmt: skip

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from konv import llvm
 from konv.arrays import Kind, kind_of
 from konv.checks import Options, canonical, check_dtype, epilogue, layout_last
 from konv.errors import ProblemError
@@ -13,7 +14,7 @@ from konv.geometry import Conv
 from konv.plan import Plan
 from konv.request import Request
 from konv.runtime import weights
-from konv.runtime.choose import current_precision
+from konv.runtime.choose import current_precision, named
 from konv.runtime.execute import Call
 from konv.runtime.threads import team
 from konv.runtime.weights import Packed
@@ -27,6 +28,7 @@ def prepare(
     bias: Any = None,
     *,
     layout: str | None = None,
+    plan: str | None = None,
     activation: Any = None,
 ) -> Prepared:
     """Pack the weights of a layer once; the result is called with images of any batch and size.
@@ -34,6 +36,7 @@ def prepare(
     conv     the layer; its batch and image size are those of no particular call
     weight   conv.weight_shape, bias (co,) or None: copied, so later changes to them are not seen
     layout   "NHWC" (1-D "NWC", 3-D "NDHWC") for images whose channels stand last
+    plan     the name of the algorithm that is to compute it, as in konv.conv2d
     activation
              what results go through, as in konv.conv2d; a call may give the `residual` to be added
              before
@@ -49,22 +52,31 @@ def prepare(
     >>> float(layer(np.zeros((1, 3, 7, 9), "float32"), residual=z).max())
     1.0
     """
-    return Prepared(conv, weight, bias, layout, activation)
+    return Prepared(conv, weight, bias, layout, plan, activation)
 
 
 class Prepared:
     """A layer that owns its packed weights. Make one with `prepare`."""
 
     def __init__(
-        self, conv: Conv, weight: Any, bias: Any, layout: str | None, activation: Any = None
+        self,
+        conv: Conv,
+        weight: Any,
+        bias: Any,
+        layout: str | None,
+        plan: str | None = None,
+        activation: Any = None,
     ) -> None:
         self.conv = conv
         name = {False: "conv", True: "conv_transpose"}[conv.transposed]
         self._options = Options(
-            conv.dims, conv.transposed, 1, 0, 1, conv.groups, 0, None, conv.mode, layout, activation
-        )
+            conv.dims, conv.transposed, 1, 0, 1, conv.groups, 0, None, conv.mode, layout, plan,
+            activation,
+        )  # fmt: skip
         layout_last(self._options)
         epilogue(self._options, False)
+        if plan is not None:
+            named(plan, conv, llvm.detect())
         kind = _kind(weight, "weight")
         if tuple(weight.shape) != conv.weight_shape or kind.dtype(weight) != conv.dtype:
             raise ProblemError(

@@ -58,7 +58,14 @@ class Request:
         if self.readable:
             x_last = strides[1] == 1 and (strides[-1] != 1 or last or x_format)
             self.call = Call(
-                conv, strides, dense_strides(conv.out_shape, y_last), team, x_last, y_last, after
+                conv,
+                strides,
+                dense_strides(conv.out_shape, y_last),
+                team,
+                x_last,
+                y_last,
+                after,
+                options.plan,
             )
 
     def _result(self, y_last: bool) -> tuple[Shape, Shape | None]:

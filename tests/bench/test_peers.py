@@ -15,18 +15,21 @@ import numpy as np
 import pytest
 from bench.fakes import FakeClock
 
-from konv import get_num_threads
+from konv import get_num_threads, llvm
 from konv.bench import read, timing
 from konv.bench.answers import answers
-from konv.bench.peers import LIBRARIES, Peer, installed, name
+from konv.bench.peers import LAYOUTS, LIBRARIES, Peer, installed, name
 from konv.bench.peers.jax import _canonical
 from konv.bench.peers.peer import ChannelsLast
 from konv.bench.working import draw
 from konv.errors import ProblemError
 from konv.geometry import Conv, read_problems
+from konv.kernels import ALGORITHMS, by_name
+from konv.plan import Algorithm
 from konv.reference import im2col
 
 SHAPES = Path(__file__).resolve().parents[2] / "problems/shapes.txt"
+OWN = installed(("own",))[2:]
 PEERS = [peer for peer in installed() if peer.library not in ("konv", "torch")]
 # What is unlike in one library and another: padding, groups, transposed weights, dimensions.
 AWKWARD = (
@@ -40,6 +43,16 @@ MORE = (
     "tconv1d 1x6x13 o7 k5 s3 p2 r1",
     "conv3d 1x3x5x6x7 o4 k3x1x2 s2x1x1 p1x0x1",
     "tconv3d 1x6x3x4x3 o9 k3 s2 p1 r1 g3",
+)
+# Of konv's own algorithms, some take only these.
+SPECIAL = (
+    "conv2d 1x16x20x20 o32 k3 p1",
+    "conv2d 1x16x20x20 o32 k5 p2",
+    "conv2d 1x16x30x30 o16 k28 p14 g16",
+    "conv2d 1x17x30x30 o17 k29 p14 g17",
+    "tconv2d 1x5x6x7 o9 k4 s2 p1",
+    "tconv2d 1x3x5x4 o2 k16 s8 p4",
+    "conv2d 1x32x9x9 o32 k5 p2 g32",
 )
 
 
@@ -74,6 +87,25 @@ def test_a_chosen_library_comes_with_konv_or_is_said_to_be_absent() -> None:
         else:
             with pytest.raises(ProblemError, match=f"{library} is not installed here"):
                 installed((library,))
+
+
+def test_own_algorithms_are_peers_on_request() -> None:
+    """Each by its name, in both layouts, computed by it and by nothing else."""
+    assert [peer.library for peer in OWN] == [a.name for a in ALGORITHMS for _ in LAYOUTS]
+    assert not {peer.library for peer in installed()} & {peer.library for peer in OWN}
+    conv = Conv.parse("conv2d 1x4x7x9 o6 k3 p1")
+    for peer in OWN:
+        refused = by_name(peer.library).why_not(conv, llvm.detect())
+        assert (refused is None) == (peer.why_not(conv) is None)
+        assert refused is None or refused in str(peer.why_not(conv))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda a: str(a.name))
+def test_own_algorithms_answer_right(algorithm: Algorithm) -> None:
+    """Where they do not refuse."""
+    mine = [peer for peer in OWN if peer.library == algorithm.name]
+    lines = [conv for _, conv in read(AWKWARD + MORE + SPECIAL)]
+    assert sum(not _wrong(peer, conv) for peer in mine for conv in lines) >= 2
 
 
 def test_importing_the_bench_imports_no_peer() -> None:

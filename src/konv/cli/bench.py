@@ -53,7 +53,11 @@ def bench(
     ] = False,
     only: Annotated[str, typer.Option(help="Only lines whose name or text contains this.")] = "",
     peers: Annotated[
-        str, typer.Option(help="Libraries to compare with, joined by commas. Default: all here.")
+        str,
+        typer.Option(
+            help="Libraries to compare with, joined by commas; own: konv's algorithms, each "
+            "pinned. Default: all libraries here."
+        ),
     ] = "",
     json: Annotated[Path | None, typer.Option(help="Write the report to this file.")] = None,
     plot: Annotated[

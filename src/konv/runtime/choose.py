@@ -14,9 +14,9 @@ from types import TracebackType
 from typing import Literal
 
 from konv import kernels
-from konv.errors import ProblemError
+from konv.errors import ProblemError, UnsupportedError
 from konv.geometry import Axis, Conv
-from konv.plan import Plan
+from konv.plan import Algorithm, Plan
 from konv.target import Target
 
 Precision = Literal["exact", "fast"]
@@ -76,6 +76,37 @@ def choices(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Pl
     """The plans of a layer over all image sizes: one, or one for small and one for large images."""
     layers = (_typical(conv, small) for small in (True, False))
     return tuple(dict.fromkeys(_cheapest(layer, target, packed, blocked) for layer in layers))
+
+
+def pin(name: str, conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan:
+    """The plan of the algorithm of that name, however slow; errors as `named`."""
+    plans = named(name, conv, target).plans(conv, target, packed, blocked)
+    if not plans:
+        raise _not_computed(name, conv, "has no kernel for these memory layouts")
+    return plans[0]
+
+
+def named(name: str, conv: Conv, target: Target) -> Algorithm:
+    """The algorithm of that name. ProblemError if there is none, UnsupportedError, which says why,
+    if it does not take the layer in the precision in force.
+    """
+    found = [algorithm for algorithm in kernels.ALGORITHMS if algorithm.name == name]
+    if not found:
+        names = ", ".join(repr(algorithm.name) for algorithm in kernels.ALGORITHMS)
+        raise ProblemError(f"plan={name!r} names no algorithm. Use {names}, or leave it out.")
+    refused = found[0].why_not(conv, target)
+    if refused is None and not found[0].exact and current_precision() == "exact":
+        refused = 'is not exact, and precision is "exact"'
+    if refused is not None:
+        raise _not_computed(name, conv, refused)
+    return found[0]
+
+
+def _not_computed(name: str, conv: Conv, why: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"plan={name!r} does not compute {conv}: {name} {why}. Leave plan out, or use 'direct', "
+        f"which takes every layer."
+    )
 
 
 def _cheapest(layer: Conv, target: Target, packed: bool, blocked: bool) -> Plan:

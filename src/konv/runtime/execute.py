@@ -14,7 +14,7 @@ from konv import kernels, llvm, log
 from konv.geometry import Conv
 from konv.plan import Epilogue
 from konv.runtime import memory, weights
-from konv.runtime.choose import choose
+from konv.runtime.choose import choose, pin
 from konv.runtime.code import kernel
 from konv.runtime.job import schedule
 from konv.runtime.threads import Team
@@ -38,10 +38,15 @@ class Call:
         x_last: bool,
         y_last: bool,
         epilogue: Epilogue = NOTHING,
+        plan: str | None = None,
     ) -> None:
         target = llvm.detect()
         self.conv, self.team = conv, team
-        self.plan = choose(conv, target, not x_last, not y_last).followed_by(epilogue)
+        layouts = not x_last, not y_last
+        chosen = (
+            choose(conv, target, *layouts) if plan is None else pin(plan, conv, target, *layouts)
+        )
+        self.plan = chosen.followed_by(epilogue)
         memory.require(
             weights.packed_bytes(conv, self.plan, target), f"the packed weight of {conv}"
         )

@@ -10,28 +10,43 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
-from konv import functional
+from konv import functional, llvm
 from konv.bench.peers.peer import LAST, LAYOUTS, Array, Run, call_of, last, why_no_layer
 from konv.bench.peers.torch import tensor
+from konv.errors import UnsupportedError
 from konv.geometry import Conv
+from konv.runtime.choose import pin
 
 
 class Konv:
-    """konv.conv1d ... conv_transpose3d, on arrays of one layout."""
+    """konv.conv1d ... conv_transpose3d, on arrays of one layout; with an algorithm pinned, or the
+    one that konv chooses.
+    """
 
-    library, compiles = "konv", False
+    compiles = False
 
-    def __init__(self, layout: str, tensors: bool) -> None:
-        self.layout, self.tensors = layout, tensors
+    def __init__(self, layout: str, tensors: bool, plan: str | None = None) -> None:
+        self.layout, self.tensors, self.plan = layout, tensors, plan
+        self.library = plan or "konv"
 
     def why_not(self, conv: Conv) -> str | None:
         if self.tensors and self.layout == LAST and conv.dims == 1:
             return "PyTorch has no channels-last tensors of one dimension"
-        return why_no_layer(conv)
+        refused = why_no_layer(conv)
+        if self.plan is None or refused:
+            return refused
+        contiguous = self.layout != LAST
+        try:
+            pin(self.plan, conv, llvm.detect(), contiguous, contiguous)
+        except UnsupportedError as error:
+            return str(error)
+        return None
 
     def prepare(self, conv: Conv, x: Array, weight: Array, bias: Array) -> Run:
         call = call_of(conv)
         keywords: dict[str, Any] = dict(call.rest)
+        if self.plan:
+            keywords["plan"] = self.plan
         padding = call.amounts if call.symmetric else call.padding
         if padding != 0:
             keywords["padding"] = padding

@@ -123,6 +123,7 @@ def test_parts() -> None:
             assert np.array_equal(whole[:, :, 3:20, 2:], part)
 
 
+@pytest.mark.slow
 def test_random() -> None:
     """Random problems with residuals in all forms, in NumPy and PyTorch, whatever the plan."""
     target, dice = llvm.detect(), Dice(31)

@@ -28,6 +28,7 @@ def child(*arguments: str) -> tuple[int, str]:
     return done.returncode, "\n".join(done.stdout.splitlines()[-40:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["end", "start"])
 def test_nothing_beyond(end: str, whole: bool) -> None:
     """All that a call touches ends, or begins, at a page without access: every problem, and random

@@ -45,6 +45,7 @@ def test_every_algorithm(algorithm: Algorithm, forms: dict[str, str]) -> None:
                 assert np.array_equal(once, numbers(check(case)))
 
 
+@pytest.mark.slow
 def test_random() -> None:
     """Random problems in every form of array, NumPy's and PyTorch's, some with epilogues."""
     target, dice = llvm.detect(), Dice(41)

@@ -26,6 +26,7 @@ FEWER = {"depthwise": 60, "pencils": 100, "nested": 15}
 SAMPLED = 25  # one of so many is held against konv.reference itself
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("large", [False, True], ids=["small", "large"])
 def test_ten_thousand(large: bool) -> None:
     """Half of them large: two register tiles and a tail on each axis that the plan blocks, for

@@ -282,3 +282,18 @@ def test_tensors_with_gradients() -> None:
     konv.conv2d(x, w, residual=r)
     with pytest.raises(UnsupportedError, match="residual requires grad"):
         konv.conv2d(x, w, residual=r.requires_grad_())
+
+
+@pytest.mark.parametrize("residual", ["", "contiguous", "last", "steps", "out"])
+def test_out_that_lies_channels_first_beside_a_layout(residual: str) -> None:
+    """The user sees channels last; `out` and the residual may lie either way, and `out` may share
+    memory with x.
+    """
+    for line in ("conv2d 2x5x9x8 o6 k3", "tconv1d 2x27x29 o27 k8 s8 g3"):
+        words = f"residual={residual}" if residual else ""
+        check(f"{line} / layout out=last {words}")
+    memory = np.arange(384, dtype="f4") % 7
+    x, out = memory.reshape(1, 8, 8, 6), memory.reshape(1, 6, 8, 8).transpose(0, 2, 3, 1)
+    w = np.eye(6, dtype="f4")[::-1].reshape(6, 6, 1, 1)
+    want = konv.conv2d(x.copy(), w, layout="NHWC")
+    assert np.array_equal(konv.conv2d(x, w, layout="NHWC", out=out), want)

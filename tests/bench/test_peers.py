@@ -8,6 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -90,7 +91,7 @@ def test_a_chosen_library_comes_with_konv_or_is_said_to_be_absent() -> None:
 
 
 def test_own_algorithms_are_peers_on_request() -> None:
-    """Each by its name, in both layouts, computed by it and by nothing else."""
+    """Each by its name, in both layouts, pinned; it refuses what its algorithm refuses."""
     assert [peer.library for peer in OWN] == [a.name for a in ALGORITHMS for _ in LAYOUTS]
     assert not {peer.library for peer in installed()} & {peer.library for peer in OWN}
     conv = Conv.parse("conv2d 1x4x7x9 o6 k3 p1")
@@ -98,6 +99,9 @@ def test_own_algorithms_are_peers_on_request() -> None:
         refused = by_name(peer.library).why_not(conv, llvm.detect())
         assert (refused is None) == (peer.why_not(conv) is None)
         assert refused is None or refused in str(peer.why_not(conv))
+        run = peer.prepare(conv, *draw(conv))
+        assert isinstance(run, partial)
+        assert run.keywords["plan"] == peer.library
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda a: str(a.name))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from konv.errors import ProblemError, UnsupportedError
 from konv.geometry import Conv
 from konv.kernels import ALGORITHMS, by_name
 from konv.plan import Algorithm
+from konv.runtime.choose import choose, pin
 
 every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda a: str(a.name))
 LINES = [*KINDS, "tconv2d 1x3x9x8 o2 k16 s8 p4"]
@@ -99,3 +102,17 @@ def test_exact_forbids_winograd() -> None:
             with pytest.raises(UnsupportedError, match='is not exact, and precision is "exact"'):
                 call()
     assert np.array_equal(layer(x), once)
+
+
+def test_what_is_chosen_can_be_pinned() -> None:
+    """At every size, also where the algorithm would refuse that very size: the same plan."""
+    target = llvm.detect()
+    for line, size in product(LINES, (7, 10, 11, 40)):
+        try:
+            conv = Conv.parse(line)
+            conv = conv.with_size(*[size] * conv.dims)
+        except ProblemError:
+            continue
+        for layouts in product((True, False), repeat=2):
+            chosen = choose(conv, target, *layouts)
+            assert pin(chosen.algorithm, conv, target, *layouts) == chosen

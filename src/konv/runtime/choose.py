@@ -79,8 +79,11 @@ def choices(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Pl
 
 
 def pin(name: str, conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan:
-    """The plan of the algorithm of that name, however slow; errors as `named`."""
-    plans = named(name, conv, target).plans(conv, target, packed, blocked)
+    """The plan of the algorithm of that name, however slow: the one that `choose` would weigh.
+    Errors as `named`.
+    """
+    layer = _typical(conv, _is_small(conv))
+    plans = named(name, conv, target).plans(layer, target, packed, blocked)
     if not plans:
         raise _not_computed(name, conv, "has no kernel for these memory layouts")
     return plans[0]
@@ -88,13 +91,13 @@ def pin(name: str, conv: Conv, target: Target, packed: bool, blocked: bool) -> P
 
 def named(name: str, conv: Conv, target: Target) -> Algorithm:
     """The algorithm of that name. ProblemError if there is none, UnsupportedError, which says why,
-    if it does not take the layer in the precision in force.
+    if it does not take the layer, at its typical size, in the precision in force.
     """
     found = [algorithm for algorithm in kernels.ALGORITHMS if algorithm.name == name]
     if not found:
         names = ", ".join(repr(algorithm.name) for algorithm in kernels.ALGORITHMS)
         raise ProblemError(f"plan={name!r} names no algorithm. Use {names}, or leave it out.")
-    refused = found[0].why_not(conv, target)
+    refused = found[0].why_not(_typical(conv, _is_small(conv)), target)
     if refused is None and not found[0].exact and current_precision() == "exact":
         refused = 'is not exact, and precision is "exact"'
     if refused is not None:

@@ -42,11 +42,8 @@ class Call:
     ) -> None:
         target = llvm.detect()
         self.conv, self.team = conv, team
-        layouts = not x_last, not y_last
-        chosen = (
-            choose(conv, target, *layouts) if plan is None else pin(plan, conv, target, *layouts)
-        )
-        self.plan = chosen.followed_by(epilogue)
+        how = conv, target, not x_last, not y_last
+        self.plan = (choose(*how) if plan is None else pin(plan, *how)).followed_by(epilogue)
         memory.require(
             weights.packed_bytes(conv, self.plan, target), f"the packed weight of {conv}"
         )

@@ -107,7 +107,7 @@ def test_exact_forbids_winograd() -> None:
 def test_what_is_chosen_can_be_pinned() -> None:
     """At every size, also where the algorithm would refuse that very size: the same plan."""
     target = llvm.detect()
-    for line, size in product(LINES, (7, 10, 11, 40)):
+    for line, size in product(LINES, (1, 2, 5, 7, 10, 11, 40)):
         try:
             conv = Conv.parse(line)
             conv = conv.with_size(*[size] * conv.dims)

@@ -136,11 +136,12 @@ def test_what_people_do_to_weights(count: int, contents: str, dtype: str) -> Non
 
 
 def test_sign_of_each_and_of_pairs() -> None:
-    """Signs of one float, of any two of 64, of every run."""
-    a = np.random.default_rng(1).standard_normal(64).astype("float32")
+    """Signs of one float, of any two, of every run, over two lines and a tail."""
+    size = 2 * LINE // 4 + 10
+    a = np.random.default_rng(1).standard_normal(size).astype("float32")
     seen, count = set[int](), 0
-    for i in range(64):
-        for j in range(i, 64):
+    for i in range(size):
+        for j in range(i, size):
             for run in (False, True):
                 b = a.copy()
                 b[i : j + 1 if run else i + 1] *= -1
@@ -197,8 +198,8 @@ def test_two_bits(apart: int) -> None:
 def test_two_numbers(dtype: str) -> None:
     """Any two numbers of a filter of small integers, changed to others of that kind."""
     values, rng = (-2, -1, 0, 0.5, 1, 2, 3), np.random.default_rng(0)
-    a = rng.choice([-1.0, 0.0, 1.0, 2.0], 72).astype(dtype)
-    words = LANES * 8 // a.itemsize
+    words = LINE // np.dtype(dtype).itemsize
+    a = rng.choice([-1.0, 0.0, 1.0, 2.0], 3 * words + 8).astype(dtype)
     seen, count = {digest(a)}, 1
     for p in range(20):
         for q in sorted({p + 1, p + words - 1, p + words, p + words + 1, p + 2 * words + 1}):

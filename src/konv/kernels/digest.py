@@ -1,14 +1,18 @@
 """A 64-bit digest of a weight, taken at memory speed, to know whether its packed copy is still
 true.
 
-Eight lanes of `lane = rotate(lane xor word, 31) * odd`, one for each of eight neighbouring words.
-Every step is a bijection of the lane, so a change of one word always changes the digest; the
-rotation brings high bits (signs and exponents) down to where the multiplication spreads them, so
-that a change of sign everywhere, which xor and multiply alone would miss, is seen too. Each word is
-folded first, `word xor (word >> 23)`, lest the change of one number undo that of another: without
-it, 1 to -1 and 0 to 2 seventeen floats later went unseen every second time (it costs an eighth of
-the speed). Different contents collide with a chance of 2**-64 or so; it is no defence against
-someone who constructs a collision in his own weights.
+Lanes of `lane = rotate(lane xor word, 40) * odd`, one for each of LANES neighbouring words, several
+in a vector. Every step is a bijection of the lane, so a change of one word always changes the
+digest; the rotation brings high bits (signs and exponents) down to where the multiplication spreads
+them, so that a change of sign everywhere, which xor and multiply alone would miss, is seen too.
+Each word is folded first, `word xor (word >> 23)`, lest the change of one number undo that of
+another: without it, 1 to -1 and 0 to 2 seventeen floats later went unseen every second time.
+Different contents collide with a chance of 2**-64 or so; it is no defence against someone who
+constructs a collision in his own weights.
+
+A rotation by whole bytes is one shuffle, and `odd` has 32 bits, so that a lane's product is two
+multiplications of 32 bits: nine instructions a vector. Of 9.4 MB in the last cache two threads of
+AVX2 take 46 GB/s, where eight scalar lanes took 21.
 
 Large weights are cut into chunks of fixed size that threads share; the digest is then that of the
 chunks' digests, so it does not depend on how many threads there were.
@@ -18,12 +22,14 @@ from __future__ import annotations
 
 from konv.kernels.region import emit_entry, emit_units
 from konv.kernels.words import Words
-from konv.llvm import I8, I64, Function, Module, Pointer, Value, Variable, pointer_to
+from konv.llvm import I8, I32, I64, Function, Module, Pointer, Value, Variable, pointer_to
 from konv.target import Target
 
-CHUNK = 128 * 1024  # bytes; a thread takes about 6 us for one
-LANES = 8
-ODD = 0x9E3779B97F4A7C15  # 2**64 over the golden ratio: bits without pattern, and odd
+CHUNK = 128 * 1024  # bytes; a thread takes about 5 us for one
+LANES = 32  # eight vectors of AVX2: their chains of eight cycles overlap
+ODD = 0x9E3779B1  # 2**32 over the golden ratio: bits without pattern, and odd
+SEED = 0x9E3779B97F4A7C15
+ROTATION = 40
 DIGEST_JOB = ("units", "bytes")
 
 
@@ -32,7 +38,7 @@ def emit(target: Target) -> Module:
     module = Module(target, "digest")
     params = [("data", pointer_to(I8)), ("bytes", I64)]
     with module.function("digest", params, I64, exported=True) as (f, (data, size)):
-        f.give(_digest(f, data, size))
+        f.give(_digest(f, data, size, max(1, target.vector_bytes // 8)))
     piece = f.fn
 
     def work(f: Function, call: Words, thread: Value) -> None:
@@ -51,28 +57,39 @@ def emit(target: Target) -> Module:
     return module
 
 
-def _digest(f: Function, data: Pointer, size: Value) -> Value:
-    lanes = [f.var(_signed(ODD * (2 * i + 1))) for i in range(LANES)]
+def _digest(f: Function, data: Pointer, size: Value, lanes: int) -> Value:
     words, count = data.cast(I64), size >> 3
     whole = count & -LANES
-    with f.loop(whole, step=LANES) as i:
-        for n, lane in enumerate(lanes):
-            _mix(f, lane, words[i + n])
     total = f.var(size)
+    with f.when(whole > 0):
+        each = range(0, LANES, lanes)
+        vectors = [f.var_of(_seed(f, n, lanes)) for n in each]
+        with f.loop(whole, step=LANES) as i:
+            for n, vector in zip(each, vectors, strict=True):
+                _mix(f, vector, words.vector(i + n, lanes))
+        ends = f.array(I64, LANES)
+        for n, vector in zip(each, vectors, strict=True):
+            ends.put(n, vector.get())
+        with f.loop(LANES) as i:
+            _mix(f, total, ends[i])
     with f.loop(count, start=whole) as i:
         _mix(f, total, words[i])
     with f.loop(size, start=count * 8) as i:
-        byte = Value(f, f.b.zext(data[i].ir, I64))
-        _mix(f, total, byte)
-    for lane in lanes:
-        _mix(f, total, lane.get())
+        _mix(f, total, f.extend(data[i], I64))
     return total.get()
+
+
+def _seed(f: Function, n: int, lanes: int) -> Value:
+    """Another for each vector; the lanes of one are told apart by their order at the end."""
+    return f.splat(f.constant(I64, _signed(SEED * (n + 1))), lanes)
 
 
 def _mix(f: Function, lane: Variable, word: Value) -> None:
     mixed = lane.get() ^ word ^ (word >> 23)
-    rotated = (mixed << 31) | (mixed >> 33)
-    lane.set(rotated * f.constant(I64, _signed(ODD)))
+    rotated = (mixed << ROTATION) | (mixed >> (64 - ROTATION))
+    odd = f.constant(word.type, ODD)
+    low, high = f.extend(f.shorten(rotated, I32), I64), rotated >> 32
+    lane.set(low * odd + ((high * odd) << 32))
 
 
 def _signed(number: int) -> int:

@@ -13,7 +13,7 @@ from konv.arrays import Kind, Shape, channels_last, dense_strides
 from konv.checks import Options, canonical, epilogue, layout_last
 from konv.errors import ProblemError, UnsupportedError
 from konv.geometry import Conv
-from konv.runtime import memory
+from konv.runtime import hugepages, memory
 from konv.runtime.execute import Call
 from konv.runtime.threads import Team
 from konv.runtime.weights import Packed
@@ -195,9 +195,12 @@ class Request:
     def _new(self) -> Any:
         """An array for the result; the system's refusal as an OutOfMemoryError."""
         size = prod(self.y_shape) * self.itemsize
-        return memory.allocate(
+        new = memory.allocate(
             lambda: self.kind.empty(self.y_shape, self.dtype), size, self.result_name
         )
+        if size >= hugepages.LARGE:
+            hugepages.prefer(self.kind.address(new), size)
+        return new
 
     def _free(self, out: Any, reads: tuple[tuple[int, int], ...]) -> bool:
         """Whether kernels may write into `out`: laid out as they write, aligned, and apart from

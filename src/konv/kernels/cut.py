@@ -37,16 +37,18 @@ class Line:
     A slot is a place for one source. Usually slots are all pixels from a box's first to its last
     source, so that neighbours stay neighbours. Where taps lie far apart, most of these would
     never be read: a *sparse* axis has slots for what each output of the box reads, and no others.
+
+    run   taps that are taken as one, because their sources are neighbours: all of the axis, or 1
     """
 
-    def __init__(self, axis: Axis) -> None:
-        self.axis = axis
+    def __init__(self, axis: Axis, run: int = 1) -> None:
+        self.axis, self.run = axis, run
         self.phases = tuple(axis.phases())
         self.count = max(phase.count for phase in self.phases)
         self.jump, self.step = self.phases[0].stride, self.phases[0].step
         self.reads = sorted({source for phase in self.phases for source in phase.sources}) or [0]
         self.least, self.span = self.reads[0], self.reads[-1] - self.reads[0]
-        self.reach = max(len(phase.taps) for phase in self.phases)
+        self.reach = max(len(phase.taps) for phase in self.phases) // run
         self.cut(self.count)
 
     def cut(self, box: int) -> None:
@@ -55,7 +57,7 @@ class Line:
         self.box = -(-self.count // self.boxes)
         self.boxes = -(-self.count // self.box)
         dense = (self.box - 1) * self.jump + self.span + 1
-        self.sparse = 2 * self.box * len(self.reads) <= dense
+        self.sparse = self.run == 1 and 2 * self.box * len(self.reads) <= dense
         self.ahead = len(self.reads) if self.sparse else self.jump
         self.first_slots = len(self.reads) if self.sparse else self.span + 1
         self.slots = (self.box - 1) * self.ahead + self.first_slots
@@ -149,7 +151,8 @@ def _price(layer: _Layer, blocks: int) -> float:
     chunks = -(-channels.all_blocks // blocks)
     units = chunks * conv.n * prod(line.boxes for line in lines)
     tiles = -(-pixels // plan.pixels)
-    reduction = channels.groups * (channels.ci if channels.summed else 1) * taps
+    runs = prod(line.run for line in lines)
+    reduction = channels.groups * (channels.ci if channels.summed else 1) * taps * runs
     each = tiles * blocks * reduction * plan.pixels * plan.vectors / 2
     addresses = tiles * (plan.pixels + 1) * taps
     unit = phases * (each + ADDRESS * addresses) + UNIT

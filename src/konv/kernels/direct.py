@@ -24,6 +24,7 @@ from konv.plan import Blocks, Packing, Plan, Strides, Work
 from konv.target import Target
 
 TRIP = 12  # cycles to begin with the next tap: its row of addresses and weights
+FEW = 8  # channels up to which channels-last images are packed too, if that makes runs of taps
 
 name = "direct"
 exact = True
@@ -52,19 +53,32 @@ def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv
 
 def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
     """One plan for each register tile, cheapest first by `tile_cost`. Half precision is always
-    packed: that converts it.
+    packed: that converts it. So are few channels whose taps can be run together.
     """
-    packed = packed or conv.dtype in HALVES
+    run = _run(conv)
+    packed = packed or conv.dtype in HALVES or (run > 1 and conv.ci <= FEW)
+    run = run if packed else 1
     lanes = target.lanes(conv.dtype)
     co, ci = conv.co // conv.groups, conv.ci // conv.groups
     vectors, odd = -(-co // lanes), 0 if blocked else co % lanes
-    depth = ci if ci < UNROLL else 0
+    depth = ci * run if ci < UNROLL else 0
     table = TILES[target.vector_bytes, target.registers]
     tiles = sorted(table, key=lambda tile: (tile_cost(vectors, *tile), max(tile[1], vectors)))
     return tuple(
-        Plan(name, conv.dtype, packed, blocked, mr, nr, last_block(vectors, nr, odd), odd, depth)
+        Plan(
+            name, conv.dtype, packed, blocked, mr, nr, last_block(vectors, nr, odd), odd, depth,
+            form=(run,),
+        )
         for mr, nr in tiles
-    )
+    )  # fmt: skip
+
+
+def _run(conv: Conv) -> int:
+    """Taps of the last axis that are one run of numbers in a packed image, for all groups in one:
+    all of them, or 1.
+    """
+    axis = conv.axes[-1]
+    return axis.kernel if conv.groups == axis.dilation == axis.up == 1 else 1
 
 
 def last_block(vectors: int, nr: int, odd: int) -> int:
@@ -93,6 +107,7 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     vectors = -(-conv.co // conv.groups // target.lanes(plan.dtype))
     loop = conv.ci * taps * tile_cost(vectors, plan.pixels, plan.vectors) / 0.92
     # What is the same for each tap however few channels it has: a trip of the loop over taps.
+    taps //= plan.form[0]
     loop += conv.groups * taps * -(-vectors // plan.vectors) * TRIP / plan.pixels
     packed = conv.ci * prod(axis.size for axis in conv.axes) * 0.5 * plan.packed
     return pixels * (loop + 2 * taps + conv.co * 0.7 * plan.blocked) + packed
@@ -101,7 +116,7 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
     """Units of work as konv.kernels.schedule cuts them."""
     seen = Channels.of(conv, plan, target, per_channel=False)
-    return schedule(conv, plan, target, seen, x, y, threads)
+    return schedule(conv, plan, target, seen, x, y, threads, run=plan.form[0])
 
 
 def packing(conv: Conv, plan: Plan, target: Target) -> Packing:
@@ -120,4 +135,4 @@ def emit(plan: Plan, target: Target) -> Module:
     def tile(module: Module, vectors: int, odd: int) -> Routine:
         return emit_tile(module, plan, vectors, odd)
 
-    return emit_kernel(plan, target, tile)
+    return emit_kernel(plan, target, tile, run=plan.form[0])

@@ -64,14 +64,16 @@ def add_channels(
     each vector.
     """
     pixels = [row.pointer(1 + m, REAL[plan.dtype]) + a["first"] for m in range(plan.pixels)]
-    for channel in range(plan.depth):
-        _multiply_add(f, sums, weights, pixels, f.integer(channel), masks)
-    if not plan.depth:
-        whole = a["channels"] & -UNROLL
+    channels = f.integer(plan.depth) if plan.depth else a["channels"]
+    whole = channels & -UNROLL
+    if plan.depth >= UNROLL or not plan.depth:
         with f.loop(whole, step=UNROLL) as c:
             for u in range(UNROLL):
                 _multiply_add(f, sums, weights, pixels, c + u, masks)
-        with f.loop(a["channels"], start=whole) as c:
+    for channel in range(plan.depth & -UNROLL, plan.depth):
+        _multiply_add(f, sums, weights, pixels, f.integer(channel), masks)
+    if not plan.depth:
+        with f.loop(channels, start=whole) as c:
             _multiply_add(f, sums, weights, pixels, c, masks)
 
 

@@ -61,10 +61,14 @@ def emit_image(module: Module, dtype: str) -> Routine:
         image = piece.part("at_image", I8)
         tables = [piece.part(("at_slots", a), I64) for a in AXES]
         channels, width = job["groups"] * job["ci"], unit["slots", 2]
-        in_a_row = job["first_slots", 2].equals(job["span", 2] + 1)
-        in_a_row = in_a_row & job["ahead", 2].equals(job["jump", 2])
-        in_a_row = in_a_row & job["x_stride", 2].equals(1) & job["mode"].equals(0)
-        # Where slots are all pixels from the first to the last, those in the image are one run.
+        # Where slots are all pixels from the first to the last, those in the image are one run; of
+        # an image that lies channels last itself, a run of numbers.
+        pixel, in_a_row = job["x_stride", 2], job["first_slots", 2].equals(job["span", 2] + 1)
+        in_a_row = in_a_row & job["ahead", 2].equals(job["jump", 2]) & job["mode"].equals(0)
+        as_it_lies = in_a_row & pixel.equals(channels) & job["x_channel"].equals(1)
+        if dtype in HALVES:
+            as_it_lies = as_it_lies & False
+        in_a_row = in_a_row & (pixel.equals(1) | as_it_lies)
         begin = f.least(f.most(0 - unit["raw", 2], 0), width)
         end = f.most(f.least(job["size", 2] - unit["raw", 2], width), begin)
         with f.loop(unit["slots", 0]) as d, f.loop(unit["slots", 1]) as h:
@@ -78,8 +82,11 @@ def emit_image(module: Module, dtype: str) -> Routine:
                     with run:
                         f.clear(line, begin * channels)
                         f.clear(line + end * channels, (width - end) * channels)
-                        count = end - begin
-                        done = f.var(0)
+                        count, done = end - begin, f.var(0)
+                        with f.when(as_it_lies):
+                            at = (begin + unit["raw", 2]) * channels
+                            f.copy(line + begin * channels, source + at, count * channels)
+                            done.set(count)
                         for side in reversed(sides):
                             with f.when((count >= side) & done.get().equals(0)):
                                 done.set(count)

@@ -27,12 +27,13 @@ def schedule(
     y_strides: Strides,
     threads: int,
     in_lines: bool = False,
+    run: int = 1,
 ) -> Work:
     """The work of `conv` under `plan`, whose kernel sees these channels; `in_lines`: boxes are to
-    be as wide as the image.
+    be as wide as the image; `run`: taps of the last axis that the kernel takes as one.
     """
     axes = (Axis(1, 1),) * (3 - len(conv.axes)) + conv.axes
-    lines = [Line(axis) for axis in axes]
+    lines = [Line(axes[0]), Line(axes[1]), Line(axes[2], run)]
     if conv.exact_macs < ALONE:
         threads = 1
     chunk_blocks = cut(conv, plan, target, lines, channels, threads, in_lines)
@@ -70,7 +71,7 @@ def _axis_words(
     missing = (0,) * (3 - len(x_strides))
     strides = zip((*missing, *x_strides), (*missing, *y_strides), strict=True)
     at_triples = len(JOB) + len(PHASE) * sum(len(line.phases) for line in lines)
-    taps = sum(len(phase.taps) for line in lines for phase in line.phases)
+    taps = sum(len(phase.taps) // line.run for line in lines for phase in line.phases)
     at_tables = at_triples + len(TRIPLE) * taps
     for a, (line, (x_stride, y_stride)) in enumerate(zip(lines, strides, strict=True)):
         words |= {
@@ -84,10 +85,11 @@ def _axis_words(
             f"at_raws{a}": at_tables + len(tables),
         }  # fmt: skip
         tables += line.raws()
-        inner = prod(other.axis.kernel for other in lines[a + 1 :])
+        inner = prod(other.axis.kernel // other.run for other in lines[a + 1 :])
         for phase in line.phases:
-            records += [phase.first, phase.count, len(phase.taps), at_triples + len(triples)]
-            for tap, source in zip(phase.taps, phase.sources, strict=True):
+            read = list(zip(phase.taps, phase.sources, strict=True))[:: line.run]
+            records += [phase.first, phase.count, len(read), at_triples + len(triples)]
+            for tap, source in read:
                 triples += [tap * inner, line.slot(source), source - line.least]
     return records + triples + tables
 

@@ -46,10 +46,12 @@ def emit_kernel(
     emit_weights: EmitWeights = emit_weights,
     emit_output: EmitOutput | None = None,
     sweeps: int = 1,
+    run: int = 1,
 ) -> Module:
     """The module of a plan: `run` and `pack`. emit_tile(module, vectors, odd) writes the function
     of a tile; the others, where given, replace those of konv.kernels.packing. A block is computed
-    in so many sweeps over the tiles, whose results lie side by side in scratch.
+    in so many sweeps over the tiles, whose results lie side by side in scratch. A tile takes `run`
+    taps, whose channels stand side by side in the packed image, as one of so many more channels.
     """
     module = Module(target, plan.algorithm)
     lanes, real = target.lanes(plan.dtype), REAL[plan.dtype]
@@ -70,11 +72,11 @@ def emit_kernel(
         else:
             parts["output"] = emit_channels(module, plan, width)
     parts["full"] = _emit_sweep(
-        module, plan, plan.vectors, emit_tile(module, plan.vectors, 0), per_channel
+        module, plan, plan.vectors, emit_tile(module, plan.vectors, 0), per_channel, run
     )
     if plan.tail:
         parts["last"] = _emit_sweep(
-            module, plan, plan.tail, emit_tile(module, plan.tail, plan.odd), per_channel
+            module, plan, plan.tail, emit_tile(module, plan.tail, plan.odd), per_channel, run
         )
     parts["blocks"] = _emit_blocks(module, plan, parts, per_channel, sweeps)
     parts["phases"] = _emit_phases(module, plan, parts)
@@ -199,7 +201,9 @@ def _emit_blocks(
         return f.fn
 
 
-def _emit_sweep(module: Module, plan: Plan, nr: int, tile: Routine, per_channel: bool) -> Routine:
+def _emit_sweep(
+    module: Module, plan: Plan, nr: int, tile: Routine, per_channel: bool, run: int
+) -> Routine:
     """sweep(job, unit, weights, bias, first, to): one block of nr vectors over the unit's tiles."""
     mr, lanes, real = plan.pixels, module.target.lanes(plan.dtype), REAL[plan.dtype]
     labels = ("weights", "bias", "first", "to")
@@ -209,7 +213,7 @@ def _emit_sweep(module: Module, plan: Plan, nr: int, tile: Routine, per_channel:
         (weights, bias, first, to),
     ):
         job, unit = piece.job, piece.unit
-        channels = f.integer(1) if per_channel else job["ci"]
+        channels = f.integer(1) if per_channel else job["ci"] * run
         row, counts = piece.part("at_rows", I64), piece.part("at_counts", I64)
         places, stride = piece.part("at_places", I64), channels * (nr * lanes)
         weights, bias = weights.to_pointer(real), bias.to_pointer(real)

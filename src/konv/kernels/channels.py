@@ -67,6 +67,12 @@ class Channels:
         )
 
 
+def mean_taps(conv: Conv) -> float:
+    """Taps of an output, on average over the phases."""
+    phases = [tuple(axis.phases()) for axis in conv.axes]
+    return prod(sum(len(phase.taps) for phase in each) / len(each) for each in phases)
+
+
 def blocks(conv: Conv, plan: Plan, target: Target, per_channel: bool) -> Blocks:
     """Register tiles, pixels x vectors of output channels; `per_channel` ones share vectors over
     groups.

@@ -69,7 +69,7 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     address; tables and packing as for konv.kernels.direct.
     """
     pixels = prod(axis.out for axis in conv.axes)
-    taps = prod(len(phase.taps) for phase in (next(axis.phases()) for axis in conv.axes))
+    taps = channels.mean_taps(conv)
     vectors = -(-conv.co // target.lanes(plan.dtype))
     loop = vectors * taps * (1 + 2 / plan.vectors)
     packed = conv.ci * prod(axis.size for axis in conv.axes) * 0.5 * plan.packed

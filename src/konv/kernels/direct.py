@@ -24,6 +24,9 @@ from konv.plan import Blocks, Packing, Plan, Strides, Work
 from konv.target import Target
 
 TRIP = 12  # cycles to begin with the next tap: its row of addresses and weights
+# Cycles of a tile: its sums begun and stored (1x1 of 8, 24, 48, 96 channels: 77 to 108 more than the
+# multiply-adds at their peak); and of a vector that is stored in part (AVX2's masked store; Zen 3).
+CALL, MASKED = 60, 12
 FEW = 8  # channels up to which channels-last images are packed too, if that makes runs of taps
 
 name = "direct"
@@ -100,17 +103,18 @@ def tile_cost(vectors: int, mr: int, nr: int) -> float:
 
 def cost(conv: Conv, plan: Plan, target: Target) -> float:
     """Cycles of a core for one image: the tiles at 92 % of what they could do, the tables of their
-    rows (2 cycles an address), packing (0.5 cycles a number in, 0.7 out).
+    rows (2 cycles an address), packing (0.5 cycles a number in and out, 1.5 where results go out between others).
     """
-    pixels = prod(axis.out for axis in conv.axes)
-    taps = prod(len(phase.taps) for phase in (next(axis.phases()) for axis in conv.axes))
+    pixels, taps = prod(axis.out for axis in conv.axes), channels.mean_taps(conv)
     vectors = -(-conv.co // conv.groups // target.lanes(plan.dtype))
     loop = conv.ci * taps * tile_cost(vectors, plan.pixels, plan.vectors) / 0.92
     # What is the same for each tap however few channels it has: a trip of the loop over taps.
-    taps //= plan.form[0]
-    loop += conv.groups * taps * -(-vectors // plan.vectors) * TRIP / plan.pixels
+    taps /= plan.form[0]
+    blocks = conv.groups * -(-vectors // plan.vectors)
+    loop += blocks * (taps * TRIP + CALL) / plan.pixels + conv.groups * MASKED * bool(plan.odd)
     packed = conv.ci * prod(axis.size for axis in conv.axes) * 0.5 * plan.packed
-    return pixels * (loop + 2 * taps + conv.co * 0.7 * plan.blocked) + packed
+    out = 0.5 if conv.axes[-1].up == 1 else 1.5
+    return pixels * (loop + 2 * taps + conv.co * out * plan.blocked) + packed
 
 
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:

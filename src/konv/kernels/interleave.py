@@ -20,7 +20,7 @@ from math import prod
 
 from konv.geometry import Conv
 from konv.kernels.channels import Channels
-from konv.kernels.direct import TILES
+from konv.kernels.direct import CALL, TILES
 from konv.kernels.interleave_rows import emit_rows_out
 from konv.kernels.interleave_weights import emit_sweep_weights, listed
 from konv.kernels.microtile import UNROLL, add_channels, tile_function
@@ -41,7 +41,7 @@ words = JOB
 # and more in all leave little to do for each.
 MOST, SIDE_BY_SIDE = 64, 8
 TRIP = 12  # cycles to begin with the next tap, as for konv.kernels.direct
-ADDRESS, IN, OUT = 2.0, 0.5, 0.7  # cycles of an address in a table, of a number packed, put out
+ADDRESS, IN, OUT = 2.0, 0.5, 0.5  # cycles of an address in a table, of a number packed, put out
 
 
 def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv.plan.Algorithm
@@ -97,7 +97,8 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     vectors = -(-conv.co // conv.groups // target.lanes(plan.dtype))
     taps = prod(axis.kernel for axis in conv.axes)
     loop = conv.ci * taps * tile_cycles(vectors, plan.pixels, plan.vectors) / 0.92
-    loop += conv.groups * taps * -(-vectors // plan.vectors) * TRIP / plan.pixels
+    blocks = conv.groups * -(-vectors // plan.vectors)
+    loop += blocks * (taps * TRIP + grid.subpixels * CALL) / plan.pixels
     count = prod(axis.out for axis in cells.axes)
     return count * loop + beside(conv, plan, count, grid)
 

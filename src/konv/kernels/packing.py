@@ -34,6 +34,9 @@ from konv.llvm import (
 )
 from konv.plan import Plan
 
+# Bytes that planes of an image are asked for in advance: more of them than the prefetchers of a
+# processor follow.
+AHEAD = 256
 HEADER = 64  # bytes before the packed weights: word 0 is 1 if all weights are finite
 
 
@@ -119,6 +122,7 @@ def _emit_image_square(module: Module, dtype: str, side: int) -> Routine:
             row, rows = source + (c * plane + first), []
             for _ in range(side):
                 rows.append(read(f, dtype, row, side))
+                f.prefetch(row + AHEAD // SIZE[element(dtype)])
                 row = row + plane
             pixel = to + (channels * first + c)
             for column in transpose(f, rows):

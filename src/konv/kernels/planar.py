@@ -22,6 +22,7 @@ from dataclasses import replace
 from math import prod
 
 from konv.geometry import Conv
+from konv.kernels.channels import mean_taps
 from konv.kernels.cut import Line
 from konv.kernels.packing import HEADER
 from konv.kernels.planar_schedule import Cut, Span
@@ -101,12 +102,13 @@ def loop_cost(co: int, nc: int, nv: int, target: Target) -> float:
     Two multiply-adds and two loads a cycle, of which a load that straddles two cache lines counts
     twice; sums are 4 cycles late. With AVX-512 all loads but one in a row of taps straddle. The
     loop itself takes about one: 8 x 3 runs at 86 % of the peak where 4 x 5 has 81 (stem 7x7,
-    Emerald Rapids).
+    Emerald Rapids); with the smaller tiles of AVX2 two (1x1 24 -> 144 @56: 1.16, 96 -> 144: 1.25
+    times as long as with one, Zen 3).
     """
-    split = 1.67 if target.vector_bytes == 64 else 1.33
+    split, itself = (1.67, 1) if target.vector_bytes == 64 else (1.33, 2)
 
     def block(n: int) -> float:
-        return max(n * nv / 2, (split * nv + n + 2) / 2, 4) + 1
+        return max(n * nv / 2, (split * nv + n + 2) / 2, 4) + itself
 
     full, tail = divmod(co, nc)
     return (full * block(nc) + (block(tail) if tail else 0)) / nv
@@ -116,17 +118,19 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     """Cycles of a core for one image: the loop, the strips, the results.
 
     A vector of a strip takes 8 cycles, of results 4 (128@56 in 32 groups: 0.23 ms of loop and
-    results and 0.09 ms of strips, Emerald Rapids); transposed to or from channels-last, 16.
+    results and 0.09 ms of strips, Emerald Rapids), with AVX2 8 (24 -> 144 @56, two threads of Zen
+    3); transposed to or from channels-last, 16.
     """
     # Boxes as for any machine's cache: which plan is best shall not hang on it.
     usual = replace(target, l2=USUAL)
     lanes, cut = target.lanes(plan.dtype), Cut(conv.with_batch(1), plan, usual, 1, LEAST)
-    taps = prod(len(phase.taps) for phase in (next(a.phases()) for a in conv.axes))
+    taps = mean_taps(conv)
     each = loop_cost(conv.co // conv.groups, plan.form[0], plan.vectors, target)
     loop = conv.groups * cut.outputs * (conv.ci // conv.groups) * taps * each
     copied = conv.ci * cut.copied * (8 if plan.packed else 16)
     whole = plan.blocked and conv.axes[-1].up == 1  # others go out one by one, between phases
-    results = conv.co * prod(a.out for a in conv.axes) * (4 if whole else 16)
+    straight = 4 if target.vector_bytes == 64 else 8
+    results = conv.co * prod(a.out for a in conv.axes) * (straight if whole else 16)
     return (loop + copied + results) / lanes
 
 

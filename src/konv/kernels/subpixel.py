@@ -27,7 +27,7 @@ from math import prod
 from konv.geometry import Conv
 from konv.kernels import interleave
 from konv.kernels.channels import Channels
-from konv.kernels.direct import TILES, last_block
+from konv.kernels.direct import CALL, TILES, last_block
 from konv.kernels.microtile import UNROLL, add_channels, emit_tile, tile_function
 from konv.kernels.stored import HALVES
 from konv.kernels.subpixel_grid import Grid, cell_schedule, cells_of, shift_of
@@ -110,7 +110,8 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     grid = Grid.from_form(plan)
     vectors, cells = _vectors(conv, grid, target), cells_of(conv, aligned=True)
     loop = conv.ci * grid.taps * tile_cycles(vectors, plan.pixels, plan.vectors) / 0.92
-    loop += conv.groups * grid.taps * -(-vectors // plan.vectors) * interleave.TRIP / plan.pixels
+    blocks = conv.groups * -(-vectors // plan.vectors)
+    loop += blocks * (grid.taps * interleave.TRIP + CALL) / plan.pixels
     count = prod(axis.out for axis in cells.axes)
     return count * loop + interleave.beside(conv, plan, count, grid)
 

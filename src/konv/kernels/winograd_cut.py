@@ -26,7 +26,9 @@ PIECES = 8  # ways to cut an axis that are tried, from the fewest boxes that can
 INPUT, OUTPUT = 3.6, 3.4  # a vector at a point: loads, stores, a sixth of two transforms
 STAGE = 5.0  # contiguous output: a vector of results transposed, staged and written
 PACK = 0.6  # contiguous input: a number brought channels-last
-RUN = 32  # contiguous input and output: begun lines of a box cost as much as so many numbers
+# Contiguous input and output: begun lines of a box cost as much as so many numbers; of a box as wide
+# as the image, whose lines follow each other, fewer (512@14 and 1024@7 in 32 groups, Zen 3).
+RUN, WHOLE = 32, 12
 ADDRESS = 3.0  # a pixel's or a result's
 CALL = 40.0  # a product: the way in and out, its sums to M
 STREAM = 8.0  # bytes that arrive in a cycle from the third-level cache
@@ -110,9 +112,13 @@ class Model:
         cycles = tiles * self.points * (ADDRESS / self.conv.groups + vectors * INPUT)
         if self.plan.packed:
             over, along = self.transforms
-            slots = (rows * over.m + over.r - 1) * (columns * along.m + along.r - 1 + RUN)
+            begun = self._begun(columns)
+            slots = (rows * over.m + over.r - 1) * (columns * along.m + along.r - 1 + begun)
             cycles += slots * self.ci * PACK
         return cycles
+
+    def _begun(self, columns: int) -> int:
+        return WHOLE if columns >= self.lines[1] else RUN
 
     def _products(self, rows: int, columns: int, blocks: int) -> float:
         """Some blocks of output channels over a box: products and transforms out."""
@@ -134,5 +140,6 @@ class Model:
         product = max(product, far / STREAM) + min(product, far / STREAM) / 4
         out = self.points * OUTPUT
         if self.plan.blocked:
-            out += self.results * STAGE * (1 + RUN / (columns * self.transforms[1].m))
+            begun = self._begun(columns)
+            out += self.results * STAGE * (1 + begun / (columns * self.transforms[1].m))
         return product + rows * columns * vectors * out

@@ -78,6 +78,7 @@ class Simulated:
         self.all: list[int] = self.job.words.tolist()
         self.words = dict(zip(JOB, self.all, strict=False))
         self.axes = (Axis(1, 1),) * (3 - conv.dims) + conv.axes
+        self.runs = (1, 1, *(self.plan.form or (1,)))  # taps of an axis that are taken as one
         self.size, self.lanes = BYTES[conv.dtype], self.target.lanes(conv.dtype)
 
     def __str__(self) -> str:
@@ -91,12 +92,14 @@ class Simulated:
         records = range(at, at + len(PHASE) * self.words[f"phases{a}"], len(PHASE))
         return [dict(zip(PHASE, self.all[i : i + len(PHASE)], strict=True)) for i in records]
 
-    def triples(self, phase: dict[str, int]) -> list[tuple[int, int, int]]:
-        """(tap, slot, raw source) of a phase; the latter two counted from a pixel's first."""
+    def triples(self, a: int, phase: dict[str, int]) -> list[tuple[int, int, int]]:
+        """(tap, slot, raw source) of a phase; the latter two counted from a pixel's first. Those of
+        a run follow its first.
+        """
         at, found = phase["at_triples"], list[tuple[int, int, int]]()
         for i in range(at, at + len(TRIPLE) * phase["reach"], len(TRIPLE)):
             tap, slot, raw = self.all[i : i + len(TRIPLE)]
-            found.append((tap, slot, raw))
+            found += [(tap + n, slot + n, raw + n) for n in range(self.runs[a])]
         return found
 
     def slots(self, a: int, width: int | None = None) -> int:
@@ -183,13 +186,15 @@ def sources_are_right(s: Simulated) -> None:
     raw source alike; no tap is left out, none is double.
     """
     for a, axis in enumerate(s.axes):
-        inner = prod(other.kernel for other in s.axes[a + 1 :])
+        outer = zip(s.axes, s.runs, strict=True)
+        inner = prod([other.kernel // run for other, run in outer][a + 1 :])
         jump, least, box = (s.words[f"{name}{a}"] for name in ("jump", "least", "box"))
         mode = s.conv.mode if a >= 3 - s.conv.dims else "zeros"
         raws, count = s.raws(a), s.words[f"count{a}"]
         assert s.words[f"size{a}"] == axis.size
         for p in s.phases(a):
-            triples = s.triples(p)
+            triples = s.triples(a, p)
+            assert p["at_triples"] + len(TRIPLE) * p["reach"] <= s.words["at_raws0"]
             taps = {tap for tap, _, _ in triples}
             assert len(taps) == len(triples)
             assert taps <= set(range(0, axis.kernel * inner, inner))
@@ -223,7 +228,7 @@ def slots_are_right(s: Simulated) -> None:
         assert s.words[f"count{a}"] == max(p["outputs"] for p in s.phases(a))
         read, seen = set[int](), set[int]()
         for p in s.phases(a):
-            for _, slot, raw in s.triples(p):
+            for _, slot, raw in s.triples(a, p):
                 assert 0 <= slot < s.words[f"first_slots{a}"]
                 read.update(range(slot, slot + (box - 1) * ahead + 1, ahead))
                 seen.add(raw)

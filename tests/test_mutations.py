@@ -35,6 +35,7 @@ CASES = [
     "conv2d 1x6x6x7 o10 k3 p1 g2 / x=last out=last whole",
     "tconv2d 1x18x4x5 o18 k3 s2 p1 g18 / bias=contiguous",
     "tconv2d 1x5x4x5 o18 k4x3 s2 p1 / bias=contiguous whole",
+    "tconv2d 1x5x4x5 o18 k4 s2 p1 / bias=contiguous whole",
     "conv1d 1x5x20 o18 k3 p2 reflect / torch",
     "conv3d 1x2x4x4x5 o18 k2 p1 / bias=contiguous",
 ]

@@ -17,6 +17,7 @@ _HOME = {
     "konv.prepared": ("Prepared", "prepare"),
     "konv.geometry": ("Axis", "Conv"),
     "konv.geometry.solve": ("solve",),
+    "konv.bench.tuning": ("tune",),
     "konv.runtime.choose": ("precision",),
     "konv.runtime.threads": ("get_num_threads", "set_num_threads"),
     "konv.errors": ("KonvError", "OutOfMemoryError", "ProblemError", "UnsupportedError"),
@@ -42,12 +43,14 @@ __all__ = [
     "prepare",
     "set_num_threads",
     "solve",
+    "tune",
 ]
 
 TYPE_CHECKING = False  # as type checkers read it; `typing` itself takes 5 ms to import
 if TYPE_CHECKING:
     from typing import Any
 
+    from konv.bench.tuning import tune
     from konv.errors import KonvError, OutOfMemoryError, ProblemError, UnsupportedError
     from konv.functional import (
         conv1d,

@@ -126,6 +126,11 @@ def convolve(
     return y if ready is None else convolve(*ready, activation, residual, out, *arguments)
 
 
+def forget() -> None:
+    """Let the next call of every layer be its first: plans have changed."""
+    _layers.clear()
+
+
 def _types(argument: Any) -> Any:
     """What tells True and 1.0 from 1, which they equal: the type, in tuples of every entry."""
     return tuple(map(_types, argument)) if type(argument) is tuple else type(argument)

@@ -67,7 +67,8 @@ def conv2d(
     layout    "NHWC" for arrays whose channels stand last (an image file's order); the result then
               does too
     plan      the algorithm that is to compute it, such as "direct"; None: the one whose model is
-              fastest. ``konv explain`` lists them, and those that do not take a layer say why
+              fastest, or that ``konv tune`` found faster here. ``konv explain`` lists them, and
+              those that do not take a layer say why
     activation
               "relu", "relu6", "leaky_relu" (slope 0.01), ("leaky_relu", slope), "silu",
               "hardswish", "gelu" (exact) or ("gelu", "tanh"), as torch.nn.functional defines them

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from konv.geometry import Conv
-from konv.runtime import store
+from konv.runtime import store, tuned
 
 PACKAGES = ("numpy", "llvmlite", "typer", "torch", "matplotlib", "pillow", "scikit-image")
 SETTINGS = ("KONV_", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_")
@@ -149,11 +149,13 @@ def threads() -> dict[str, Any]:
 def cache() -> dict[str, Any]:
     """Return where the cache of compiled kernels is and what it holds."""
     folder, entries = store.folder(), store.entries()
+    found = {entry.name for entry in tuned.entries()}
     return {
         "folder": str(folder) if folder else None,
         "exists": bool(folder and folder.is_dir()),
         "writable": bool(folder and os.access(_nearest(folder), os.W_OK)),
-        "kernels": len(entries),
+        "kernels": len(entries) - len(found),
+        "tuned": len(found),
         "unsound": sum(not entry.sound for entry in entries),
         "bytes": store.size(),
         "limit": store.limit(),

@@ -23,7 +23,7 @@ from konv.llvm import Module
 from konv.plan import Plan
 from konv.prepared import prepare
 from konv.runtime import memory
-from konv.runtime.choose import choices, choose
+from konv.runtime.choose import choices, choose, found
 from konv.runtime.job import schedule
 from konv.runtime.roofline import Roofline, measure
 from konv.runtime.threads import team
@@ -37,9 +37,13 @@ SECONDS = 0.5  # of measuring, for each layout
 
 @dataclass(frozen=True, slots=True)
 class Road:
-    """How a layer is computed in one memory layout of input and output; bytes and threads."""
+    """How a layer is computed in one memory layout of input and output; bytes and threads.
+
+    `tuned`: the plan was found by measuring (konv tune), not by the model.
+    """
 
     plan: Plan
+    tuned: bool
     scratch_bytes: int
     packed_weight_bytes: int
     threads: int
@@ -101,9 +105,10 @@ def module_of(conv: Conv, layout: str) -> Module:
 
 def _road(conv: Conv, target: Target, layout: str, threads: int) -> Road:
     plan, last = plan_of(conv, layout), layout == "channels_last"
+    tuned = found(conv, target, not last, not last) is not None
     x, y = (dense_strides(shape, last) for shape in (conv.in_shape, conv.out_shape))
     job = schedule(conv, plan, target, x, y, threads)
-    return Road(plan, job.scratch, packed_bytes(conv, plan, target), job.threads)
+    return Road(plan, tuned, job.scratch, packed_bytes(conv, plan, target), job.threads)
 
 
 def _measure(conv: Conv, layout: str, seconds: float) -> float:
@@ -150,7 +155,7 @@ def as_json(found: Explanation) -> dict[str, Any]:
     conv, kind, dtype, in_shape, weight_shape, out_shape, formula, counted: how; params, macs,
     exact_macs, receptive_field, bytes (input, weight, output), flops_a_byte;
     target (cpu, vector_bytes, registers, l2), algorithms (name -> null or why not),
-    plans (by layout: plan, scratch_bytes, packed_weight_bytes, threads), roofline, bound
+    plans (by layout: plan, tuned, scratch_bytes, packed_weight_bytes, threads), roofline, bound
     ("compute" or "memory"), best_seconds, seconds (by layout; null if not measured)
     """
     conv, target = found.conv, found.target

@@ -15,7 +15,7 @@ and denormals take other times than real images do.
     answers.py   what is right                          closing.py   what stands below it
     timing.py    turns, medians                         plot.py      the figure
     noise.py     what disturbs a measurement            machine.py   where it was measured
-    peers/       the libraries, a file each
+    tuning.py    konv tune: konv's plans alone          peers/       the libraries, a file each
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from konv.cli import bench, cache, compare, doctor, explain, solve
+from konv.cli import bench, cache, compare, doctor, explain, solve, tune
 from konv.errors import KonvError
 
 
@@ -55,7 +55,7 @@ def _konv(
     pass
 
 
-for command in (compare, explain, solve, bench, cache, doctor):
+for command in (compare, explain, solve, bench, tune, cache, doctor):
     command.register(app)
 
 

@@ -1,4 +1,6 @@
-"""konv cache: what the cache of machine code holds; empty it; fill it ahead of time."""
+"""konv cache: what the cache of machine code holds, and what konv tune has found; empty it; fill it
+ahead of time.
+"""
 
 from __future__ import annotations
 
@@ -63,16 +65,18 @@ def show(json: Annotated[bool, typer.Option("--json", help="Print JSON instead."
 def state() -> list[tuple[str, object]]:
     """Return the cache in words: its folder, how many files, how many bytes."""
     from konv.analyze.units import size
-    from konv.runtime import store
+    from konv.runtime import store, tuned
 
     folder = store.folder()
     if folder is None:
         return [("folder", "none: the cache is off (KONV_CACHE_DIR), or there is no home")]
-    entries = store.entries()
+    entries, found = store.entries(), len(tuned.entries())
     bad = sum(not entry.sound for entry in entries)
     return [
         ("folder", str(folder) + ("" if folder.is_dir() else " (not made yet)")),
-        ("kernels", f"{len(entries)}" + (f", of which {bad} cannot be believed" if bad else "")),
+        ("kernels", f"{len(entries) - found}"),
+        ("tuned", f"{found}: choices that konv tune has made here" if found else "0"),
+        *([("broken", f"{bad} files cannot be believed")] if bad else []),
         ("size", f"{size(store.size())} of at most {size(store.limit())}"),
     ]
 
@@ -96,9 +100,9 @@ def _ago(seconds: float) -> str:
 
 
 def clear() -> None:
-    """Delete the compiled kernels.
+    """Delete the compiled kernels, and what konv tune has found.
 
-    They are compiled anew when they are needed.
+    Kernels are compiled anew when they are needed; konv tune --forget deletes its findings alone.
     """
     from konv.analyze.units import size
     from konv.runtime import store

@@ -132,7 +132,7 @@ def _roads(found: Explanation) -> list[tuple[str, ...] | None]:
         return (label, *(str(value(road)) for road in roads))
 
     rows: list[tuple[str, ...] | None] = [
-        row("algorithm", lambda road: road.plan.algorithm),
+        row("algorithm", lambda road: road.plan.algorithm + " (tuned)" * road.tuned),
         row("register tile", _tile),
         row("threads", lambda road: road.threads),
         row("scratch memory", lambda road: units.size(road.scratch_bytes)),

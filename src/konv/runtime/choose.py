@@ -1,12 +1,14 @@
-"""Which plan for a layer: that of the algorithm whose own model says it is fastest.
+"""Which plan for a layer: that of the algorithm whose own model says it is fastest, or the one that
+`konv tune` has found faster on this machine.
 
-Nothing is measured, and choosing never looks at batch or thread count; of the image size it knows
-only whether it is small or large. So a layer has two plans at most for a pair of layouts: a new
-size compiles nothing, and results do not depend on what else is computed.
+Nothing is measured here, and choosing never looks at batch or thread count; of the image size it
+knows only whether it is small or large. So a layer has two plans at most for a pair of layouts: a
+new size compiles nothing, and results do not depend on what else is computed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import replace
 from math import prod
@@ -17,6 +19,7 @@ from konv import kernels
 from konv.errors import ProblemError, UnsupportedError
 from konv.geometry import Axis, Conv
 from konv.plan import Algorithm, Plan
+from konv.runtime import tuned
 from konv.target import Target
 
 Precision = Literal["exact", "fast"]
@@ -65,17 +68,41 @@ def current_precision() -> Precision:
 
 def choose(conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan:
     """The plan for a layer whose input is contiguous (`packed`) or channels-last, its output
-    likewise (`blocked`): the one that its algorithm's model says is fastest.
+    likewise (`blocked`): the one found by tuning, else the one that its algorithm's model says is
+    fastest.
 
     Contiguous means that the last spatial axis has stride 1, channels-last that channels have.
     """
-    return _cheapest(_typical(conv, _is_small(conv)), target, packed, blocked)
+    return _best(_typical(conv, _is_small(conv)), target, packed, blocked)
 
 
 def choices(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
     """The plans of a layer over all image sizes: one, or one for small and one for large images."""
     layers = (_typical(conv, small) for small in (True, False))
-    return tuple(dict.fromkeys(_cheapest(layer, target, packed, blocked) for layer in layers))
+    return tuple(dict.fromkeys(_best(layer, target, packed, blocked) for layer in layers))
+
+
+def modelled(conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan:
+    """The plan that the models say is fastest, whatever was found by tuning."""
+    return _cheapest(_typical(conv, _is_small(conv)), target, packed, blocked)
+
+
+def offered(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
+    """Every plan that may be chosen for a layer, in the precision in force: of each algorithm that
+    takes it all that it considers, of which `choose` weighs the first.
+    """
+    layer = _typical(conv, _is_small(conv))
+    return tuple(plan for _, plans in _offers(layer, target, packed, blocked) for plan in plans)
+
+
+def found(conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan | None:
+    """The plan that tuning has found for a layer, None if it has found none or may not be used."""
+    return _tuned(_typical(conv, _is_small(conv)), target, packed, blocked)
+
+
+def layer_text(conv: Conv, packed: bool, blocked: bool) -> str:
+    """All that a choice depends on beside the target, in words: what findings of tuning are for."""
+    return _text(_typical(conv, _is_small(conv)), packed, blocked)
 
 
 def pin(name: str, conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan:
@@ -93,16 +120,16 @@ def named(name: str, conv: Conv, target: Target) -> Algorithm:
     """The algorithm of that name. ProblemError if there is none, UnsupportedError, which says why,
     if it does not take the layer, at its typical size, in the precision in force.
     """
-    found = [algorithm for algorithm in kernels.ALGORITHMS if algorithm.name == name]
-    if not found:
+    those = [algorithm for algorithm in kernels.ALGORITHMS if algorithm.name == name]
+    if not those:
         names = ", ".join(repr(algorithm.name) for algorithm in kernels.ALGORITHMS)
         raise ProblemError(f"plan={name!r} names no algorithm. Use {names}, or leave it out.")
-    refused = found[0].why_not(_typical(conv, _is_small(conv)), target)
-    if refused is None and not found[0].exact and current_precision() == "exact":
+    refused = those[0].why_not(_typical(conv, _is_small(conv)), target)
+    if refused is None and not those[0].exact and current_precision() == "exact":
         refused = 'is not exact, and precision is "exact"'
     if refused is not None:
         raise _not_computed(name, conv, refused)
-    return found[0]
+    return those[0]
 
 
 def _not_computed(name: str, conv: Conv, why: str) -> UnsupportedError:
@@ -112,18 +139,43 @@ def _not_computed(name: str, conv: Conv, why: str) -> UnsupportedError:
     )
 
 
+def _best(layer: Conv, target: Target, packed: bool, blocked: bool) -> Plan:
+    plan = _tuned(layer, target, packed, blocked)
+    return _cheapest(layer, target, packed, blocked) if plan is None else plan
+
+
+def _tuned(layer: Conv, target: Target, packed: bool, blocked: bool) -> Plan | None:
+    """The plan found by tuning, among those that are offered here and now."""
+    name = tuned.find(_text(layer, packed, blocked), target)
+    if not name:
+        return None
+    every = (plan for _, plans in _offers(layer, target, packed, blocked) for plan in plans)
+    return next((plan for plan in every if repr(plan) == name), None)
+
+
+def _text(layer: Conv, packed: bool, blocked: bool) -> str:
+    name = {False: "channels-last", True: "contiguous"}
+    return f"{layer}, {name[packed]} in, {name[blocked]} out, {current_precision()}"
+
+
 def _cheapest(layer: Conv, target: Target, packed: bool, blocked: bool) -> Plan:
+    offers = list(_offers(layer, target, packed, blocked))
+    if len(offers) == 1:
+        return offers[0][1][0]
+    costs = [algorithm.cost(layer, plans[0], target) for algorithm, plans in offers]
+    return offers[costs.index(min(costs))][1][0]
+
+
+def _offers(
+    layer: Conv, target: Target, packed: bool, blocked: bool
+) -> Iterator[tuple[Algorithm, tuple[Plan, ...]]]:
+    """The algorithms that take a layer in the precision in force, with their plans."""
     exact = current_precision() == "exact"
-    found = [
-        (algorithm, plan)
-        for algorithm in kernels.ALGORITHMS
-        if (algorithm.exact or not exact) and algorithm.why_not(layer, target) is None
-        for plan in algorithm.plans(layer, target, packed, blocked)[:1]
-    ]
-    if len(found) == 1:
-        return found[0][1]
-    costs = [algorithm.cost(layer, plan, target) for algorithm, plan in found]
-    return found[costs.index(min(costs))][1]
+    for algorithm in kernels.ALGORITHMS:
+        if (algorithm.exact or not exact) and algorithm.why_not(layer, target) is None:
+            plans = algorithm.plans(layer, target, packed, blocked)
+            if plans:
+                yield algorithm, plans
 
 
 def _is_small(conv: Conv) -> bool:

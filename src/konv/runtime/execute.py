@@ -12,7 +12,7 @@ from typing import Any
 
 from konv import kernels, llvm, log
 from konv.geometry import Conv
-from konv.plan import Epilogue
+from konv.plan import Epilogue, Plan
 from konv.runtime import memory, weights
 from konv.runtime.choose import choose, pin
 from konv.runtime.code import kernel
@@ -26,7 +26,7 @@ NOTHING = Epilogue()
 
 class Call:
     """`conv` on an input and an output with these strides, in elements, as (batch, channel,
-    *spatial).
+    *spatial); by the plan that is chosen, by that of an algorithm named, or by one given.
     """
 
     def __init__(
@@ -38,12 +38,14 @@ class Call:
         x_last: bool,
         y_last: bool,
         epilogue: Epilogue = NOTHING,
-        plan: str | None = None,
+        plan: str | Plan | None = None,
     ) -> None:
         target = llvm.detect()
         self.conv, self.team = conv, team
         how = conv, target, not x_last, not y_last
-        self.plan = (choose(*how) if plan is None else pin(plan, *how)).followed_by(epilogue)
+        if not isinstance(plan, Plan):
+            plan = choose(*how) if plan is None else pin(plan, *how)
+        self.plan = plan.followed_by(epilogue)
         memory.require(
             weights.packed_bytes(conv, self.plan, target), f"the packed weight of {conv}"
         )

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SUFFIX = ".konv"
+TUNED = ".tuned"  # of what measuring has found: the name of a plan (konv.runtime.tuned), no code
 PART = ".part"  # of a file that is still being written
 MAGIC = b"konv object 1"
 LARGEST = 64 * 1024 * 1024  # bytes: a thousand times a kernel; what is larger is not ours to read

@@ -24,10 +24,14 @@ from konv import log
 from konv.runtime import sealed
 from konv.runtime.fingerprint import key
 
-__all__ = ["Entry", "clear", "entries", "fetch", "folder", "keep", "key", "limit", "size"]
+__all__ = [
+    "Entry", "clear", "entries", "fetch", "folder", "keep", "key", "limit", "names", "remove",
+    "size",
+]  # fmt: skip
 
 LIMIT = 256 * 1024 * 1024  # bytes; a kernel has some 15 KB, so no one's networks fill it
 HOUR = 3600.0  # seconds: how finely "last used" is kept, so that a hit seldom writes to the disk
+KINDS = (sealed.SUFFIX, sealed.TUNED)
 DIGITS = 64  # of a key, hexadecimal
 
 
@@ -76,12 +80,12 @@ def limit() -> int:
     return int(told) if told.isascii() and told.isdigit() and len(told) < 19 else LIMIT
 
 
-def fetch(key: str) -> bytes | None:
-    """The code kept under a key; None if there is none, or none that can be believed."""
+def fetch(key: str, suffix: str = sealed.SUFFIX) -> bytes | None:
+    """What is kept under a key; None if there is nothing, or nothing that can be believed."""
     place = folder()
     if place is None or not key:
         return None
-    path = place / (key + sealed.SUFFIX)
+    path = place / (key + suffix)
     try:
         sealed.check(place.stat(), stat.S_ISDIR)
         found = sealed.read(path)
@@ -96,24 +100,39 @@ def fetch(key: str) -> bytes | None:
     return found.code
 
 
-def keep(key: str, code: bytes, what: str = "") -> None:
-    """Keep code under a key, with words that tell a person what it is; make room if need be."""
+def keep(key: str, code: bytes, what: str = "", suffix: str = sealed.SUFFIX) -> bool:
+    """Keep code under a key, with words that tell a person what it is; make room if need be.
+    Whether it is kept.
+    """
     place = folder()
     if place is None or not key or len(code) > min(limit(), sealed.LARGEST):
-        return
+        return False
     try:
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         place.mkdir(mode=0o700, exist_ok=True)
         sealed.check(place.stat(), stat.S_ISDIR)
-        sealed.write(place / (key + sealed.SUFFIX), code, what)
+        sealed.write(place / (key + suffix), code, what)
         _make_room()
     except OSError as error:
         _say(place, error)
+        return False
+    return True
 
 
-def entries() -> list[Entry]:
-    """What the cache holds, last used first."""
-    found = [_entry(path, status) for path, status in _files(sealed.SUFFIX)]
+def names(suffix: str) -> frozenset[str]:
+    """The keys under which files of a kind lie there, believed or not."""
+    return frozenset(path.stem for path, _ in _files(suffix))
+
+
+def remove(suffix: str, key: str | None = None) -> int:
+    """Delete the file of a key, or all of that kind; how many there were."""
+    wanted = (path for path, _ in _files(suffix) if key in (None, path.stem))
+    return sum(_delete(path) for path in list(wanted))
+
+
+def entries(*suffixes: str) -> list[Entry]:
+    """What the cache holds, of these kinds or of all, last used first."""
+    found = [_entry(path, status) for path, status in _files(*(suffixes or KINDS))]
     return sorted(found, key=lambda entry: entry.used, reverse=True)
 
 
@@ -127,14 +146,14 @@ def _entry(path: Path, status: os.stat_result) -> Entry:
 
 def size() -> int:
     """Bytes that the cache takes."""
-    return sum(status.st_size for _, status in _files(sealed.SUFFIX))
+    return sum(status.st_size for _, status in _files(*KINDS))
 
 
 def clear() -> int:
     """Delete the files of the cache, nothing else that stands in its folder; how many they were."""
     for path, _ in _files(sealed.PART):
         _delete(path)
-    return sum(_delete(path) for path, _ in _files(sealed.SUFFIX))
+    return sum(_delete(path) for path, _ in list(_files(*KINDS)))
 
 
 def _make_room() -> None:
@@ -142,7 +161,7 @@ def _make_room() -> None:
     for path, status in _files(sealed.PART):
         if time() - status.st_mtime > HOUR:
             _delete(path)
-    oldest_first = sorted(_files(sealed.SUFFIX), key=lambda found: found[1].st_mtime)
+    oldest_first = sorted(_files(*KINDS), key=lambda found: found[1].st_mtime)
     excess = sum(status.st_size for _, status in oldest_first) - limit()
     for path, status in oldest_first:
         if excess <= 0:
@@ -150,7 +169,7 @@ def _make_room() -> None:
         excess -= status.st_size * _delete(path)
 
 
-def _files(suffix: str) -> Iterator[tuple[Path, os.stat_result]]:
+def _files(*suffixes: str) -> Iterator[tuple[Path, os.stat_result]]:
     """The files in the folder that bear such a name as konv gives; none if there is no folder."""
     place = folder()
     if place is None:
@@ -158,7 +177,8 @@ def _files(suffix: str) -> Iterator[tuple[Path, os.stat_result]]:
     with suppress(OSError):
         for path in place.iterdir():
             key = path.name.partition(".")[0]
-            if path.suffix == suffix and len(key) == DIGITS and set(key) <= set("0123456789abcdef"):
+            named = len(key) == DIGITS and set(key) <= set("0123456789abcdef")
+            if named and path.suffix in suffixes:
                 with suppress(OSError):  # another process may have deleted it just now
                     yield path, path.lstat()
 

@@ -25,6 +25,7 @@ PUBLIC = (
     "prepare",
     "set_num_threads",
     "solve",
+    "weight_gradient",
 )
 
 

@@ -6,12 +6,19 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
-from konv.arrays import Kind, kind_of
+from konv.arrays import Kind, Shape, kind_of
 from konv.errors import ProblemError, UnsupportedError
 from konv.geometry import Conv
+from konv.kernels import gradient
 from konv.prepared import prepare
 from konv.runtime import memory
+from konv.runtime.gradient import GradientCall
+from konv.runtime.threads import team
 from konv.target import BYTES
+
+REMEMBERED = 512  # layers at one size
+
+_calls: dict[Any, GradientCall] = {}
 
 
 def weight_gradient(conv: Conv, x: Any, dy: Any) -> Any:
@@ -37,7 +44,44 @@ def weight_gradient(conv: Conv, x: Any, dy: Any) -> Any:
         return _zeros(kind, conv)
     if conv.transposed:  # x and dy trade roles
         conv, x, dy = conv.adjoint(), dy, x
-    return _by_convolution(kind, conv, x, dy)
+    if gradient.why_not(conv) is not None:
+        return _by_convolution(kind, conv, x, dy)
+    x, x_strides, x_last = _laid(kind, x)
+    dy, y_strides, y_last = _laid(kind, dy)
+    now = team()
+    key = conv, x_strides, y_strides, x_last, y_last, now.address, now.threads
+    call = _calls.get(key)
+    if call is None:
+        call = GradientCall(conv, x_strides, y_strides, now, x_last, y_last)
+        if len(_calls) >= REMEMBERED:
+            _calls.clear()
+        _calls[key] = call
+    dw = _new(kind, conv)
+    addresses = [kind.address(a) for a in (x, dy, dw)]
+    for name, address in zip(("x", "dy", "the result"), addresses, strict=True):
+        if not address:
+            raise UnsupportedError(
+                f"{name} has no memory of its own: its address is 0. Use an ordinary array."
+            )
+    call.run(*addresses)
+    return dw
+
+
+def _laid(kind: Kind, a: Any) -> tuple[Any, Shape, bool]:
+    """An array that kernels can read, its strides, and whether it lies channels last: itself, or a
+    copy. Axes of one entry have the stride that suits.
+    """
+    shape = tuple(a.shape)
+    strides = kind.strides(a)
+    readable = kind.native(a) and min(strides) >= 0
+    if not readable or kind.address(a) % BYTES[kind.dtype(a)]:
+        return _laid(kind, kind.dense(a))
+    beside, inner = (strides[at] == 1 or shape[at] == 1 for at in (1, -1))
+    last = beside and (shape[1] > 1 or not inner)
+    if not (beside or inner):
+        return _laid(kind, kind.contiguous(a))
+    at = 1 if last else len(shape) - 1
+    return a, tuple(1 if i == at else s for i, s in enumerate(strides)), last
 
 
 def _by_convolution(kind: Kind, conv: Conv, x: Any, dy: Any) -> Any:
@@ -82,12 +126,16 @@ def _check(conv: Conv, x: Any, dy: Any) -> Kind:
 
 
 def _zeros(kind: Kind, conv: Conv) -> Any:
+    zeros = _new(kind, conv)
+    zeros[...] = 0
+    return zeros
+
+
+def _new(kind: Kind, conv: Conv) -> Any:
     size = prod(conv.weight_shape) * BYTES[conv.dtype]
-    gradient: Any = memory.allocate(
+    return memory.allocate(
         lambda: kind.empty(conv.weight_shape, conv.dtype), size, f"the weight gradient of {conv}"
     )
-    gradient[...] = 0
-    return gradient
 
 
 def _native(kind: Kind, a: Any) -> Any:

@@ -11,6 +11,8 @@ of a part, parts (konv.kernels.gradient_cut).
 
 from __future__ import annotations
 
+from math import prod
+
 from konv.geometry import Conv
 from konv.kernels.direct import TILES, last_block, tile_cost
 from konv.kernels.gradient_units import emit_kernel
@@ -37,6 +39,16 @@ def plan(conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan:
     mr, nr = min(table, key=lambda tile: (tile_cost(vectors, *tile), max(tile[1], vectors)))
     tail = last_block(vectors, nr, 0)
     return Plan(name, conv.dtype, packed, blocked, mr, nr, tail)
+
+
+def cost(conv: Conv, plan: Plan, target: Target) -> float:
+    """Cycles of the loop for each output of all groups."""
+    vectors = -(-conv.co // conv.groups // target.lanes(plan.dtype))
+    return (
+        conv.ci
+        * prod(axis.kernel for axis in conv.axes)
+        * tile_cost(vectors, plan.pixels, plan.vectors)
+    )
 
 
 def emit(plan: Plan, target: Target) -> Module:

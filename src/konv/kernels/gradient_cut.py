@@ -18,6 +18,8 @@ from konv.plan import Plan, Strides
 from konv.target import COMPUTED, Target
 
 OUTPUTS = 224  # of a box: their panel (3 vectors of 8 floats each) fits a first-level cache
+PLANAR_OUTPUTS = 1024  # of a box where outputs stand in the lanes: rows and dy of one channel
+GROUPS = 2**16  # numbers of strip and dy of a planar unit, 256 KB
 CHANNEL = 2**16  # numbers of one channel in a strip beyond which boxes are made smaller
 STRIP = 2**18  # numbers of a strip, 1 MB: beyond, a unit takes fewer input channels
 SUMS = 2**18  # numbers of a unit's sums likewise, then fewer output channels
@@ -50,9 +52,9 @@ class Boxes:
     parts: int
 
     @classmethod
-    def of(cls, conv: Conv) -> Boxes:
+    def of(cls, conv: Conv, most: int = OUTPUTS, parts: int = PARTS) -> Boxes:
+        """`most` outputs in a box, about; at most so many parts."""
         axes = (Axis(1, 1),) * (3 - conv.dims) + conv.axes
-        most = OUTPUTS
         while True:
             lines = [Line(axis) for axis in axes]
             left = most
@@ -67,12 +69,14 @@ class Boxes:
         images = -(-conv.n // -(-conv.n // images))
         count = -(-conv.n // images) * prod(line.boxes for line in lines)
         outputs = conv.n * prod(line.count for line in lines)
-        parts = min(PARTS, count, outputs // OUTPUTS_OF_PART, PARTIAL // conv.params)
+        parts = min(parts, count, outputs // OUTPUTS_OF_PART, PARTIAL // conv.params)
         return cls(lines, images, count, max(1, parts))
 
 
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
-    """The work of a layer under a plan, for x and dy with these strides."""
+    """The work of a layer under a plan of konv.kernels.gradient, for x and dy with these
+    strides.
+    """
     boxes, lanes, size = Boxes.of(conv), target.lanes(plan.dtype), COMPUTED[plan.dtype]
     lines, taps = boxes.lines, prod(axis.kernel for axis in conv.axes)
     ci, co = conv.ci // conv.groups, conv.co // conv.groups
@@ -89,23 +93,94 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
     ci_each = min(ci_each, ci)
     rows = -(-ci_each * taps // plan.pixels) * plan.pixels
     pixels = boxes.images * prod(line.box for line in lines)
-    missing = (0,) * (3 - conv.dims)
-    y_strides = (*missing, *y[2:])
-    words = dict.fromkeys(JOB, 0)
-    words |= {
+    along = [[line.slot(source) for source in line.phases[0].sources] for line in lines]
+    words = {
         "units": boxes.parts * conv.groups * ranges_co * ranges_ci,
-        "piece": PIECE, "numbers": conv.params, "parts": boxes.parts, "boxes": boxes.count,
-        "images": boxes.images, "n": conv.n, "groups": conv.groups, "ci": ci, "co": co,
-        "taps": taps, "blocks": full, "tail": plan.tail,
+        "blocks": full, "tail": plan.tail,
         "ranges_co": ranges_co, "blocks_each": blocks_each,
         "ranges_ci": ranges_ci, "ci_each": ci_each,
-        "x_batch": x[0], "x_channel": x[1], "y_batch": y[0], "y_channel": y[1],
         "in_a_row": int(not lines[2].sparse),
         "pitch": pitch, "face": face, "volume": volume, "plane": plane,
-        "whole": _whole(lines, y_strides), "padded_rows": rows, "at_taps": len(JOB),
+        "whole": _whole(lines, (*(0,) * (3 - conv.dims), *y[2:])), "padded_rows": rows,
     }  # fmt: skip
-    tables = _taps(lines, pitch, face)
-    strides = zip((*missing, *x[2:]), y_strides, strict=True)
+    parts = {
+        "at_pixels": pixels * 8,
+        "at_strip": ci_each * plane * size,
+        "at_panel": blocks_each * pixels * width * size,
+        "at_sums": blocks_each * rows * width * size,
+    }
+    places = [d * face + h * pitch + w for d in along[0] for h in along[1] for w in along[2]]
+    return _work(conv, boxes, words, parts, places, x, y, threads)
+
+
+def planar_work(
+    conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int
+) -> Work:
+    """The same for a plan of konv.kernels.gradient_planar."""
+    lanes, size = target.lanes(plan.dtype), COMPUTED[plan.dtype]
+    boxes = Boxes.of(conv, PLANAR_OUTPUTS, max(1, PARTS // conv.groups))
+    lines, ci, co = boxes.lines, conv.ci // conv.groups, conv.co // conv.groups
+    if conv.exact_macs < ALONE:
+        threads = 1
+    along = [[line.slot(source) for source in line.phases[0].sources] for line in lines]
+    stride, across = lines[2].jump, -(-lines[2].box // lanes) * lanes
+    half = max(-(-lines[2].slots // stride), max(w // stride for w in along[2]) + across)
+    half = -(-half // lanes) * lanes
+    pitch = stride * half
+    face = lines[1].slots * pitch
+    volume = lines[0].slots * face
+    plane, panel = boxes.images * volume, boxes.images * lines[0].box * lines[1].box * across
+    rows = -(-ci * prod(axis.kernel for axis in conv.axes) // plan.pixels) * plan.pixels
+    sums = rows * -(-co // plan.vectors) * plan.vectors
+    chunks = _chunks(conv, boxes.parts, ci * plane + co * panel, threads)
+    each = -(-conv.groups // chunks)
+    chunks = -(-conv.groups // each)
+    words = {
+        "units": boxes.parts * chunks, "ranges_co": chunks, "groups_each": each,
+        "pitch": pitch, "face": face, "volume": volume, "plane": plane, "half": half,
+        "panel": panel, "padded_rows": sums,
+    }  # fmt: skip
+    parts = {
+        "at_pixels": panel // lanes * 8,
+        "at_strip": each * ci * plane * size,
+        "at_panel": each * co * panel * size,
+        "at_sums": each * sums * lanes * size,
+    }
+    dealt = [w % stride * half + w // stride for w in along[2]]
+    places = [d * face + h * pitch + w for d in along[0] for h in along[1] for w in dealt]
+    return _work(conv, boxes, words, parts, places, x, y, threads)
+
+
+def _chunks(conv: Conv, parts: int, numbers: int, threads: int) -> int:
+    """Of groups: as many as fit a cache, enough for all threads to finish together, and as few."""
+    fewest = max(-(-conv.groups * numbers // GROUPS), -(-2 * threads // parts))
+    return min(conv.groups, -(-fewest // threads) * threads)
+
+
+def _work(
+    conv: Conv,
+    boxes: Boxes,
+    words: dict[str, int],
+    parts: dict[str, int],
+    places: list[int],
+    x: Strides,
+    y: Strides,
+    threads: int,
+) -> Work:
+    """With the words and parts that all kernels of weight gradients share. `places`: where each tap
+    of the kernel reads in a strip, counted from an output's first.
+    """
+    lines, size = boxes.lines, COMPUTED[conv.dtype]
+    words = dict.fromkeys(JOB, 0) | words
+    words |= {
+        "piece": PIECE, "numbers": conv.params, "parts": boxes.parts, "boxes": boxes.count,
+        "images": boxes.images, "n": conv.n, "groups": conv.groups,
+        "ci": conv.ci // conv.groups, "co": conv.co // conv.groups,
+        "taps": len(places), "at_taps": len(JOB),
+        "x_batch": x[0], "x_channel": x[1], "y_batch": y[0], "y_channel": y[1],
+    }  # fmt: skip
+    tables, missing = list(places), (0,) * (3 - conv.dims)
+    strides = zip((*missing, *x[2:]), (*missing, *y[2:]), strict=True)
     for a, (line, (x_stride, y_stride)) in enumerate(zip(lines, strides, strict=True)):
         words |= {
             f"size{a}": line.axis.size, f"x_stride{a}": x_stride, f"y_stride{a}": y_stride,
@@ -114,26 +189,15 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
             f"first_slots{a}": line.first_slots, f"at_raws{a}": len(JOB) + len(tables),
         }  # fmt: skip
         tables += line.raws()
-    words["thread_bytes"] = scratch.lay_out(words, {
-        **{f"at_slots{a}": line.slots * 8 for a, line in enumerate(lines)},
-        "at_pixels": pixels * 8,
-        "at_strip": ci_each * plane * size,
-        "at_panel": blocks_each * pixels * width * size,
-        "at_sums": blocks_each * rows * width * size,
-    })  # fmt: skip
+    tables_of_slots = {f"at_slots{a}": line.slots * 8 for a, line in enumerate(lines)}
+    words["thread_bytes"] = scratch.lay_out(words, tables_of_slots | parts)
     in_all, adding = words["thread_bytes"] * threads, None
-    if boxes.parts > 1 or plan.dtype in HALVES:
+    if boxes.parts > 1 or conv.dtype in HALVES:
         words["partial"] = in_all
         in_all += boxes.parts * conv.params * size
         units = -(-conv.params // PIECE)
         adding = [*(words | {"units": units, "adding": 1}).values()]
     return Work([*words.values(), *tables], adding, threads, in_all)
-
-
-def _taps(lines: list[Line], pitch: int, face: int) -> list[int]:
-    """Where each tap of the kernel reads in a strip, counted from an output's first."""
-    along = [[line.slot(source) for source in line.phases[0].sources] for line in lines]
-    return [d * face + h * pitch + w for d in along[0] for h in along[1] for w in along[2]]
 
 
 def _whole(lines: list[Line], y: Strides) -> int:

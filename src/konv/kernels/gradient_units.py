@@ -13,6 +13,7 @@ parts' sums are added up in their order.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from konv.kernels.gradient_parts import (
@@ -53,37 +54,50 @@ def emit_kernel(plan: Plan, target: Target) -> Module:
     if plan.tail:
         parts["last"] = _emit_sweep(module, plan, plan.tail)
     parts["box"] = _emit_box(module, plan, parts)
-    emit_entry(module, partial(_emit_work, plan, parts))
+    emit_frame(module, plan, parts, partial(_emit_unit, plan))
     return module
 
 
-def _emit_work(plan: Plan, parts: Parts, f: Function, call: Words, thread: Value) -> None:
-    """All the units that this thread gets hold of."""
-    job = Words(call.pointer("job", I64), JOB)
-    unit = Words(f.array(I64, len(UNIT)), UNIT)
-    unit["scratch"] = call["scratch"] + thread * job["thread_bytes"]
-    with f.choose(job["adding"].differs(0)) as (second, first):
-        with second:
-
-            def add(number: Value) -> None:
-                sums = (call["scratch"] + job["partial"]).to_pointer(REAL[plan.dtype])
-                weight = call.pointer("y", element(plan.dtype))
-                f.call(parts["add"], [job.base, sums, weight, number])
-
-            emit_units(f, call, thread, job["units"], add)
-        with first:
-
-            def body(number: Value) -> None:
-                _emit_unit(plan, parts, f, call, job, unit, number)
-
-            emit_units(f, call, thread, job["units"], body)
+EmitUnit = Callable[[Function, Words, Words, Value], Value]
 
 
-def _emit_unit(
-    plan: Plan, parts: Parts, f: Function, call: Words, job: Words, unit: Words, number: Value
-) -> None:
-    real, lanes = REAL[plan.dtype], f.module.target.lanes(plan.dtype)
-    piece = Piece(job, unit)
+def emit_frame(module: Module, plan: Plan, parts: Parts, emit_unit: EmitUnit) -> None:
+    """Add `run`. emit_unit(f, job, unit, number) writes what unit a number stands for, clears
+    its sums and returns its part; of `parts`, box, leave and add are called.
+    """
+
+    def work(f: Function, call: Words, thread: Value) -> None:
+        job = Words(call.pointer("job", I64), JOB)
+        unit = Words(f.array(I64, len(UNIT)), UNIT)
+        unit["scratch"] = call["scratch"] + thread * job["thread_bytes"]
+
+        def add(number: Value) -> None:
+            sums = (call["scratch"] + job["partial"]).to_pointer(REAL[plan.dtype])
+            weight = call.pointer("y", element(plan.dtype))
+            f.call(parts["add"], [job.base, sums, weight, number])
+
+        def body(number: Value) -> None:
+            part = emit_unit(f, job, unit, number)
+            begin = part * job["boxes"] // job["parts"]
+            end = (part + 1) * job["boxes"] // job["parts"]
+            with f.loop(end, start=begin) as box:
+                f.call(parts["box"], [job.base, unit.base, call["x"], call["y"], box])
+            aside = call["scratch"] + job["partial"]
+            aside = aside + part * job["numbers"] * SIZE[REAL[plan.dtype]]
+            to = f.select(job["partial"].equals(0), call["weights"], aside)
+            f.call(parts["leave"], [job.base, unit.base, to])
+
+        with f.choose(job["adding"].differs(0)) as (second, first):
+            with second:
+                emit_units(f, call, thread, job["units"], add)
+            with first:
+                emit_units(f, call, thread, job["units"], body)
+
+    emit_entry(module, work)
+
+
+def _emit_unit(plan: Plan, f: Function, job: Words, unit: Words, number: Value) -> Value:
+    """Which channels of which part; clears their sums. Returns the part."""
     rest, range_ci = number // job["ranges_ci"], number % job["ranges_ci"]
     rest, range_co = rest // job["ranges_co"], rest % job["ranges_co"]
     part, unit["group"] = rest // job["groups"], rest % job["groups"]
@@ -92,44 +106,49 @@ def _emit_unit(
     unit["block0"] = range_co * job["blocks_each"]
     every = job["blocks"] + f.least(job["tail"], 1)
     unit["block1"] = f.least(unit["block0"] + job["blocks_each"], every)
-    sums = (unit["block1"] - unit["block0"]) * job["padded_rows"] * (plan.vectors * lanes)
-    f.clear(piece.part("at_sums", real), sums)
-    begin = part * job["boxes"] // job["parts"]
-    end = (part + 1) * job["boxes"] // job["parts"]
-    with f.loop(end, start=begin) as box:
-        f.call(parts["box"], [job.base, unit.base, call["x"], call["y"], box])
-    alone = job["partial"].equals(0)
-    aside = call["scratch"] + job["partial"] + part * job["numbers"] * SIZE[real]
-    f.call(parts["leave"], [job.base, unit.base, f.select(alone, call["weights"], aside)])
+    width = plan.vectors * f.module.target.lanes(plan.dtype)
+    sums = (unit["block1"] - unit["block0"]) * job["padded_rows"] * width
+    f.clear(Piece(job, unit).part("at_sums", REAL[plan.dtype]), sums)
+    return part
+
+
+def emit_box_words(
+    f: Function, plan: Plan, piece: Piece, slots_of: Routine, args: list[Value]
+) -> None:
+    """The words of a unit that say where the box of a number lies, and the tables of its
+    sources; `args`: addresses of x and dy, the number.
+    """
+    (x, dy, rest), job, unit = args, piece.job, piece.unit
+    size = SIZE[element(plan.dtype)]
+    pixels, place = f.integer(1), f.integer(0)
+    for axis in reversed(AXES):
+        j = rest % job["axis_boxes", axis] * job["box", axis]
+        rest = rest // job["axis_boxes", axis]
+        length = f.least(job["box", axis], job["count", axis] - j)
+        raw = j * job["jump", axis] + job["least", axis]
+        slots = (length - 1) * job["ahead", axis] + job["first_slots", axis]
+        unit["length", axis], unit["raw", axis], unit["slots", axis] = length, raw, slots
+        pixels, place = pixels * length, place + j * job["y_stride", axis]
+        arguments: list[Value | int] = [
+            piece.part(("at_slots", axis), I64), job.base + job["at_raws", axis], raw, slots,
+            job["size", axis], job["x_stride", axis], 0,
+        ]  # fmt: skip
+        f.call(slots_of, arguments)
+    image = rest * job["images"]
+    unit["images"] = f.least(job["images"], job["n"] - image)
+    unit["pixels"] = pixels * unit["images"]
+    unit["x"] = x + image * job["x_batch"] * size
+    unit["y"] = dy + (image * job["y_batch"] + place) * size
 
 
 def _emit_box(module: Module, plan: Plan, parts: Parts) -> Routine:
     """box(job, unit, x, dy, number): add the products of one box to the unit's sums."""
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
-    size, width = SIZE[element(plan.dtype)], plan.vectors * lanes
+    width = plan.vectors * lanes
     labels = ("x", "dy", "number")
     with part_function(module, "box", labels, writes=True, records=RECORDS) as (f, piece, args):
-        (x, dy, rest), job, unit = args, piece.job, piece.unit
-        pixels, place = f.integer(1), f.integer(0)
-        for axis in reversed(AXES):
-            j = rest % job["axis_boxes", axis] * job["box", axis]
-            rest = rest // job["axis_boxes", axis]
-            length = f.least(job["box", axis], job["count", axis] - j)
-            raw = j * job["jump", axis] + job["least", axis]
-            slots = (length - 1) * job["ahead", axis] + job["first_slots", axis]
-            unit["j", axis], unit["length", axis] = j, length
-            unit["raw", axis], unit["slots", axis] = raw, slots
-            pixels, place = pixels * length, place + j * job["y_stride", axis]
-            arguments: list[Value | int] = [
-                piece.part(("at_slots", axis), I64), job.base + job["at_raws", axis], raw, slots,
-                job["size", axis], job["x_stride", axis], 0,
-            ]  # fmt: skip
-            f.call(parts["slots"], arguments)
-        image = rest * job["images"]
-        unit["images"] = f.least(job["images"], job["n"] - image)
-        unit["pixels"] = pixels * unit["images"]
-        unit["x"] = x + image * job["x_batch"] * size
-        unit["y"] = dy + (image * job["y_batch"] + place) * size
+        job, unit = piece.job, piece.unit
+        emit_box_words(f, plan, piece, parts["slots"], args)
         for part in ("places", "strip", "panel"):
             f.call(parts[part], [job.base, unit.base])
         with f.loop(unit["block1"], start=unit["block0"]) as block:

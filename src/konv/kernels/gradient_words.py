@@ -24,7 +24,9 @@ JOB = (
     "in_a_row",  # 1 if the slots of a row are neighbours in the image
     "pitch", "face", "volume", "plane",  # numbers in a row of a strip, a depth, an image, a channel
     "whole",  # axes from the last on whose boxes are whole: outputs there lie in one run
-    "padded_rows",  # rows of a block of sums
+    "padded_rows",  # rows of a block of sums; planar: vectors of sums of a group
+    # planar: groups in a unit, numbers in a row of one phase, in a channel of dy
+    "groups_each", "half", "panel",
     "at_taps",  # word where the places of taps in a strip begin
     "partial",  # bytes into the scratch memory where the sums of parts begin; 0: there are none
     "thread_bytes", "at_pixels", "at_strip", "at_panel", "at_sums",
@@ -36,8 +38,10 @@ JOB = (
 
 UNIT = (
     "x", "y", "scratch",  # addresses: first image of a box, its gradients; the thread's scratch
-    "group", "block0", "block1", "channel", "channels",  # of the input: first, and how many
-    "images", "pixels",  # of the box at hand
-    *per_axis("j", "length", "raw", "slots"),
+    "group", "groups", "block0", "block1",
+    "channel", "channels",  # of the input: first, and how many
+    "images", "pixels",  # of the box at hand; planar: vectors of outputs
+    "across",  # planar: numbers in a row of the panel
+    *per_axis("length", "raw", "slots"),
 )  # fmt: skip
 RECORDS = (JOB, UNIT)

@@ -16,7 +16,7 @@ from time import perf_counter
 from typing import Any
 
 from konv import kernels, llvm, log
-from konv.kernels import digest, gradient
+from konv.kernels import digest, gradient, gradient_planar
 from konv.kernels.packing import WEIGHTS
 from konv.kernels.region import RUN, RUN_WITH_RESIDUAL
 from konv.plan import Plan
@@ -71,9 +71,8 @@ def gradient_kernel(plan: Plan) -> Callable[..., Any]:
             found = _gradients.get(plan)
             if found is None:
                 target = llvm.detect()
-                loaded = compiled(
-                    repr(plan), str(plan), target, lambda: gradient.emit(plan, target)
-                )
+                emit = {g.name: g.emit for g in (gradient, gradient_planar)}[plan.algorithm]
+                loaded = compiled(repr(plan), str(plan), target, lambda: emit(plan, target))
                 found = loaded.function("run", len(RUN)), loaded
                 _gradients[plan] = found
     return found[0]

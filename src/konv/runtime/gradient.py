@@ -10,11 +10,26 @@ import numpy as np
 
 from konv import llvm, log
 from konv.geometry import Conv
-from konv.kernels import gradient, gradient_cut
-from konv.plan import Strides
+from konv.kernels import gradient, gradient_cut, gradient_planar
+from konv.plan import Plan, Strides
 from konv.runtime import memory
 from konv.runtime.code import gradient_kernel
 from konv.runtime.threads import Team
+from konv.target import Target
+
+CUT = {gradient: gradient_cut.work, gradient_planar: gradient_cut.planar_work}
+
+
+def choose(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, Any]:
+    """The plan of least cost, and what cuts a layer for it."""
+    found = [
+        (algorithm.cost(conv, plan, target), plan, cut)
+        for algorithm, cut in CUT.items()
+        if algorithm.why_not(conv) is None
+        for plan in (algorithm.plan(conv, target, packed, blocked),)
+    ]
+    _, plan, cut = min(found, key=lambda each: each[0])
+    return plan, cut
 
 
 class GradientCall:
@@ -25,8 +40,8 @@ class GradientCall:
     ) -> None:
         target = llvm.detect()
         self.conv, self.team = conv, team
-        self.plan = gradient.plan(conv, target, not x_last, not y_last)
-        self.work = gradient_cut.work(conv, self.plan, target, x, y, team.threads)
+        self.plan, work = choose(conv, target, not x_last, not y_last)
+        self.work = work(conv, self.plan, target, x, y, team.threads)
         memory.require(self.work.scratch, f"scratch memory of the weight gradient of {conv}")
         runs = [words for words in (self.work.words, self.work.adding) if words]
         self._jobs: list[Any] = [np.array(words, dtype=np.int64) for words in runs]

@@ -19,6 +19,7 @@ from konv.target import COMPUTED, Target
 
 OUTPUTS = 224  # of a box: their panel (3 vectors of 8 floats each) fits a first-level cache
 PLANAR_OUTPUTS = 1024  # of a box where outputs stand in the lanes: rows and dy of one channel
+TOGETHER = 16  # groups
 GROUPS = 2**16  # numbers of strip and dy of a planar unit, 256 KB
 CHANNEL = 2**16  # numbers of one channel in a strip beyond which boxes are made smaller
 STRIP = 2**18  # numbers of a strip, 1 MB: beyond, a unit takes fewer input channels
@@ -52,8 +53,8 @@ class Boxes:
     parts: int
 
     @classmethod
-    def of(cls, conv: Conv, most: int = OUTPUTS, parts: int = PARTS) -> Boxes:
-        """`most` outputs in a box, about; at most so many parts."""
+    def of(cls, conv: Conv, most: int = OUTPUTS, part: int = OUTPUTS_OF_PART) -> Boxes:
+        """Outputs in a box at most, or about; in a part at least."""
         axes = (Axis(1, 1),) * (3 - conv.dims) + conv.axes
         while True:
             lines = [Line(axis) for axis in axes]
@@ -69,7 +70,7 @@ class Boxes:
         images = -(-conv.n // -(-conv.n // images))
         count = -(-conv.n // images) * prod(line.boxes for line in lines)
         outputs = conv.n * prod(line.count for line in lines)
-        parts = min(parts, count, outputs // OUTPUTS_OF_PART, PARTIAL // conv.params)
+        parts = min(PARTS, count, outputs // part, PARTIAL // conv.params)
         return cls(lines, images, count, max(1, parts))
 
 
@@ -118,7 +119,7 @@ def planar_work(
 ) -> Work:
     """The same for a plan of konv.kernels.gradient_planar."""
     lanes, size = target.lanes(plan.dtype), COMPUTED[plan.dtype]
-    boxes = Boxes.of(conv, PLANAR_OUTPUTS, max(1, PARTS // conv.groups))
+    boxes = Boxes.of(conv, PLANAR_OUTPUTS, 2 * PLANAR_OUTPUTS)
     lines, ci, co = boxes.lines, conv.ci // conv.groups, conv.co // conv.groups
     if conv.exact_macs < ALONE:
         threads = 1
@@ -134,6 +135,8 @@ def planar_work(
     sums = rows * -(-co // plan.vectors) * plan.vectors
     chunks = _chunks(conv, boxes.parts, ci * plane + co * panel, threads)
     each = -(-conv.groups // chunks)
+    if not (plan.packed and plan.blocked):  # whole cache lines of channels
+        each = min(-(-each // TOGETHER) * TOGETHER, conv.groups)
     chunks = -(-conv.groups // each)
     words = {
         "units": boxes.parts * chunks, "ranges_co": chunks, "groups_each": each,

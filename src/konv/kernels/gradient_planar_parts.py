@@ -84,19 +84,29 @@ def _emit_row(module: Module, plan: Plan) -> Routine:
     with part_function(module, "row", ("source", "to"), records=RECORDS) as (f, piece, args):
         source, to = args[0].to_pointer(element(plan.dtype)), args[1].to_pointer(real)
         job, unit = piece.job, piece.unit
-        raw, stride, half = unit["raw", 2], job["jump", 2], job["half"]
-        by_vectors = stride <= vectors if plan.dtype not in HALVES else stride < 0
+        raw, stride = unit["raw", 2], job["jump", 2]
+        by_vectors = stride <= vectors
         with f.loop(unit["channels"]) as c:
             line, out = source + c * job["x_channel"] + raw, to + c * job["plane"]
-            with f.choose(by_vectors) as (quick, slow):
-                with quick:
-                    _copy_row(f, piece, line, out, vectors, lanes)
-                with slow, f.loop(stride) as p:
-                    first, last = _phase(f, piece, p)
-                    f.clear(out + p * half, half)
-                    with f.loop(last, start=first) as q:
-                        out[p * half + q] = read(f, plan.dtype, line + (q * stride + p))
+            if plan.dtype in HALVES:  # few machines mask those
+                _read_row(f, plan, piece, line, out)
+            else:
+                with f.choose(by_vectors) as (quick, slow):
+                    with quick:
+                        _copy_row(f, piece, line, out, vectors, lanes)
+                    with slow:
+                        _read_row(f, plan, piece, line, out)
         return f.fn
+
+
+def _read_row(f: Function, plan: Plan, piece: Piece, line: Pointer, out: Pointer) -> None:
+    """A row number by number."""
+    stride, half = piece.job["jump", 2], piece.job["half"]
+    with f.loop(stride) as p:
+        first, last = _phase(f, piece, p)
+        f.clear(out + p * half, half)
+        with f.loop(last, start=first) as q:
+            out[p * half + q] = read(f, plan.dtype, line + (q * stride + p))
 
 
 def _copy_row(

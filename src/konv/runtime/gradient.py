@@ -20,6 +20,11 @@ from konv.target import Target
 CUT = {gradient: gradient_cut.work, gradient_planar: gradient_cut.planar_work}
 
 
+def taken(conv: Conv) -> bool:
+    """Whether some kernel computes it."""
+    return any(algorithm.why_not(conv) is None for algorithm in CUT)
+
+
 def choose(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, Any]:
     """The plan of least cost, and what cuts a layer for it."""
     found = [

@@ -36,7 +36,7 @@ def plan(conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan:
     """
     vectors = -(-conv.co // conv.groups // target.lanes(conv.dtype))
     table = TILES[target.vector_bytes, target.registers]
-    mr, nr = min(table, key=lambda tile: (tile_cost(vectors, *tile), max(tile[1], vectors)))
+    mr, nr = min(table, key=lambda tile: (tile_cost(vectors, *tile), tile[1]))
     tail = last_block(vectors, nr, 0)
     return Plan(name, conv.dtype, packed, blocked, mr, nr, tail)
 

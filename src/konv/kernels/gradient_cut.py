@@ -17,8 +17,10 @@ from konv.kernels.stored import HALVES
 from konv.plan import Plan, Strides
 from konv.target import COMPUTED, Target
 
-OUTPUTS = 224  # of a box: their panel (3 vectors of 8 floats each) fits a first-level cache
-PLANAR_OUTPUTS = 1024  # of a box where outputs stand in the lanes: rows and dy of one channel
+PANEL = 28 * 1024  # bytes of a box's panel, for one block of channels: a first-level cache
+# Outputs of a box where they stand in the lanes: rows and dy of a channel stay in the first-level
+# cache. Fewer where channels stand last in memory, so that a unit reads many of them.
+PLANAR_OUTPUTS, PLANAR_OUTPUTS_LAST = 1024, 256
 TOGETHER = 16  # groups
 GROUPS = 2**16  # numbers of strip and dy of a planar unit, 256 KB
 CHANNEL = 2**16  # numbers of one channel in a strip beyond which boxes are made smaller
@@ -53,7 +55,7 @@ class Boxes:
     parts: int
 
     @classmethod
-    def of(cls, conv: Conv, most: int = OUTPUTS, part: int = OUTPUTS_OF_PART) -> Boxes:
+    def of(cls, conv: Conv, most: int, part: int = OUTPUTS_OF_PART) -> Boxes:
         """Outputs in a box at most, or about; in a part at least."""
         axes = (Axis(1, 1),) * (3 - conv.dims) + conv.axes
         while True:
@@ -70,15 +72,16 @@ class Boxes:
         images = -(-conv.n // -(-conv.n // images))
         count = -(-conv.n // images) * prod(line.boxes for line in lines)
         outputs = conv.n * prod(line.count for line in lines)
-        parts = min(PARTS, count, outputs // part, PARTIAL // conv.params)
-        return cls(lines, images, count, max(1, parts))
+        parts = max(1, min(PARTS, count, outputs // part, PARTIAL // conv.params))
+        return cls(lines, images, count, count // -(-count // parts))
 
 
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
     """The work of a layer under a plan of konv.kernels.gradient, for x and dy with these
     strides.
     """
-    boxes, lanes, size = Boxes.of(conv), target.lanes(plan.dtype), COMPUTED[plan.dtype]
+    lanes, size = target.lanes(plan.dtype), COMPUTED[plan.dtype]
+    boxes = Boxes.of(conv, PANEL // (plan.vectors * target.vector_bytes))
     lines, taps = boxes.lines, prod(axis.kernel for axis in conv.axes)
     ci, co = conv.ci // conv.groups, conv.co // conv.groups
     if conv.exact_macs < ALONE:
@@ -119,7 +122,8 @@ def planar_work(
 ) -> Work:
     """The same for a plan of konv.kernels.gradient_planar."""
     lanes, size = target.lanes(plan.dtype), COMPUTED[plan.dtype]
-    boxes = Boxes.of(conv, PLANAR_OUTPUTS, 2 * PLANAR_OUTPUTS)
+    most = PLANAR_OUTPUTS if plan.packed and plan.blocked else PLANAR_OUTPUTS_LAST
+    boxes = Boxes.of(conv, most, 2 * most)
     lines, ci, co = boxes.lines, conv.ci // conv.groups, conv.co // conv.groups
     if conv.exact_macs < ALONE:
         threads = 1
@@ -142,6 +146,7 @@ def planar_work(
         "units": boxes.parts * chunks, "ranges_co": chunks, "groups_each": each,
         "pitch": pitch, "face": face, "volume": volume, "plane": plane, "half": half,
         "panel": panel, "padded_rows": sums,
+        "in_place": int(_in_place(conv, plan, boxes, lanes, y)),
     }  # fmt: skip
     parts = {
         "at_pixels": panel // lanes * 8,
@@ -152,6 +157,15 @@ def planar_work(
     dealt = [w % stride * half + w // stride for w in along[2]]
     places = [d * face + h * pitch + w for d in along[0] for h in along[1] for w in dealt]
     return _work(conv, boxes, words, parts, places, x, y, threads)
+
+
+def _in_place(conv: Conv, plan: Plan, boxes: Boxes, lanes: int, y: Strides) -> bool:
+    """Whether dy can be read as it lies: contiguous rows of whole vectors, one after another."""
+    lines = boxes.lines
+    if not plan.blocked or conv.dtype in HALVES or lines[2].count % lanes or boxes.images > 1:
+        return False
+    whole = _whole(lines, (*(0,) * (3 - conv.dims), *y[2:]))
+    return whole == 2 or (whole == 1 and lines[0].box == 1)
 
 
 def _chunks(conv: Conv, parts: int, numbers: int, threads: int) -> int:

@@ -127,11 +127,18 @@ def _emit_box(module: Module, plan: Plan, parts: dict[str, Routine]) -> Routine:
     with part_function(module, "box", labels, writes=True, records=RECORDS) as (f, piece, args):
         job, unit = piece.job, piece.unit
         emit_box_words(f, plan, piece, parts["slots"], args)
-        for part in ("places", "strip", "panel"):
+        for part in ("places", "strip"):
             f.call(parts[part], [job.base, unit.base])
+        in_place = job["in_place"].differs(0)
+        with f.when(in_place.equals(0)):
+            f.call(parts["panel"], [job.base, unit.base])
+        lying = unit["y"] + unit["group"] * job["co"] * job["y_channel"] * SIZE[real]
+        own = unit["scratch"] + job["at_panel"]
+        unit["panel"] = f.select(in_place, lying, own)
+        unit["panel_step"] = f.select(in_place, job["y_channel"], job["panel"])
         with f.loop(unit["groups"]) as g:
             strip = piece.part("at_strip", real) + g * job["ci"] * job["plane"]
-            panel = piece.part("at_panel", real) + g * job["co"] * job["panel"]
+            panel = unit["panel"] + g * job["co"] * unit["panel_step"] * SIZE[real]
             sums = piece.part("at_sums", real) + g * job["padded_rows"] * lanes
             f.call(parts["sweep"], [job.base, unit.base, strip, panel, sums])
         return f.fn
@@ -165,7 +172,7 @@ def _emit_sweep(module: Module, plan: Plan) -> Routine:
             with f.loop(job["co"], step=nc) as k:
                 for n in range(nc):
                     channel = f.least(k + n, job["co"] - 1)
-                    panels[n] = args[1] + channel * job["panel"] * size
+                    panels[n] = args[1] + channel * unit["panel_step"] * size
                 to = sums.get().to_pointer(real)
                 f.call(tile, [rows, places, unit["pixels"], panels, to])
                 sums.add(mr * nc * lanes * size)

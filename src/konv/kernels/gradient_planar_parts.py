@@ -47,18 +47,22 @@ def emit_strip(module: Module, plan: Plan, turn: Routine) -> Routine:
     with part_function(module, "strip", records=RECORDS) as (f, piece, _):
         job, unit = piece.job, piece.unit
         tables = [piece.part(("at_slots", axis), I64) for axis in AXES]
-        strip = piece.part("at_strip", real)
         first = unit["group"] * job["ci"] * job["x_channel"]
+        # A contiguous image is read channel by channel, another one pixel by pixel.
+        each = f.integer(1) if plan.packed else unit["channels"]
         with (
+            f.loop(unit["channels"], step=each) as channel,
             f.loop(unit["images"]) as image,
             f.loop(unit["slots", 0]) as d,
             f.loop(unit["slots", 1]) as h,
         ):
             deep, high = tables[0][d], tables[1][h]
-            to = strip + (image * job["volume"] + d * job["face"] + h * job["pitch"])
-            source = unit["x"] + (deep + high + image * job["x_batch"] + first) * size
+            to = piece.part("at_strip", real) + channel * job["plane"]
+            to = to + (image * job["volume"] + d * job["face"] + h * job["pitch"])
+            at = deep + high + image * job["x_batch"] + channel * job["x_channel"]
+            source = unit["x"] + (at + first) * size
             with f.choose((deep | high) < 0) as (zeros, pixels):
-                with zeros, f.loop(unit["channels"]) as c:
+                with zeros, f.loop(each) as c:
                     f.clear(to + c * job["plane"], job["pitch"])
                 with pixels:
                     f.call(row, [job.base, unit.base, source, to])
@@ -76,8 +80,8 @@ def _phase(f: Function, piece: Piece, p: Value) -> tuple[Value, Value]:
 
 
 def _emit_row(module: Module, plan: Plan) -> Routine:
-    """row(job, unit, source, to): a row of a contiguous image, every channel; in steps of 1 and 2
-    by vectors.
+    """row(job, unit, source, to): a row of a contiguous image, one channel; in steps of 1 and 2 by
+    vectors.
     """
     lanes, real = module.target.lanes(plan.dtype), REAL[plan.dtype]
     vectors = 2 if plan.form[0] else 1
@@ -86,16 +90,14 @@ def _emit_row(module: Module, plan: Plan) -> Routine:
         job, unit = piece.job, piece.unit
         raw, stride = unit["raw", 2], job["jump", 2]
         by_vectors = stride <= vectors
-        with f.loop(unit["channels"]) as c:
-            line, out = source + c * job["x_channel"] + raw, to + c * job["plane"]
-            if plan.dtype in HALVES:  # few machines mask those
-                _read_row(f, plan, piece, line, out)
-            else:
-                with f.choose(by_vectors) as (quick, slow):
-                    with quick:
-                        _copy_row(f, piece, line, out, vectors, lanes)
-                    with slow:
-                        _read_row(f, plan, piece, line, out)
+        if plan.dtype in HALVES:  # few machines mask those
+            _read_row(f, plan, piece, source + raw, to)
+        else:
+            with f.choose(by_vectors) as (quick, slow):
+                with quick:
+                    _copy_row(f, piece, source + raw, to, vectors, lanes)
+                with slow:
+                    _read_row(f, plan, piece, source + raw, to)
         return f.fn
 
 
@@ -115,27 +117,35 @@ def _copy_row(
     """A row in vectors, in steps of 2 dealt out by pairs of them; masked where not all lanes lie in
     the image.
     """
-    job, raw, width = piece.job, piece.unit["raw", 2], piece.unit["slots", 2]
-    begin, end = f.most(0 - raw, 0), f.least(job["size", 2] - raw, width)
-    with f.loop(job["half"], step=lanes) as q:
-        at = q * vectors
-        loaded = [f.var_of(f.zero(out.element, lanes)) for _ in range(vectors)]
-        with f.choose((at >= begin) & (at + vectors * lanes <= end)) as (plain, edge):
-            with plain:
-                for v, variable in enumerate(loaded):
-                    variable.set(line.vector(at + v * lanes, lanes))
-            with edge:
-                for v, variable in enumerate(loaded):
-                    first = at + v * lanes
-                    mask = f.between(lanes, begin - first, end - first)
-                    variable.set(f.load_masked(line + first, mask))
-        if vectors == 1:
-            out.put(q, loaded[0].get())
-        else:
-            both = [variable.get() for variable in loaded]
-            for p in range(2):
-                dealt = f.shuffle(both[0], both[1], range(p, 2 * lanes, 2))
-                out.put(q + p * job["half"], dealt)
+    job, raw, width, half = (
+        piece.job,
+        piece.unit["raw", 2],
+        piece.unit["slots", 2],
+        piece.job["half"],
+    )
+    begin, end, step = f.most(0 - raw, 0), f.least(job["size", 2] - raw, width), lanes * vectors
+    head = f.least((begin + (step - 1)) // step * lanes, half)
+    tail = f.most(f.least(f.most(end, 0) // step * lanes, half), head)
+    for first, last in ((f.integer(0), head), (tail, half)):
+        with f.loop(last, start=first, step=lanes) as q:
+            places = [q * vectors + v * lanes for v in range(vectors)]
+            masks = [f.between(lanes, begin - at, end - at) for at in places]
+            pairs = zip(places, masks, strict=True)
+            _deal(f, [f.load_masked(line + at, mask) for at, mask in pairs], out + q, half)
+    with f.loop(tail, start=head, step=lanes) as q:
+        loaded = [line.vector(q * vectors + v * lanes, lanes) for v in range(vectors)]
+        _deal(f, loaded, out + q, half)
+
+
+def _deal(f: Function, loaded: list[Value], out: Pointer, half: Value) -> None:
+    """One vector as it is, two as their even numbers and their odd ones."""
+    if len(loaded) == 1:
+        out.put(0, loaded[0])
+    else:
+        lanes = loaded[0].lanes
+        for p in range(2):
+            dealt = f.shuffle(loaded[0], loaded[1], range(p, 2 * lanes, 2))
+            out.put(half * p, dealt)
 
 
 def _emit_turned_row(module: Module, plan: Plan, turn: Routine) -> Routine:
@@ -167,39 +177,45 @@ def emit_panel(module: Module, plan: Plan, turn: Routine) -> Routine:
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     size = SIZE[element(plan.dtype)]
     with part_function(module, "panel", records=RECORDS) as (f, piece, _):
-        job, unit, at = piece.job, piece.unit, f.var(0)
+        job, unit = piece.job, piece.unit
         panel, channels = piece.part("at_panel", real), unit["groups"] * job["co"]
         first, length = unit["group"] * job["co"] * job["y_channel"], unit["length", 2]
         across, whole = unit["across"], unit["length", 2] & -lanes
-        with (
-            f.loop(unit["images"]) as image,
-            f.loop(unit["length", 0]) as d,
-            f.loop(unit["length", 1]) as h,
-        ):
-            place = first + image * job["y_batch"] + d * job["y_stride", 0]
-            place = place + h * job["y_stride", 1]
-            source = (unit["y"] + place * size).to_pointer(element(plan.dtype))
-            to = panel + at.get()
-            at.add(across)
-            if plan.blocked:
-                with f.loop(channels) as c:
-                    line, out = source + c * job["y_channel"], to + c * job["panel"]
+        each = f.integer(1) if plan.blocked else channels
+        with f.loop(channels, step=each) as channel:
+            at = f.var(channel * job["panel"])
+            with (
+                f.loop(unit["images"]) as image,
+                f.loop(unit["length", 0]) as d,
+                f.loop(unit["length", 1]) as h,
+            ):
+                place = first + channel * job["y_channel"] + image * job["y_batch"]
+                place = place + d * job["y_stride", 0] + h * job["y_stride", 1]
+                line = (unit["y"] + place * size).to_pointer(element(plan.dtype))
+                out = panel + at.get()
+                at.add(across)
+                if plan.blocked:
                     with f.loop(whole, step=lanes) as q:
                         out.put(q, read(f, plan.dtype, line + q, lanes))
                     with f.when(whole < length):
-                        if plan.dtype in HALVES:
-                            out.put(whole, f.zero(real, lanes))
-                            with f.loop(length, start=whole) as q:
-                                out[q] = read(f, plan.dtype, line + q)
-                        else:
-                            mask = f.below(length - whole, lanes)
-                            out.put(whole, f.load_masked(line + whole, mask))
-            else:
-                with f.when(whole < length), f.loop(channels) as c:
-                    (to + c * job["panel"]).put(whole, f.zero(real, lanes))
-                step = job["y_stride", 2]
-                f.call(turn, [source, step, to, job["panel"], length, channels])
+                        _copy_rest(f, plan, line + whole, out + whole, length - whole)
+                else:
+                    with f.when(whole < length), f.loop(channels) as c:
+                        (out + c * job["panel"]).put(whole, f.zero(real, lanes))
+                    step = job["y_stride", 2]
+                    f.call(turn, [line, step, out, job["panel"], length, channels])
         return f.fn
+
+
+def _copy_rest(f: Function, plan: Plan, line: Pointer, out: Pointer, count: Value) -> None:
+    """Less than a vector, and zeros behind it."""
+    lanes = f.module.target.lanes(plan.dtype)
+    if plan.dtype in HALVES:
+        out.put(0, f.zero(out.element, lanes))
+        with f.loop(count) as q:
+            out[q] = read(f, plan.dtype, line + q)
+    else:
+        out.put(0, f.load_masked(line, f.below(count, lanes)))
 
 
 def emit_leave(module: Module, plan: Plan) -> Routine:

@@ -27,6 +27,7 @@ JOB = (
     "padded_rows",  # rows of a block of sums; planar: vectors of sums of a group
     # planar: groups in a unit, numbers in a row of one phase, in a channel of dy
     "groups_each", "half", "panel",
+    "in_place",  # planar: 1 if dy is read as it lies
     "at_taps",  # word where the places of taps in a strip begin
     "partial",  # bytes into the scratch memory where the sums of parts begin; 0: there are none
     "thread_bytes", "at_pixels", "at_strip", "at_panel", "at_sums",
@@ -41,7 +42,8 @@ UNIT = (
     "group", "groups", "block0", "block1",
     "channel", "channels",  # of the input: first, and how many
     "images", "pixels",  # of the box at hand; planar: vectors of outputs
-    "across",  # planar: numbers in a row of the panel
+    # planar: numbers in a row of the panel; where it is, numbers from channel to channel
+    "across", "panel", "panel_step",
     *per_axis("length", "raw", "slots"),
 )  # fmt: skip
 RECORDS = (JOB, UNIT)

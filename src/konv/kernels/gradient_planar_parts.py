@@ -43,13 +43,14 @@ def emit_places(module: Module, lanes: int) -> Routine:
 def emit_strip(module: Module, plan: Plan, turn: Routine) -> Routine:
     """strip(job, unit): the unit's channels under the box at hand."""
     real, size = REAL[plan.dtype], SIZE[element(plan.dtype)]
-    row = _emit_row(module, plan) if plan.packed else _emit_turned_row(module, plan, turn)
+    turned = None if plan.packed else _emit_turned_row(module, plan, turn)
     with part_function(module, "strip", records=RECORDS) as (f, piece, _):
         job, unit = piece.job, piece.unit
         tables = [piece.part(("at_slots", axis), I64) for axis in AXES]
         first = unit["group"] * job["ci"] * job["x_channel"]
         # A contiguous image is read channel by channel, another one pixel by pixel.
         each = f.integer(1) if plan.packed else unit["channels"]
+        row = _Row(f, plan, piece)
         with (
             f.loop(unit["channels"], step=each) as channel,
             f.loop(unit["images"]) as image,
@@ -65,7 +66,10 @@ def emit_strip(module: Module, plan: Plan, turn: Routine) -> Routine:
                 with zeros, f.loop(each) as c:
                     f.clear(to + c * job["plane"], job["pitch"])
                 with pixels:
-                    f.call(row, [job.base, unit.base, source, to])
+                    if turned:
+                        f.call(turned, [job.base, unit.base, source, to])
+                    else:
+                        row.copy(source.to_pointer(element(plan.dtype)) + unit["raw", 2], to)
         return f.fn
 
 
@@ -79,62 +83,54 @@ def _phase(f: Function, piece: Piece, p: Value) -> tuple[Value, Value]:
     return first, last
 
 
-def _emit_row(module: Module, plan: Plan) -> Routine:
-    """row(job, unit, source, to): a row of a contiguous image, one channel; in steps of 1 and 2 by
-    vectors.
+class _Row:
+    """Copies rows of a contiguous image, in steps of 1 and 2 by vectors, which are masked where not
+    all lanes lie in the image; what is the same for all rows is computed where it is made.
     """
-    lanes, real = module.target.lanes(plan.dtype), REAL[plan.dtype]
-    vectors = 2 if plan.form[0] else 1
-    with part_function(module, "row", ("source", "to"), records=RECORDS) as (f, piece, args):
-        source, to = args[0].to_pointer(element(plan.dtype)), args[1].to_pointer(real)
-        job, unit = piece.job, piece.unit
-        raw, stride = unit["raw", 2], job["jump", 2]
-        by_vectors = stride <= vectors
-        if plan.dtype in HALVES:  # few machines mask those
-            _read_row(f, plan, piece, source + raw, to)
-        else:
-            with f.choose(by_vectors) as (quick, slow):
-                with quick:
-                    _copy_row(f, piece, source + raw, to, vectors, lanes)
-                with slow:
-                    _read_row(f, plan, piece, source + raw, to)
-        return f.fn
 
+    def __init__(self, f: Function, plan: Plan, piece: Piece) -> None:
+        self.f, self.plan, self.piece = f, plan, piece
+        self.lanes, self.vectors = f.module.target.lanes(plan.dtype), 2 if plan.form[0] else 1
+        job, raw, half = piece.job, piece.unit["raw", 2], piece.job["half"]
+        begin, step = f.most(0 - raw, 0), self.lanes * self.vectors
+        end = f.least(job["size", 2] - raw, piece.unit["slots", 2])
+        self.begin, self.end, self.half = begin, end, half
+        self.head = f.least((begin + (step - 1)) // step * self.lanes, half)
+        inside = f.most(end, 0) // step * self.lanes
+        self.tail = f.most(f.least(inside, half), self.head)
+        self.by_vectors = job["jump", 2] <= self.vectors
 
-def _read_row(f: Function, plan: Plan, piece: Piece, line: Pointer, out: Pointer) -> None:
-    """A row number by number."""
-    stride, half = piece.job["jump", 2], piece.job["half"]
-    with f.loop(stride) as p:
-        first, last = _phase(f, piece, p)
-        f.clear(out + p * half, half)
-        with f.loop(last, start=first) as q:
-            out[p * half + q] = read(f, plan.dtype, line + (q * stride + p))
+    def copy(self, line: Pointer, out: Pointer) -> None:
+        """From the first slot of a row, which may lie before the image, on."""
+        if self.plan.dtype in HALVES:  # few machines mask those
+            self._number_by_number(line, out)
+            return
+        with self.f.choose(self.by_vectors) as (quick, slow):
+            with quick:
+                self._by_vectors(line, out)
+            with slow:
+                self._number_by_number(line, out)
 
+    def _by_vectors(self, line: Pointer, out: Pointer) -> None:
+        f, lanes, vectors = self.f, self.lanes, self.vectors
+        for first, last in ((f.integer(0), self.head), (self.tail, self.half)):
+            with f.loop(last, start=first, step=lanes) as q:
+                places = [q * vectors + v * lanes for v in range(vectors)]
+                masks = [f.between(lanes, self.begin - at, self.end - at) for at in places]
+                pairs = zip(places, masks, strict=True)
+                loaded = [f.load_masked(line + at, mask) for at, mask in pairs]
+                _deal(f, loaded, out + q, self.half)
+        with f.loop(self.tail, start=self.head, step=lanes) as q:
+            loaded = [line.vector(q * vectors + v * lanes, lanes) for v in range(vectors)]
+            _deal(f, loaded, out + q, self.half)
 
-def _copy_row(
-    f: Function, piece: Piece, line: Pointer, out: Pointer, vectors: int, lanes: int
-) -> None:
-    """A row in vectors, in steps of 2 dealt out by pairs of them; masked where not all lanes lie in
-    the image.
-    """
-    job, raw, width, half = (
-        piece.job,
-        piece.unit["raw", 2],
-        piece.unit["slots", 2],
-        piece.job["half"],
-    )
-    begin, end, step = f.most(0 - raw, 0), f.least(job["size", 2] - raw, width), lanes * vectors
-    head = f.least((begin + (step - 1)) // step * lanes, half)
-    tail = f.most(f.least(f.most(end, 0) // step * lanes, half), head)
-    for first, last in ((f.integer(0), head), (tail, half)):
-        with f.loop(last, start=first, step=lanes) as q:
-            places = [q * vectors + v * lanes for v in range(vectors)]
-            masks = [f.between(lanes, begin - at, end - at) for at in places]
-            pairs = zip(places, masks, strict=True)
-            _deal(f, [f.load_masked(line + at, mask) for at, mask in pairs], out + q, half)
-    with f.loop(tail, start=head, step=lanes) as q:
-        loaded = [line.vector(q * vectors + v * lanes, lanes) for v in range(vectors)]
-        _deal(f, loaded, out + q, half)
+    def _number_by_number(self, line: Pointer, out: Pointer) -> None:
+        f, stride, half = self.f, self.piece.job["jump", 2], self.half
+        with f.loop(stride) as p:
+            first, last = _phase(f, self.piece, p)
+            f.clear(out + p * half, half)
+            with f.loop(last, start=first) as q:
+                out[p * half + q] = read(f, self.plan.dtype, line + (q * stride + p))
 
 
 def _deal(f: Function, loaded: list[Value], out: Pointer, half: Value) -> None:

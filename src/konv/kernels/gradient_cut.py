@@ -55,7 +55,7 @@ class Boxes:
     parts: int
 
     @classmethod
-    def of(cls, conv: Conv, most: int, part: int = OUTPUTS_OF_PART) -> Boxes:
+    def of(cls, conv: Conv, most: int, part: int) -> Boxes:
         """Outputs in a box at most, or about; in a part at least."""
         axes = (Axis(1, 1),) * (3 - conv.dims) + conv.axes
         while True:
@@ -81,7 +81,7 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
     strides.
     """
     lanes, size = target.lanes(plan.dtype), COMPUTED[plan.dtype]
-    boxes = Boxes.of(conv, PANEL // (plan.vectors * target.vector_bytes))
+    boxes = Boxes.of(conv, PANEL // (plan.vectors * target.vector_bytes), OUTPUTS_OF_PART)
     lines, taps = boxes.lines, prod(axis.kernel for axis in conv.axes)
     ci, co = conv.ci // conv.groups, conv.co // conv.groups
     if conv.exact_macs < ALONE:

@@ -57,7 +57,7 @@ def plan(conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan:
     """The cheapest tile, rows x output channels."""
     rows, co = _rows(conv), conv.co // conv.groups
     tiles = _tiles(target, min(rows, ROWS), min(co, MOST))
-    mr, nc = min(tiles, key=lambda tile: (tile_cost(rows, co, *tile, target), tile))
+    mr, nc = min(tiles, key=lambda tile: (tile_cost(rows, co, tile[0], tile[1], target), tile))
     return Plan(name, conv.dtype, packed, blocked, mr, nc, form=(conv.axes[-1].stride == 2,))
 
 
@@ -152,7 +152,7 @@ def _emit_sweep(module: Module, plan: Plan) -> Routine:
     """
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     mr, nc, size = plan.pixels, plan.vectors, SIZE[REAL[plan.dtype]]
-    tile = _emit_tile(module, plan)
+    tile = emit_tile(module, plan)
     labels = ("strip", "panel", "sums")
     with part_function(module, "sweep", labels, records=RECORDS) as (f, piece, args):
         job, unit = piece.job, piece.unit
@@ -179,7 +179,7 @@ def _emit_sweep(module: Module, plan: Plan) -> Routine:
         return f.fn
 
 
-def _emit_tile(module: Module, plan: Plan) -> Routine:
+def emit_tile(module: Module, plan: Plan) -> Routine:
     """tile(rows, places, count, panels, sums): add the products of a box, `count` vectors of
     outputs, to mr x nc vectors.
     """

@@ -26,6 +26,7 @@ PUBLIC = (
     "set_num_threads",
     "solve",
     "tune",
+    "weight_gradient",
 )
 
 

@@ -16,12 +16,17 @@ RANDOM = 400  # cases of each size; what they are is the same every time
 
 
 def child(*arguments: str) -> tuple[int, str]:
-    """Run functional.fences in a process of its own; its exit code and the end of what it wrote."""
+    """Run functional.fences as `child_of` does."""
+    return child_of("functional.fences", *arguments)
+
+
+def child_of(module: str, *arguments: str) -> tuple[int, str]:
+    """Run a module in a process of its own; its exit code and the end of what it wrote."""
     path = os.pathsep.join(
         [str(TESTS.parent / "src"), str(TESTS), os.environ.get("PYTHONPATH", "")]
     )
     done = subprocess.run(
-        [sys.executable, "-m", "functional.fences", *arguments],
+        [sys.executable, "-m", module, *arguments],
         env={**os.environ, "PYTHONPATH": path},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600,
     )  # fmt: skip

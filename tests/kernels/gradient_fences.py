@@ -1,0 +1,78 @@
+"""Weight gradients in memory between pages without access, as functional.fences has it:
+`python -m kernels.gradient_fences end` with src and tests on PYTHONPATH.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import sys
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import product
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+from functional.check import threads
+from functional.fences import PAGE, Fence
+from kernels.test_gradient import KERNELS, LINES, arrays, pinned, small_boxes
+
+from konv import arrays as kinds
+from konv import reference, weight_gradient
+from konv.geometry import Conv
+from konv.kernels import gradient_cut, scratch
+from konv.runtime import gradient as runtime
+from konv.runtime import memory
+
+
+def run(conv: Conv, kernel: Any, x: Any, dy: Any) -> None:
+    with small_boxes(), pinned(kernel):
+        got = weight_gradient(conv, x, dy)
+    assert np.array_equal(got, reference.weight_gradient(conv, x, dy))
+
+
+def main(end: str, missing: str = "0") -> None:
+    faulthandler.enable()
+    fence = Fence(end == "end")
+
+    def cut(work: Any) -> Any:
+        def fenced(*arguments: Any) -> Any:
+            made = work(*arguments)
+            each = made.words[gradient_cut.JOB.index("thread_bytes")]
+            gaps = [t * each + gap for t in range(made.threads) for gap in fence.gaps]
+            whole = -(-made.scratch // PAGE) * PAGE
+            fence.scratch[whole] = gaps
+            return replace(made, scratch=whole)
+
+        return fenced
+
+    def lay_out(words: dict[str, int], parts: dict[str, int]) -> int:
+        return fence.lay_out(words, {n: max(0, size - int(missing)) for n, size in parts.items()})
+
+    def empty(_: Any, shape: Any, dtype: str) -> Any:
+        return fence.array(np.full(shape, np.nan, dtype))
+
+    with ExitStack() as stack:
+        for owner, name, new in (
+            (kinds.NumpyKind, "empty", empty),
+            (memory.Buffer, "__init__", lambda *a: fence.buffer(*a)),
+            (memory, "SMALLEST", 0),
+            (memory, "give_back", lambda _: None),
+            (scratch, "lay_out", lay_out),
+            (runtime, "CUT", {kernel: cut(work) for kernel, work in runtime.CUT.items()}),
+        ):
+            stack.enter_context(patch.object(owner, name, new))
+        memory.release()
+        stack.enter_context(threads(2))
+        for line, dtype, kernel, last in product(
+            LINES, ("float32", "float16"), KERNELS, (False, True)
+        ):
+            conv = replace(Conv.parse(line), dtype=dtype)
+            if not kernel.why_not(conv):
+                print(conv, kernel.name, last, flush=True)  # noqa: T201
+                run(conv, kernel, *(fence.array(a) for a in arrays(conv, last)))
+    print("done")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,48 @@
+"""Kernels of weight gradients compiled for machines that the tests do not run on: their sums stay
+in registers, and nothing is called that is not theirs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from llvm.assembly import MACHINES, MULTIPLY_ADD, Machine, called, count, functions, inner_loop
+from llvm.test_strip_targets import spills
+
+from konv.geometry import Conv
+from konv.kernels import gradient, gradient_planar
+from konv.kernels.gradient_tile import UNROLL
+from konv.llvm import assembly, describe
+
+each_machine = pytest.mark.parametrize("machine", MACHINES, ids=str)
+
+
+def compiled(machine: Machine, kernel: Any, line: str) -> tuple[Any, dict[str, list[str]]]:
+    target = describe(machine.triple, machine.cpu, "")
+    plan = kernel.plan(Conv.parse(line), target, True, True)
+    found = functions(assembly(kernel.emit(plan, target)))
+    calls = set().union(*map(called, found.values())) - found.keys()
+    assert calls <= {"memcpy", "memset", "bzero"}, "what else it needs comes through the context"
+    return plan, found
+
+
+@pytest.mark.parametrize("co", [8, 24, 64, 96])
+@each_machine
+def test_sums_stay_in_registers(machine: Machine, co: int) -> None:
+    """Every product of the tile is a whole register's, and no sum is written to the stack."""
+    plan, found = compiled(machine, gradient, f"conv2d 1x64x20x20 o{co} k3 p1")
+    instruction = MULTIPLY_ADD[machine.family, "float32"]
+    loop = inner_loop(found[f"tile_{plan.pixels}x{plan.vectors}"], instruction)
+    assert count(loop, instruction) == plan.pixels * plan.vectors * UNROLL
+    assert len(spills(loop)) <= (2 if machine.family == "sse" else 0), spills(loop)
+
+
+@pytest.mark.parametrize("layer", ["96x20x20 o96 k3 p1 g96", "64x20x20 o64 k3 p1 g16"])
+@each_machine
+def test_planar_sums_stay_in_registers(machine: Machine, layer: str) -> None:
+    plan, found = compiled(machine, gradient_planar, f"conv2d 1x{layer}")
+    instruction = MULTIPLY_ADD[machine.family, "float32"]
+    loop = inner_loop(found[f"tile_{plan.pixels}x{plan.vectors}"], instruction)
+    assert count(loop, instruction) == plan.pixels * plan.vectors
+    assert len(spills(loop)) <= (2 if machine.family == "sse" else 0), spills(loop)

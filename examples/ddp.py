@@ -32,6 +32,7 @@ def network() -> nn.Module:
 
 
 def main() -> None:
+    """Train, in each process, on its own part and on the whole."""
     dist.init_process_group("gloo")
     rank, count = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(1)

@@ -106,5 +106,7 @@ def test_errors(name: str) -> None:
         sample = error.sample_input
         with pytest.raises(error.error_type):
             theirs(name)(sample.input, *sample.args, **sample.kwargs)
+        if "for strided" in error.error_regex:  # padding "same" with a stride, which konv has
+            continue
         with pytest.raises(error.error_type):
             ours(name)(sample.input, *sample.args, **sample.kwargs)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from konv.nn.terms import Terms
 
-
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 

@@ -34,9 +34,13 @@ def wide(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 LINES = [
-    "conv2d 2x4x7x6 o6 k3 s2 p1 g2", "conv2d 1x3x9x9 o4 k3x2 s3x2 p2:1 d2x1", "conv1d 2x3x9 o4 k3 s2",
-    "tconv2d 2x4x5x4 o6 k3 s2 p1 g2 r1", "tconv1d 1x3x5 o4 k4 s3 p1:0 d2", "conv3d 1x2x4x5x4 o2 k2 s2 p1",
-]  # fmt: skip
+    "conv2d 2x4x7x6 o6 k3 s2 p1 g2",
+    "conv2d 1x3x9x9 o4 k3x2 s3x2 p2:1 d2x1",
+    "conv1d 2x3x9 o4 k3 s2",
+    "tconv2d 2x4x5x4 o6 k3 s2 p1 g2 r1",
+    "tconv1d 1x3x5 o4 k4 s3 p1:0 d2",
+    "conv3d 1x2x4x5x4 o2 k2 s2 p1",
+]
 
 
 @pytest.mark.parametrize("line", LINES)

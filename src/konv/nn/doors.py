@@ -41,11 +41,11 @@ def convolution(x: Any, weight: Any, bias: Any, *arguments: Any) -> Any:
     arguments: the fields of `konv.checks.Options`, up to padding_mode.
     """
     if type(x) not in _PLAIN and not (_traced() or _fake(x)):
-        return _by_pytorch(x, weight, bias, Options(*arguments, layout=None))
+        return _by_pytorch(x, weight, bias, Options(*(*arguments, None)))
     try:
         return convolve(x, weight, bias, None, None, None, *arguments, None, None)
     except UnsupportedError:
-        return _by_pytorch(x, weight, bias, Options(*arguments, layout=None))
+        return _by_pytorch(x, weight, bias, Options(*(*arguments, None)))
 
 
 def followed(

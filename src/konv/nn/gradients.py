@@ -177,8 +177,8 @@ def convolution(
         return y
     how = None if plan is None else partial(run, conv, plan=plan)
     function: Any = EagerConvolution if _eager() else Convolution
-    y = function.apply(x, weight, bias, conv, how)
-    return y
+    found: Tensor = function.apply(x, weight, bias, conv, how)
+    return found
 
 
 def _gradient(x: Tensor, dy: Tensor, conv: Conv) -> Tensor:
@@ -188,8 +188,8 @@ def _gradient(x: Tensor, dy: Tensor, conv: Conv) -> Tensor:
         dw: Tensor = operator.convolution_weight(x, dy, taps, *Terms.of(conv))
         return dw
     function: Any = EagerWeightGradient if _eager() else WeightGradient
-    dw = function.apply(x, dy, conv)
-    return dw
+    found: Tensor = function.apply(x, dy, conv)
+    return found
 
 
 def _eager() -> bool:

@@ -4,11 +4,14 @@ so that it loads without konv, and what computes where konv does not.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F  # noqa: N812 - as everyone writes it
 from torch import Tensor
 
+from konv.arrays import channels_last
 from konv.nn.terms import Terms
 
+LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
@@ -44,11 +47,14 @@ def _transposed(x: Tensor, weight: Tensor, bias: Tensor | None, terms: Terms) ->
 
 def pad(x: Tensor, over: list[tuple[int, int]], mode: str) -> Tensor:
     """Return x with (before, after) pixels beside each spatial axis, as the padding mode fills
-    them; differentiable, by PyTorch.
+    them, in the memory format of x; differentiable, by PyTorch.
     """
     if not any(before or after for before, after in over):
         return x
-    return F.pad(x, flat([a for a, _ in over], [b for _, b in over]), mode)
+    y = F.pad(x, flat([a for a, _ in over], [b for _, b in over]), mode)
+    if x.dim() > 3 and channels_last(tuple(x.shape), tuple(x.stride())):
+        y = y.contiguous(memory_format=LAST[x.dim()])  # which circular padding does not keep
+    return y
 
 
 def flat(lo: list[int], hi: list[int]) -> list[int]:

@@ -160,7 +160,7 @@ MAPS = [(0, None, None), (None, 0, None), (None, None, 0), (1, 0, None), (0, 2, 
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_vmap(where: Any, transposed: bool, compiled: bool) -> None:
-    """Each mapped axis, and the gradient of each; compiled, as konv's operator, without gradient."""
+    """Each mapped axis, and the gradient of each; compiled, without."""
     shapes = (2, 4, 6, 5), (4, 2, 3, 3) if transposed else (6, 2, 3, 3), (4 if transposed else 6,)
     arguments = []
     for seed, (shape, at) in enumerate(zip(shapes, where, strict=True)):

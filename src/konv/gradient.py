@@ -6,12 +6,18 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
-from konv.arrays import Kind, kind_of
+from konv.arrays import Kind, Shape, dense_strides, kind_of
 from konv.errors import ProblemError, UnsupportedError
 from konv.geometry import Conv
 from konv.prepared import prepare
 from konv.runtime import memory
+from konv.runtime.gradient import GradientCall, taken
+from konv.runtime.threads import Team, team
 from konv.target import BYTES
+
+REMEMBERED = 512  # layers at one size
+
+_layers: dict[Any, _Layer] = {}
 
 
 def weight_gradient(conv: Conv, x: Any, dy: Any) -> Any:
@@ -32,12 +38,91 @@ def weight_gradient(conv: Conv, x: Any, dy: Any) -> Any:
     >>> weight_gradient(conv, x, dy)
     array([[[30., 41.,  2.]]], dtype=float32)
     """
-    kind = _check(conv, x, dy)
-    if 0 in (conv.n, *conv.weight_shape):
-        return _zeros(kind, conv)
-    if conv.transposed:  # x and dy trade roles
-        conv, x, dy = conv.adjoint(), dy, x
-    return _by_convolution(kind, conv, x, dy)
+    kind, now = kind_of(x), team()
+    if kind is None or not kind.owns(dy):
+        raise _foreign(kind, x, dy)
+    kind.refuse(x, "x")
+    kind.refuse(dy, "dy")
+    # A layer's hash takes longer than a small layer: its address will do, while it is kept alive.
+    off = kind.address(x) & 7, kind.address(dy) & 7
+    key = id(conv), off, kind.name, kind.signature(x), kind.signature(dy), now.address, now.threads
+    layer = _layers.get(key)
+    if layer is None:
+        layer = _Layer(kind, conv, x, dy, now)
+        if len(_layers) >= REMEMBERED:
+            _layers.clear()
+        _layers[key] = layer
+    return layer(x, dy)
+
+
+class _Layer:
+    """What is decided for arrays of such shapes and strides: a call of a kernel, and what must be
+    copied first.
+    """
+
+    def __init__(self, kind: Kind, conv: Conv, x: Any, dy: Any, now: Team) -> None:
+        _check(kind, conv, x, dy)
+        self.kind, self.given, self.itemsize = kind, conv, BYTES[conv.dtype]
+        self.name = f"the weight gradient of {conv}"
+        self.size = prod(conv.weight_shape) * self.itemsize
+        self.empty = 0 in (conv.n, *conv.weight_shape)
+        self.conv = conv.adjoint() if conv.transposed else conv  # x and dy trade roles
+        self.call: GradientCall | None = None
+        if not self.empty and taken(self.conv):
+            x, dy = (dy, x) if conv.transposed else (x, dy)
+            x_strides, x_last, x_readable = _laid(kind, x, self.itemsize)
+            y_strides, y_last, y_readable = _laid(kind, dy, self.itemsize)
+            self.readable = x_readable, y_readable
+            self.call = GradientCall(self.conv, x_strides, y_strides, now, x_last, y_last)
+
+    def __call__(self, x: Any, dy: Any) -> Any:
+        if self.given.transposed:
+            x, dy = dy, x
+        if self.call is None:
+            return self._zeros() if self.empty else _by_convolution(self.kind, self.conv, x, dy)
+        if not self.readable[0]:
+            x = self._copy(x)
+        if not self.readable[1]:
+            dy = self._copy(dy)
+        dw, kind = self._new(), self.kind
+        addresses = kind.address(x), kind.address(dy), kind.address(dw)
+        if 0 in addresses:
+            raise UnsupportedError(
+                "x or dy has no memory of its own: its address is 0. konv computes on numbers that "
+                "are there; use an ordinary array or tensor."
+            )
+        self.call.run(*addresses)
+        return dw
+
+    def _copy(self, a: Any) -> Any:
+        size = prod(a.shape) * self.itemsize
+        return memory.allocate(lambda: self.kind.contiguous(a), size, "a copy of x or dy")
+
+    def _new(self) -> Any:
+        shape, dtype, kind = self.given.weight_shape, self.given.dtype, self.kind
+        return memory.allocate(lambda: kind.empty(shape, dtype), self.size, self.name)
+
+    def _zeros(self) -> Any:
+        zeros = self._new()
+        zeros[...] = 0
+        return zeros
+
+
+def _laid(kind: Kind, a: Any, itemsize: int) -> tuple[Shape, bool, bool]:
+    """Strides for kernels, whether the channels stand last, and whether kernels can read the array
+    as it lies; if not, the first two are those of a contiguous copy.
+
+    Neighbouring channels or neighbouring pixels must lie side by side. Axes of one entry have the
+    stride that suits.
+    """
+    shape, strides = tuple(a.shape), kind.strides(a)
+    beside, inner = (strides[at] == 1 or shape[at] == 1 for at in (1, -1))
+    plain = kind.native(a) and min(strides) >= 0 and kind.address(a) % itemsize == 0
+    if not plain or not (beside or inner):
+        return dense_strides(shape, False), False, False
+    last = beside and (shape[1] > 1 or not inner)
+    at = 1 if last else len(shape) - 1
+    return tuple(1 if i == at else s for i, s in enumerate(strides)), last, True
 
 
 def _by_convolution(kind: Kind, conv: Conv, x: Any, dy: Any) -> Any:
@@ -45,15 +130,28 @@ def _by_convolution(kind: Kind, conv: Conv, x: Any, dy: Any) -> Any:
     one, groups = conv.weight_adjoint(), conv.groups
     turned = replace(one, ci=groups * conv.n, co=conv.co, groups=groups)
     spatial = range(3, 3 + conv.dims)
-    x = _native(kind, x).reshape(conv.n, groups, conv.ci // groups, *conv.in_shape[2:])
+    x = (x if kind.native(x) else kind.dense(x)).reshape(
+        conv.n, groups, conv.ci // groups, *conv.in_shape[2:]
+    )
     x = kind.permute(x, (2, 1, 0, *spatial)).reshape(turned.in_shape)
     weight = kind.permute(dy, (1, 0, *range(2, 2 + conv.dims)))
     y = prepare(turned, weight, plan="direct")(x)
     return kind.contiguous(kind.permute(y, (1, 0, *range(2, 2 + conv.dims))))
 
 
-def _check(conv: Conv, x: Any, dy: Any) -> Kind:
-    """The library of the arrays; every error that a call can have."""
+def _foreign(kind: Kind | None, x: Any, dy: Any) -> TypeError:
+    if kind is None:
+        return TypeError(
+            f"x is a {type(x).__name__}; konv.weight_gradient takes NumPy arrays and PyTorch CPU "
+            f"tensors. Use numpy.asarray(x)."
+        )
+    return TypeError(
+        f"dy is a {type(dy).__name__}, x a {kind.name}. Use the same library for both."
+    )
+
+
+def _check(kind: Kind, conv: Conv, x: Any, dy: Any) -> None:
+    """Every other error that a call can have."""
     if not isinstance(conv, Conv):
         raise TypeError(f"conv is a {type(conv).__name__}. Use a konv.Conv.")
     if conv.mode != "zeros":
@@ -61,34 +159,9 @@ def _check(conv: Conv, x: Any, dy: Any) -> Kind:
             f"padding_mode={conv.mode!r} has no weight gradient of its own. Pad x by that mode, as "
             f"many pixels as axis.overhang() says for each axis, and use conv.padded()."
         )
-    kind = kind_of(x)
-    if kind is None:
-        raise TypeError(
-            f"x is a {type(x).__name__}; konv.weight_gradient takes NumPy arrays and PyTorch CPU "
-            f"tensors. Use numpy.asarray(x)."
-        )
-    if not kind.owns(dy):
-        raise TypeError(
-            f"dy is a {type(dy).__name__}, x a {kind.name}. Use the same library for both."
-        )
     for name, a, shape in (("x", x, conv.in_shape), ("dy", dy, conv.out_shape)):
-        kind.refuse(a, name)
         if tuple(a.shape) != shape or kind.dtype(a) != conv.dtype:
             raise ProblemError(
                 f"{name} is {kind.dtype(a)} {tuple(a.shape)}; the weight gradient of {conv} wants "
                 f"{conv.dtype} {shape}. Use an array of that shape and dtype."
             )
-    return kind
-
-
-def _zeros(kind: Kind, conv: Conv) -> Any:
-    size = prod(conv.weight_shape) * BYTES[conv.dtype]
-    gradient: Any = memory.allocate(
-        lambda: kind.empty(conv.weight_shape, conv.dtype), size, f"the weight gradient of {conv}"
-    )
-    gradient[...] = 0
-    return gradient
-
-
-def _native(kind: Kind, a: Any) -> Any:
-    return a if kind.native(a) else kind.dense(a)

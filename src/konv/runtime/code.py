@@ -16,7 +16,7 @@ from time import perf_counter
 from typing import Any
 
 from konv import kernels, llvm, log
-from konv.kernels import digest
+from konv.kernels import digest, gradient, gradient_planar
 from konv.kernels.packing import WEIGHTS
 from konv.kernels.region import RUN, RUN_WITH_RESIDUAL
 from konv.plan import Plan
@@ -47,6 +47,7 @@ class Digests:
 
 
 _kernels: dict[Plan, Kernel] = {}
+_gradients: dict[Plan, tuple[Callable[..., Any], llvm.Loaded]] = {}
 _lock = Lock()
 
 
@@ -60,6 +61,21 @@ def kernel(plan: Plan) -> Kernel:
             found = _kernels.get(plan) or _load(plan)
             _kernels[plan] = found
     return found
+
+
+def gradient_kernel(plan: Plan) -> Callable[..., Any]:
+    """`run` of a weight gradient's kernel, compiled at the first call."""
+    found = _gradients.get(plan)
+    if found is None:
+        with _lock:
+            found = _gradients.get(plan)
+            if found is None:
+                target = llvm.detect()
+                emit = {g.name: g.emit for g in (gradient, gradient_planar)}[plan.algorithm]
+                loaded = compiled(repr(plan), str(plan), target, lambda: emit(plan, target))
+                found = loaded.function("run", len(RUN)), loaded
+                _gradients[plan] = found
+    return found[0]
 
 
 def renew_lock() -> None:

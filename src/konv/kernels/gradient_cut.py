@@ -1,0 +1,263 @@
+"""How a weight gradient is cut into boxes, parts and units.
+
+Boxes and parts decide in which order products are added up, so they depend on the sizes of the
+layer and on nothing else. Which channels a unit takes changes no sum: that is for the threads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import gcd, prod
+
+from konv.geometry import Axis, Conv
+from konv.kernels import scratch
+from konv.kernels.cut import Line
+from konv.kernels.gradient_words import JOB
+from konv.kernels.stored import HALVES
+from konv.plan import Plan, Strides
+from konv.target import COMPUTED, Target
+
+PANEL = 28 * 1024  # bytes of a box's panel, for one block of channels: a first-level cache
+# Outputs of a box where they stand in the lanes: rows and dy of a channel stay in the first-level
+# cache. Fewer where channels stand last in memory, so that a unit reads many of them.
+PLANAR_OUTPUTS, PLANAR_OUTPUTS_LAST = 1024, 256
+TOGETHER = 16  # groups
+GROUPS = 2**16  # numbers of strip and dy of a planar unit, 256 KB
+CHANNEL = 2**16  # numbers of one channel in a strip beyond which boxes are made smaller
+STRIP = 2**18  # numbers of a strip, 1 MB: beyond, a unit takes fewer input channels
+SUMS = 2**18  # numbers of a unit's sums likewise, then fewer output channels
+PARTIAL = 2**20  # numbers that all parts together may leave
+OUTPUTS_OF_PART = 256  # at least: adding up the parts costs 2 % then
+PARTS = 16
+ALONE = 60_000  # multiply-adds below which a second thread costs more than it brings
+PIECE = 2**13  # numbers that a unit adds up
+TURNED, COPIED = 0.7, 0.6  # cycles a number: of dy into panels, of x into strips
+CHOICES = 64  # ranges of channels considered
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The words of one run or of two, threads worth waking, bytes of scratch in all."""
+
+    words: list[int]
+    adding: list[int] | None
+    threads: int
+    scratch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Boxes:
+    """The outputs of a layer in boxes; the images in one, and the parts that boxes make."""
+
+    lines: list[Line]
+    images: int
+    count: int
+    parts: int
+
+    @classmethod
+    def of(cls, conv: Conv, most: int, part: int = OUTPUTS_OF_PART) -> Boxes:
+        """Outputs in a box at most, or about; in a part at least."""
+        axes = (Axis(1, 1),) * (3 - conv.dims) + conv.axes
+        while True:
+            lines = [Line(axis) for axis in axes]
+            left = most
+            for line in reversed(lines):
+                line.cut(max(1, left))
+                left //= line.box
+            if most == 1 or prod(line.slots for line in lines) <= CHANNEL:
+                break
+            most //= 2
+        whole = all(line.boxes == 1 for line in lines)
+        images = max(1, left) if whole else 1
+        images = -(-conv.n // -(-conv.n // images))
+        count = -(-conv.n // images) * prod(line.boxes for line in lines)
+        outputs = conv.n * prod(line.count for line in lines)
+        parts = max(1, min(PARTS, count, outputs // part, PARTIAL // conv.params))
+        return cls(lines, images, count, count // -(-count // parts))
+
+
+def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
+    """The work of a layer under a plan of konv.kernels.gradient, for x and dy with these
+    strides.
+    """
+    lanes, size = target.lanes(plan.dtype), COMPUTED[plan.dtype]
+    boxes = Boxes.of(conv, PANEL // (plan.vectors * target.vector_bytes))
+    lines, taps = boxes.lines, prod(axis.kernel for axis in conv.axes)
+    ci, co = conv.ci // conv.groups, conv.co // conv.groups
+    if conv.exact_macs < ALONE:
+        threads = 1
+    pitch, face, volume = (prod(line.slots for line in lines[a:]) for a in (2, 1, 0))
+    plane = boxes.images * volume + lanes
+    vectors = -(-co // lanes)
+    full = (vectors - plan.tail) // plan.vectors
+    blocks, width = full + (plan.tail > 0), plan.vectors * lanes
+    ranges_co, ranges_ci = _ranges(conv, plan, boxes, blocks, width, plane, threads)
+    blocks_each, ci_each = -(-blocks // ranges_co), _even(-(-ci // ranges_ci), taps, plan.pixels)
+    ranges_co, ranges_ci = -(-blocks // blocks_each), -(-ci // ci_each)
+    ci_each = min(ci_each, ci)
+    rows = -(-ci_each * taps // plan.pixels) * plan.pixels
+    pixels = boxes.images * prod(line.box for line in lines)
+    along = [[line.slot(source) for source in line.phases[0].sources] for line in lines]
+    words = {
+        "units": boxes.parts * conv.groups * ranges_co * ranges_ci,
+        "blocks": full, "tail": plan.tail,
+        "ranges_co": ranges_co, "blocks_each": blocks_each,
+        "ranges_ci": ranges_ci, "ci_each": ci_each,
+        "in_a_row": int(not lines[2].sparse),
+        "pitch": pitch, "face": face, "volume": volume, "plane": plane,
+        "whole": _whole(lines, (*(0,) * (3 - conv.dims), *y[2:])), "padded_rows": rows,
+    }  # fmt: skip
+    parts = {
+        "at_pixels": pixels * 8,
+        "at_strip": ci_each * plane * size,
+        "at_panel": blocks_each * pixels * width * size,
+        "at_sums": blocks_each * rows * width * size,
+    }
+    places = [d * face + h * pitch + w for d in along[0] for h in along[1] for w in along[2]]
+    return _work(conv, boxes, words, parts, places, x, y, threads)
+
+
+def planar_work(
+    conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int
+) -> Work:
+    """The same for a plan of konv.kernels.gradient_planar."""
+    lanes, size = target.lanes(plan.dtype), COMPUTED[plan.dtype]
+    most = PLANAR_OUTPUTS if plan.packed and plan.blocked else PLANAR_OUTPUTS_LAST
+    boxes = Boxes.of(conv, most, 2 * most)
+    lines, ci, co = boxes.lines, conv.ci // conv.groups, conv.co // conv.groups
+    if conv.exact_macs < ALONE:
+        threads = 1
+    along = [[line.slot(source) for source in line.phases[0].sources] for line in lines]
+    stride, across = lines[2].jump, -(-lines[2].box // lanes) * lanes
+    half = max(-(-lines[2].slots // stride), max(w // stride for w in along[2]) + across)
+    half = -(-half // lanes) * lanes
+    pitch = stride * half
+    face = lines[1].slots * pitch
+    volume = lines[0].slots * face
+    plane, panel = boxes.images * volume, boxes.images * lines[0].box * lines[1].box * across
+    rows = -(-ci * prod(axis.kernel for axis in conv.axes) // plan.pixels) * plan.pixels
+    sums = rows * -(-co // plan.vectors) * plan.vectors
+    chunks = _chunks(conv, boxes.parts, ci * plane + co * panel, threads)
+    each = -(-conv.groups // chunks)
+    if not (plan.packed and plan.blocked):  # whole cache lines of channels
+        each = min(-(-each // TOGETHER) * TOGETHER, conv.groups)
+    chunks = -(-conv.groups // each)
+    words = {
+        "units": boxes.parts * chunks, "ranges_co": chunks, "groups_each": each,
+        "pitch": pitch, "face": face, "volume": volume, "plane": plane, "half": half,
+        "panel": panel, "padded_rows": sums,
+        "in_place": int(_in_place(conv, plan, boxes, lanes, y)),
+    }  # fmt: skip
+    parts = {
+        "at_pixels": panel // lanes * 8,
+        "at_strip": each * ci * plane * size,
+        "at_panel": each * co * panel * size,
+        "at_sums": each * sums * lanes * size,
+    }
+    dealt = [w % stride * half + w // stride for w in along[2]]
+    places = [d * face + h * pitch + w for d in along[0] for h in along[1] for w in dealt]
+    return _work(conv, boxes, words, parts, places, x, y, threads)
+
+
+def _in_place(conv: Conv, plan: Plan, boxes: Boxes, lanes: int, y: Strides) -> bool:
+    """Whether dy can be read as it lies: contiguous rows of whole vectors, one after another."""
+    lines = boxes.lines
+    if not plan.blocked or conv.dtype in HALVES or lines[2].count % lanes or boxes.images > 1:
+        return False
+    whole = _whole(lines, (*(0,) * (3 - conv.dims), *y[2:]))
+    return whole == 2 or (whole == 1 and lines[0].box == 1)
+
+
+def _chunks(conv: Conv, parts: int, numbers: int, threads: int) -> int:
+    """Of groups: as many as fit a cache, enough for all threads to finish together, and as few."""
+    fewest = max(-(-conv.groups * numbers // GROUPS), -(-2 * threads // parts))
+    return min(conv.groups, -(-fewest // threads) * threads)
+
+
+def _work(
+    conv: Conv,
+    boxes: Boxes,
+    words: dict[str, int],
+    parts: dict[str, int],
+    places: list[int],
+    x: Strides,
+    y: Strides,
+    threads: int,
+) -> Work:
+    """With the words and parts that all kernels of weight gradients share. `places`: where each tap
+    of the kernel reads in a strip, counted from an output's first.
+    """
+    lines, size = boxes.lines, COMPUTED[conv.dtype]
+    words = dict.fromkeys(JOB, 0) | words
+    words |= {
+        "piece": PIECE, "numbers": conv.params, "parts": boxes.parts, "boxes": boxes.count,
+        "images": boxes.images, "n": conv.n, "groups": conv.groups,
+        "ci": conv.ci // conv.groups, "co": conv.co // conv.groups,
+        "taps": len(places), "at_taps": len(JOB),
+        "x_batch": x[0], "x_channel": x[1], "y_batch": y[0], "y_channel": y[1],
+    }  # fmt: skip
+    tables, missing = list(places), (0,) * (3 - conv.dims)
+    strides = zip((*missing, *x[2:]), (*missing, *y[2:]), strict=True)
+    for a, (line, (x_stride, y_stride)) in enumerate(zip(lines, strides, strict=True)):
+        words |= {
+            f"size{a}": line.axis.size, f"x_stride{a}": x_stride, f"y_stride{a}": y_stride,
+            f"count{a}": line.count, f"box{a}": line.box, f"axis_boxes{a}": line.boxes,
+            f"jump{a}": line.jump, f"least{a}": line.least, f"ahead{a}": line.ahead,
+            f"first_slots{a}": line.first_slots, f"at_raws{a}": len(JOB) + len(tables),
+        }  # fmt: skip
+        tables += line.raws()
+    tables_of_slots = {f"at_slots{a}": line.slots * 8 for a, line in enumerate(lines)}
+    words["thread_bytes"] = scratch.lay_out(words, tables_of_slots | parts)
+    in_all, adding = words["thread_bytes"] * threads, None
+    if boxes.parts > 1 or conv.dtype in HALVES:
+        words["partial"] = in_all
+        in_all += boxes.parts * conv.params * size
+        units = -(-conv.params // PIECE)
+        adding = [*(words | {"units": units, "adding": 1}).values()]
+    return Work([*words.values(), *tables], adding, threads, in_all)
+
+
+def _whole(lines: list[Line], y: Strides) -> int:
+    """Axes from the last on whose outputs a box has all of, and lie in one run with the next."""
+    if lines[2].boxes > 1 or (lines[1].count > 1 and y[1] != lines[2].count * y[2]):
+        return 0
+    if lines[1].boxes > 1 or (lines[0].count > 1 and y[0] != lines[1].count * y[1]):
+        return 1
+    return 2
+
+
+def _even(channels: int, taps: int, mr: int) -> int:
+    """About so many channels, whose rows fill tiles."""
+    step = mr // gcd(mr, taps)
+    return -(-channels // step) * step
+
+
+def _ranges(
+    conv: Conv, plan: Plan, boxes: Boxes, blocks: int, width: int, plane: int, threads: int
+) -> tuple[int, int]:
+    """Ranges of output and of input channels: the cheapest pair that fits.
+
+    Cycles of a core: 16 multiply-adds each, x copied once for each range of output channels, dy
+    turned once for each of input channels; times what threads wait for the last of them.
+    """
+    ci, co = conv.ci // conv.groups, conv.co // conv.groups
+    taps = prod(axis.kernel for axis in conv.axes)
+    outputs = conv.n * prod(line.count for line in boxes.lines)
+    slots = boxes.count * boxes.images * prod(line.slots for line in boxes.lines)
+    best: tuple[float, int, int] | None = None
+    for in_co in range(1, min(blocks, CHOICES) + 1):
+        for in_ci in range(1, min(ci, CHOICES) + 1):
+            each_co, each_ci = -(-blocks // in_co), -(-ci // in_ci)
+            strip, sums = each_ci * plane, each_co * each_ci * taps * width
+            count_co, count_ci = -(-blocks // each_co), -(-ci // each_ci)
+            units = boxes.parts * conv.groups * count_co * count_ci
+            rows = -(-each_ci * taps // plan.pixels) * plan.pixels * count_ci
+            cycles = outputs * rows * blocks * width / 16
+            cycles += slots * ci * COPIED * count_co + outputs * co * TURNED * count_ci
+            waits = -(-units // threads) * threads / units
+            too_much = max(1.0, strip / STRIP) * max(1.0, sums / SUMS)
+            price = cycles * waits * too_much
+            if best is None or price < best[0]:
+                best = price, in_co, in_ci
+    assert best is not None
+    return best[1:]

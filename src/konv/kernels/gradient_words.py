@@ -1,0 +1,49 @@
+"""The records that the kernels of weight gradients work from.
+
+A layer is seen as an ordinary one (a transposed one by its adjoint), of outputs `p` that read a
+source for each of their taps. `rows` are the pairs (channel, tap) in the order of the weight: row r
+of a group is channel r // taps, tap r % taps. Outputs are taken in *boxes*, at most so many images
+by so many outputs an axis, in an order that depends on sizes alone; so do the *parts*, runs of
+boxes, whose sums are added up at the end. What shares a part's work out is free: ranges of output
+channels and of input channels.
+"""
+
+from __future__ import annotations
+
+from konv.kernels.words import per_axis
+
+JOB = (
+    "units",  # parts x groups x ranges of output channels x ranges of input channels
+    "adding",  # 1: the second run, which adds up what the parts have left; units of `piece` numbers
+    "piece", "numbers",  # of the whole weight
+    "parts", "boxes", "images", "image_boxes",  # images in a box
+    "n", "groups", "ci", "co", "taps",  # channels of a group
+    "blocks", "tail",  # full blocks of output channels; vectors in one more, other block
+    "ranges_co", "blocks_each", "ranges_ci", "ci_each",
+    "x_batch", "x_channel", "y_batch", "y_channel",
+    "in_a_row",  # 1 if the slots of a row are neighbours in the image
+    "pitch", "face", "volume", "plane",  # numbers in a row of a strip, a depth, an image, a channel
+    "whole",  # axes from the last on whose boxes are whole: outputs there lie in one run
+    "padded_rows",  # rows of a block of sums; planar: vectors of sums of a group
+    # planar: groups in a unit, numbers in a row of one phase, in a channel of dy
+    "groups_each", "half", "panel",
+    "in_place",  # planar: 1 if dy is read as it lies
+    "at_taps",  # word where the places of taps in a strip begin
+    "partial",  # bytes into the scratch memory where the sums of parts begin; 0: there are none
+    "thread_bytes", "at_pixels", "at_strip", "at_panel", "at_sums",
+    *per_axis(
+        "size", "x_stride", "y_stride", "count", "box", "axis_boxes", "jump", "least", "ahead",
+        "first_slots", "at_raws", "at_slots",
+    ),
+)  # fmt: skip
+
+UNIT = (
+    "x", "y", "scratch",  # addresses: first image of a box, its gradients; the thread's scratch
+    "group", "groups", "block0", "block1",
+    "channel", "channels",  # of the input: first, and how many
+    "images", "pixels",  # of the box at hand; planar: vectors of outputs
+    # planar: numbers in a row of the panel; where it is, numbers from channel to channel
+    "across", "panel", "panel_step",
+    *per_axis("length", "raw", "slots"),
+)  # fmt: skip
+RECORDS = (JOB, UNIT)

@@ -1,0 +1,68 @@
+"""Run a weight gradient on addresses: decided once in a `GradientCall`, as convolutions are in
+konv.runtime.execute.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from konv import llvm, log
+from konv.geometry import Conv
+from konv.kernels import gradient, gradient_cut, gradient_planar
+from konv.plan import Plan, Strides
+from konv.runtime import memory
+from konv.runtime.code import gradient_kernel
+from konv.runtime.threads import Team
+from konv.target import Target
+
+CUT = {gradient: gradient_cut.work, gradient_planar: gradient_cut.planar_work}
+
+
+def taken(conv: Conv) -> bool:
+    """Whether some kernel computes it."""
+    return any(algorithm.why_not(conv) is None for algorithm in CUT)
+
+
+def choose(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, Any]:
+    """The plan of least cost, and what cuts a layer for it."""
+    found = [
+        (algorithm.cost(conv, plan, target), plan, cut)
+        for algorithm, cut in CUT.items()
+        if algorithm.why_not(conv) is None
+        for plan in (algorithm.plan(conv, target, packed, blocked),)
+    ]
+    _, plan, cut = min(found, key=lambda each: each[0])
+    return plan, cut
+
+
+class GradientCall:
+    """The weight gradient of an ordinary layer, for x and dy with these strides in elements."""
+
+    def __init__(
+        self, conv: Conv, x: Strides, y: Strides, team: Team, x_last: bool, y_last: bool
+    ) -> None:
+        target = llvm.detect()
+        self.conv, self.team = conv, team
+        self.plan, work = choose(conv, target, not x_last, not y_last)
+        self.work = work(conv, self.plan, target, x, y, team.threads)
+        memory.require(self.work.scratch, f"scratch memory of the weight gradient of {conv}")
+        runs = [words for words in (self.work.words, self.work.adding) if words]
+        self._jobs: list[Any] = [np.array(words, dtype=np.int64) for words in runs]
+        self._run = gradient_kernel(self.plan)
+        log.event(
+            "plan", conv=conv, plan=self.plan, threads=self.work.threads, scratch=self.work.scratch
+        )
+
+    def run(self, x: int, dy: int, dw: int) -> None:
+        """Compute dw, contiguous, from x and dy, all at these addresses."""
+        scratch = memory.take(self.work.scratch)
+        # A kernel's arguments are named after those of a convolution: x, weights, y.
+        arguments = [(x, dw, dy), (0, 0, dw)]
+        for job, (first, second, third) in zip(self._jobs, arguments, strict=False):
+            self._run(
+                job.ctypes.data, first, second, third,
+                scratch.address, self.team.address, self.work.threads,
+            )  # fmt: skip
+        memory.give_back(scratch)

@@ -14,6 +14,7 @@ PUBLIC = (
     "Prepared",
     "ProblemError",
     "UnsupportedError",
+    "accelerate",
     "conv1d",
     "conv2d",
     "conv3d",
@@ -23,6 +24,7 @@ PUBLIC = (
     "get_num_threads",
     "precision",
     "prepare",
+    "restore",
     "set_num_threads",
     "solve",
 )

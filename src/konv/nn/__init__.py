@@ -1,0 +1,1 @@
+"""PyTorch: konv behind modules and models."""

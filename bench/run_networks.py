@@ -1,9 +1,9 @@
 """Whole networks: konv beside PyTorch and what else is installed, in one run.
 
-python bench/run_networks.py                               frozen inference of one image, six networks
-python bench/run_networks.py --training                    a training step of 8 images
-python bench/run_networks.py resnet50 --layers             what each convolution took, by konv and PyTorch
-python bench/run_networks.py --json bench/results/NAME.json keeps the figures; given such a file, shows them
+python bench/run_networks.py                     frozen inference of one image, six networks
+python bench/run_networks.py --training          a training step of 8 images
+python bench/run_networks.py resnet50 --layers   what each convolution took, by konv and PyTorch
+python bench/run_networks.py --json FILE         keeps the figures; given that file, shows them
 
 Every output is compared with PyTorch's before anything is timed; who is wrong is not timed. Times
 are medians of calls that take turns (konv.bench.timing). PyTorch runs in both memory formats; the
@@ -22,7 +22,7 @@ from math import exp, log
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "src"), str(Path(__file__).parent)]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 import torch
 from networks import NETWORKS, inference, training

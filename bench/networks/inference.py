@@ -86,7 +86,11 @@ def _openvino(model: nn.Module, x: Tensor) -> Run:
     import openvino
 
     x = x.contiguous()
-    made = openvino.convert_model(deepcopy(model).to(memory_format=torch.contiguous_format), example_input=x, input=[tuple(x.shape)])
+    made = openvino.convert_model(
+        deepcopy(model).to(memory_format=torch.contiguous_format),
+        example_input=x,
+        input=[tuple(x.shape)],
+    )
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": get_num_threads(),

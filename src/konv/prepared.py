@@ -67,7 +67,10 @@ class Step(NamedTuple):
 
 
 class Prepared:
-    """A layer that owns its packed weights. Make one with `prepare`."""
+    """A layer that owns its packed weights. Make one with `prepare`.
+
+    conv, weight, bias   what it computes with; the arrays are copies, not to be written to
+    """
 
     def __init__(
         self,
@@ -105,8 +108,8 @@ class Prepared:
         kind.refuse(weight, "weight")
         if bias is not None:
             _kind(bias, "bias").refuse(bias, "bias")
-        self._kind, self._weight = kind, kind.contiguous(weight)
-        self._bias = None if bias is None else _kind(bias, "bias").contiguous(bias)
+        self._kind, self.weight = kind, kind.contiguous(weight)
+        self.bias = None if bias is None else _kind(bias, "bias").contiguous(bias)
         self._packed: dict[Any, Packed] = {}
         self._requests: dict[Any, Request] = {}
 
@@ -179,10 +182,10 @@ class Prepared:
         key = (plan.algorithm, plan.vectors, plan.form)
         packed = self._packed.get(key)
         if packed is None:
-            weight = self._kind.address(self._weight)
-            bias = 0 if self._bias is None else _kind(self._bias, "bias").address(self._bias)
+            weight = self._kind.address(self.weight)
+            bias = 0 if self.bias is None else _kind(self.bias, "bias").address(self.bias)
             packed = weights.pack(
-                self.conv, plan, call.kernel, weight, self._kind.strides(self._weight), bias
+                self.conv, plan, call.kernel, weight, self._kind.strides(self.weight), bias
             )
             self._packed[key] = packed
         return packed

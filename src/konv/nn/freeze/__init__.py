@@ -20,13 +20,13 @@ from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
 from konv.errors import KonvError, UnsupportedError
+from konv.nn.account import Row
 from konv.nn.freeze.fold import why_not
 from konv.nn.freeze.formats import free_of_format
 from konv.nn.freeze.frozen import Frozen
 from konv.nn.freeze.measure import choose_format, choose_layers, clone
 from konv.nn.freeze.pieces import Took, freeze_parts, freeze_whole
 from konv.nn.freeze.trace import Untraceable, tensors
-from konv.nn.report import Row
 
 __all__ = ["Frozen", "freeze"]
 
@@ -39,21 +39,17 @@ def freeze(model: nn.Module, example: Any = None) -> Frozen:
     args = None if example is None else tensors(example)
     copied = _copy(model)
     right = None if args is None else _returned(copied, args)
-    took: Took = {}
-    notes: list[str] = []
-    whole = False
     try:
+        took: Took = {}
         network = freeze_whole(copied, None if args is None else len(args), took)
         frozen = Frozen(network, took)
-        whole = args is None or agree(right, _returned(frozen, args))
-        notes.append("frozen part by part: its graph, traced once, computes something else")
+        if args is not None and not agree(right, _returned(frozen, args)):
+            raise Untraceable("the graph of one call computes something else in another")
+        lasting = isinstance(network, fx.GraphModule) and free_of_format(network)
     except Untraceable as error:
-        notes.append(f"frozen part by part: {error}")
-    if not whole:
-        took = {}
+        took, notes = {}, [f"frozen part by part: {error}"]
         freeze_parts(copied, "", took, notes)
-        frozen = Frozen(copied, took, tuple(notes))
-    lasting = whole and isinstance(network, fx.GraphModule) and free_of_format(network)
+        frozen, lasting = Frozen(copied, took, tuple(notes)), False
     if lasting:
         frozen.lie_last(True)
     frozen.rows |= {row.name: row for row in _left(model, took)}
@@ -104,7 +100,7 @@ def _agree(right: Any, found: Any) -> bool:
     if not isinstance(found, Tensor) or found.shape != right.shape or found.dtype != right.dtype:
         return False
     known = right.isfinite()
-    share = AGREE[right.dtype] if right.dtype in AGREE else 1e-2
+    share = AGREE.get(right.dtype, 1e-2)
     right, found = right[known].double(), found[known].double()
     allowed = share * (right.abs().max() if right.numel() else 0)
     return bool(((right - found).abs() <= allowed).all())
@@ -115,7 +111,7 @@ def _left(model: nn.Module, took: Took) -> list[Row]:
     rows = []
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.conv._ConvNd) and name not in took:
-            why = why_not(module) or "it is called with more than its input, or not at all"
+            why = why_not(module) or "not called in evaluation mode, or with more than its input"
             rows.append(Row(name, type(module).__name__, "PyTorch", why))
     return rows
 

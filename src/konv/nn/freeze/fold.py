@@ -1,4 +1,4 @@
-"""A layer as plain numbers - what to convolve, weight, bias - with its batch normalisation folded in.
+"""A layer as plain numbers - geometry, weight, bias - with its batch normalisation folded in.
 
 In evaluation mode batch normalisation is y = (x - mean) / sqrt(var + eps) * gamma + beta, a factor
 and an offset for each channel. Behind a convolution the factor goes into the weights and the rest

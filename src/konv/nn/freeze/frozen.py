@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from konv.errors import UnsupportedError
-from konv.nn.freeze.layer import FORMATS, Layer
+from konv.nn.account import Report, Row
+from konv.nn.freeze.layer import FORMATS
 from konv.nn.freeze.pieces import Took
-from konv.nn.report import Report, Row
 
 
 class Frozen(nn.Module):
@@ -28,7 +28,10 @@ class Frozen(nn.Module):
         super().train(False)
         self.network = network
         self.layers = {name: layer for name, (layer, _) in took.items()}
-        self.rows = {name: Row(name, str(layer.conv), "konv", _words(what)) for name, (layer, what) in took.items()}
+        self.rows = {
+            name: Row(name, layer.kind, "konv", _words(what))
+            for name, (layer, what) in took.items()
+        }
         self.notes = notes
         self.last = False
 
@@ -87,7 +90,7 @@ class Frozen(nn.Module):
             "Save that of the model itself; the frozen one can be pickled as a whole",
         )
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Frozen:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Frozen:  # noqa: ARG002
         probe = torch.empty(0)
         moved = fn(probe)
         if moved.dtype != probe.dtype or moved.device != probe.device:
@@ -104,7 +107,9 @@ def _words(what: list[str]) -> str:
 
 
 def _refuse(what: str, why: str, instead: str) -> NoReturn:
-    raise UnsupportedError(f"{what}: a frozen network is a snapshot for inference and {why}. {instead}.")
+    raise UnsupportedError(
+        f"{what}: a frozen network is a snapshot for inference and {why}. {instead}."
+    )
 
 
 def _checked(x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ layers of MobileNet-V2 save half a millisecond of 7 by it.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -54,12 +54,24 @@ class Layer(nn.Module):
     def extra_repr(self) -> str:
         """The layer in one line."""
         after = "" if self.activation is None else f", {self.activation}"
-        return f"{self.conv}{after}{', left to PyTorch' if self.left else ''}"
+        return f"{self.kind}{after}{', left to PyTorch' if self.left else ''}"
 
     @property
     def packed_bytes(self) -> int:
         """Bytes of packed weights so far."""
         return sum(each.packed_bytes for each in (self._prepared, self._bare) if each)
+
+    @property
+    def met(self) -> str:
+        """The layer at the last size that it met, in one line."""
+        steps = list(self._steps.values())
+        return str(steps[-1].call.conv if steps else self.conv)
+
+    @property
+    def kind(self) -> str:
+        """The layer in one line, without a size."""
+        word, shape, *rest = str(self.conv).split()
+        return " ".join([word, shape.split("x")[1], *rest])
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         now = team()
@@ -91,20 +103,19 @@ class Layer(nn.Module):
             return self.by_torch(x, residual)
         if x.dim() == self.conv.dims + 1:  # without a batch
             added = None if residual is None else residual.unsqueeze(0)
-            return self(x.unsqueeze(0), added).squeeze(0)
+            return self.forward(x.unsqueeze(0), added).squeeze(0)
         if x.is_neg():
-            return self(x.resolve_neg(), residual)
+            return self.forward(x.resolve_neg(), residual)
         if x.numel() and x.data_ptr() % x.element_size():
-            return self(x.clone(memory_format=torch.preserve_format), residual)
+            return self.forward(x.clone(memory_format=torch.preserve_format), residual)
         if self._prepared is None:
-            self._prepared = prepare(
-                self.conv, self.weight, self.bias, activation=self.activation
-            )
+            self._prepared = prepare(self.conv, self.weight, self.bias, activation=self.activation)
+            self.weight, self.bias = self._prepared.weight, self._prepared.bias  # its copies
         step = self._prepared.step(x, self._lies_last(x), residual is not None)
         if len(self._steps) >= REMEMBERED:
             self._steps.clear()
         self._steps[key] = step
-        return self(x, residual)
+        return self.forward(x, residual)
 
     def _lies_last(self, x: Tensor) -> bool:
         """Whether results are to lie channels-last."""
@@ -147,14 +158,12 @@ def torch_call(conv: Conv, x: Tensor, weight: Tensor, bias: Tensor | None) -> Te
     function: Any = getattr(F, f"conv{'_transpose' * conv.transposed}{conv.dims}d")
     if conv.transposed:
         more = [t.output_padding for t in terms]
-        result: Tensor = function(x, weight, bias, stride, padding, more, conv.groups, dilation)
-        return result
+        return cast(Tensor, function(x, weight, bias, stride, padding, more, conv.groups, dilation))
     if conv.mode != "zeros" or any(t.lo != t.hi for t in terms):
         sides = [side for t in reversed(terms) for side in (t.lo, t.hi)]
         x = F.pad(x, sides, "constant" if conv.mode == "zeros" else conv.mode)
         padding = [0] * conv.dims
-    result = function(x, weight, bias, stride, padding, dilation, conv.groups)
-    return result
+    return cast(Tensor, function(x, weight, bias, stride, padding, dilation, conv.groups))
 
 
 def activated(y: Tensor, activation: Activation) -> Tensor:
@@ -166,6 +175,4 @@ def activated(y: Tensor, activation: Activation) -> Tensor:
         return F.leaky_relu_(y, 0.01 if number is None else number)
     if name == "gelu":
         return F.gelu(y, approximate=number or "none")
-    function: Any = getattr(F, name)
-    result: Tensor = function(y, inplace=True)
-    return result
+    return cast(Tensor, getattr(F, name)(y, inplace=True))

@@ -21,7 +21,7 @@ from konv.nn.freeze.frozen import Frozen
 from konv.nn.freeze.layer import FORMATS, Layer
 
 SECONDS = 0.03  # for all candidates of a layer together
-ROUNDS, WARM = 5, 2
+ROUNDS, WARM = 3, 1
 CLEARLY = 0.97  # of konv's time
 
 Run = Callable[[], Any]
@@ -56,7 +56,7 @@ def choose_format(frozen: Frozen, call: Run) -> None:
 def choose_layers(frozen: Frozen, call: Run) -> None:
     """Leave to PyTorch the layers that it computes faster, as the example meets them."""
     names = {layer: name for name, layer in frozen.layers.items()}
-    measured: dict[Layer, tuple[float, float]] = {}
+    measured: dict[Layer, tuple[str, float, float]] = {}
 
     def measure(layer: Any, args: tuple[Any, ...]) -> None:
         if layer in measured:
@@ -70,7 +70,7 @@ def choose_layers(frozen: Frozen, call: Run) -> None:
                 "PyTorch": partial(layer.by_torch, *args, weight=own),
             }
         )
-        measured[layer] = times["PyTorch"], times["konv"]
+        measured[layer] = layer.met, times["PyTorch"], times["konv"]
 
     hooks = [layer.register_forward_pre_hook(measure) for layer in names]
     try:
@@ -78,9 +78,9 @@ def choose_layers(frozen: Frozen, call: Run) -> None:
     finally:
         for hook in hooks:
             hook.remove()
-    for layer, (before, after) in measured.items():
+    for layer, (met, before, after) in measured.items():
         name = names[layer]
-        row = replace(frozen.rows[name], before=before, after=after)
+        row = replace(frozen.rows[name], kind=met, before=before, after=after)
         if before < CLEARLY * after:
             row = replace(row, by="PyTorch")
             layer.leave()

@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 CONSTANTS = (type(None), bool, int, str)
 
 
-class Untraceable(Exception):
+class Untraceable(Exception):  # noqa: N818 - says what the module is
     """There is no graph; the message says why, in a line."""
 
 

@@ -15,6 +15,7 @@ _HOME = {
         "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
     ),
     "konv.prepared": ("Prepared", "prepare"),
+    "konv.gradient": ("weight_gradient",),
     "konv.geometry": ("Axis", "Conv"),
     "konv.geometry.solve": ("solve",),
     "konv.runtime.choose": ("precision",),
@@ -45,6 +46,7 @@ __all__ = [
     "restore",
     "set_num_threads",
     "solve",
+    "weight_gradient",
 ]
 
 TYPE_CHECKING = False  # as type checkers read it; `typing` itself takes 5 ms to import
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     )
     from konv.geometry import Axis, Conv
     from konv.geometry.solve import solve
+    from konv.gradient import weight_gradient
     from konv.nn.accelerate import accelerate, restore
     from konv.prepared import Prepared, prepare
     from konv.runtime.choose import precision

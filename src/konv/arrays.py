@@ -48,7 +48,16 @@ class Kind(Protocol):
         """A fresh contiguous copy, of native byte order."""
 
     def refuse(self, a: Any, name: str) -> None:
-        """Raise if konv cannot take it at all: gradients wanted, other devices, sparse storage."""
+        """Raise if konv cannot take it at all: other devices, sparse storage."""
+
+    def ordinary(self, x: Any, weight: Any, bias: Any) -> bool:
+        """Whether nothing speaks against any of them: the quick answer, and often the only one."""
+
+    def followed(self, *arrays: Any) -> bool:
+        """Whether somebody follows what is computed from them: autograd, vmap, a tracer."""
+
+    def refuse_followed(self, a: Any, name: str) -> None:
+        """Raise if a gradient of what is computed from it is wanted."""
 
     def empty(self, shape: Shape, dtype: str) -> Any:
         """A new contiguous array."""
@@ -123,6 +132,15 @@ class NumpyKind:
                 f"{name} is a masked array, and konv would not see the mask. Use {name}.filled(0)."
             )
 
+    def ordinary(self, x: Any, weight: Any, bias: Any) -> bool:  # noqa: ARG002
+        return False
+
+    def followed(self, *arrays: Any) -> bool:  # noqa: ARG002 - as Kind; nobody follows NumPy
+        return False
+
+    def refuse_followed(self, a: Any, name: str) -> None:  # noqa: ARG002
+        return None
+
     def empty(self, shape: Shape, dtype: str) -> Any:
         return np.empty(shape, dtype)
 
@@ -148,6 +166,13 @@ class TorchKind:
         self.torch = torch
         self.forward = torch.autograd.forward_ad
         self.plain = torch.Tensor.__torch_dispatch__
+        self.wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+        self.modes = torch._C._len_torch_dispatch_stack
+        self.transforms = torch._C._are_functorch_transforms_active
+        self.grad, self.autocast = torch.is_grad_enabled, torch.is_autocast_enabled
+        self.traced = torch.compiler.is_dynamo_compiling
+        self.tracing = torch._C._get_tracing_state
+        self.types, self.strided = (torch.Tensor, torch.nn.Parameter), torch.strided
 
     def owns(self, a: Any) -> bool:
         return isinstance(a, self.torch.Tensor)
@@ -173,18 +198,55 @@ class TorchKind:
     def contiguous(self, a: Any) -> Any:
         return a.detach().resolve_neg().clone(memory_format=self.torch.contiguous_format)
 
-    def refuse(self, a: Any, name: str) -> None:
+    def ordinary(self, x: Any, weight: Any, bias: Any) -> bool:
+        if self.traced() or self.modes() or self.transforms() or self.autocast("cpu"):
+            return False
+        if self.forward._current_level >= 0 or self.tracing() is not None:
+            return False
+        grad, types, strided = self.grad(), self.types, self.strided
+        for a in (x, weight) if bias is None else (x, weight, bias):
+            if type(a) not in types or (grad and a.requires_grad):
+                return False
+            if not a.is_cpu or a.layout is not strided or a.is_quantized:
+                return False
+        return True
+
+    def followed(self, *arrays: Any) -> bool:
+        if self.traced() or self.modes() or self.autocast("cpu") or self.tracing() is not None:
+            return True
+        grad, forward = self.grad(), self.forward._current_level >= 0
+        for a in arrays:
+            if not isinstance(a, self.torch.Tensor):
+                continue
+            if (grad and a.requires_grad) or self.wrapped(a) or (forward and self._dual(a)):
+                return True
+            if type(a).__torch_dispatch__ is not self.plain and _is_fake(a):
+                return True
+        return False
+
+    def _dual(self, a: Any) -> bool:
+        return self.forward.unpack_dual(a).tangent is not None
+
+    def refuse_followed(self, a: Any, name: str) -> None:
         if a.requires_grad and self.torch.is_grad_enabled():
             raise UnsupportedError(
-                f"{name} requires grad, and konv computes no gradients of tensors yet. Call it "
-                f"under torch.no_grad() or torch.inference_mode(), or pass {name}.detach()."
+                f"{name} requires grad, and here konv computes no gradients. Call it under "
+                f"torch.no_grad() or torch.inference_mode(), pass {name}.detach(), or use "
+                f"konv.conv2d and its kin without out=."
             )
-        in_forward = self.forward._current_level >= 0
-        if in_forward and self.forward.unpack_dual(a).tangent is not None:
+        if self.forward._current_level >= 0 and self._dual(a):
             raise UnsupportedError(
-                f"{name} carries a forward gradient, which konv does not compute yet. Pass "
-                f"torch.autograd.forward_ad.unpack_dual({name}).primal."
+                f"{name} carries a forward gradient, which konv does not compute here. Pass "
+                f"torch.autograd.forward_ad.unpack_dual({name}).primal, or use konv.conv2d and its "
+                f"kin without out=."
             )
+        if self.wrapped(a):
+            raise UnsupportedError(
+                f"{name} is a tensor inside a torch.func transform, whose numbers konv cannot see "
+                f"here. Use konv.conv2d and its kin without out=."
+            )
+
+    def refuse(self, a: Any, name: str) -> None:
         if a.layout is not self.torch.strided or a.device.type != "cpu" or a.is_quantized:
             raise UnsupportedError(
                 f"{name} is a {a.layout} tensor on {a.device}. konv computes on dense CPU tensors. "
@@ -212,6 +274,12 @@ class TorchKind:
     def wrote(self, a: Any) -> None:
         if not a.is_inference():
             self.torch.autograd.graph.increment_version(a)
+
+
+def _is_fake(a: Any) -> bool:
+    """Whether a tensor is PyTorch's stand-in for one while it traces."""
+    fake = sys.modules.get("torch._subclasses.fake_tensor")
+    return fake is not None and isinstance(a, fake.FakeTensor)
 
 
 NUMPY = NumpyKind()

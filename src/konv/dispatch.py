@@ -16,6 +16,7 @@ import numpy as np
 
 from konv.arrays import NUMPY, Kind, channels_last, from_dlpack, kind_of
 from konv.checks import Options, problem
+from konv.geometry import Conv
 from konv.request import Request, packable, plain
 from konv.runtime import memory
 from konv.runtime.choose import current_precision
@@ -41,8 +42,9 @@ class _Layer:
         residual: Any,
         out: Any,
         team: Team,
+        conv: Conv | None = None,
     ) -> None:
-        conv = problem(kind, x, weight, bias, options)
+        conv = conv or problem(kind, x, weight, bias, options)
         strides = kind.strides(weight)
         weight_last = channels_last(tuple(weight.shape), strides)
         self.kind = kind
@@ -96,23 +98,25 @@ def convolve(
         if found is None or not found.owns(weight) or not (bias is None or found.owns(bias)):
             return _foreign(found, x, weight, bias, activation, residual, out, arguments)
         kind = found
-        named = ("x", x), ("weight", weight), ("bias", bias), ("residual", residual), ("out", out)
-        for name, a in named:
-            if a is not None and kind.owns(a):
-                kind.refuse(a, name)
+        if residual is not None or out is not None or not kind.ordinary(x, weight, bias):
+            if out is None and kind.followed(x, weight, bias, residual):
+                from konv.nn.doors import followed
+
+                return followed(x, weight, bias, activation, residual, *arguments)
+            _refuse(kind, {"x": x, "weight": weight, "bias": bias, "residual": residual}, out)
         arrays = kind.name, kind.signature(x), kind.signature(weight)
     now, types = team(), tuple(map(type, arguments))
     key = (
         arrays, None if bias is None else kind.signature(bias),
         None if out is residual is activation is None else _rare(activation, residual, out),
-        arguments, types if tuple not in types else _types(arguments),  # True and 1.0 equal 1
+        arguments, types if tuple not in types else type_tree(arguments),  # True and 1.0 equal 1
         now.address, now.threads, current_precision(),
     )  # fmt: skip
     try:
         layer = _layers.get(key)
     except TypeError:  # a list among the arguments
-        rare = _hashable(activation), residual, out
-        return convolve(x, weight, bias, *rare, *map(_hashable, arguments))
+        rare = hashable(activation), residual, out
+        return convolve(x, weight, bias, *rare, *map(hashable, arguments))
     new = layer is None
     if layer is None:
         options = replace(Options(*arguments), activation=activation)
@@ -126,14 +130,49 @@ def convolve(
     return y if ready is None else convolve(*ready, activation, residual, out, *arguments)
 
 
-def _types(argument: Any) -> Any:
+def run(conv: Conv, x: Any, weight: Any, bias: Any = None, plan: str | None = None) -> Any:
+    """Compute a Conv on arrays (n, ci, *spatial), weight and bias that are known to be its own.
+
+    What is left of a call when its arguments are checked; gradients enter here, whose Convs no
+    arguments describe. Nobody may follow the arrays: NumPy's, or dense CPU tensors.
+    """
+    kind: Any = kind_of(x)
+    now = team()
+    key = (
+        kind.name, kind.signature(x), kind.signature(weight),
+        None if bias is None else kind.signature(bias),
+        conv, plan, now.address, now.threads, current_precision(),
+    )  # fmt: skip
+    layer = _layers.get(key)
+    if layer is None:
+        options = Options(
+            conv.dims, conv.transposed, 1, 0, 1, conv.groups, 0, None, conv.mode, None, plan
+        )
+        layer = _Layer(kind, x, weight, bias, options, None, None, now, conv)
+        if len(_layers) >= REMEMBERED:
+            _layers.clear()
+        _layers[key] = layer
+    y = layer(x, weight, bias, None, None)
+    return run(conv, *layer.copies(x, weight, bias), plan) if y is None else y
+
+
+def _refuse(kind: Kind, named: dict[str, Any], out: Any) -> None:
+    """Raise for arrays that have no numbers to be read, and for gradients wanted of an `out`."""
+    for name, a in (named | {"out": out}).items():
+        if a is not None and kind.owns(a):
+            kind.refuse(a, name)
+            if out is not None:
+                kind.refuse_followed(a, name)
+
+
+def type_tree(argument: Any) -> Any:
     """What tells True and 1.0 from 1, which they equal: the type, in tuples of every entry."""
-    return tuple(map(_types, argument)) if type(argument) is tuple else type(argument)
+    return tuple(map(type_tree, argument)) if type(argument) is tuple else type(argument)
 
 
 def _rare(activation: Any, residual: Any, out: Any) -> tuple[Any, ...]:
     """What of the key most calls do not have."""
-    return activation, _types(activation), _signature(residual), _signature(out)
+    return activation, type_tree(activation), _signature(residual), _signature(out)
 
 
 def _signature(a: Any) -> tuple[Any, ...] | None:
@@ -144,12 +183,12 @@ def _signature(a: Any) -> tuple[Any, ...] | None:
     return (type(a), *(kind.signature(a) if kind else ()), kind.writable(a) if kind else None)
 
 
-def _hashable(argument: Any) -> Any:
+def hashable(argument: Any) -> Any:
     """Lists as tuples, to any depth; what cannot be hashed at all is refused by name."""
     if isinstance(argument, list | tuple):
-        return tuple(map(_hashable, argument))
+        return tuple(map(hashable, argument))
     if isinstance(argument, np.ndarray):
-        return tuple(map(_hashable, argument.tolist())) if argument.ndim else argument.item()
+        return tuple(map(hashable, argument.tolist())) if argument.ndim else argument.item()
     try:
         hash(argument)
     except TypeError:

@@ -105,9 +105,9 @@ class Prepared:
                 f"bias is {_kind(bias, 'bias').dtype(bias)} {tuple(bias.shape)}; it must be "
                 f"{conv.dtype} ({conv.co},), one number per output channel."
             )
-        kind.refuse(weight, "weight")
+        _refuse(weight, "weight")
         if bias is not None:
-            _kind(bias, "bias").refuse(bias, "bias")
+            _refuse(bias, "bias")
         self._kind, self.weight = kind, kind.contiguous(weight)
         self.bias = None if bias is None else _kind(bias, "bias").contiguous(bias)
         self._packed: dict[Any, Packed] = {}
@@ -121,16 +121,16 @@ class Prepared:
         kin. `residual`, an array like the result, is added to it before the activation.
         """
         kind = _kind(x, "x")
-        kind.refuse(x, "x")
+        _refuse(x, "x")
         now = team()
         form: Any = None
         if out is not None:
             into = _kind(out, "out")
-            into.refuse(out, "out")
+            _refuse(out, "out")
             form = (type(out), into.signature(out), into.writable(out))
         if residual is not None:
             added = _kind(residual, "residual")
-            added.refuse(residual, "residual")
+            _refuse(residual, "residual")
             form = (form, type(residual), added.signature(residual))
         key = (kind.name, kind.signature(x), form, now.address, now.threads, current_precision())
         request = self._requests.get(key)
@@ -150,7 +150,7 @@ class Prepared:
         contiguous results, for who keeps count of arrays and layouts: nothing is asked again.
         """
         kind, options = _kind(x, "x"), self._options
-        kind.refuse(x, "x")
+        _refuse(x, "x")
         conv = self._at(kind, x)
         _, shape, strides = canonical(kind, x, options, False, True)
         size = prod(conv.out_shape) * BYTES[conv.dtype]
@@ -189,6 +189,13 @@ class Prepared:
             )
             self._packed[key] = packed
         return packed
+
+
+def _refuse(a: Any, name: str) -> None:
+    """Packed weights are a copy, to which no gradient would find its way."""
+    kind = _kind(a, name)
+    kind.refuse_followed(a, name)
+    kind.refuse(a, name)
 
 
 def _kind(a: Any, name: str) -> Kind:

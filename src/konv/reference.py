@@ -77,6 +77,35 @@ def im2col(conv: Conv, x: ArrayLike, w: ArrayLike, bias: ArrayLike | None = None
     return _with_bias(conv, matrix @ columns(conv, images), bias)
 
 
+def weight_gradient(conv: Conv, x: ArrayLike, dy: ArrayLike) -> Array:
+    """Return the gradient of the weight (conv.weight_shape), from x and the gradient of the output:
+    for each tap, the pixels that outputs read there times dy, summed over outputs and batch.
+
+    >>> conv = Conv.of((1, 1, 4), co=1, kernel=3, padding=1)
+    >>> weight_gradient(conv, [[[1, 2, 3, 4]]], [[[1, 0, 0, 10]]])
+    array([[[30, 41,  2]]])
+    """
+    x, dy = np.asarray(x), np.asarray(dy)
+    exact = x.dtype.kind in "biu" and dy.dtype.kind in "biu"
+    dtype, g, kernel = np.int64 if exact else np.float64, conv.groups, conv.weight_shape[2:]
+    images = x.astype(dtype).reshape(conv.n, g, conv.ci // g, *conv.in_shape[2:])
+    gradients = dy.astype(dtype).reshape(conv.n, g, conv.co // g, *conv.out_shape[2:])
+    found = np.zeros((g, conv.co // g, conv.ci // g, *kernel), dtype)
+    tables = [sources(axis, conv.mode) for axis in conv.axes]
+    tap: tuple[Any, ...]
+    for tap in np.ndindex(kernel):
+        pixels, outputs = images, gradients
+        for at, (k, axis, table) in enumerate(zip(tap, conv.axes, tables, strict=True), start=3):
+            reading = np.flatnonzero(table[k] < axis.size)
+            pixels = np.take(pixels, table[k][reading], axis=at)
+            outputs = np.take(outputs, reading, axis=at)
+        pixels, outputs = (a.reshape(*a.shape[:3], -1) for a in (pixels, outputs))
+        found[..., *tap] = (outputs @ pixels.swapaxes(2, 3)).sum(axis=0)
+    if conv.transposed:
+        found = np.flip(found.swapaxes(1, 2), axis=tuple(range(3, found.ndim)))
+    return found.reshape(conv.weight_shape)
+
+
 def columns(conv: Conv, images: Array) -> Array:
     """Return the im2col matrix (n, groups, ci/g * taps, outputs).
 
@@ -149,7 +178,6 @@ def tolerance(
     if algorithm not in ROUNDING:
         raise ProblemError(f"algorithm={algorithm!r} has no bound. Use {' or '.join(ROUNDING)}.")
     terms = conv.ci // conv.groups * prod(axis.kernel for axis in conv.axes) + (bias is not None)
-    summed = conv.dtype if conv.dtype in _SMALLEST_NORMAL else "float32"
     above = None if bias is None else np.abs(np.asarray(bias, np.float64))
     x, w = np.abs(np.asarray(x, np.float64)), np.abs(np.asarray(w, np.float64))
     magnitude = im2col(conv, x, w, above)
@@ -157,11 +185,27 @@ def tolerance(
     if algorithm in ("winograd", "nested") and magnitude.size:
         near = magnitude.max(axis=tuple(range(2, magnitude.ndim)), keepdims=True)
     near = np.broadcast_to(near, magnitude.shape)
-    bound = ROUNDING[algorithm] * terms**0.5 * _EPS[summed] * near
-    if summed != conv.dtype:  # half a spacing; float16 has one of 2**-24 near zero
-        bound += _EPS[conv.dtype] / 2 * magnitude + (conv.dtype == "float16") * 2.0**-25
+    return _bound(conv.dtype, terms, ROUNDING[algorithm], magnitude, near)
+
+
+def _bound(dtype: str, terms: int, constant: float, magnitude: Array, near: Array) -> Array:
+    summed = dtype if dtype in _SMALLEST_NORMAL else "float32"
+    bound = constant * terms**0.5 * _EPS[summed] * near
+    if summed != dtype:  # half a spacing; float16 has one of 2**-24 near zero
+        bound += _EPS[dtype] / 2 * magnitude + (dtype == "float16") * 2.0**-25
     least: Array = bound + terms * _SMALLEST_NORMAL[summed]
     return least
+
+
+def weight_gradient_tolerance(conv: Conv, x: ArrayLike, dy: ArrayLike) -> Array:
+    """Return how far each number of the weight gradient may be from the reference: the bound of
+    `tolerance`, its terms the products in one, batch times outputs.
+    """
+    terms = conv.n * prod(conv.out_shape[2:])
+    magnitude = weight_gradient(
+        conv, np.abs(np.asarray(x, np.float64)), np.abs(np.asarray(dy, np.float64))
+    )
+    return _bound(conv.dtype, terms, ROUNDING["direct"], magnitude, magnitude)
 
 
 def finish(y: ArrayLike, epilogue: Epilogue, residual: ArrayLike | None = None) -> Array:

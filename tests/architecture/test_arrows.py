@@ -31,7 +31,7 @@ ROWS: tuple[tuple[str, frozenset[str]], ...] = (
     ("L4", frozenset({"checks"})),
     ("L4", frozenset({"request"})),
     ("L4", frozenset({"dispatch", "prepared"})),
-    ("L4", frozenset({"functional"})),
+    ("L4", frozenset({"functional", "gradient"})),
     ("L5", frozenset({"nn", "onnx"})),
     ("L6", frozenset({"analyze", "bench", "models", "tiling"})),
     ("L7", frozenset({"web"})),

@@ -27,6 +27,7 @@ PUBLIC = (
     "restore",
     "set_num_threads",
     "solve",
+    "weight_gradient",
 )
 
 

@@ -19,6 +19,7 @@ from konv.nn import freeze as frozen
 from konv.nn import modules
 from konv.nn.account import Report, Row
 from konv.nn.freeze import Frozen
+from konv.nn.freeze.fold import class_of
 from konv.nn.freeze.measure import CLEARLY, alternate, clone
 from konv.nn.freeze.trace import tensors
 
@@ -61,12 +62,12 @@ def accelerate(model: nn.Module, example: Any = None, *, freeze: bool = False) -
     >>> import torch, konv
     >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8)).eval()
     >>> x = torch.ones(1, 3, 9, 9)
-    >>> y, frozen = model(x), konv.accelerate(model, freeze=True)
-    >>> torch.allclose(frozen(x), y, atol=1e-5)
-    True
+    >>> frozen = konv.accelerate(model, freeze=True)
     >>> print(frozen.report)
     frozen: 1 of 1 convolutions by konv
       0  conv2d 3 o8 k3  konv  with batch norm
+    >>> torch.allclose(frozen(x), model(x), atol=1e-5)
+    True
     >>> konv.accelerate(model) is model, type(model[0])
     (True, <class 'konv.nn.modules.Conv2d'>)
     >>> type(konv.restore(model)[0])
@@ -143,7 +144,7 @@ def report(model: nn.Module) -> Report:
 
 def why_not(module: Any) -> str | None:
     """Why a layer is left alone, None if it is taken."""
-    kind = _class(module)
+    kind = class_of(module)
     if kind in TAKEN.values():
         return "konv's already"
     if kind not in TAKEN:
@@ -163,15 +164,9 @@ def _check(model: Any, done: str) -> None:
         )
 
 
-def _class(module: Any) -> type:
-    """The module's class; where torch.nn.utils.parametrize has put one over it, that below."""
-    kind = type(module)
-    return kind.__bases__[0] if nn.utils.parametrize.is_parametrized(module) else kind
-
-
 def _take(module: Any) -> None:
     """Make a layer konv's; a parametrized one gets a class of its own, as PyTorch gave it."""
-    kind, ours = type(module), TAKEN[_class(module)]
+    kind, ours = type(module), TAKEN[class_of(module)]
     module.__dict__[BEFORE] = kind
     if kind not in TAKEN:
         ours = type(kind.__name__, (ours,), dict(kind.__dict__))
@@ -184,7 +179,7 @@ def _give_back(module: Any) -> None:
     if before is None:
         return
     now = type(module)
-    theirs = {ours: theirs for theirs, ours in TAKEN.items()}.get(_class(module))
+    theirs = {ours: theirs for theirs, ours in TAKEN.items()}.get(class_of(module))
     if theirs is None:
         return
     if not nn.utils.parametrize.is_parametrized(module):
@@ -238,7 +233,7 @@ def _measure(model: nn.Module, taken: dict[str, Any], args: tuple[Any, ...]) -> 
 
 def _by_torch(module: Any, given: tuple[Any, ...]) -> Callable[[], Any]:
     """The layer's call as PyTorch computes it."""
-    theirs: Any = {ours: theirs for theirs, ours in TAKEN.items()}[_class(module)]
+    theirs: Any = {ours: theirs for theirs, ours in TAKEN.items()}[class_of(module)]
     if not module.transposed:
         return lambda: theirs._conv_forward(module, *given, module.weight, module.bias)
     return lambda: theirs.forward(module, *given)

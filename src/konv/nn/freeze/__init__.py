@@ -12,18 +12,17 @@ follows them and have their weights packed.
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
 from konv.errors import KonvError, UnsupportedError
 from konv.nn.account import Row
-from konv.nn.freeze.fold import why_not
+from konv.nn.freeze.fold import is_convolution, why_not
 from konv.nn.freeze.formats import free_of_format
-from konv.nn.freeze.frozen import Frozen
+from konv.nn.freeze.frozen import Frozen, is_last
 from konv.nn.freeze.measure import choose_format, choose_layers, clone
 from konv.nn.freeze.pieces import Took, freeze_parts, freeze_whole
 from konv.nn.freeze.trace import Untraceable, tensors
@@ -52,6 +51,9 @@ def freeze(model: nn.Module, example: Any = None) -> Frozen:
         frozen, lasting = Frozen(copied, took, tuple(notes)), False
     if lasting:
         frozen.lie_last(True)
+    frozen.results_last = any(
+        is_convolution(m) and is_last(cast(Tensor, m.weight)) for m in copied.modules()
+    )
     frozen.rows |= {row.name: row for row in _left(model, took)}
     if args is not None:
         _measure(frozen, args, lasting)
@@ -64,20 +66,16 @@ def freeze(model: nn.Module, example: Any = None) -> Frozen:
 
 
 def _copy(model: nn.Module) -> nn.Module:
-    """The model in evaluation mode, with its own tensors and no parametrizations."""
+    """The model in evaluation mode, with tensors of its own."""
     try:
         with torch.no_grad():
-            copied = deepcopy(model).eval().requires_grad_(False)
-            for module in list(copied.modules()):
-                for name in list(getattr(module, "parametrizations", ())):
-                    parametrize.remove_parametrizations(module, name)
+            return deepcopy(model).eval().requires_grad_(False)
     except (RuntimeError, TypeError, NotImplementedError) as error:
         raise UnsupportedError(
             f"the model cannot be copied ({str(error).splitlines()[0]}), and freezing works on a "
             f"copy. Make copy.deepcopy(model) work: call the model once under torch.no_grad(), or "
             f"remove what holds on to results of training."
         ) from error
-    return copied
 
 
 def _returned(network: nn.Module, args: tuple[Any, ...]) -> Any:

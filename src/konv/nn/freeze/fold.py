@@ -18,10 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from konv.geometry import Conv
+from konv.nn import modules
 
-ORDINARY: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+ORDINARY: tuple[type[nn.Module], ...] = (
+    nn.Conv1d, nn.Conv2d, nn.Conv3d, modules.Conv1d, modules.Conv2d, modules.Conv3d,
+)  # fmt: skip
 TRANSPOSED: tuple[type[nn.Module], ...] = (
     nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
+    modules.ConvTranspose1d, modules.ConvTranspose2d, modules.ConvTranspose3d,
 )  # fmt: skip
 NORMS: dict[type[nn.Module], int] = {nn.BatchNorm1d: 1, nn.BatchNorm2d: 2, nn.BatchNorm3d: 3}
 DTYPES = {
@@ -42,20 +46,28 @@ class Numbers(NamedTuple):
 
 
 def is_convolution(module: Any) -> bool:
-    """Whether it is one of PyTorch's six layers that konv can compute."""
+    """Whether it is one of the six layers, PyTorch's or konv's, that konv can compute."""
     return why_not(module) is None
 
 
 def why_not(module: Any) -> str | None:
     """Why konv leaves a module alone, None if it takes it."""
-    if type(module) not in ORDINARY + TRANSPOSED:
+    if class_of(module) not in ORDINARY + TRANSPOSED:
         return f"{type(module).__name__} is not one of torch.nn's own six"
     weight = module.weight
     if weight.dtype not in DTYPES:
         return f"its weight is {weight.dtype}"
     if weight.device.type != "cpu" or weight.layout is not torch.strided:
         return f"its weight is {weight.layout} on {weight.device}"
+    if module.padding == "same" and set(module.stride) != {1}:
+        return "its padding depends on the size of the image"
     return None
+
+
+def class_of(module: nn.Module) -> type:
+    """The module's class; where parametrizations have put one over it, that below."""
+    kind = type(module)
+    return kind.__bases__[0] if nn.utils.parametrize.is_parametrized(module) else kind
 
 
 def numbers(module: Any, norm: Any = None) -> Numbers:
@@ -86,7 +98,7 @@ def _scaled(weight: Tensor, scale: Tensor, conv: Conv) -> Tensor:
 
 def conv_of(module: Any) -> Conv:
     """The geometry of one of PyTorch's layers, at some size at which it has outputs."""
-    transposed = type(module) in TRANSPOSED
+    transposed = class_of(module) in TRANSPOSED
     padding = module.padding
     reach = [d * (k - 1) + 1 for k, d in zip(module.kernel_size, module.dilation, strict=True)]
     sizes = [r + OUTPUTS * s for r, s in zip(reach, module.stride, strict=True)]

@@ -33,7 +33,8 @@ class Frozen(nn.Module):
             for name, (layer, what) in took.items()
         }
         self.notes = notes
-        self.last = False
+        self.last = False  # inside the network
+        self.results_last = False  # whatever comes in: the model's weights lie channels-last
 
     def __repr__(self) -> str:
         return f"Frozen({self.report})"
@@ -41,11 +42,11 @@ class Frozen(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the model returns in evaluation mode."""
         flat, form = pytree.tree_flatten((args, kwargs))
-        contiguous = True
+        contiguous = not self.results_last
         for i, each in enumerate(flat):
             if isinstance(each, Tensor):
                 flat[i] = _checked(each)
-                contiguous = contiguous and not _is_last(each)
+                contiguous = contiguous and not is_last(each)
         args, kwargs = pytree.tree_unflatten(flat, form)
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             y = self.network(*args, **kwargs)
@@ -127,7 +128,8 @@ def _checked(x: Tensor) -> Tensor:
     return x
 
 
-def _is_last(x: Tensor) -> bool:
+def is_last(x: Tensor) -> bool:
+    """Whether a tensor lies channels-last and not contiguous as well."""
     form = FORMATS.get(x.dim())
     return (
         form is not None
@@ -138,4 +140,4 @@ def _is_last(x: Tensor) -> bool:
 
 
 def _contiguous(y: Tensor) -> Tensor:
-    return y.contiguous() if _is_last(y) else y
+    return y.contiguous() if is_last(y) else y

@@ -62,6 +62,13 @@ class Layer(nn.Module):
         return sum(each.packed_bytes for each in (self._prepared, self._bare) if each)
 
     @property
+    def torch_can(self) -> bool:
+        """Whether PyTorch has this layer too; of transposed ones konv has more."""
+        conv = self.conv
+        terms = [Terms.of(axis, conv.transposed) for axis in conv.axes]
+        return not conv.transposed or (conv.mode == "zeros" and all(t.lo == t.hi for t in terms))
+
+    @property
     def met(self) -> str:
         """The layer at the last size that it met, in one line."""
         steps = list(self._steps.values())
@@ -103,7 +110,7 @@ class Layer(nn.Module):
             return self.by_torch(x, residual)
         if x.dim() == self.conv.dims + 1:  # without a batch
             added = None if residual is None else residual.unsqueeze(0)
-            return self.forward(x.unsqueeze(0), added).squeeze(0)
+            return self.forward(x.unsqueeze(0), added).squeeze(0).contiguous()
         if x.is_neg():
             return self.forward(x.resolve_neg(), residual)
         if x.numel() and x.data_ptr() % x.element_size():

@@ -59,7 +59,7 @@ def choose_layers(frozen: Frozen, call: Run) -> None:
     measured: dict[Layer, tuple[str, float, float]] = {}
 
     def measure(layer: Any, args: tuple[Any, ...]) -> None:
-        if layer in measured:
+        if layer in measured or not layer.torch_can:
             return
         own = layer.weight
         if layer.last and own.dim() in FORMATS:

@@ -9,6 +9,7 @@ example gives it; the graph refuses another value when it is called.
 from __future__ import annotations
 
 import inspect
+import operator
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -20,10 +21,39 @@ class Untraceable(Exception):  # noqa: N818 - says what the module is
     """There is no graph; the message says why, in a line."""
 
 
+class _Stand(fx.Proxy):
+    """A stand-in that knows `x += y` from `x = x + y`: others may look at the memory of x."""
+
+
+def _in_place(operation: Any) -> Any:
+    def written(self: fx.Proxy, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operation, (self, other), {})
+
+    return written
+
+
+for _name in (
+    "iadd",
+    "isub",
+    "imul",
+    "itruediv",
+    "ifloordiv",
+    "imod",
+    "ipow",
+    "iand",
+    "ior",
+    "ixor",
+):
+    setattr(_Stand, f"__{_name}__", _in_place(getattr(operator, _name)))
+
+
 class _Tracer(fx.Tracer):
-    def __init__(self, root: nn.Module) -> None:
+    def __init__(self, root: nn.Module | None = None) -> None:
         super().__init__()
         self.top = root
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Stand(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         own = type(m).__module__.startswith("konv.nn")

@@ -1,0 +1,57 @@
+"""PyTorch's own convolution, for every padding that konv knows: what an exported model is made of,
+so that it loads without konv, and what computes where konv does not.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - as everyone writes it
+from torch import Tensor
+
+from konv.nn.terms import Terms
+
+
+def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, terms: Terms) -> Tensor:
+    """Return the convolution of x (n, ci, *spatial) with zeros beside it."""
+    if terms.transposed:
+        return _transposed(x, weight, bias, terms)
+    padding = terms.lo
+    if terms.lo != terms.hi or min(terms.lo) < 0:
+        x = F.pad(x, flat(terms.lo, terms.hi))
+        padding = [0] * len(terms.lo)
+    return torch.convolution(
+        x, weight, bias, terms.stride, padding, terms.dilation, False,
+        [0] * len(padding), terms.groups,
+    )  # fmt: skip
+
+
+def _transposed(x: Tensor, weight: Tensor, bias: Tensor | None, terms: Terms) -> Tensor:
+    """PyTorch crops both sides alike; what goes beyond is cropped or added afterwards."""
+    taps, stride, dilation = weight.shape[2:], terms.up, terms.dilation
+    reach = [(k - 1) * d for k, d in zip(taps, dilation, strict=True)]
+    lo = [r - a for r, a in zip(reach, terms.lo, strict=True)]
+    hi = [r - b for r, b in zip(reach, terms.hi, strict=True)]
+    more = [a - b for a, b in zip(lo, hi, strict=True)]
+    most = [max(s, d) for s, d in zip(stride, dilation, strict=True)]
+    if min(lo) >= 0 and all(0 <= r < m for r, m in zip(more, most, strict=True)):
+        return torch.convolution(
+            x, weight, bias, stride, lo, dilation, True, more, terms.groups
+        )  # fmt: skip
+    none = [0] * len(lo)
+    y = torch.convolution(x, weight, None, stride, none, dilation, True, none, terms.groups)
+    y = F.pad(y, flat([-a for a in lo], [-b for b in hi]))
+    return y if bias is None else y + bias.reshape(-1, *(1,) * len(lo))
+
+
+def pad(x: Tensor, over: list[tuple[int, int]], mode: str) -> Tensor:
+    """Return x with (before, after) pixels beside each spatial axis, as the padding mode fills
+    them; differentiable, by PyTorch.
+    """
+    if not any(before or after for before, after in over):
+        return x
+    return F.pad(x, flat([a for a, _ in over], [b for _, b in over]), mode)
+
+
+def flat(lo: list[int], hi: list[int]) -> list[int]:
+    """Return amounts of padding as PyTorch's pad takes them: the last axis first."""
+    return [a for pair in zip(reversed(lo), reversed(hi), strict=True) for a in pair]

@@ -1,0 +1,144 @@
+"""PyTorch's three doors: which way a convolution of tensors takes.
+
+    nobody follows it                 konv.dispatch      numbers, at once
+    a gradient, forward mode, vmap    gradients.py       autograd.Function
+    compile, fake tensors, modes      operator.py        torch.ops.konv
+    export                            aten.py            PyTorch's own operators: loads without konv
+
+Autocast casts at the entry, as PyTorch's own convolutions do. Two kinds of callers: `followed` is
+where konv.conv2d and its kin come if any of the last three is the case, `convolution` is for
+layers: what konv does not compute (other devices and dtypes, sparse tensors, subclasses) is
+computed by PyTorch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from konv.arrays import kind_of
+from konv.checks import Options, epilogue, layout_last, problem
+from konv.dispatch import convolve, hashable, type_tree
+from konv.errors import UnsupportedError
+from konv.geometry import Conv
+from konv.nn import aten
+from konv.nn.gradients import convolution as differentiable
+from konv.nn.gradients import finish
+from konv.nn.operator import convolution as operator
+from konv.nn.terms import terms
+
+REMEMBERED = 512
+_PLAIN = (Tensor, torch.nn.Parameter)
+_convs: dict[Any, Conv] = {}
+
+
+def convolution(x: Any, weight: Any, bias: Any, *arguments: Any) -> Any:
+    """Convolve as a drop-in for PyTorch's own: by konv, or where it refuses by PyTorch.
+
+    arguments: the fields of `konv.checks.Options`, up to padding_mode.
+    """
+    if type(x) not in _PLAIN and not (_traced() or _fake(x)):
+        return _by_pytorch(x, weight, bias, Options(*arguments, None))
+    try:
+        return convolve(x, weight, bias, None, None, None, *arguments, None, None)
+    except UnsupportedError:
+        return _by_pytorch(x, weight, bias, Options(*arguments, None))
+
+
+def followed(
+    x: Any, weight: Any, bias: Any, activation: Any, residual: Any, *arguments: Any
+) -> Any:
+    """Convolve tensors of which PyTorch wants more than numbers."""
+    if torch.is_autocast_enabled("cpu"):
+        x, weight, bias, residual = map(_cast, (x, weight, bias, residual))
+        with torch.autocast("cpu", enabled=False):
+            return convolve(x, weight, bias, activation, residual, None, *arguments)
+    options = Options(*arguments)
+    if activation is None and residual is None and options.layout is None:
+        return _convolve(x, weight, bias, options, arguments)
+    after = epilogue(replace(options, activation=activation), residual is not None)
+    last = layout_last(options)
+    if last:
+        arguments = (*arguments[:-2], None, arguments[-1])
+        x, options = x.movedim(-1, -options.dims - 1), replace(options, layout=None)
+    y = _convolve(x, weight, bias, options, arguments)
+    y = y.movedim(-options.dims - 1, -1) if last else y
+    return finish(y, after.activation, after.slope, residual)
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Any, options: Options, arguments: Any) -> Tensor:
+    if x.dim() == options.dims + 1:
+        return _convolve(x.unsqueeze(0), weight, bias, options, arguments).squeeze(0)
+    if _traced() or any(_fake(a) for a in (x, weight, bias)):
+        return _trace(x, weight, bias, options)
+    conv = _conv(x, weight, bias, arguments)
+    if conv.mode != "zeros":
+        x = aten.pad(x, [axis.overhang() for axis in conv.axes], conv.mode)
+        conv = conv.padded()
+    return differentiable(x, weight, bias, conv, options.plan)
+
+
+def _conv(x: Tensor, weight: Tensor, bias: Any, arguments: Any) -> Conv:
+    """The Conv that tensors and arguments describe; remembered."""
+    try:
+        hash(arguments)
+    except TypeError:
+        arguments = hashable(arguments)
+    key = (
+        x.shape, x.dtype, weight.shape, weight.dtype,
+        None if bias is None else (bias.shape, bias.dtype),
+        arguments, type_tree(arguments), x.device, x.layout, weight.layout,
+    )  # fmt: skip
+    conv = _convs.get(key)
+    if conv is None:
+        kind: Any = kind_of(x)
+        for name, a in (("x", x), ("weight", weight), ("bias", bias)):
+            if a is not None:
+                kind.refuse(a, name)
+        conv = problem(kind, x, weight, bias, Options(*arguments))
+        if len(_convs) >= REMEMBERED:
+            _convs.clear()
+        _convs[key] = conv
+    return conv
+
+
+def _trace(x: Tensor, weight: Tensor, bias: Any, options: Options) -> Tensor:
+    """While PyTorch traces: konv's operator, or if the trace is to be exported PyTorch's own."""
+    found = terms(kind_of(x), x, weight, options)
+    if options.padding_mode != "zeros":
+        x = aten.pad(x, found.overhang(), options.padding_mode)
+        found = found.padded()
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+        return aten.convolution(x, weight, bias, found)
+    return operator(x, weight, bias, *found)
+
+
+def _by_pytorch(x: Any, weight: Any, bias: Any, options: Options) -> Any:
+    if x.dim() == options.dims + 1:
+        return _by_pytorch(x.unsqueeze(0), weight, bias, options).squeeze(0)
+    found = terms(kind_of(x), x, weight, options)
+    if options.padding_mode != "zeros":
+        x = aten.pad(x, found.overhang(), options.padding_mode)
+        found = found.padded()
+    return aten.convolution(x, weight, bias, found)
+
+
+def _traced() -> bool:
+    """Whether PyTorch writes down what is computed, instead of or besides computing it."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return True
+    return bool(torch._C._len_torch_dispatch_stack())
+
+
+def _fake(a: Any) -> bool:
+    return isinstance(a, torch._subclasses.FakeTensor)
+
+
+def _cast(a: Any) -> Any:
+    """As autocast does: every real number but float64's to the lower precision."""
+    if a is None or not a.is_floating_point() or a.dtype == torch.float64:
+        return a
+    return a.to(torch.get_autocast_dtype("cpu"))

@@ -3,7 +3,7 @@
 python bench/run_networks.py                     frozen inference of one image, six networks
 python bench/run_networks.py --training          a training step of 8 images
 python bench/run_networks.py resnet50 --layers   what each convolution took, by konv and PyTorch
-python bench/run_networks.py --json FILE         keeps the figures; given that file, shows them
+python bench/run_networks.py --json FILE         keeps the figures there; given the file, shows it
 
 Every output is compared with PyTorch's before anything is timed; who is wrong is not timed. Times
 are medians of calls that take turns (konv.bench.timing). PyTorch runs in both memory formats; the
@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from math import exp, log
@@ -35,7 +35,7 @@ OURS, THEIRS = "konv", ("torch contiguous", "torch channels-last")
 BATCH = 8  # images of a training step
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what the command line asks for, or show a file of it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help=f"{', '.join(NETWORKS)}, or a file to show")
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=3.0, help="seconds for a network")
     parser.add_argument("--layers", action="store_true", help="show the report of konv too")
     parser.add_argument("--json", type=Path, help="write the figures there")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     if given.names and given.names[0].endswith(".json"):
         show(json.loads(Path(given.names[0]).read_text("utf-8")))
         return
@@ -58,6 +58,10 @@ def main() -> None:
         "threads": get_num_threads(),
         "rows": [],
     }
+    before = json.loads(given.json.read_text("utf-8")) if given.json and given.json.exists() else {}
+    if before.get("what") == found["what"]:  # other networks' rows stay
+        wanted = given.names or NETWORKS
+        found["rows"] = [row for row in before["rows"] if row["name"] not in wanted]
     for row in measured(given):
         found["rows"].append(row)
         print(line(row), flush=True)

@@ -54,6 +54,6 @@ def step(model: Any, x: Tensor) -> Run:
         loss = sum(nn.functional.mse_loss(part, torch.ones_like(part)) for part in parts)
         loss.backward()
         optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     return run

@@ -513,12 +513,27 @@ def test_it_is_a_snapshot() -> None:
     assert all(p.requires_grad for p in model.parameters())
 
 
+def test_who_watches_a_layer_sees_it() -> None:
+    frozen = freeze(conv())
+    right = frozen(X)
+    seen: list[Tensor] = []
+    hook = frozen.layers["0"].register_forward_hook(lambda *call: seen.append(call[-1]))
+    assert torch.equal(frozen(X), right)
+    hook.remove()
+    assert torch.equal(frozen(X), right)
+    assert len(seen) == 1
+
+
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda f: pickle.loads(pickle.dumps(f))])
 def test_copies(again: Any) -> None:
     frozen = freeze(conv())
     right = frozen(X)
     copied = again(frozen)
     assert torch.equal(copied(X), right)
+    copied.layers["0"].weight.zero_()
+    copied.layers["0"]._forget()
+    assert not torch.equal(copied(X), right)
+    assert torch.equal(frozen(X), right)
     assert str(copied.report) == str(frozen.report)
 
 
@@ -551,6 +566,11 @@ def test_a_layer_that_pytorch_runs_faster_is_left_to_it(monkeypatch: pytest.Monk
     with torch.no_grad():
         near(frozen(X), model(X))
         assert torch.equal(frozen.layers["0"](X), frozen.layers["0"].by_torch(X))
+
+
+def test_it_cannot_be_exported_and_says_so() -> None:
+    with pytest.raises(UnsupportedError, match="Export the model itself"):
+        torch.export.export(freeze(conv()), (X,))
 
 
 @pytest.mark.parametrize("example", [3, [X], (), {"x": X}, "x"], ids=repr)

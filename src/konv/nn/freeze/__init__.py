@@ -6,7 +6,7 @@ follows them and have their weights packed.
     fuse.py      the rewriting of the graph            activations.py  which steps are activations
     fold.py      batch normalisation into weights      formats.py      channels-last inside
     layer.py     one convolution of the result         frozen.py       the result as a module
-    measure.py   konv or PyTorch, layer by layer
+    straight.py  its code                              measure.py      konv or PyTorch, by layer
 """
 
 from __future__ import annotations

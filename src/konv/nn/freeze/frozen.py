@@ -7,13 +7,15 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch._subclasses import FakeTensor
 from torch.utils import _pytree as pytree
 
 from konv.errors import UnsupportedError
 from konv.nn.account import Report, Row
 from konv.nn.freeze.layer import FORMATS
 from konv.nn.freeze.pieces import Took
+from konv.nn.freeze.straight import straight
 
 
 class Frozen(nn.Module):
@@ -33,6 +35,7 @@ class Frozen(nn.Module):
             for name, (layer, what) in took.items()
         }
         self.notes = notes
+        self._straight: Callable[..., Any] | None = None
         self.last = False  # inside the network
         self.results_last = False  # whatever comes in: the model's weights lie channels-last
 
@@ -49,10 +52,23 @@ class Frozen(nn.Module):
                 contiguous = contiguous and not is_last(each)
         args, kwargs = pytree.tree_unflatten(flat, form)
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
-            y = self.network(*args, **kwargs)
+            y = self._function()(*args, **kwargs)
             if self.last and contiguous:  # as the model would have returned it
                 y = pytree.tree_map_only(Tensor, _contiguous, y)
         return y
+
+    def _function(self) -> Callable[..., Any]:
+        """The network; if its code can be had and nobody watches its layers, by that code."""
+        watched = any(m._forward_hooks or m._forward_pre_hooks for m in self.layers.values())
+        if watched or not isinstance(self.network, fx.GraphModule):
+            return self.network
+        if self._straight is None:
+            self._straight = straight(self.network)
+        return self._straight
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the code, which is bound to the layers of this very network."""
+        return {**self.__dict__, "_straight": None}
 
     @property
     def report(self) -> Report:
@@ -119,6 +135,11 @@ def _checked(x: Tensor) -> Tensor:
         raise UnsupportedError(
             "an argument requires grad, and a frozen network computes no gradients. Call it under "
             "torch.no_grad(), pass x.detach(), or use the model itself."
+        )
+    if isinstance(x, FakeTensor):
+        raise UnsupportedError(
+            "a frozen network computes numbers, and cannot be traced or exported. Export the model "
+            "itself: its layers, konv's too, export as PyTorch's own."
         )
     if x.device.type == "cpu" and x.layout is torch.strided:
         if x.is_neg() or x.is_conj():

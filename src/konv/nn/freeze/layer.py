@@ -26,7 +26,7 @@ FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 class Layer(nn.Module):
-    """A frozen convolution. `last`: results lie channels-last; None: as PyTorch's would.
+    """A frozen convolution, called under torch.no_grad(). `last`: results lie channels-last; None: as PyTorch's would.
 
     `left`: PyTorch computes it, because it was measured to be faster.
     """
@@ -83,7 +83,7 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         now = team()
         key = (
-            x.shape, x.stride(), x.dtype, x.device, residual is None, self.last,
+            type(x), x.shape, x.stride(), x.dtype, x.device, residual is None, self.last,
             now.address, now.threads, current_precision(),
         )  # fmt: skip
         step = self._steps.get(key)

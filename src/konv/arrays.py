@@ -16,6 +16,7 @@ import numpy as np
 from konv.errors import UnsupportedError
 
 Shape = tuple[int, ...]
+PLAIN, GRADIENT, OTHER = 0, 1, 2  # what a glance at arrays may find
 
 
 class Kind(Protocol):
@@ -50,8 +51,10 @@ class Kind(Protocol):
     def refuse(self, a: Any, name: str) -> None:
         """Raise if konv cannot take it at all: other devices, sparse storage."""
 
-    def ordinary(self, x: Any, weight: Any, bias: Any) -> bool:
-        """Whether nothing speaks against any of them: the quick answer, and often the only one."""
+    def glance(self, x: Any, weight: Any, bias: Any) -> int:
+        """PLAIN where nothing speaks against any of them, GRADIENT where only a gradient is wanted,
+        else OTHER: the quick answer, and mostly the only one that a call needs.
+        """
 
     def followed(self, *arrays: Any) -> bool:
         """Whether somebody follows what is computed from them: autograd, vmap, a tracer."""
@@ -132,8 +135,8 @@ class NumpyKind:
                 f"{name} is a masked array, and konv would not see the mask. Use {name}.filled(0)."
             )
 
-    def ordinary(self, x: Any, weight: Any, bias: Any) -> bool:  # noqa: ARG002
-        return False
+    def glance(self, x: Any, weight: Any, bias: Any) -> int:  # noqa: ARG002
+        return OTHER
 
     def followed(self, *arrays: Any) -> bool:  # noqa: ARG002 - as Kind; nobody follows NumPy
         return False
@@ -198,18 +201,18 @@ class TorchKind:
     def contiguous(self, a: Any) -> Any:
         return a.detach().resolve_neg().clone(memory_format=self.torch.contiguous_format)
 
-    def ordinary(self, x: Any, weight: Any, bias: Any) -> bool:
+    def glance(self, x: Any, weight: Any, bias: Any) -> int:
         if self.traced() or self.modes() or self.transforms() or self.autocast("cpu"):
-            return False
+            return OTHER
         if self.forward._current_level >= 0 or self.tracing() is not None:
-            return False
-        grad, types, strided = self.grad(), self.types, self.strided
+            return OTHER
+        found, types, strided = PLAIN, self.types, self.strided
         for a in (x, weight) if bias is None else (x, weight, bias):
-            if type(a) not in types or (grad and a.requires_grad):
-                return False
-            if not a.is_cpu or a.layout is not strided or a.is_quantized:
-                return False
-        return True
+            if type(a) not in types or not a.is_cpu or a.layout is not strided or a.is_quantized:
+                return OTHER
+            if a.requires_grad:
+                found = GRADIENT
+        return found if self.grad() else PLAIN
 
     def followed(self, *arrays: Any) -> bool:
         if self.traced() or self.modes() or self.autocast("cpu") or self.tracing() is not None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from konv.arrays import NUMPY, Kind, channels_last, from_dlpack, kind_of
+from konv.arrays import GRADIENT, NUMPY, OTHER, PLAIN, Kind, channels_last, from_dlpack, kind_of
 from konv.checks import Options, problem
 from konv.geometry import Conv
 from konv.request import Request, packable, plain
@@ -53,6 +53,8 @@ class _Layer:
         self.ready = all(self.readable)
         if self.ready:
             self.weights = Weights(self.request.call, strides)
+        bare = options.activation is options.layout is residual is None
+        self.differentiable = bare and self.request.batched and conv.mode == "zeros"
 
     def __call__(self, x: Any, weight: Any, bias: Any, residual: Any, out: Any) -> Any:
         """Compute; None if arrays must be copied first, which alignment may ask for at any call."""
@@ -67,6 +69,11 @@ class _Layer:
             self.request.no_memory("weight")
         reads = ((pw, weights.bytes), (pb, weights.bias_bytes)) if out is not None else ()
         return self.request.run(px, weights.packed(pw, pb), out, reads, residual)
+
+    def compute(self, x: Any, weight: Any, bias: Any) -> Any:
+        """Compute, of copies if need be; for a layer without residual."""
+        y = self(x, weight, bias, None, None)
+        return run(self.request.conv, *self.copies(x, weight, bias)) if y is None else y
 
     def copies(self, x: Any, weight: Any, bias: Any) -> tuple[Any, Any, Any]:
         """The arrays, those that cannot be read as they lie as copies that can."""
@@ -90,6 +97,7 @@ def convolve(
     x: Any, weight: Any, bias: Any, activation: Any, residual: Any, out: Any, *arguments: Any
 ) -> Any:
     """Run the layer that these arguments have led to before, or build it first."""
+    seen = PLAIN
     if type(x) is type(weight) is _ndarray and (bias is None or type(bias) is _ndarray):
         kind: Kind = NUMPY  # spelt out, because a method call each would be a fifth of a small call
         arrays: Any = x.shape, x.strides, x.dtype, weight.shape, weight.strides, weight.dtype
@@ -98,11 +106,10 @@ def convolve(
         if found is None or not found.owns(weight) or not (bias is None or found.owns(bias)):
             return _foreign(found, x, weight, bias, activation, residual, out, arguments)
         kind = found
-        if residual is not None or out is not None or not kind.ordinary(x, weight, bias):
+        seen = kind.glance(x, weight, bias)
+        if seen == OTHER or residual is not None or out is not None:
             if out is None and kind.followed(x, weight, bias, residual):
-                from konv.nn.doors import followed
-
-                return followed(x, weight, bias, activation, residual, *arguments)
+                return _followed(x, weight, bias, activation, residual, arguments)
             _refuse(kind, {"x": x, "weight": weight, "bias": bias, "residual": residual}, out)
         arrays = kind.name, kind.signature(x), kind.signature(weight)
     now, types = team(), tuple(map(type, arguments))
@@ -121,13 +128,41 @@ def convolve(
     if layer is None:
         options = replace(Options(*arguments), activation=activation)
         layer = _Layer(kind, x, weight, bias, options, residual, out, now)
-    y = layer(x, weight, bias, residual, out)
-    ready = None if y is not None else layer.copies(x, weight, bias)
+    y = ready = None
+    if seen == GRADIENT:
+        y = _differentiate(layer, x, weight, bias, activation, arguments)
+    else:
+        y = layer(x, weight, bias, residual, out)
+        ready = None if y is not None else layer.copies(x, weight, bias)
     if new:  # and nothing was refused
-        if len(_layers) >= REMEMBERED:
-            _layers.clear()
-        _layers[key] = layer
+        _remember(key, layer)
     return y if ready is None else convolve(*ready, activation, residual, out, *arguments)
+
+
+def _remember(key: Any, layer: _Layer) -> None:
+    if len(_layers) >= REMEMBERED:
+        _layers.clear()
+    _layers[key] = layer
+
+
+def _differentiate(
+    layer: _Layer, x: Any, weight: Any, bias: Any, activation: Any, arguments: tuple[Any, ...]
+) -> Any:
+    """Compute so that PyTorch can differentiate: most layers need nothing but their Function."""
+    if not layer.differentiable:
+        return _followed(x, weight, bias, activation, None, arguments)
+    from konv.nn.gradients import EagerConvolution
+
+    return EagerConvolution.apply(x, weight, bias, layer.request.conv, layer.compute)
+
+
+def _followed(
+    x: Any, weight: Any, bias: Any, activation: Any, residual: Any, arguments: tuple[Any, ...]
+) -> Any:
+    """Compute what PyTorch follows: gradients, transforms, traces."""
+    from konv.nn.doors import followed
+
+    return followed(x, weight, bias, activation, residual, *arguments)
 
 
 def run(conv: Conv, x: Any, weight: Any, bias: Any = None, plan: str | None = None) -> Any:
@@ -149,9 +184,7 @@ def run(conv: Conv, x: Any, weight: Any, bias: Any = None, plan: str | None = No
             conv.dims, conv.transposed, 1, 0, 1, conv.groups, 0, None, conv.mode, None, plan
         )
         layer = _Layer(kind, x, weight, bias, options, None, None, now, conv)
-        if len(_layers) >= REMEMBERED:
-            _layers.clear()
-        _layers[key] = layer
+        _remember(key, layer)
     y = layer(x, weight, bias, None, None)
     return run(conv, *layer.copies(x, weight, bias), plan) if y is None else y
 

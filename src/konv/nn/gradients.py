@@ -15,11 +15,13 @@ and two Functions are closed under differentiation. Forward mode follows from li
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 
 from konv.dispatch import run
 from konv.geometry import Conv
@@ -27,18 +29,18 @@ from konv.gradient import weight_gradient
 from konv.nn import batching, operator
 from konv.nn.terms import Terms
 
+How = Callable[[Any, Any, Any], Any]
+
 
 class Convolution(Function):
     """`conv` of x (n, ci, *spatial) with weight (conv.weight_shape) and bias (co,) or None.
 
-    The padding mode of `conv` is zeros. `plan` pins the algorithm of the forward pass.
+    The padding mode of `conv` is zeros. `how` computes it where the caller knows a shorter way.
     """
 
     @staticmethod
-    def forward(
-        x: Tensor, weight: Tensor, bias: Tensor | None, conv: Conv, plan: str | None = None
-    ) -> Any:
-        return run(conv, x, weight, bias, plan)
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, conv: Conv, how: How | None) -> Any:
+        return how(x, weight, bias) if how else run(conv, x, weight, bias)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004 - as Function
@@ -78,13 +80,13 @@ class Convolution(Function):
         return sum(parts[1:], parts[0]) if parts else None
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, x: Any, weight: Any, bias: Any, conv: Conv, plan: Any) -> Any:
+    def vmap(info: Any, in_dims: Any, x: Any, weight: Any, bias: Any, conv: Conv, _: Any) -> Any:
         size = info.batch_size
         at_x, at_weight, at_bias, *_ = in_dims
         x, weight, wide, unfold = batching.fold(conv, size, x, at_x, weight, at_weight)
         if at_bias is None and wide.co == conv.co:  # one bias for all, as without vmap
-            return unfold(Convolution.apply(x, weight, bias, wide, plan)), 0
-        y = unfold(Convolution.apply(x, weight, None, wide, plan))
+            return unfold(Convolution.apply(x, weight, bias, wide, None)), 0
+        y = unfold(Convolution.apply(x, weight, None, wide, None))
         if bias is not None:
             bias = bias if at_bias is None else bias.movedim(at_bias, 0)
             shape = (1,) if at_bias is None else (size,)
@@ -136,13 +138,43 @@ class WeightGradient(Function):
         return dw.unflatten(0, (info.batch_size, conv.weight_shape[0])), 0
 
 
+class EagerConvolution(Function):
+    """Convolution where no transform of torch.func and no forward mode is at work: PyTorch takes 40
+    us to bind the arguments of a Function that these may meet.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, conv: Conv, how: How | None
+    ) -> Any:
+        ctx.conv = conv
+        ctx.save_for_backward(x, weight)
+        return how(x, weight, bias) if how else run(conv, x, weight, bias)
+
+    backward = Convolution.backward
+
+
+class EagerWeightGradient(Function):
+    """WeightGradient there."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dy: Tensor, conv: Conv) -> Any:
+        ctx.conv = conv
+        ctx.save_for_backward(x, dy)
+        return weight_gradient(conv, x, dy)
+
+    backward = WeightGradient.backward
+
+
 def convolution(
     x: Tensor, weight: Tensor, bias: Tensor | None, conv: Conv, plan: str | None = None
 ) -> Tensor:
     """Return `conv` of x and weight, differentiable."""
     if _batched(x, weight):
         return operator.convolution(x, weight, bias, *Terms.of(conv))
-    y: Tensor = Convolution.apply(x, weight, bias, conv, plan)
+    how = None if plan is None else partial(run, conv, plan=plan)
+    function = EagerConvolution if _eager() else Convolution
+    y: Tensor = function.apply(x, weight, bias, conv, how)
     return y
 
 
@@ -151,17 +183,20 @@ def _gradient(x: Tensor, dy: Tensor, conv: Conv) -> Tensor:
     if _batched(x, dy):
         taps = [axis.kernel for axis in conv.axes]
         return operator.convolution_weight(x, dy, taps, *Terms.of(conv))
-    dw: Tensor = WeightGradient.apply(x, dy, conv)
+    function = EagerWeightGradient if _eager() else WeightGradient
+    dw: Tensor = function.apply(x, dy, conv)
     return dw
+
+
+def _eager() -> bool:
+    return forward_ad._current_level < 0 and not _transforms()
 
 
 def _batched(*tensors: Tensor) -> bool:
     """Whether PyTorch's older vmap is at work, which autograd.grad(is_grads_batched=True) still
     uses: it takes operators apart, but knows no Function.
     """
-    if _transforms():
-        return False
-    return not all(map(_has_storage, tensors))
+    return not _transforms() and not all(map(_has_storage, tensors))
 
 
 _transforms = torch._C._are_functorch_transforms_active

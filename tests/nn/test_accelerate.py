@@ -84,6 +84,21 @@ def test_it_trains_as_before() -> None:
     assert torch.allclose(ours.eval()(X), model().eval()(X), atol=1e-5)
 
 
+def test_what_follows_in_place_finds_no_view() -> None:
+    """Channels-last results are tensors of their own, into which autograd lets others write."""
+    m = nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU(inplace=True)).to(
+        memory_format=torch.channels_last
+    )
+    theirs = copy.deepcopy(m)
+    x = X.to(memory_format=torch.channels_last)
+    y = konv.accelerate(m)(x)
+    assert not y._is_view()
+    assert y.stride() == theirs(x).stride()
+    y.sum().backward()
+    theirs(x).sum().backward()
+    assert torch.allclose(m[0].weight.grad, theirs[0].weight.grad, atol=1e-4)
+
+
 def test_hooks_and_parametrizations_stay() -> None:
     m, seen = model(), []
     nn.utils.parametrizations.weight_norm(m[0])

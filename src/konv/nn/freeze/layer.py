@@ -26,8 +26,9 @@ FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 class Layer(nn.Module):
-    """A frozen convolution, called under torch.no_grad(). `last`: results lie channels-last; None: as PyTorch's would.
+    """A frozen convolution, called under torch.no_grad().
 
+    `last`: results lie channels-last; None: as PyTorch's would.
     `left`: PyTorch computes it, because it was measured to be faster.
     """
 

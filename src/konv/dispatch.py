@@ -153,7 +153,8 @@ def _differentiate(
         return _followed(x, weight, bias, activation, None, arguments)
     from konv.nn.gradients import EagerConvolution
 
-    return EagerConvolution.apply(x, weight, bias, layer.request.conv, layer.compute)
+    apply: Any = EagerConvolution.apply
+    return apply(x, weight, bias, layer.request.conv, layer.compute)
 
 
 def _followed(

@@ -4,11 +4,13 @@ so that it loads without konv, and what computes where konv does not.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F  # noqa: N812 - as everyone writes it
 from torch import Tensor
 
 from konv.nn.terms import Terms
+
+CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, terms: Terms) -> Tensor:
@@ -19,10 +21,8 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, terms: Terms) ->
     if terms.lo != terms.hi or min(terms.lo) < 0:
         x = F.pad(x, flat(terms.lo, terms.hi))
         padding = [0] * len(terms.lo)
-    return torch.convolution(
-        x, weight, bias, terms.stride, padding, terms.dilation, False,
-        [0] * len(padding), terms.groups,
-    )  # fmt: skip
+    function = CONV[len(padding)]
+    return function(x, weight, bias, terms.stride, padding, terms.dilation, terms.groups)
 
 
 def _transposed(x: Tensor, weight: Tensor, bias: Tensor | None, terms: Terms) -> Tensor:
@@ -33,12 +33,11 @@ def _transposed(x: Tensor, weight: Tensor, bias: Tensor | None, terms: Terms) ->
     hi = [r - b for r, b in zip(reach, terms.hi, strict=True)]
     more = [a - b for a, b in zip(lo, hi, strict=True)]
     most = [max(s, d) for s, d in zip(stride, dilation, strict=True)]
+    function = CONV_TRANSPOSE[len(lo)]
     if min(lo) >= 0 and all(0 <= r < m for r, m in zip(more, most, strict=True)):
-        return torch.convolution(
-            x, weight, bias, stride, lo, dilation, True, more, terms.groups
-        )  # fmt: skip
+        return function(x, weight, bias, stride, lo, more, terms.groups, dilation)
     none = [0] * len(lo)
-    y = torch.convolution(x, weight, None, stride, none, dilation, True, none, terms.groups)
+    y = function(x, weight, None, stride, none, none, terms.groups, dilation)
     y = F.pad(y, flat([-a for a in lo], [-b for b in hi]))
     return y if bias is None else y + bias.reshape(-1, *(1,) * len(lo))
 

@@ -22,9 +22,9 @@ def fold(
 
     at_x, at_weight: the mapped axis of each, None without one.
     """
-    if at_weight is None and at_x is None:
-        return x, weight, conv, lambda y: y.unsqueeze(0).expand(m, *y.shape)
     if at_weight is None:
+        if at_x is None:
+            return x, weight, conv, lambda y: y.unsqueeze(0).expand(m, *y.shape)
         x = x.movedim(at_x, 0).flatten(0, 1)
         return x, weight, conv.with_batch(m * conv.n), lambda y: y.unflatten(0, (m, conv.n))
     weight = weight.movedim(at_weight, 0).flatten(0, 1)

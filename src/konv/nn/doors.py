@@ -41,11 +41,11 @@ def convolution(x: Any, weight: Any, bias: Any, *arguments: Any) -> Any:
     arguments: the fields of `konv.checks.Options`, up to padding_mode.
     """
     if type(x) not in _PLAIN and not (_traced() or _fake(x)):
-        return _by_pytorch(x, weight, bias, Options(*arguments, None))
+        return _by_pytorch(x, weight, bias, Options(*(*arguments, None)))
     try:
         return convolve(x, weight, bias, None, None, None, *arguments, None, None)
     except UnsupportedError:
-        return _by_pytorch(x, weight, bias, Options(*arguments, None))
+        return _by_pytorch(x, weight, bias, Options(*(*arguments, None)))
 
 
 def followed(
@@ -111,9 +111,10 @@ def _trace(x: Tensor, weight: Tensor, bias: Any, options: Options) -> Tensor:
     if options.padding_mode != "zeros":
         x = aten.pad(x, found.overhang(), options.padding_mode)
         found = found.padded()
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+    if torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None:
         return aten.convolution(x, weight, bias, found)
-    return operator(x, weight, bias, *found)
+    y: Tensor = operator(x, weight, bias, *found)
+    return y
 
 
 def _by_pytorch(x: Any, weight: Any, bias: Any, options: Options) -> Any:
@@ -128,7 +129,7 @@ def _by_pytorch(x: Any, weight: Any, bias: Any, options: Options) -> Any:
 
 def _traced() -> bool:
     """Whether PyTorch writes down what is computed, instead of or besides computing it."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
         return True
     return bool(torch._C._len_torch_dispatch_stack())
 

@@ -50,7 +50,7 @@ class Convolution(Function):
         ctx.save_for_forward(x, weight)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor | None) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor | None) -> Any:
         dx = dw = db = None
         if dy is None:
             return dx, dw, db, None, None
@@ -84,9 +84,10 @@ class Convolution(Function):
         size = info.batch_size
         at_x, at_weight, at_bias, *_ = in_dims
         x, weight, wide, unfold = batching.fold(conv, size, x, at_x, weight, at_weight)
+        apply: Any = Convolution.apply
         if at_bias is None and wide.co == conv.co:  # one bias for all, as without vmap
-            return unfold(Convolution.apply(x, weight, bias, wide, None)), 0
-        y = unfold(Convolution.apply(x, weight, None, wide, None))
+            return unfold(apply(x, weight, bias, wide, None)), 0
+        y = unfold(apply(x, weight, None, wide, None))
         if bias is not None:
             bias = bias if at_bias is None else bias.movedim(at_bias, 0)
             shape = (1,) if at_bias is None else (size,)
@@ -109,7 +110,7 @@ class WeightGradient(Function):
         ctx.save_for_forward(x, dy)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor | None) -> Any:
         if grad is None:
             return None, None, None
         x, dy = ctx.saved_tensors
@@ -134,7 +135,8 @@ class WeightGradient(Function):
     @staticmethod
     def vmap(info: Any, in_dims: Any, x: Any, dy: Any, conv: Conv) -> Any:
         x, dy, wide = batching.fold_gradient(conv, info.batch_size, x, in_dims[0], dy, in_dims[1])
-        dw = WeightGradient.apply(x, dy, wide)
+        apply: Any = WeightGradient.apply
+        dw = apply(x, dy, wide)
         return dw.unflatten(0, (info.batch_size, conv.weight_shape[0])), 0
 
 
@@ -171,21 +173,23 @@ def convolution(
 ) -> Tensor:
     """Return `conv` of x and weight, differentiable."""
     if _batched(x, weight):
-        return operator.convolution(x, weight, bias, *Terms.of(conv))
+        y: Tensor = operator.convolution(x, weight, bias, *Terms.of(conv))
+        return y
     how = None if plan is None else partial(run, conv, plan=plan)
-    function = EagerConvolution if _eager() else Convolution
-    y: Tensor = function.apply(x, weight, bias, conv, how)
-    return y
+    function: Any = EagerConvolution if _eager() else Convolution
+    found: Tensor = function.apply(x, weight, bias, conv, how)
+    return found
 
 
 def _gradient(x: Tensor, dy: Tensor, conv: Conv) -> Tensor:
     """Return the gradient of the weight, differentiable."""
     if _batched(x, dy):
         taps = [axis.kernel for axis in conv.axes]
-        return operator.convolution_weight(x, dy, taps, *Terms.of(conv))
-    function = EagerWeightGradient if _eager() else WeightGradient
-    dw: Tensor = function.apply(x, dy, conv)
-    return dw
+        dw: Tensor = operator.convolution_weight(x, dy, taps, *Terms.of(conv))
+        return dw
+    function: Any = EagerWeightGradient if _eager() else WeightGradient
+    found: Tensor = function.apply(x, dy, conv)
+    return found
 
 
 def _eager() -> bool:
@@ -202,7 +206,7 @@ def _batched(*tensors: Tensor) -> bool:
 _transforms = torch._C._are_functorch_transforms_active
 _has_storage = torch._C._has_storage
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.nn.functional.relu,
     "relu6": torch.nn.functional.relu6,
     "silu": torch.nn.functional.silu,

@@ -72,6 +72,7 @@ class Conv1d(Ordinary, nn.Conv1d):
     """Convolution of sequences (n, ci, w) or (ci, w): torch.nn.Conv1d, computed by konv. See
     Conv2d.
 
+    >>> import torch
     >>> Conv1d(4, 8, 3, padding="causal")(torch.ones(2, 4, 10)).shape
     torch.Size([2, 8, 10])
     """
@@ -93,7 +94,7 @@ class Conv2d(Ordinary, nn.Conv2d):
     tensors and subclasses are computed by PyTorch. ProblemError (a RuntimeError and ValueError)
     for an input that does not fit, before anything is computed.
 
-    >>> torch.manual_seed(0) and None
+    >>> import torch
     >>> layer = Conv2d(3, 16, 3, stride=2, padding="same")
     >>> layer
     Conv2d(3, 16, kernel_size=(3, 3), stride=(2, 2), padding=same)
@@ -110,6 +111,7 @@ class Conv2d(Ordinary, nn.Conv2d):
 class Conv3d(Ordinary, nn.Conv3d):
     """Convolution of volumes (n, ci, d, h, w): torch.nn.Conv3d, computed by konv. See Conv2d.
 
+    >>> import torch
     >>> Conv3d(1, 2, 2, padding=((0, 1), (1, 0), (0, 0)))(torch.ones(1, 1, 4, 4, 4)).shape
     torch.Size([1, 2, 4, 4, 3])
     """
@@ -124,6 +126,7 @@ class ConvTranspose1d(Transposed, nn.ConvTranspose1d):
     """Transposed convolution of sequences: torch.nn.ConvTranspose1d, computed by konv. See
     ConvTranspose2d.
 
+    >>> import torch
     >>> ConvTranspose1d(1, 2, 4, stride=2, padding=1)(torch.ones(1, 1, 5)).shape
     torch.Size([1, 2, 10])
     """
@@ -140,6 +143,7 @@ class ConvTranspose2d(Transposed, nn.ConvTranspose2d):
     As Conv2d. padding, which crops the result, may be ((lo, hi), (lo, hi)) too, and padding_mode
     "reflect", "replicate" or "circular": what the kernel reads beside the image.
 
+    >>> import torch
     >>> layer = ConvTranspose2d(8, 4, 3, stride=2, padding=1)
     >>> layer(torch.ones(1, 8, 5, 5)).shape
     torch.Size([1, 4, 9, 9])
@@ -157,6 +161,7 @@ class ConvTranspose3d(Transposed, nn.ConvTranspose3d):
     """Transposed convolution of volumes: torch.nn.ConvTranspose3d, computed by konv. See
     ConvTranspose2d.
 
+    >>> import torch
     >>> ConvTranspose3d(2, 1, 2, stride=2)(torch.ones(1, 2, 3, 3, 3)).shape
     torch.Size([1, 1, 6, 6, 6])
     """

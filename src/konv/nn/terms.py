@@ -31,8 +31,9 @@ class Terms(NamedTuple):
     @classmethod
     def of(cls, conv: Conv) -> Terms:
         """Return the terms of a Conv whose padding mode is zeros."""
-        rows = [(a.stride, a.up, a.lo, a.hi, a.dilation) for a in conv.axes]
-        return cls(conv.transposed, *map(list, zip(*rows, strict=True)), conv.groups)
+        names = "stride", "up", "lo", "hi", "dilation"
+        lists = {name: [getattr(axis, name) for axis in conv.axes] for name in names}
+        return cls(transposed=conv.transposed, groups=conv.groups, **lists)
 
     def adjoint(self, sizes: Sequence[int], taps: Sequence[int], outs: Sequence[int]) -> Terms:
         """Return the terms of the input gradient, as `Axis.adjoint` has them."""

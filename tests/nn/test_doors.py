@@ -1,0 +1,310 @@
+"""Which way a call takes: gradients of what is beyond PyTorch's arguments, autocast, torch.func,
+torch.compile, torch.export, fake tensors, subclasses.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 - as everyone writes it
+from torch.autograd import gradcheck, gradgradcheck
+from torch.fx.experimental.proxy_tensor import make_fx
+
+import konv
+import konv.nn
+from konv.geometry import Conv
+from konv.nn import aten, gradients
+from konv.nn.terms import Terms
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+
+
+def tensor(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+def wide(*shape: int, seed: int = 0) -> torch.Tensor:
+    return tensor(*shape, seed=seed, dtype=torch.float64).requires_grad_()
+
+
+LINES = [
+    "conv2d 2x4x7x6 o6 k3 s2 p1 g2",
+    "conv2d 1x3x9x9 o4 k3x2 s3x2 p2:1 d2x1",
+    "conv1d 2x3x9 o4 k3 s2",
+    "tconv2d 2x4x5x4 o6 k3 s2 p1 g2 r1",
+    "tconv1d 1x3x5 o4 k4 s3 p1:0 d2",
+    "conv3d 1x2x4x5x4 o2 k2 s2 p1",
+]
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_terms_are_those_of_an_axis(line: str) -> None:
+    """What tracing knows of geometry is what `Axis` knows; PyTorch's operators are the same."""
+    conv = Conv.parse(line)
+    terms, taps = Terms.of(conv), [a.kernel for a in conv.axes]
+    found = terms.adjoint(conv.in_shape[2:], taps, conv.out_shape[2:])
+    assert found == Terms.of(conv.adjoint())
+    assert terms.overhang() == [(max(0, a.lo // a.up), max(0, a.hi // a.up)) for a in conv.axes]
+    x, w = tensor(*conv.in_shape), tensor(*conv.weight_shape, seed=1)
+    dy = tensor(*conv.out_shape, seed=2)
+    y = gradients.convolution(x, w, None, conv)
+    torch.testing.assert_close(aten.convolution(x, w, None, terms), y, rtol=1e-4, atol=1e-4)
+    dx = gradients.convolution(dy, w, None, conv.adjoint())
+    assert dx.shape == x.shape
+    torch.testing.assert_close((dx * x).sum(), (dy * y).sum(), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        aten.convolution(dy, w, None, Terms.of(conv.adjoint())), dx, rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
+@pytest.mark.parametrize(
+    ("transposed", "options"),
+    [
+        (False, {"padding": "same", "stride": 2}),
+        (False, {"padding": "causal", "dilation": 2}),
+        (False, {"padding": ((0, 2), (1, 0)), "stride": (1, 2)}),
+        (False, {"padding": 1, "layout": "NHWC", "activation": "silu"}),
+        (True, {"padding": ((0, 1), (2, 0)), "stride": 2}),
+        (True, {"padding": 0, "stride": 2, "output_padding": 1}),
+    ],
+    ids=["same", "causal", "pairs", "layout", "transposed pairs", "transposed"],
+)
+def test_gradients_beyond_pytorchs_arguments(mode: str, transposed: bool, options: Any) -> None:
+    """Of konv.conv2d and kin, in every padding mode; twice."""
+    shape = (1, 6, 7, 4) if "layout" in options else (1, 4, 6, 7)
+    x, w, b = wide(*shape), wide(4, 4, 3, 3, seed=1), wide(4, seed=2)
+    call = konv.conv_transpose2d if transposed else konv.conv2d
+
+    def function(x: Any, w: Any, b: Any) -> Any:
+        return call(x, w, b, padding_mode=mode, **options)
+
+    with torch.no_grad():
+        expected = function(x, w, b)
+    torch.testing.assert_close(function(x, w, b).detach(), expected)
+    assert gradcheck(function, (x, w, b), fast_mode=True, check_forward_ad=True)
+    assert gradgradcheck(function, (x, w, b), fast_mode=True)
+
+
+ACTIVATIONS = ["relu", "relu6", ("leaky_relu", 0.3), "silu", "hardswish", "gelu", ("gelu", "tanh")]
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+@pytest.mark.parametrize("batched", [True, False])
+def test_activation_and_residual(activation: Any, batched: bool) -> None:
+    """With gradients as without."""
+    x, w, b = wide(2, 3, 6, 5), wide(4, 3, 3, 3, seed=1), wide(4, seed=2)
+    residual = wide(2, 4, 6, 5, seed=3)
+    if not batched:
+        x, residual = (a.detach()[0].requires_grad_() for a in (x, residual))
+    with torch.no_grad():
+        expected = konv.conv2d(x, w, b, padding=1, activation=activation, residual=residual)
+    got = konv.conv2d(x, w, b, padding=1, activation=activation, residual=residual)
+    torch.testing.assert_close(got.detach(), expected, rtol=1e-9, atol=1e-9)
+    assert all(a is not None for a in torch.autograd.grad(got.sum(), (x, w, b, residual)))
+    plain = konv.conv2d(x, w, b, padding=1, plan="direct")
+    torch.testing.assert_close(plain, konv.conv2d(x, w, b, padding=1))
+
+
+def test_only_the_gradients_that_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frozen weight costs no weight gradient, a first layer no gradient of its image."""
+    done: list[str] = []
+    real, of_weight = gradients.run, gradients.weight_gradient
+    monkeypatch.setattr(gradients, "run", lambda *a, **k: (done.append("x"), real(*a, **k))[1])
+    monkeypatch.setattr(
+        gradients, "weight_gradient", lambda *a: (done.append("weight"), of_weight(*a))[1]
+    )
+    x, w = tensor(1, 3, 6, 6), tensor(4, 3, 3, 3, seed=1)
+    for needs, expected in (((True, False), ["x"]), ((False, True), ["weight"])):
+        done.clear()
+        a, b = (t.detach().requires_grad_(need) for t, need in zip((x, w), needs, strict=True))
+        konv.conv2d(a, b).sum().backward()
+        assert done == expected
+        assert [a.grad is not None, b.grad is not None] == list(needs)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast(dtype: torch.dtype) -> None:
+    """As PyTorch's own: the lower precision inside, float32 gradients of float32 weights."""
+    layer, theirs = konv.nn.Conv2d(3, 4, 3, padding=1), torch.nn.Conv2d(3, 4, 3, padding=1)
+    theirs.load_state_dict(layer.state_dict())
+    x = tensor(2, 3, 8, 8)
+    with torch.autocast("cpu", dtype):
+        y, expected = layer(x), theirs(x)
+        assert layer(x.double().float()).dtype == dtype
+        with torch.no_grad():
+            assert konv.conv2d(x, layer.weight.detach()).dtype == dtype
+    assert y.dtype == expected.dtype == dtype
+    torch.testing.assert_close(y, expected, rtol=2e-2, atol=2e-2)
+    y.float().square().sum().backward()
+    expected.float().square().sum().backward()
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.dtype == torch.float32
+    torch.testing.assert_close(layer.weight.grad, theirs.weight.grad, rtol=5e-2, atol=1.0)
+    doubled = konv.nn.Conv2d(3, 4, 3).double()
+    with torch.autocast("cpu", dtype):
+        assert doubled(x.double()).dtype == torch.float64
+
+
+MAPS = [(0, None, None), (None, 0, None), (None, None, 0), (1, 0, None), (0, 2, 0), (0, 0, 0)]
+
+
+@pytest.mark.parametrize("where", MAPS, ids=str)
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_vmap(where: Any, transposed: bool, compiled: bool) -> None:
+    """Each mapped axis, and the gradient of each; eager and as konv's operator."""
+    shapes = (2, 4, 6, 5), (4, 2, 3, 3) if transposed else (6, 2, 3, 3), (4 if transposed else 6,)
+    arguments = []
+    for seed, (shape, at) in enumerate(zip(shapes, where, strict=True)):
+        full = list(shape) if at is None else [*shape[:at], 3, *shape[at:]]
+        arguments.append(tensor(*full, seed=seed, dtype=torch.float64))
+
+    def results(module: Any) -> Any:
+        call = module.conv_transpose2d if transposed else module.conv2d
+
+        def loss(x: Any, w: Any, b: Any) -> Any:
+            return call(x, w, b, stride=2, padding=1, groups=2).square().sum()
+
+        each = torch.func.vmap(torch.func.grad(loss, argnums=(0, 1, 2)), where)
+        if compiled and module is konv:
+            torch._dynamo.reset()
+            each = torch.compile(each, backend="aot_eager", fullgraph=True)
+        return each(*arguments)
+
+    for a, b in zip(results(konv), results(F), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_torch_func() -> None:
+    """jvp, jacrev over jacfwd, and a Hessian, as PyTorch's own operator."""
+    x, w = tensor(1, 2, 4, 4, dtype=torch.float64), tensor(2, 2, 3, 3, dtype=torch.float64, seed=1)
+    t = tensor(1, 2, 4, 4, dtype=torch.float64, seed=2)
+    for transform in (
+        lambda f: torch.func.jvp(lambda x: f(x, w), (x,), (t,))[1],
+        lambda f: torch.func.jacrev(torch.func.jacfwd(f, argnums=1), argnums=0)(x, w),
+        lambda f: torch.func.hessian(lambda w: f(x, w).pow(3).sum())(w),
+    ):
+        torch.testing.assert_close(transform(konv.nn.conv2d), transform(F.conv2d))
+
+
+# --- Compiled -------------------------------------------------------------------------------------
+
+BEYOND = [
+    konv.nn.Conv2d(3, 4, 3, stride=2, padding="same", padding_mode="reflect"),
+    konv.nn.Conv2d(3, 4, 3, padding="causal"),
+    konv.nn.ConvTranspose2d(3, 4, 3, stride=2, padding=((0, 1), (2, 0)), padding_mode="circular"),
+    konv.nn.ConvTranspose2d(3, 4, 3, stride=2, padding=1, output_padding=1),
+    konv.nn.Conv2d(3, 6, 3, padding=1, groups=3),
+]
+
+
+@pytest.mark.parametrize("layer", BEYOND, ids=repr)
+@pytest.mark.parametrize("last", [False, True])
+def test_compiled_is_eager(layer: Any, last: bool) -> None:
+    """One graph, the same bits, strides and gradients; with symbolic sizes too."""
+    torch._dynamo.reset()
+    for dynamic, size in product((False, True), (8, 9)):
+        x = tensor(2, 3, size, size + 1)
+        x = x.to(memory_format=torch.channels_last) if last else x
+        compiled = torch.compile(layer, backend="aot_eager", fullgraph=True, dynamic=dynamic)
+        expected, got = layer(x), compiled(x)
+        assert torch.equal(got, expected)
+        with torch.no_grad():
+            assert compiled(x).stride() == layer(x).stride() == got.stride()
+        grads = [torch.autograd.grad(y.square().sum(), layer.parameters()) for y in (got, expected)]
+        for a, b in zip(*grads, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_inductor() -> None:
+    torch._dynamo.reset()
+    layer, x = konv.nn.Conv2d(3, 8, 3, padding=1), tensor(2, 3, 8, 8)
+    model = torch.nn.Sequential(layer, torch.nn.ReLU())
+    compiled = torch.compile(model, fullgraph=True)
+    torch.testing.assert_close(compiled(x), model(x))
+    compiled(x).square().sum().backward()
+    assert layer.weight.grad is not None
+
+
+def test_konv_functions_compile_and_the_operator_is_sound() -> None:
+    """konv.conv2d itself within a graph; PyTorch's own checks of a custom operator."""
+    torch._dynamo.reset()
+    x, w = tensor(2, 3, 8, 8), tensor(4, 3, 3, 3, seed=1).requires_grad_()
+
+    def function(x: Any) -> Any:
+        return konv.conv2d(x, w, padding=1, activation="relu", residual=None)
+
+    compiled = torch.compile(function, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), function(x))
+    terms = Terms(False, [2, 1], [1, 1], [1, 0], [0, 2], [1, 2], 1)
+    y = torch.ops.konv.convolution(x, w, None, *terms).detach()
+    checks = "test_schema", "test_autograd_registration", "test_faketensor"
+    torch.library.opcheck(torch.ops.konv.convolution, (x, w, None, *terms), test_utils=checks)
+    torch.library.opcheck(
+        torch.ops.konv.convolution_weight, (x, y, [3, 3], *terms), test_utils=checks
+    )
+
+
+@pytest.mark.parametrize("layer", BEYOND, ids=repr)
+def test_exported_without_konv(layer: Any, tmp_path: Path) -> None:
+    """A saved export holds PyTorch's operators only, and runs where konv cannot be imported."""
+    x = tensor(2, 3, 8, 8)
+    exported = torch.export.export(layer, (x,))
+    assert "konv" not in str(exported.graph)
+    torch.export.save(exported, tmp_path / "model.pt2")
+    torch.save((x, layer(x).detach()), tmp_path / "tensors.pt")
+    if layer is not BEYOND[0]:
+        torch.testing.assert_close(exported.module()(x), layer(x), rtol=1e-4, atol=1e-4)
+        return
+    code = f"""
+import sys, torch
+sys.modules["konv"] = None
+x, y = torch.load({str(tmp_path / "tensors.pt")!r})
+got = torch.export.load({str(tmp_path / "model.pt2")!r}).module()(x)
+torch.testing.assert_close(got, y, rtol=1e-4, atol=1e-4)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_onnx(tmp_path: Path) -> None:
+    import onnx
+
+    layer, x = konv.nn.Conv2d(3, 4, 3, padding=1), tensor(1, 3, 8, 8)
+    torch.onnx.export(layer, (x,), str(tmp_path / "m.onnx"), dynamo=False)
+    assert [n.op_type for n in onnx.load(str(tmp_path / "m.onnx")).graph.node] == ["Conv"]
+
+
+# --- Other tensors --------------------------------------------------------------------------------
+
+
+class Labelled(torch.Tensor):
+    """A subclass, which PyTorch's operators keep."""
+
+
+def test_other_tensors() -> None:
+    """Fake, meta, labelled: as PyTorch's own layer, without an error and without numbers."""
+    from torch._subclasses import FakeTensorMode
+
+    layer, x = konv.nn.Conv2d(3, 4, 3, padding=1), tensor(1, 3, 8, 8)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fake = layer(mode.from_tensor(x.to(memory_format=torch.channels_last)))
+        assert fake.shape == (1, 4, 8, 8)
+        assert fake.stride() == (256, 1, 32, 4)
+    assert konv.nn.Conv2d(3, 4, 3, device="meta")(x.to("meta")).shape == (1, 4, 6, 6)
+    assert type(layer(x.as_subclass(Labelled))) is Labelled
+    graph = make_fx(layer)(x).graph
+    assert "konv.convolution" in str(graph)
+    for odd in (x.to(torch.complex64), x.long()):
+        weight = layer.weight.detach().to(odd.dtype)
+        torch.testing.assert_close(konv.nn.conv2d(odd, weight), F.conv2d(odd, weight))

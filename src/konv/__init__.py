@@ -21,6 +21,7 @@ _HOME = {
     "konv.bench.tuning": ("tune",),
     "konv.runtime.choose": ("precision",),
     "konv.runtime.threads": ("get_num_threads", "set_num_threads"),
+    "konv.nn.accelerate": ("accelerate", "restore"),
     "konv.errors": ("KonvError", "OutOfMemoryError", "ProblemError", "UnsupportedError"),
 }  # fmt: skip
 _WHERE = {name: module for module, names in _HOME.items() for name in names}
@@ -33,6 +34,7 @@ __all__ = [
     "Prepared",
     "ProblemError",
     "UnsupportedError",
+    "accelerate",
     "conv1d",
     "conv2d",
     "conv3d",
@@ -42,6 +44,7 @@ __all__ = [
     "get_num_threads",
     "precision",
     "prepare",
+    "restore",
     "set_num_threads",
     "solve",
     "tune",
@@ -65,6 +68,7 @@ if TYPE_CHECKING:
     from konv.geometry import Axis, Conv
     from konv.geometry.solve import solve
     from konv.gradient import weight_gradient
+    from konv.nn.accelerate import accelerate, restore
     from konv.prepared import Prepared, prepare
     from konv.runtime.choose import precision
     from konv.runtime.threads import get_num_threads, set_num_threads

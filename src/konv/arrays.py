@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -62,8 +63,10 @@ class Kind(Protocol):
     def refuse_followed(self, a: Any, name: str) -> None:
         """Raise if a gradient of what is computed from it is wanted."""
 
-    def empty(self, shape: Shape, dtype: str) -> Any:
-        """A new contiguous array."""
+    def empty(self, shape: Shape, dtype: str, order: Shape | None = None) -> Any:
+        """A new contiguous array, seen with its axes in another order if one is given; it is a view
+        of no other tensor.
+        """
 
     def permute(self, a: Any, order: Sequence[int]) -> Any:
         """A view with its axes in another order."""
@@ -144,8 +147,9 @@ class NumpyKind:
     def refuse_followed(self, a: Any, name: str) -> None:  # noqa: ARG002
         return None
 
-    def empty(self, shape: Shape, dtype: str) -> Any:
-        return np.empty(shape, dtype)
+    def empty(self, shape: Shape, dtype: str, order: Shape | None = None) -> Any:
+        made = np.empty(shape, dtype)
+        return made if order is None else made.transpose(order)
 
     def permute(self, a: Any, order: Sequence[int]) -> Any:
         return a.transpose(order)
@@ -261,8 +265,11 @@ class TorchKind:
                 f"torch.Tensor."
             )
 
-    def empty(self, shape: Shape, dtype: str) -> Any:
-        return self.torch.empty(shape, dtype=getattr(self.torch, dtype))
+    def empty(self, shape: Shape, dtype: str, order: Shape | None = None) -> Any:
+        if order is None:
+            return self.torch.empty(shape, dtype=getattr(self.torch, dtype))
+        # Permuting would make it a view, into which autograd lets nobody write in place.
+        return self.torch.empty_strided(*_ordered(shape, order), dtype=getattr(self.torch, dtype))
 
     def permute(self, a: Any, order: Sequence[int]) -> Any:
         return a.permute(order)
@@ -283,6 +290,13 @@ def _is_fake(a: Any) -> bool:
     """Whether a tensor is PyTorch's stand-in for one while it traces."""
     fake = sys.modules.get("torch._subclasses.fake_tensor")
     return fake is not None and isinstance(a, fake.FakeTensor)
+
+
+@lru_cache(maxsize=1024)
+def _ordered(shape: Shape, order: Shape) -> tuple[Shape, Shape]:
+    """Shape and strides of a contiguous array with its axes in another order."""
+    strides = dense_strides(shape, False)
+    return tuple(shape[i] for i in order), tuple(strides[i] for i in order)
 
 
 NUMPY = NumpyKind()

@@ -4,20 +4,22 @@ size.
 
 from __future__ import annotations
 
-from typing import Any
+from math import prod
+from typing import Any, NamedTuple
 
 from konv import llvm
-from konv.arrays import Kind, kind_of
+from konv.arrays import Kind, Shape, channels_last, dense_strides, kind_of
 from konv.checks import Options, canonical, check_dtype, epilogue, layout_last
 from konv.errors import ProblemError
 from konv.geometry import Conv
 from konv.plan import Plan
 from konv.request import Request
-from konv.runtime import weights
+from konv.runtime import memory, weights
 from konv.runtime.choose import current_precision, named
 from konv.runtime.execute import Call
 from konv.runtime.threads import team
 from konv.runtime.weights import Packed
+from konv.target import BYTES
 
 REMEMBERED = 64  # image sizes
 
@@ -55,8 +57,20 @@ def prepare(
     return Prepared(conv, weight, bias, layout, plan, activation)
 
 
+class Step(NamedTuple):
+    """A prepared layer at one size: what runs, with which weights, and how its results lie."""
+
+    call: Call
+    packed: Packed
+    shape: Shape
+    strides: Shape
+
+
 class Prepared:
-    """A layer that owns its packed weights. Make one with `prepare`."""
+    """A layer that owns its packed weights. Make one with `prepare`.
+
+    conv, weight, bias   what it computes with; the arrays are copies, not to be written to
+    """
 
     def __init__(
         self,
@@ -94,8 +108,8 @@ class Prepared:
         _refuse(weight, "weight")
         if bias is not None:
             _refuse(bias, "bias")
-        self._kind, self._weight = kind, kind.contiguous(weight)
-        self._bias = None if bias is None else _kind(bias, "bias").contiguous(bias)
+        self._kind, self.weight = kind, kind.contiguous(weight)
+        self.bias = None if bias is None else _kind(bias, "bias").contiguous(bias)
         self._packed: dict[Any, Packed] = {}
         self._requests: dict[Any, Request] = {}
 
@@ -131,6 +145,26 @@ class Prepared:
             return self(kind.dense(x), out, residual)
         return request.run(px, self._pack(request.call), out, (), residual)
 
+    def step(self, x: Any, last: bool, residual: bool = False) -> Step:
+        """How to compute (batch, channel, *spatial) arrays that lie as x does into channels-last or
+        contiguous results, for who keeps count of arrays and layouts: nothing is asked again.
+        """
+        kind, options = _kind(x, "x"), self._options
+        _refuse(x, "x")
+        conv = self._at(kind, x)
+        _, shape, strides = canonical(kind, x, options, False, True)
+        size = prod(conv.out_shape) * BYTES[conv.dtype]
+        memory.require(size, f"the result of {conv}")
+        x_last = strides[1] == 1 and (strides[-1] != 1 or channels_last(shape, strides))
+        result, after = dense_strides(conv.out_shape, last), epilogue(options, residual)
+        call = Call(conv, strides, result, team(), x_last, last, after, options.plan)
+        return Step(call, self._pack(call), conv.out_shape, result)
+
+    @property
+    def packed_bytes(self) -> int:
+        """Bytes of all the packed weights that its calls have asked for so far."""
+        return sum(packed.size for packed in self._packed.values())
+
     def _at(self, kind: Kind, x: Any) -> Conv:
         """The layer at the batch and size of x."""
         _, shape, _ = canonical(kind, x, self._options, layout_last(self._options))
@@ -148,10 +182,10 @@ class Prepared:
         key = (plan.algorithm, plan.vectors, plan.form)
         packed = self._packed.get(key)
         if packed is None:
-            weight = self._kind.address(self._weight)
-            bias = 0 if self._bias is None else _kind(self._bias, "bias").address(self._bias)
+            weight = self._kind.address(self.weight)
+            bias = 0 if self.bias is None else _kind(self.bias, "bias").address(self.bias)
             packed = weights.pack(
-                self.conv, plan, call.kernel, weight, self._kind.strides(self._weight), bias
+                self.conv, plan, call.kernel, weight, self._kind.strides(self.weight), bias
             )
             self._packed[key] = packed
         return packed

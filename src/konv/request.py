@@ -162,8 +162,6 @@ class Request:
         if not (px and py) and 0 not in self.conv.in_shape:
             self.no_memory("out" if px else "x")
         self.call.run(px, packed, py, pr)
-        if y is not out and self.y_order is not None:
-            y = kind.permute(y, self.y_order)
         if out is not None and y is not out:
             kind.copy(out, y)
         elif out is not None:
@@ -179,10 +177,9 @@ class Request:
             return residual
         size = prod(self.y_shape) * self.itemsize
         copied = memory.allocate(
-            lambda: kind.empty(self.y_shape, self.dtype), size, "a copy of residual"
+            lambda: kind.empty(self.y_shape, self.dtype, self.y_order), size, "a copy of residual"
         )
-        seen = copied if self.y_order is None else kind.permute(copied, self.y_order)
-        kind.copy(seen, residual)
+        kind.copy(copied, residual)
         return copied
 
     def no_memory(self, name: str) -> NoReturn:
@@ -196,7 +193,7 @@ class Request:
         """An array for the result; the system's refusal as an OutOfMemoryError."""
         size = prod(self.y_shape) * self.itemsize
         new = memory.allocate(
-            lambda: self.kind.empty(self.y_shape, self.dtype), size, self.result_name
+            lambda: self.kind.empty(self.y_shape, self.dtype, self.y_order), size, self.result_name
         )
         if size >= hugepages.LARGE:
             hugepages.prefer(self.kind.address(new), size)

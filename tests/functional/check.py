@@ -94,12 +94,15 @@ def _where(wrong: Array, got: Array, want: Array, bound: Any) -> str:
 @contextmanager
 def nan_results() -> Iterator[None]:
     """New results are full of NaN, so an output that nobody writes is seen."""
+    kinds = (arrays.NumpyKind.empty, arrays.TorchKind.empty)
 
-    def numpy_empty(self: Any, shape: Any, dtype: str) -> Any:
-        return np.full(shape, np.nan, dtype)
+    def numpy_empty(*of: Any) -> Any:
+        made = kinds[0](*of)
+        made.fill(np.nan)
+        return made
 
-    def torch_empty(self: Any, shape: Any, dtype: str) -> Any:
-        return torch.full(shape, torch.nan, dtype=getattr(torch, dtype))
+    def torch_empty(*of: Any) -> Any:
+        return kinds[1](*of).fill_(torch.nan)
 
     with (
         patch.object(arrays.NumpyKind, "empty", numpy_empty),

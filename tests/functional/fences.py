@@ -135,11 +135,12 @@ def fenced(at_end: bool, missing: int = 0) -> Iterator[None]:
         found = lay(replace(case, torch=False), a, form, places)
         return tensor(fence.array(found)) if case.torch else fence.array(found)
 
-    def empty(_: Any, shape: Any, dtype: str) -> Array:
-        return fence.array(np.full(shape, np.nan, dtype))
+    def empty(_: Any, shape: Any, dtype: str, order: Any = None) -> Array:
+        made = fence.array(np.full(shape, np.nan, dtype))
+        return made if order is None else made.transpose(order)
 
-    def torch_empty(_: Any, shape: Any, dtype: str) -> torch.Tensor:
-        return torch.from_numpy(empty(_, shape, dtype))
+    def torch_empty(*of: Any) -> torch.Tensor:
+        return torch.from_numpy(empty(*of))
 
     with ExitStack() as stack:
         for owner, name, new in (

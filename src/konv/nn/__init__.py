@@ -19,6 +19,7 @@ except ModuleNotFoundError as error:
         name="torch",
     ) from None
 
+from konv.nn.accelerate import report
 from konv.nn.functional import (
     conv1d,
     conv2d,
@@ -65,4 +66,5 @@ __all__ = [
     "conv_transpose1d",
     "conv_transpose2d",
     "conv_transpose3d",
+    "report",
 ]

@@ -1,0 +1,128 @@
+"""A module as a graph of its steps, if it can be had.
+
+torch.fx runs `forward` once with stand-ins for tensors and writes down what is done to them.
+PyTorch's own layers stay single steps, and so do modules with hooks, which keep them. An argument
+with a default that is None, a bool, an integer or a string is taken for that default, unless an
+example gives it; the graph refuses another value when it is called.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+CONSTANTS = (type(None), bool, int, str)
+
+
+class Untraceable(Exception):  # noqa: N818 - says what the module is
+    """There is no graph; the message says why, in a line."""
+
+
+class _Stand(fx.Proxy):
+    """A stand-in that knows `x += y` from `x = x + y`: others may look at the memory of x."""
+
+
+def _in_place(operation: Any) -> Any:
+    def written(self: fx.Proxy, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operation, (self, other), {})
+
+    return written
+
+
+for _name in (
+    "iadd",
+    "isub",
+    "imul",
+    "itruediv",
+    "ifloordiv",
+    "imod",
+    "ipow",
+    "iand",
+    "ior",
+    "ixor",
+):
+    setattr(_Stand, f"__{_name}__", _in_place(getattr(operator, _name)))
+
+
+class _Tracer(fx.Tracer):
+    def __init__(self, root: nn.Module | None = None) -> None:
+        super().__init__()
+        self.top = root
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Stand(node, self)
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        own = type(m).__module__.startswith("konv.nn")
+        hooked = m is not self.top and has_hooks(m)
+        return own or hooked or super().is_leaf_module(m, module_qualified_name)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something is to be called before or after the module."""
+    return bool(
+        module._forward_hooks  # PyTorch has no public way to ask
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
+def trace(module: nn.Module, given: int | None = None) -> fx.GraphModule:
+    """The graph of a module; `given`: so many arguments an example has. Untraceable if none."""
+    if type(module).forward is nn.Module.forward:
+        raise Untraceable("it has no forward")
+    try:
+        graph = _Tracer(module).trace(module, _constants(module, given))
+        made = fx.GraphModule(module, graph, type(module).__name__)
+    except Exception as error:  # whatever the module's own code raises when given stand-ins
+        lines = str(error).strip().splitlines()
+        raise Untraceable(lines[0] if lines else type(error).__name__) from error
+    if any(node.op == "get_attr" and _changes(node) for node in made.graph.nodes):
+        raise Untraceable("it changes a tensor of its own")
+    return made
+
+
+def _constants(module: nn.Module, given: int | None) -> dict[str, Any]:
+    """The arguments that are taken for their defaults."""
+    parameters = list(inspect.signature(module.forward).parameters.values())
+    later = parameters if given is None else parameters[given:]
+    return {p.name: p.default for p in later if isinstance(p.default, CONSTANTS)}
+
+
+def _changes(node: fx.Node) -> bool:
+    """Whether some step writes into a parameter or buffer, such as a counter of calls."""
+    return any(mutates(user, {}) and user.args and user.args[0] is node for user in node.users)
+
+
+def mutates(node: fx.Node, modules: Any) -> bool:
+    """Whether a step may write into a tensor that it is given."""
+    if node.op == "call_module":
+        module = modules.get(str(node.target))
+        known = type(module).__module__.startswith(("torch.nn", "konv.nn"))
+        return module is None or not known or has_hooks(module) or getattr(module, "inplace", False)
+    if node.op not in ("call_method", "call_function"):
+        return False
+    if "out" in node.kwargs or node.kwargs.get("inplace"):
+        return True
+    target = node.target
+    name = target if isinstance(target, str) else getattr(target, "__name__", "")
+    if node.op == "call_function" and getattr(target, "__module__", "") == "_operator":
+        return name == "setitem" or (name[:1] == "i" and name not in ("index", "invert", "inv"))
+    flags = any(arg is True for arg in node.args)  # F.relu(x, True)
+    return flags or (name.endswith("_") and not name.endswith("__"))
+
+
+def tensors(example: Any) -> tuple[Any, ...]:
+    """The arguments that an example stands for: it is one of them, or a tuple of all."""
+    if isinstance(example, Tensor):
+        return (example,)
+    if isinstance(example, tuple) and any(isinstance(each, Tensor) for each in example):
+        return example
+    raise TypeError(
+        f"example is a {type(example).__name__}. Use a tensor such as the model is called with, or "
+        f"a tuple of all its arguments."
+    )

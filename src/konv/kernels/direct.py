@@ -24,8 +24,9 @@ from konv.plan import Blocks, Packing, Plan, Strides, Work
 from konv.target import Target
 
 TRIP = 12  # cycles to begin with the next tap: its row of addresses and weights
-# Cycles of a tile: its sums begun and stored (1x1 of 8, 24, 48, 96 channels: 77 to 108 more than the
-# multiply-adds at their peak); and of a vector that is stored in part (AVX2's masked store; Zen 3).
+# Cycles of a tile: its sums begun and stored (1x1 of 8, 24, 48, 96 channels: 77 to 108 more than
+# the multiply-adds at their peak); and of a vector that is stored in part (AVX2's masked store;
+# Zen 3).
 CALL, MASKED = 60, 12
 FEW = 8  # channels up to which channels-last images are packed too, if that makes runs of taps
 
@@ -103,7 +104,8 @@ def tile_cost(vectors: int, mr: int, nr: int) -> float:
 
 def cost(conv: Conv, plan: Plan, target: Target) -> float:
     """Cycles of a core for one image: the tiles at 92 % of what they could do, the tables of their
-    rows (2 cycles an address), packing (0.5 cycles a number in and out, 1.5 where results go out between others).
+    rows (2 cycles an address), packing (0.5 cycles a number in and out, 1.5 where results go out
+    between others).
     """
     pixels, taps = prod(axis.out for axis in conv.axes), channels.mean_taps(conv)
     vectors = -(-conv.co // conv.groups // target.lanes(plan.dtype))

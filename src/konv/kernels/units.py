@@ -189,7 +189,8 @@ def _emit_blocks(
                 block_weights, bias = weights + column * reduction, biases + column
                 to = aside if plan.blocked else channel
                 new = unit["taps"].equals(1) & block.equals(unit["block0"]) & (not per_channel)
-                arguments = [job.base, unit.base, block_weights, bias, first, to, f.extend(new, I64)]
+                places = first, to, f.extend(new, I64)
+                arguments = [job.base, unit.base, block_weights, bias, *places]
                 if not plan.tail:
                     f.call(parts["full"], arguments)
                 else:

@@ -26,8 +26,8 @@ PIECES = 8  # ways to cut an axis that are tried, from the fewest boxes that can
 INPUT, OUTPUT = 3.6, 3.4  # a vector at a point: loads, stores, a sixth of two transforms
 STAGE = 5.0  # contiguous output: a vector of results transposed, staged and written
 PACK = 0.6  # contiguous input: a number brought channels-last
-# Contiguous input and output: begun lines of a box cost as much as so many numbers; of a box as wide
-# as the image, whose lines follow each other, fewer (512@14 and 1024@7 in 32 groups, Zen 3).
+# Contiguous input and output: begun lines of a box cost as much as so many numbers; of a box as
+# wide as the image, whose lines follow each other, fewer (512@14, 1024@7 in 32 groups, Zen 3).
 RUN, WHOLE = 32, 12
 ADDRESS = 3.0  # a pixel's or a result's
 CALL = 40.0  # a product: the way in and out, its sums to M

@@ -29,8 +29,9 @@ def weight_gradient(conv: Conv, x: Any, dy: Any) -> Any:
 
     The result has conv.weight_shape and conv.dtype, contiguous, and is an array of that library;
     half precision is summed in float32 and rounded once. Its bits do not depend on the number of
-    threads. ProblemError for other shapes or dtypes, UnsupportedError for other padding modes,
-    TypeError for arrays of other kinds.
+    threads. ProblemError for other shapes or dtypes, UnsupportedError for other padding modes and
+    for tensors that require grad (konv.conv2d and its kin differentiate), TypeError for arrays of
+    other kinds.
 
     >>> import numpy as np
     >>> conv = Conv.of((1, 1, 4), co=1, kernel=3, padding=1)
@@ -38,6 +39,15 @@ def weight_gradient(conv: Conv, x: Any, dy: Any) -> Any:
     >>> weight_gradient(conv, x, dy)
     array([[[30., 41.,  2.]]], dtype=float32)
     """
+    kind = kind_of(x)
+    if kind is not None and kind.owns(dy):
+        kind.refuse_followed(x, "x")
+        kind.refuse_followed(dy, "dy")
+    return of_numbers(conv, x, dy)
+
+
+def of_numbers(conv: Conv, x: Any, dy: Any) -> Any:
+    """weight_gradient for who sees to it that the result can be differentiated."""
     kind, now = kind_of(x), team()
     if kind is None or not kind.owns(dy):
         raise _foreign(kind, x, dy)

@@ -25,7 +25,7 @@ from torch.autograd import Function, forward_ad
 
 from konv.dispatch import run
 from konv.geometry import Conv
-from konv.gradient import weight_gradient
+from konv.gradient import of_numbers
 from konv.nn import batching, operator
 from konv.nn.terms import Terms
 
@@ -100,7 +100,7 @@ class WeightGradient(Function):
 
     @staticmethod
     def forward(x: Tensor, dy: Tensor, conv: Conv) -> Any:
-        return weight_gradient(conv, x, dy)
+        return of_numbers(conv, x, dy)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004 - as Function
@@ -163,7 +163,7 @@ class EagerWeightGradient(Function):
     def forward(ctx: Any, x: Tensor, dy: Tensor, conv: Conv) -> Any:
         ctx.conv = conv
         ctx.save_for_backward(x, dy)
-        return weight_gradient(conv, x, dy)
+        return of_numbers(conv, x, dy)
 
     backward = WeightGradient.backward
 

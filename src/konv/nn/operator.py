@@ -20,7 +20,7 @@ from torch import Tensor
 from konv.arrays import channels_last, dense_strides
 from konv.dispatch import run
 from konv.geometry import Axis, Conv
-from konv.gradient import weight_gradient
+from konv.gradient import of_numbers
 from konv.nn import aten, batching
 from konv.nn.terms import Terms
 from konv.target import BYTES
@@ -88,7 +88,7 @@ def convolution_weight(x: Tensor, dy: Tensor, taps: list[int], *numbers: Any) ->
     terms = Terms(*numbers)
     if not _takes(x):
         return _by_autograd(x, dy, taps, terms)
-    dw: Tensor = weight_gradient(_conv(x, taps, dy.shape[1], terms), x, dy)
+    dw: Tensor = of_numbers(_conv(x, taps, dy.shape[1], terms), x, dy)
     return dw.contiguous()
 
 

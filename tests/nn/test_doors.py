@@ -116,7 +116,7 @@ def test_activation_and_residual(activation: Any, batched: bool) -> None:
 def test_only_the_gradients_that_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A frozen weight costs no weight gradient, a first layer no gradient of its image."""
     done: list[str] = []
-    real, of_weight = gradients.run, gradients.weight_gradient
+    real, of_weight = gradients.run, gradients.of_numbers
     monkeypatch.setattr(gradients, "run", lambda *a, **k: (done.append("x"), real(*a, **k))[1])
     monkeypatch.setattr(
         gradients, "of_numbers", lambda *a: (done.append("weight"), of_weight(*a))[1]

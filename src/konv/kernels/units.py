@@ -63,7 +63,7 @@ def emit_kernel(
     parts = {
         "slots": emit_slots(module),
         "taps": emit_taps(module, size, plan.packed),
-        "rows": emit_rows(module, plan.pixels, size, plan.packed),
+        "rows": emit_rows(module, plan.pixels, size, plan.packed, run),
         "places": emit_places(module, plan.pixels, result, width if plan.blocked else None),
     }
     if plan.packed:

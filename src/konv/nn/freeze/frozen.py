@@ -108,7 +108,7 @@ class Frozen(nn.Module):
         )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Frozen:  # noqa: ARG002
-        probe = torch.empty(0)
+        probe = torch.empty(0, device="cpu")
         moved = fn(probe)
         if moved.dtype != probe.dtype or moved.device != probe.device:
             _refuse(

@@ -22,6 +22,7 @@ from konv.runtime.threads import team
 
 Activation = str | tuple[str, Any] | None
 REMEMBERED = 64  # combinations of sizes
+CPU = torch.device("cpu")  # whatever the default device is
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -91,7 +92,7 @@ class Layer(nn.Module):
         if step is None or self.left or x.is_neg():
             return self._first(key, x, residual)
         call, packed, shape, strides = step
-        y = torch.empty_strided(shape, strides, dtype=x.dtype)
+        y = torch.empty_strided(shape, strides, dtype=x.dtype, device=CPU)
         if residual is None:
             call.run(x.data_ptr(), packed, y.data_ptr())
         elif (
@@ -139,7 +140,7 @@ class Layer(nn.Module):
         if self._bare is None:
             self._bare = prepare(self.conv, self.weight, self.bias)
         step = self._bare.step(x, self._lies_last(x))
-        y = torch.empty_strided(step.shape, step.strides, dtype=x.dtype)
+        y = torch.empty_strided(step.shape, step.strides, dtype=x.dtype, device=CPU)
         step.call.run(x.data_ptr(), step.packed, y.data_ptr())
         return activated(y + residual, self.activation)
 

@@ -45,3 +45,47 @@ def test_the_default_device_does_not_matter() -> None:
         with torch.device("meta"):
             assert torch.equal(layer(x, x[:1]), apart)
     """)
+
+
+def test_a_residual_of_another_kind_is_not_read_as_numbers() -> None:
+    child("""
+        class Sum(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.c = nn.Conv2d(4, 4, 1)
+
+            def forward(self, x, r):
+                return self.c(x) + r
+
+        model = Sum().eval()
+        frozen = freeze(model)
+        frozen(x, x)
+        try:
+            frozen(x, x.to("meta"))
+        except RuntimeError as error:
+            assert "device" in str(error)
+        else:
+            raise AssertionError("nothing was said")
+        with torch.no_grad():
+            negative = torch._neg_view(x)
+            layer = frozen.layers["c"]
+            assert torch.allclose(layer(x, negative), model(x, -x), atol=1e-5)
+            right = layer(x, x)
+            parameter = nn.Parameter(x, requires_grad=False)
+            assert torch.equal(layer(x, parameter), right)
+    """)
+
+
+def test_arrays_without_memory() -> None:
+    child("""
+        frozen = freeze(nn.Sequential(nn.Conv2d(4, 4, 3)).eval())
+        frozen(x)
+        assert frozen(x[:0]).shape == (0, 4, 4, 5)
+        x.untyped_storage().resize_(0)
+        try:
+            frozen(x)
+        except RuntimeError as error:
+            assert "x has no memory" in str(error)
+        else:
+            raise AssertionError("nothing was said")
+    """)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - as everyone writes it
 
+from konv.errors import UnsupportedError
 from konv.geometry import Conv
 from konv.geometry.terms import Terms
 from konv.prepared import Prepared, Step, prepare
@@ -22,6 +23,7 @@ from konv.runtime.threads import team
 
 Activation = str | tuple[str, Any] | None
 REMEMBERED = 64  # combinations of sizes
+PLAIN = (Tensor, nn.Parameter)  # others may have their numbers elsewhere
 CPU = torch.device("cpu")  # whatever the default device is
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -92,16 +94,23 @@ class Layer(nn.Module):
         if step is None or self.left or x.is_neg():
             return self._first(key, x, residual)
         call, packed, shape, strides = step
+        if not (address := x.data_ptr()) and x.numel():
+            raise UnsupportedError("x has no memory: its storage was freed. Use a tensor with data.")
         y = torch.empty_strided(shape, strides, dtype=x.dtype, device=CPU)
         if residual is None:
-            call.run(x.data_ptr(), packed, y.data_ptr())
+            call.run(address, packed, y.data_ptr())
         elif (
-            isinstance(residual, Tensor)
+            type(residual) in PLAIN
             and residual.shape == shape
-            and residual.stride() == strides
             and residual.dtype is x.dtype
+            and residual.is_cpu
+            and residual.layout is torch.strided
+            and residual.stride() == strides
+            and not residual.is_neg()
+            and (added := residual.data_ptr())
+            and added % residual.element_size() == 0
         ):
-            call.run(x.data_ptr(), packed, y.data_ptr(), residual.data_ptr())
+            call.run(address, packed, y.data_ptr(), added)
         else:
             return self._apart(x, residual)
         return y

@@ -21,7 +21,7 @@ from konv.nn.account import Report, Row
 from konv.nn.freeze import Frozen
 from konv.nn.freeze.fold import class_of
 from konv.nn.freeze.measure import CLEARLY, alternate, clone
-from konv.nn.freeze.trace import tensors
+from konv.nn.freeze.trace import is_replaced, tensors
 
 TAKEN: dict[type[nn.Module], type[nn.Module]] = {
     getattr(nn, name): getattr(modules, name)
@@ -149,7 +149,7 @@ def why_not(module: Any) -> str | None:
         return "konv's already"
     if kind not in TAKEN:
         return f"{type(module).__name__} is a class of its own"
-    if "forward" in module.__dict__ or "_conv_forward" in module.__dict__:
+    if is_replaced(module):
         return "its forward was replaced"
     return None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import fx, nn
 
-from konv.nn.freeze.trace import has_hooks, mutates
+from konv.nn.freeze.trace import is_changed, mutates
 
 ASKS = {
     "as_strided", "as_strided_", "stride", "is_contiguous", "data_ptr", "storage", "storage_offset",
@@ -42,4 +42,4 @@ def free_of_format(network: fx.GraphModule) -> bool:
 
 def _unknown(module: nn.Module | None) -> bool:
     known = type(module).__module__.startswith(("torch.nn", "konv.nn"))
-    return module is None or not known or has_hooks(module)
+    return module is None or not known or is_changed(module)

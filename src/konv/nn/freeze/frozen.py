@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from konv.errors import UnsupportedError
 from konv.nn.account import Report, Row
+from konv.nn.freeze.calls import Places
 from konv.nn.freeze.layer import FORMATS
 from konv.nn.freeze.pieces import Took
 from konv.nn.freeze.straight import straight
@@ -25,10 +26,17 @@ class Frozen(nn.Module):
     follow later changes of the model. `report` says what was done to each convolution.
     """
 
-    def __init__(self, network: nn.Module, took: Took, notes: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        took: Took,
+        notes: tuple[str, ...] = (),
+        places: Places | None = None,
+    ) -> None:
         super().__init__()
         super().train(False)
         self.network = network
+        self.places = places  # None: the network is called as the model is
         self.layers = {name: layer for name, (layer, _) in took.items()}
         self.rows = {
             name: Row(name, layer.kind, "konv", _words(what))
@@ -51,6 +59,8 @@ class Frozen(nn.Module):
                 flat[i] = _checked(each)
                 contiguous = contiguous and not is_last(each)
         args, kwargs = pytree.tree_unflatten(flat, form)
+        if kwargs and self.places is not None:
+            args, kwargs = self.places(args, kwargs)
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             y = self._function()(*args, **kwargs)
             if self.last and contiguous:  # as the model would have returned it

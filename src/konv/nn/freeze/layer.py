@@ -95,7 +95,9 @@ class Layer(nn.Module):
             return self._first(key, x, residual)
         call, packed, shape, strides = step
         if not (address := x.data_ptr()) and x.numel():
-            raise UnsupportedError("x has no memory: its storage was freed. Use a tensor with data.")
+            raise UnsupportedError(
+                "x has no memory: its storage was freed. Use a tensor with data."
+            )
         y = torch.empty_strided(shape, strides, dtype=x.dtype, device=CPU)
         if residual is None:
             call.run(address, packed, y.data_ptr())

@@ -109,13 +109,23 @@ class Frozen(nn.Module):
             "Load them into the model itself and freeze it again",
         )
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> NoReturn:  # noqa: ARG002
-        """Refused: what could be read here is not what the model was made of."""
-        _refuse(
-            "state_dict()",
-            "has folded and packed weights",
-            "Save that of the model itself; the frozen one can be pickled as a whole",
-        )
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: what could be read here is not what the model was made of. To that of a larger
+        model which it is a part of it adds nothing.
+        """
+        larger = args[0] if args else kwargs.get("destination")
+        if larger is None:
+            _refuse(
+                "state_dict()",
+                "has folded and packed weights",
+                "Save that of the model itself; the frozen one can be pickled as a whole",
+            )
+        return larger
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        """As part of a larger model: it keeps what it has, and misses nothing."""
+        state_dict.update(super().state_dict(prefix=prefix))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Frozen:  # noqa: ARG002
         probe = torch.empty(0, device="cpu")

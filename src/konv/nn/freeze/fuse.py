@@ -150,6 +150,8 @@ class Fuser:
         if mutates(node, self.modules) and (first not in ends or len(first.users) != 1):
             return  # who else looks at the first would miss the sum
         able = [chain for chain in fresh if first is not second and self._still(chain, node)]
+        if mutates(node, self.modules):  # the result has the first's dtype and shape
+            able = [chain for chain in able if chain.end is first]
         if not able:
             return
         chain = max(able, key=lambda each: self.order[each.start])
@@ -161,7 +163,8 @@ class Fuser:
     def _replace(self, chain: Chain) -> tuple[str, tuple[Layer, list[str]]]:
         """Put a layer where the chain ended."""
         found = numbers(chain.module, chain.norm)
-        layer = Layer(found.conv, found.weight, found.bias, chain.activation)
+        in_place = chain.sum is not None and mutates(chain.sum, self.modules)
+        layer = Layer(found.conv, found.weight, found.bias, chain.activation, in_place)
         name, start = str(chain.start.target), chain.start
         while name in self.modules and any(  # a module that is called elsewhere too
             node.target == name for node in self.graph.nodes if node is not start

@@ -32,14 +32,20 @@ class Layer(nn.Module):
     """A frozen convolution, called under torch.no_grad().
 
     `last`: results lie channels-last; None: as PyTorch's would.
+    `in_place`: the residual is added in place, so that the result keeps its dtype and shape.
     `left`: PyTorch computes it, because it was measured to be faster.
     """
 
     def __init__(
-        self, conv: Conv, weight: Tensor, bias: Tensor | None, activation: Activation = None
+        self,
+        conv: Conv,
+        weight: Tensor,
+        bias: Tensor | None,
+        activation: Activation = None,
+        in_place: bool = False,
     ) -> None:
         super().__init__()
-        self.conv, self.activation = conv, activation
+        self.conv, self.activation, self.in_place = conv, activation, in_place
         self.weight, self.bias = weight, bias  # no parameters: they are not to be trained or moved
         self.last: bool | None = None
         self.left = False
@@ -122,7 +128,7 @@ class Layer(nn.Module):
         if self.left:
             return self.by_torch(x, residual)
         if x.dim() == self.conv.dims + 1:  # without a batch
-            added = None if residual is None else residual.unsqueeze(0)
+            added = residual.unsqueeze(0) if isinstance(residual, Tensor) else residual
             return self.forward(x.unsqueeze(0), added).squeeze(0).contiguous()
         if x.is_neg():
             return self.forward(x.resolve_neg(), residual)
@@ -153,7 +159,10 @@ class Layer(nn.Module):
         step = self._bare.step(x, self._lies_last(x))
         y = torch.empty_strided(step.shape, step.strides, dtype=x.dtype, device=CPU)
         step.call.run(x.data_ptr(), step.packed, y.data_ptr())
-        return activated(y + residual, self.activation)
+        return activated(self._sum(y, residual), self.activation)
+
+    def _sum(self, y: Tensor, residual: Tensor) -> Tensor:
+        return y.add_(residual) if self.in_place else y + residual
 
     def leave(self) -> None:
         """Let PyTorch compute the layer from here on, with its weight as its kernels like it."""
@@ -167,7 +176,7 @@ class Layer(nn.Module):
     ) -> Tensor:
         """The same, computed by PyTorch; `weight`: the same numbers in another memory format."""
         y = torch_call(self.conv, x, self.weight if weight is None else weight, self.bias)
-        return activated(y if residual is None else y + residual, self.activation)
+        return activated(y if residual is None else self._sum(y, residual), self.activation)
 
 
 def torch_call(conv: Conv, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from konv.nn.freeze.calls import constants
+from konv.nn.separable import DepthwiseSeparableConv2d
 
 
 class Untraceable(Exception):  # noqa: N818 - says what the module is
@@ -56,7 +57,7 @@ class _Tracer(fx.Tracer):
         return _Stand(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        own = type(m).__module__.startswith("konv.nn")
+        own = type(m).__module__.startswith("konv.nn") and type(m) is not DepthwiseSeparableConv2d
         kept = m is not self.top and is_changed(m)
         return own or kept or super().is_leaf_module(m, module_qualified_name)
 

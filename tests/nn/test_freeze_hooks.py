@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+import konv.nn
 from konv.errors import UnsupportedError
 from konv.nn.freeze import Frozen, freeze
 
@@ -259,3 +260,144 @@ def test_arguments_by_name() -> None:
         frozen(X, unknown=1)
     same(nn.ConvTranspose2d(4, 4, 3, 2), X, output_size=[14, 16])
     same(nn.Conv2d(4, 4, 3), input=X)
+
+
+# --- What a graph must not confuse --------------------------------------------------------------
+
+
+class Named(nn.Module):
+    def __init__(self, function: Any, **more: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.function = nn.Conv2d(4, 4, 3, padding=1), function
+        for name, module in more.items():
+            self.add_module(name, module)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(self, x)
+
+
+class Two(Named):
+    def forward(self, x: Tensor, r: Any) -> Any:  # type: ignore[override]
+        return self.function(self, x, r)
+
+
+class Product(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x * y if x.sum() > -1e9 else x
+
+
+def test_a_module_with_the_name_of_a_sum() -> None:
+    add = Product()
+    add.register_forward_hook(lambda *_: None)  # so it stays a step of its own
+    same(Named(lambda m, x: m.add(m.conv(x), x), add=add), X)
+
+
+def written(function: Any) -> Any:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        y: Tensor = m.conv(x)
+        function(m, y)
+        return y
+
+    return forward
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda _, y: y.flatten(1).mul_(2),
+        lambda _, y: y.view(2, -1)[0].mul_(2),
+        lambda _, y: y.reshape(2, -1).mul_(2),
+        lambda _, y: torch.flatten(y, 1).mul_(2),
+        lambda m, y: m.flat(y).mul_(2),
+        lambda _, y: y.contiguous().mul_(2),
+        lambda _, y: y.ravel()[3:].mul_(2),
+    ],
+)
+def test_writes_through_reshaped_views(write: Any) -> None:
+    frozen = same(Named(written(write), flat=nn.Flatten()), X)
+    assert not frozen.last
+
+
+def test_writes_into_fresh_results_do_not_keep_it_from_lying_last() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 4, 3), nn.MaxPool2d(2), nn.BatchNorm2d(4), nn.ReLU(True))
+    assert same(nn.Sequential(model, nn.Flatten()), X).last
+
+
+def test_depthwise_separable_layers_are_frozen() -> None:
+    model = nn.Sequential(konv.nn.DepthwiseSeparableConv2d(4, 6, 3), nn.ReLU()).eval()
+    rows = same(model, X).report.rows
+    assert [(row.name, row.what) for row in rows] == [
+        ("0.depthwise", ""),
+        ("0.pointwise", "with relu"),
+    ]
+
+
+# --- Sums ---------------------------------------------------------------------------------------
+
+
+def test_a_number_is_added_to_an_image_without_batch() -> None:
+    model = Two(lambda m, x, k: torch.relu(m.conv(x) + k))
+    for k in (2.0, 3, torch.tensor(2.0), torch.ones(4, 1, 1), torch.ones(7)):
+        frozen = freeze(model)
+        with torch.no_grad():
+            assert torch.allclose(frozen(X[0], k), model(X[0], k), atol=1e-5)
+            assert torch.allclose(frozen(X, k), model(X, k), atol=1e-5)
+
+
+def test_a_sum_in_place_keeps_its_dtype() -> None:
+    def iadd(m: Any, x: Tensor, r: Tensor) -> Tensor:
+        y: Tensor = m.conv(x)
+        y += r
+        return torch.relu(y)
+
+    model = Two(iadd)
+    frozen = freeze(model)
+    assert frozen.report.rows[0].what == "with residual, relu"
+    with torch.no_grad():
+        y = frozen(X, X.double())
+        assert y.dtype == model(X, X.double()).dtype == torch.float32
+        assert torch.allclose(y, model(X, X.double()), atol=1e-5)
+        with pytest.raises(RuntimeError):
+            frozen(X, X[None])
+
+
+# --- As part of a larger model ------------------------------------------------------------------
+
+
+class Flows(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(4, 4, 1), nn.Linear(7, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear(self.conv(x))
+        return y if y.sum() > 0 else -y
+
+
+def test_it_adds_nothing_to_the_state_of_a_larger_model() -> None:
+    frozen = freeze(Flows())
+    right = frozen(X)
+    larger = nn.Sequential(frozen, nn.Conv2d(4, 2, 1))
+    state = larger.state_dict()
+    assert list(state) == ["1.weight", "1.bias"]
+    nn.init.zeros_(larger[1].weight)  # type: ignore[arg-type]
+    larger.load_state_dict({name: value + 1 for name, value in state.items()})
+    assert larger[1].weight.min() > 0  # type: ignore[operator]
+    assert torch.equal(frozen(X), right)
+    with pytest.raises(RuntimeError, match=r"0\.extra"):
+        larger.load_state_dict({**state, "0.extra": torch.ones(1)})
+    larger.train(False)
+    with pytest.raises(UnsupportedError, match="cannot be trained"):
+        larger.train()
+    assert not frozen.training
+
+
+@pytest.mark.parametrize("error", [ValueError(""), AttributeError("no\nway"), RuntimeError()])
+def test_a_model_that_cannot_be_copied(error: Exception) -> None:
+    class Own(nn.Conv2d):
+        def __deepcopy__(self, memo: Any) -> Any:
+            raise error
+
+    said = r"cannot be copied \((no|ValueError|RuntimeError)\), and"
+    with pytest.raises(UnsupportedError, match=said):
+        freeze(Own(4, 4, 1))

@@ -269,6 +269,35 @@ def test_twice() -> None:
     konv.accelerate(konv.restore(m))
 
 
+def test_a_part_may_be_restored() -> None:
+    m = konv.accelerate(model())
+    konv.restore(m[0])
+    rows = konv.nn.report(m).rows
+    assert [(row.by, row.what) for row in rows] == [("PyTorch", "restored"), ("konv", "")]
+    konv.restore(m[2][1])
+    assert konv.nn.report(m).taken == 0
+    assert konv.nn.report(konv.accelerate(m)).taken == 2
+
+
+def test_a_frozen_network_in_an_accelerated_model() -> None:
+    part = konv.accelerate(model())
+    frozen = konv.accelerate(part, freeze=True)
+    right = frozen(X)
+    m = konv.accelerate(nn.Sequential(nn.Conv2d(4, 4, 1), nn.Identity()))
+    m[1] = frozen
+    before = types(frozen)
+    konv.restore(m)
+    assert type(m[0]) is nn.Conv2d
+    assert types(frozen) == before
+    assert torch.equal(frozen(X), right)
+    with pytest.raises(ProblemError, match="a frozen network cannot be accelerated"):
+        konv.accelerate(m)
+
+
+def test_lazy_layers_of_konv() -> None:
+    assert module.why_not(konv.nn.LazyConv2d(4, 1)) == "konv's already"
+
+
 def test_a_frozen_network() -> None:
     frozen = konv.accelerate(model(), freeze=True)
     for call in (konv.accelerate, konv.restore):

@@ -8,6 +8,7 @@ parametrizations, buffers, memory and mode are as they were; and back again.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, overload
 
@@ -16,12 +17,12 @@ from torch import nn
 
 from konv.errors import ProblemError
 from konv.nn import freeze as frozen
-from konv.nn import modules
+from konv.nn import lazy, modules
 from konv.nn.account import Report, Row
 from konv.nn.freeze import Frozen
 from konv.nn.freeze.fold import class_of
 from konv.nn.freeze.measure import CLEARLY, alternate, clone
-from konv.nn.freeze.trace import tensors
+from konv.nn.freeze.trace import is_replaced, tensors
 
 TAKEN: dict[type[nn.Module], type[nn.Module]] = {
     getattr(nn, name): getattr(modules, name)
@@ -77,7 +78,7 @@ def accelerate(model: nn.Module, example: Any = None, *, freeze: bool = False) -
     args = None if example is None else tensors(example)
     if freeze:
         return frozen.freeze(model, args)
-    if REPORT in model.__dict__ or any(BEFORE in m.__dict__ for m in model.modules()):
+    if any(BEFORE in m.__dict__ for m in model.modules()):
         raise ProblemError(
             "the model is accelerated already, or a part of it is. Use konv.restore(model) first "
             "to measure again, or use it as it is."
@@ -116,10 +117,16 @@ def restore(model: nn.Module) -> nn.Module:
     )
     """
     _check(model, "restored")
-    for module in model.modules():
+    for module in _outside_frozen(model):
         _give_back(module)
         module.__dict__.pop(REPORT, None)
     return model
+
+
+def _outside_frozen(model: nn.Module) -> list[nn.Module]:
+    """The modules of a model without those inside frozen networks that were put into it."""
+    inside = {m for f in model.modules() if isinstance(f, Frozen) for m in f.modules()}
+    return [m for m in model.modules() if m not in inside]
 
 
 def report(model: nn.Module) -> Report:
@@ -139,17 +146,25 @@ def report(model: nn.Module) -> Report:
         raise ProblemError(
             f"there is no report of this {type(model).__name__}. Use konv.accelerate(model) first."
         )
-    return found
+    modules = dict(model.named_modules())
+    return replace(found, rows=tuple(_now(row, modules.get(row.name)) for row in found.rows))
+
+
+def _now(row: Row, module: nn.Module | None) -> Row:
+    """The row of a layer that may have been restored by itself since."""
+    if row.by != "konv" or module is None or BEFORE in module.__dict__:
+        return row
+    return replace(row, by="PyTorch", what="restored")
 
 
 def why_not(module: Any) -> str | None:
     """Why a layer is left alone, None if it is taken."""
     kind = class_of(module)
-    if kind in TAKEN.values():
+    if kind in TAKEN.values() or kind.__module__ == lazy.__name__:
         return "konv's already"
     if kind not in TAKEN:
         return f"{type(module).__name__} is a class of its own"
-    if "forward" in module.__dict__ or "_conv_forward" in module.__dict__:
+    if is_replaced(module):
         return "its forward was replaced"
     return None
 
@@ -157,7 +172,8 @@ def why_not(module: Any) -> str | None:
 def _check(model: Any, done: str) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}. Use a torch.nn.Module.")
-    if isinstance(model, Frozen) or any(isinstance(m, Frozen) for m in model.modules()):
+    parts = model.modules() if done == "accelerated" else [model]
+    if any(isinstance(m, Frozen) for m in parts):
         raise ProblemError(
             f"a frozen network cannot be {done}: it is a snapshot. Use the model that it was made "
             f"of, which is as it was."

@@ -7,6 +7,7 @@ follows them and have their weights packed.
     fold.py      batch normalisation into weights      formats.py      channels-last inside
     layer.py     one convolution of the result         frozen.py       the result as a module
     straight.py  its code                              measure.py      konv or PyTorch, by layer
+    calls.py     arguments by place and by name
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from torch.utils import _pytree as pytree
 
 from konv.errors import KonvError, UnsupportedError
 from konv.nn.account import Row
+from konv.nn.freeze.calls import Part, Places
 from konv.nn.freeze.fold import is_convolution, why_not
 from konv.nn.freeze.formats import free_of_format
 from konv.nn.freeze.frozen import Frozen, is_last
 from konv.nn.freeze.measure import choose_format, choose_layers, clone
 from konv.nn.freeze.pieces import Took, freeze_parts, freeze_whole
-from konv.nn.freeze.trace import Untraceable, tensors
+from konv.nn.freeze.trace import Untraceable, has_hooks, is_replaced, tensors
 
 __all__ = ["Frozen", "freeze"]
 
@@ -36,23 +38,23 @@ AGREE = {torch.float64: 1e-8, torch.float32: 1e-2, torch.float16: 0.1, torch.bfl
 def freeze(model: nn.Module, example: Any = None) -> Frozen:
     """A snapshot of a model for inference; see `konv.accelerate`."""
     args = None if example is None else tensors(example)
+    _check_modes(model)
     copied = _copy(model)
     right = None if args is None else _returned(copied, args)
     try:
         took: Took = {}
-        network = freeze_whole(copied, None if args is None else len(args), took)
-        frozen = Frozen(network, took)
+        frozen = _whole(copied, None if args is None else len(args), took)
         if args is not None and not agree(right, _returned(frozen, args)):
             raise Untraceable("the graph of one call computes something else in another")
-        lasting = isinstance(network, fx.GraphModule) and free_of_format(network)
     except Untraceable as error:
-        took, notes = {}, [f"frozen part by part: {error}"]
-        freeze_parts(copied, "", took, notes)
-        frozen, lasting = Frozen(copied, took, tuple(notes)), False
+        copied, took = _copy(model), {}  # parts of the first copy may be frozen by now
+        frozen = _by_parts(copied, took, error)
+    network = frozen.network
+    lasting = isinstance(network, fx.GraphModule) and free_of_format(network)
     if lasting:
         frozen.lie_last(True)
     frozen.results_last = any(
-        is_convolution(m) and is_last(cast(Tensor, m.weight)) for m in copied.modules()
+        is_convolution(m) and is_last(cast(Tensor, m.weight)) for m in model.modules()
     )
     frozen.rows |= {row.name: row for row in _left(model, took)}
     if args is not None:
@@ -65,14 +67,43 @@ def freeze(model: nn.Module, example: Any = None) -> Frozen:
     return frozen
 
 
+def _whole(copied: nn.Module, given: int | None, took: Took) -> Frozen:
+    notes: list[str] = []
+    network = freeze_whole(copied, given, took, notes)
+    if isinstance(network, fx.GraphModule) and not has_hooks(copied):
+        return Frozen(network, took, tuple(notes), Places(copied))
+    copied.__dict__["forward"] = Part(copied, network, given)  # below its hooks
+    return Frozen(copied, took, tuple(notes))
+
+
+def _by_parts(copied: nn.Module, took: Took, error: Untraceable) -> Frozen:
+    if is_replaced(copied):  # who knows which modules that calls
+        return Frozen(copied, took, (f"not frozen: {error}",))
+    notes = [f"frozen part by part: {error}"]
+    freeze_parts(copied, "", took, notes)
+    return Frozen(copied, took, tuple(notes))
+
+
+def _check_modes(model: nn.Module) -> None:
+    """A function in the place of a forward is the model's and its copy's, in one mode for both."""
+    for name, module in model.named_modules():
+        bound = getattr(module.__dict__.get("forward"), "__self__", None) is module
+        if is_replaced(module) and not bound and any(m.training for m in model.modules()):
+            raise UnsupportedError(
+                f"the forward of {name or 'the model'} was replaced by a function, which a copy of "
+                f"the model in evaluation mode would share. Call model.eval() before freezing."
+            )
+
+
 def _copy(model: nn.Module) -> nn.Module:
     """The model in evaluation mode, with tensors of its own."""
     try:
         with torch.no_grad():
             return deepcopy(model).eval().requires_grad_(False)
-    except (RuntimeError, TypeError, NotImplementedError) as error:
+    except Exception as error:  # whatever the copying of its parts raises
+        why = (str(error).splitlines() or [type(error).__name__])[0]
         raise UnsupportedError(
-            f"the model cannot be copied ({str(error).splitlines()[0]}), and freezing works on a "
+            f"the model cannot be copied ({why}), and freezing works on a "
             f"copy. Make copy.deepcopy(model) work: call the model once under torch.no_grad(), or "
             f"remove what holds on to results of training."
         ) from error

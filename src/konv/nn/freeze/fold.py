@@ -16,9 +16,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from konv.geometry import Conv
 from konv.nn import modules
+from konv.nn.freeze.trace import is_replaced
 
 ORDINARY: tuple[type[nn.Module], ...] = (
     nn.Conv1d, nn.Conv2d, nn.Conv3d, modules.Conv1d, modules.Conv2d, modules.Conv3d,
@@ -54,6 +56,11 @@ def why_not(module: Any) -> str | None:
     """Why konv leaves a module alone, None if it takes it."""
     if class_of(module) not in ORDINARY + TRANSPOSED:
         return f"{type(module).__name__} is not one of torch.nn's own six"
+    if is_replaced(module):
+        return "its forward was replaced"
+    for name in ("weight", "bias"):
+        if name not in module._parameters and not is_parametrized(module, name):
+            return f"its {name} is no parameter: a hook computes it"
     weight = module.weight
     if weight.dtype not in DTYPES:
         return f"its weight is {weight.dtype}"
@@ -67,7 +74,7 @@ def why_not(module: Any) -> str | None:
 def class_of(module: nn.Module) -> type:
     """The module's class; where parametrizations have put one over it, that below."""
     kind = type(module)
-    return kind.__bases__[0] if nn.utils.parametrize.is_parametrized(module) else kind
+    return kind.__bases__[0] if is_parametrized(module) else kind
 
 
 def numbers(module: Any, norm: Any = None) -> Numbers:

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from konv.errors import UnsupportedError
 from konv.nn.account import Report, Row
+from konv.nn.freeze.calls import Places
 from konv.nn.freeze.layer import FORMATS
 from konv.nn.freeze.pieces import Took
 from konv.nn.freeze.straight import straight
@@ -25,10 +26,17 @@ class Frozen(nn.Module):
     follow later changes of the model. `report` says what was done to each convolution.
     """
 
-    def __init__(self, network: nn.Module, took: Took, notes: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        took: Took,
+        notes: tuple[str, ...] = (),
+        places: Places | None = None,
+    ) -> None:
         super().__init__()
         super().train(False)
         self.network = network
+        self.places = places  # None: the network is called as the model is
         self.layers = {name: layer for name, (layer, _) in took.items()}
         self.rows = {
             name: Row(name, layer.kind, "konv", _words(what))
@@ -51,6 +59,8 @@ class Frozen(nn.Module):
                 flat[i] = _checked(each)
                 contiguous = contiguous and not is_last(each)
         args, kwargs = pytree.tree_unflatten(flat, form)
+        if kwargs and self.places is not None:
+            args, kwargs = self.places(args, kwargs)
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             y = self._function()(*args, **kwargs)
             if self.last and contiguous:  # as the model would have returned it
@@ -99,16 +109,26 @@ class Frozen(nn.Module):
             "Load them into the model itself and freeze it again",
         )
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> NoReturn:  # noqa: ARG002
-        """Refused: what could be read here is not what the model was made of."""
-        _refuse(
-            "state_dict()",
-            "has folded and packed weights",
-            "Save that of the model itself; the frozen one can be pickled as a whole",
-        )
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: what could be read here is not what the model was made of. To that of a larger
+        model which it is a part of it adds nothing.
+        """
+        larger = args[0] if args else kwargs.get("destination")
+        if larger is None:
+            _refuse(
+                "state_dict()",
+                "has folded and packed weights",
+                "Save that of the model itself; the frozen one can be pickled as a whole",
+            )
+        return larger
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        """As part of a larger model: it keeps what it has, and misses nothing."""
+        state_dict.update(super().state_dict(prefix=prefix))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Frozen:  # noqa: ARG002
-        probe = torch.empty(0)
+        probe = torch.empty(0, device="cpu")
         moved = fn(probe)
         if moved.dtype != probe.dtype or moved.device != probe.device:
             _refuse(

@@ -24,7 +24,7 @@ from torch.nn import functional as F  # noqa: N812 - as everyone writes it
 from konv.nn.freeze.activations import activation_of
 from konv.nn.freeze.fold import NORMS, is_convolution, numbers
 from konv.nn.freeze.layer import Activation, Layer
-from konv.nn.freeze.trace import has_hooks, mutates
+from konv.nn.freeze.trace import is_changed, mutates
 
 VANISHING = (
     nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,
@@ -64,7 +64,7 @@ class Fuser:
         chains = [self._chain(node) for node in self.graph.nodes if self._takes(node)]
         ends = {chain.end: chain for chain in chains if chain.activation is None}
         for node in list(self.graph.nodes):
-            if node.target in SUMS:
+            if node.op in ("call_function", "call_method") and node.target in SUMS:
                 self._add(node, ends)
         layers = {name: made for chain in chains for name, made in [self._replace(chain)]}
         self.network.delete_all_unused_submodules()
@@ -73,9 +73,9 @@ class Fuser:
         return layers
 
     def _module(self, node: fx.Node) -> Any:
-        """The module of a step that is one without hooks, else None."""
+        """The module of a step that is one and does what its class does, else None."""
         module = self.modules.get(str(node.target)) if node.op == "call_module" else None
-        return None if module is None or has_hooks(module) else module
+        return None if module is None or is_changed(module) else module
 
     def _takes(self, node: fx.Node) -> bool:
         module = self._module(node)
@@ -150,6 +150,8 @@ class Fuser:
         if mutates(node, self.modules) and (first not in ends or len(first.users) != 1):
             return  # who else looks at the first would miss the sum
         able = [chain for chain in fresh if first is not second and self._still(chain, node)]
+        if mutates(node, self.modules):  # the result has the first's dtype and shape
+            able = [chain for chain in able if chain.end is first]
         if not able:
             return
         chain = max(able, key=lambda each: self.order[each.start])
@@ -161,7 +163,8 @@ class Fuser:
     def _replace(self, chain: Chain) -> tuple[str, tuple[Layer, list[str]]]:
         """Put a layer where the chain ended."""
         found = numbers(chain.module, chain.norm)
-        layer = Layer(found.conv, found.weight, found.bias, chain.activation)
+        in_place = chain.sum is not None and mutates(chain.sum, self.modules)
+        layer = Layer(found.conv, found.weight, found.bias, chain.activation, in_place)
         name, start = str(chain.start.target), chain.start
         while name in self.modules and any(  # a module that is called elsewhere too
             node.target == name for node in self.graph.nodes if node is not start

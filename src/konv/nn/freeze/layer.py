@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - as everyone writes it
 
+from konv.errors import UnsupportedError
 from konv.geometry import Conv
 from konv.geometry.terms import Terms
 from konv.prepared import Prepared, Step, prepare
@@ -22,6 +23,8 @@ from konv.runtime.threads import team
 
 Activation = str | tuple[str, Any] | None
 REMEMBERED = 64  # combinations of sizes
+PLAIN = (Tensor, nn.Parameter)  # others may have their numbers elsewhere
+CPU = torch.device("cpu")  # whatever the default device is
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -29,14 +32,20 @@ class Layer(nn.Module):
     """A frozen convolution, called under torch.no_grad().
 
     `last`: results lie channels-last; None: as PyTorch's would.
+    `in_place`: the residual is added in place, so that the result keeps its dtype and shape.
     `left`: PyTorch computes it, because it was measured to be faster.
     """
 
     def __init__(
-        self, conv: Conv, weight: Tensor, bias: Tensor | None, activation: Activation = None
+        self,
+        conv: Conv,
+        weight: Tensor,
+        bias: Tensor | None,
+        activation: Activation = None,
+        in_place: bool = False,
     ) -> None:
         super().__init__()
-        self.conv, self.activation = conv, activation
+        self.conv, self.activation, self.in_place = conv, activation, in_place
         self.weight, self.bias = weight, bias  # no parameters: they are not to be trained or moved
         self.last: bool | None = None
         self.left = False
@@ -91,16 +100,25 @@ class Layer(nn.Module):
         if step is None or self.left or x.is_neg():
             return self._first(key, x, residual)
         call, packed, shape, strides = step
-        y = torch.empty_strided(shape, strides, dtype=x.dtype)
+        if not (address := x.data_ptr()) and x.numel():
+            raise UnsupportedError(
+                "x has no memory: its storage was freed. Use a tensor with data."
+            )
+        y = torch.empty_strided(shape, strides, dtype=x.dtype, device=CPU)
         if residual is None:
-            call.run(x.data_ptr(), packed, y.data_ptr())
+            call.run(address, packed, y.data_ptr())
         elif (
-            isinstance(residual, Tensor)
+            type(residual) in PLAIN
             and residual.shape == shape
-            and residual.stride() == strides
             and residual.dtype is x.dtype
+            and residual.is_cpu
+            and residual.layout is torch.strided
+            and residual.stride() == strides
+            and not residual.is_neg()
+            and (added := residual.data_ptr())
+            and added % residual.element_size() == 0
         ):
-            call.run(x.data_ptr(), packed, y.data_ptr(), residual.data_ptr())
+            call.run(address, packed, y.data_ptr(), added)
         else:
             return self._apart(x, residual)
         return y
@@ -110,7 +128,7 @@ class Layer(nn.Module):
         if self.left:
             return self.by_torch(x, residual)
         if x.dim() == self.conv.dims + 1:  # without a batch
-            added = None if residual is None else residual.unsqueeze(0)
+            added = residual.unsqueeze(0) if isinstance(residual, Tensor) else residual
             return self.forward(x.unsqueeze(0), added).squeeze(0).contiguous()
         if x.is_neg():
             return self.forward(x.resolve_neg(), residual)
@@ -139,9 +157,12 @@ class Layer(nn.Module):
         if self._bare is None:
             self._bare = prepare(self.conv, self.weight, self.bias)
         step = self._bare.step(x, self._lies_last(x))
-        y = torch.empty_strided(step.shape, step.strides, dtype=x.dtype)
+        y = torch.empty_strided(step.shape, step.strides, dtype=x.dtype, device=CPU)
         step.call.run(x.data_ptr(), step.packed, y.data_ptr())
-        return activated(y + residual, self.activation)
+        return activated(self._sum(y, residual), self.activation)
+
+    def _sum(self, y: Tensor, residual: Tensor) -> Tensor:
+        return y.add_(residual) if self.in_place else y + residual
 
     def leave(self) -> None:
         """Let PyTorch compute the layer from here on, with its weight as its kernels like it."""
@@ -155,7 +176,7 @@ class Layer(nn.Module):
     ) -> Tensor:
         """The same, computed by PyTorch; `weight`: the same numbers in another memory format."""
         y = torch_call(self.conv, x, self.weight if weight is None else weight, self.bias)
-        return activated(y if residual is None else y + residual, self.activation)
+        return activated(y if residual is None else self._sum(y, residual), self.activation)
 
 
 def torch_call(conv: Conv, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -1,20 +1,21 @@
 """A module as a graph of its steps, if it can be had.
 
 torch.fx runs `forward` once with stand-ins for tensors and writes down what is done to them.
-PyTorch's own layers stay single steps, and so do modules with hooks, which keep them. An argument
+PyTorch's own layers stay single steps, and so do modules with hooks or another forward than their
+class has, which keep them. An argument
 with a default that is None, a bool, an integer or a string is taken for that default, unless an
 example gives it; the graph refuses another value when it is called.
 """
 
 from __future__ import annotations
 
-import inspect
 import operator
 from typing import Any
 
 from torch import Tensor, fx, nn
 
-CONSTANTS = (type(None), bool, int, str)
+from konv.nn.freeze.calls import constants
+from konv.nn.separable import DepthwiseSeparableConv2d
 
 
 class Untraceable(Exception):  # noqa: N818 - says what the module is
@@ -56,9 +57,9 @@ class _Tracer(fx.Tracer):
         return _Stand(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        own = type(m).__module__.startswith("konv.nn")
-        hooked = m is not self.top and has_hooks(m)
-        return own or hooked or super().is_leaf_module(m, module_qualified_name)
+        own = type(m).__module__.startswith("konv.nn") and type(m) is not DepthwiseSeparableConv2d
+        kept = m is not self.top and is_changed(m)
+        return own or kept or super().is_leaf_module(m, module_qualified_name)
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -71,26 +72,45 @@ def has_hooks(module: nn.Module) -> bool:
     )
 
 
+def is_replaced(module: nn.Module) -> bool:
+    """Whether the module computes by another function than its class does."""
+    return "forward" in module.__dict__ or "_conv_forward" in module.__dict__
+
+
+def is_changed(module: nn.Module) -> bool:
+    """Whether a call of the module does more, or something else, than its class does."""
+    return has_hooks(module) or is_replaced(module)
+
+
 def trace(module: nn.Module, given: int | None = None) -> fx.GraphModule:
     """The graph of a module; `given`: so many arguments an example has. Untraceable if none."""
     if type(module).forward is nn.Module.forward:
         raise Untraceable("it has no forward")
+    if is_replaced(module):
+        raise Untraceable("its forward was replaced")
     try:
-        graph = _Tracer(module).trace(module, _constants(module, given))
+        graph = _Tracer(module).trace(module, constants(module, given))
         made = fx.GraphModule(module, graph, type(module).__name__)
     except Exception as error:  # whatever the module's own code raises when given stand-ins
         lines = str(error).strip().splitlines()
         raise Untraceable(lines[0] if lines else type(error).__name__) from error
     if any(node.op == "get_attr" and _changes(node) for node in made.graph.nodes):
         raise Untraceable("it changes a tensor of its own")
+    if module._forward_pre_hooks and any(_computed(node, module) for node in made.graph.nodes):
+        raise Untraceable("a hook computes a tensor of it")
     return made
 
 
-def _constants(module: nn.Module, given: int | None) -> dict[str, Any]:
-    """The arguments that are taken for their defaults."""
-    parameters = list(inspect.signature(module.forward).parameters.values())
-    later = parameters if given is None else parameters[given:]
-    return {p.name: p.default for p in later if isinstance(p.default, CONSTANTS)}
+def _computed(node: fx.Node, module: nn.Module) -> bool:
+    """Whether a step reads a tensor that is neither parameter nor buffer of the module: a hook may
+    make it anew at every call, as that of the older weight_norm does.
+    """
+    name = str(node.target)
+    return node.op == "get_attr" and "." not in name and not _registered(module, name)
+
+
+def _registered(module: nn.Module, name: str) -> bool:
+    return name in module._parameters or name in module._buffers
 
 
 def _changes(node: fx.Node) -> bool:
@@ -103,7 +123,9 @@ def mutates(node: fx.Node, modules: Any) -> bool:
     if node.op == "call_module":
         module = modules.get(str(node.target))
         known = type(module).__module__.startswith(("torch.nn", "konv.nn"))
-        return module is None or not known or has_hooks(module) or getattr(module, "inplace", False)
+        return (
+            module is None or not known or is_changed(module) or getattr(module, "inplace", False)
+        )
     if node.op not in ("call_method", "call_function"):
         return False
     if "out" in node.kwargs or node.kwargs.get("inplace"):

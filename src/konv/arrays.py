@@ -267,9 +267,11 @@ class TorchKind:
 
     def empty(self, shape: Shape, dtype: str, order: Shape | None = None) -> Any:
         if order is None:
-            return self.torch.empty(shape, dtype=getattr(self.torch, dtype))
+            return self.torch.empty(shape, dtype=getattr(self.torch, dtype), device="cpu")
         # Permuting would make it a view, into which autograd lets nobody write in place.
-        return self.torch.empty_strided(*_ordered(shape, order), dtype=getattr(self.torch, dtype))
+        return self.torch.empty_strided(
+            *_ordered(shape, order), dtype=getattr(self.torch, dtype), device="cpu"
+        )
 
     def permute(self, a: Any, order: Sequence[int]) -> Any:
         return a.permute(order)

@@ -318,6 +318,14 @@ def kind_of(a: Any) -> Kind | None:
     return None
 
 
+def no_memory(name: str) -> UnsupportedError:
+    """The error for an array that has a shape and no numbers: freed, fake, or not computed yet."""
+    return UnsupportedError(
+        f"{name} has no memory of its own: its address is 0. konv computes on numbers that are "
+        f"there; use an ordinary array or tensor."
+    )
+
+
 def from_dlpack(a: Any) -> tuple[Any, Callable[[Any], Any]] | None:
     """Any array that speaks DLPack, as a NumPy view, and the way back to its own library; None if
     it does not.

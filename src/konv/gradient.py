@@ -6,7 +6,7 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
-from konv.arrays import Kind, Shape, dense_strides, kind_of
+from konv.arrays import Kind, Shape, dense_strides, kind_of, no_memory
 from konv.errors import ProblemError, UnsupportedError
 from konv.geometry import Conv
 from konv.prepared import prepare
@@ -97,10 +97,7 @@ class _Layer:
         dw, kind = self._new(), self.kind
         addresses = kind.address(x), kind.address(dy), kind.address(dw)
         if 0 in addresses:
-            raise UnsupportedError(
-                "x or dy has no memory of its own: its address is 0. konv computes on numbers that "
-                "are there; use an ordinary array or tensor."
-            )
+            raise no_memory("x or dy")
         self.call.run(*addresses)
         return dw
 

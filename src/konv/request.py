@@ -7,11 +7,11 @@ Made once for every combination and remembered; running one takes a few microsec
 from __future__ import annotations
 
 from math import prod
-from typing import Any, NoReturn
+from typing import Any
 
-from konv.arrays import Kind, Shape, channels_last, dense_strides
+from konv.arrays import Kind, Shape, channels_last, dense_strides, no_memory
 from konv.checks import Options, canonical, epilogue, layout_last
-from konv.errors import ProblemError, UnsupportedError
+from konv.errors import ProblemError
 from konv.geometry import Conv
 from konv.runtime import hugepages, memory
 from konv.runtime.execute import Call
@@ -160,7 +160,7 @@ class Request:
             y = self._new()
         py = kind.address(y)
         if not (px and py) and 0 not in self.conv.in_shape:
-            self.no_memory("out" if px else "x")
+            raise no_memory("out" if px else "x")
         self.call.run(px, packed, py, pr)
         if out is not None and y is not out:
             kind.copy(out, y)
@@ -173,7 +173,7 @@ class Request:
         kind = self.kind
         if self.added and kind.address(residual) % self.itemsize == 0:
             if not kind.address(residual) and 0 not in self.conv.out_shape:
-                self.no_memory("residual")
+                raise no_memory("residual")
             return residual
         size = prod(self.y_shape) * self.itemsize
         copied = memory.allocate(
@@ -181,13 +181,6 @@ class Request:
         )
         kind.copy(copied, residual)
         return copied
-
-    def no_memory(self, name: str) -> NoReturn:
-        """An array that has a shape and no numbers: freed, fake, or not computed yet."""
-        raise UnsupportedError(
-            f"{name} has no memory of its own: its address is 0. konv computes on numbers that are "
-            f"there; use an ordinary array or tensor."
-        )
 
     def _new(self) -> Any:
         """An array for the result; the system's refusal as an OutOfMemoryError."""

@@ -363,6 +363,10 @@ def _without_storage(a: torch.Tensor) -> torch.Tensor:
     return a
 
 
+def _parameter(a: torch.Tensor) -> torch.Tensor:
+    return a.clone().requires_grad_()
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -371,6 +375,10 @@ def _without_storage(a: torch.Tensor) -> torch.Tensor:
         lambda x, w, _: _prepared(x, w, out=torch.empty(1, 4, 4, 4, device="meta")),
         lambda x, w, b: _prepared(x, w, bias=b.to("meta")),
         lambda x, w, b: konv.conv2d(_without_storage(x), w, b),
+        lambda x, w, b: konv.conv2d(x, w, _without_storage(b)),
+        lambda x, w, b: konv.conv2d(x, _parameter(w), _without_storage(b)),
+        lambda x, w, b: _prepared(x, _without_storage(w), bias=b),
+        lambda x, w, b: _prepared(x, w, bias=_without_storage(b)),
     ],
     ids=[
         "meta out",
@@ -378,6 +386,10 @@ def _without_storage(a: torch.Tensor) -> torch.Tensor:
         "meta out, prepared",
         "meta bias, prepared",
         "no storage",
+        "no storage, bias",
+        "no storage, bias beside a gradient",
+        "no storage, prepared weight",
+        "no storage, prepared bias",
     ],
 )
 def test_memory_that_is_not_there_is_refused(call: Callable[..., Any]) -> None:

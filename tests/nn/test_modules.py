@@ -77,6 +77,16 @@ def test_after_an_error_all_is_as_before() -> None:
     assert layer.weight.grad is not None
 
 
+def test_a_remembered_layer_does_not_lose_a_bias_that_moved() -> None:
+    layer = konv.nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular")
+    x = images(2, 3, 6, 6)
+    layer(x)
+    layer.bias = nn.Parameter(layer.bias.to("meta"))
+    assert layer(x).device.type == "meta"  # as PyTorch's own
+    with pytest.raises(konv.UnsupportedError, match="bias is a .* on meta"):
+        konv.conv2d(x, layer.weight, layer.bias, padding=1, padding_mode="circular")
+
+
 def test_depthwise_separable() -> None:
     """Two layers in one, with every number where it belongs."""
     layer = konv.nn.DepthwiseSeparableConv2d(

@@ -83,6 +83,10 @@ def _convolve(x: Tensor, weight: Tensor, bias: Any, options: Options, arguments:
 
 def _conv(x: Tensor, weight: Tensor, bias: Any, arguments: Any) -> Conv:
     """The Conv that tensors and arguments describe; remembered."""
+    kind: Any = kind_of(x)
+    for name, a in (("x", x), ("weight", weight), ("bias", bias)):
+        if a is not None:
+            kind.refuse(a, name)
     try:
         hash(arguments)
     except TypeError:
@@ -90,14 +94,10 @@ def _conv(x: Tensor, weight: Tensor, bias: Any, arguments: Any) -> Conv:
     key = (
         x.shape, x.dtype, weight.shape, weight.dtype,
         None if bias is None else (bias.shape, bias.dtype),
-        arguments, type_tree(arguments), x.device, x.layout, weight.layout,
+        arguments, type_tree(arguments),
     )  # fmt: skip
     conv = _convs.get(key)
     if conv is None:
-        kind: Any = kind_of(x)
-        for name, a in (("x", x), ("weight", weight), ("bias", bias)):
-            if a is not None:
-                kind.refuse(a, name)
         conv = problem(kind, x, weight, bias, Options(*arguments))
         if len(_convs) >= REMEMBERED:
             _convs.clear()

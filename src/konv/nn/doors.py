@@ -14,6 +14,7 @@ computed by PyTorch.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -76,8 +77,8 @@ def _convolve(x: Tensor, weight: Tensor, bias: Any, options: Options, arguments:
         return _trace(x, weight, bias, options)
     conv = _conv(x, weight, bias, arguments)
     if conv.mode != "zeros":
-        x = aten.pad(x, [axis.overhang() for axis in conv.axes], conv.mode)
-        conv = conv.padded()
+        over, padded = _padded(conv)
+        x, conv = aten.pad(x, over, conv.mode), padded
     return differentiable(x, weight, bias, conv, options.plan)
 
 
@@ -103,6 +104,12 @@ def _conv(x: Tensor, weight: Tensor, bias: Any, arguments: Any) -> Conv:
             _convs.clear()
         _convs[key] = conv
     return conv
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _padded(conv: Conv) -> tuple[list[tuple[int, int]], Conv]:
+    """What a padding mode adds before and after each axis, and the layer of what that makes."""
+    return [axis.overhang() for axis in conv.axes], conv.padded()
 
 
 def _trace(x: Tensor, weight: Tensor, bias: Any, options: Options) -> Tensor:

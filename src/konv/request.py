@@ -10,7 +10,7 @@ from math import prod
 from typing import Any
 
 from konv.arrays import Kind, Shape, channels_last, dense_strides, no_memory
-from konv.checks import Options, canonical, epilogue, layout_last
+from konv.checks import Options, canonical, check_residual, epilogue, layout_last
 from konv.errors import ProblemError
 from konv.geometry import Conv
 from konv.runtime import hugepages, memory
@@ -88,19 +88,8 @@ class Request:
     def _check_residual(self, residual: Any, options: Options, y_last: bool) -> bool:
         """Refuse a residual that is not like the result; whether it lies in memory as that does."""
         kind = self.kind
-        if not kind.owns(residual):
-            raise TypeError(
-                f"residual is a {type(residual).__name__}, x a {kind.name}. Use the same library "
-                f"for both."
-            )
+        check_residual(kind, residual, self._seen(y_last), self.dtype, options)
         kind.refuse(residual, "residual")
-        shape = self._seen(y_last)
-        if tuple(residual.shape) != shape or kind.dtype(residual) != self.dtype:
-            raise ProblemError(
-                f"residual is {kind.dtype(residual)} {tuple(residual.shape)}; the result of "
-                f"{options.name}, to which it is added, is {self.dtype} {shape}. Use an array of "
-                f"that shape and dtype."
-            )
         _, shape, strides = canonical(kind, residual, options, self.last, self.batched)
         first = not self.batched
         wanted = same_strides(shape, strides, y_last)

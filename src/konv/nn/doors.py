@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from konv.arrays import kind_of
-from konv.checks import Options, epilogue, layout_last, problem
+from konv.checks import Options, check_residual, epilogue, layout_last, problem
 from konv.dispatch import convolve, hashable, type_tree
 from konv.errors import UnsupportedError
 from konv.geometry import Conv
@@ -65,9 +65,29 @@ def followed(
     if last:
         arguments = (*arguments[:-2], None, arguments[-1])
         x, options = x.movedim(-1, -options.dims - 1), replace(options, layout=None)
+    kind: Any = kind_of(x)
+    numbers = not _traced() and not any(map(_fake, (x, weight, bias, residual)))
+    if numbers and residual is not None:
+        shape = _result(x, _conv(_batch(x, options), weight, bias, arguments), last)
+        check_residual(kind, residual, shape, kind.dtype(x), options)
+        kind.refuse(residual, "residual")
     y = _convolve(x, weight, bias, options, arguments)
     y = y.movedim(-options.dims - 1, -1) if last else y
+    if not numbers and residual is not None:  # there may be no integers before
+        check_residual(kind, residual, tuple(y.shape), kind.dtype(y), options)
     return finish(y, after.activation, after.slope, residual)
+
+
+def _batch(x: Tensor, options: Options) -> Tensor:
+    """x with a batch axis."""
+    return x if x.dim() != options.dims + 1 else x.unsqueeze(0)
+
+
+def _result(x: Tensor, conv: Conv, last: bool) -> tuple[int, ...]:
+    """The shape of the result as the user sees it, for an x (n, ci, *spatial) or without n."""
+    n, co, *spatial = conv.out_shape
+    shape = (*spatial, co) if last else (co, *spatial)
+    return shape if x.dim() == conv.dims + 1 else (n, *shape)
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Any, options: Options, arguments: Any) -> Tensor:
@@ -147,6 +167,6 @@ def _fake(a: Any) -> bool:
 
 def _cast(a: Any) -> Any:
     """As autocast does: every real number but float64's to the lower precision."""
-    if a is None or not a.is_floating_point() or a.dtype == torch.float64:
+    if not isinstance(a, Tensor) or not a.is_floating_point() or a.dtype == torch.float64:
         return a
     return a.to(torch.get_autocast_dtype("cpu"))

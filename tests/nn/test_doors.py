@@ -358,6 +358,25 @@ def test_other_tensors() -> None:
     assert type(layer(x.as_subclass(Labelled))) is Labelled
     graph = make_fx(layer)(x).graph
     assert "konv.convolution" in str(graph)
-    for odd in (x.to(torch.complex64), x.long()):
+    photograph = (x[..., :3] * 20).to(torch.uint8)
+    for odd in (x.to(torch.complex64), x.long(), photograph, photograph[0]):
         weight = layer.weight.detach().to(odd.dtype)
         torch.testing.assert_close(konv.nn.conv2d(odd, weight), F.conv2d(odd, weight))
+
+
+@pytest.mark.parametrize("which", ["input", "weight", "bias"])
+def test_what_is_no_tensor_is_a_type_error(which: str) -> None:
+    """As PyTorch's own says; a layer too."""
+    arguments: dict[str, Any] = {
+        "input": tensor(1, 3, 6, 6), "weight": tensor(4, 3, 3, 3), "bias": tensor(4),
+    }  # fmt: skip
+    arguments[which] = arguments[which].numpy()
+    x = tensor(1, 3, 6, 6)
+    for first in (arguments["input"], x.as_subclass(Labelled), x.long()):
+        if which != "input" or first is arguments["input"]:
+            for function in (konv.nn.conv2d, F.conv2d):
+                with pytest.raises(TypeError, match=which):
+                    function(**arguments | {"input": first})
+    if which == "input":
+        with pytest.raises(TypeError, match=r"input is a ndarray; konv\.nn convolves"):
+            konv.nn.Conv2d(3, 4, 3)(arguments["input"])

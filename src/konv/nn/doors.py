@@ -30,9 +30,11 @@ from konv.nn.gradients import convolution as differentiable
 from konv.nn.gradients import finish
 from konv.nn.operator import convolution as operator
 from konv.nn.terms import terms
+from konv.target import BYTES
 
 REMEMBERED = 512
 _PLAIN = (Tensor, torch.nn.Parameter)
+_DTYPES = tuple(getattr(torch, name) for name in BYTES)
 _convs: dict[Any, Conv] = {}
 
 
@@ -41,7 +43,8 @@ def convolution(x: Any, weight: Any, bias: Any, *arguments: Any) -> Any:
 
     arguments: the fields of `konv.checks.Options`, up to padding_mode.
     """
-    if type(x) not in _PLAIN and not (_traced() or _fake(x)):
+    known = type(x) in _PLAIN or (isinstance(x, Tensor) and (_traced() or _fake(x)))
+    if not known or x.dtype not in _DTYPES:
         return _by_pytorch(x, weight, bias, Options(*(*arguments, None)))
     try:
         return convolve(x, weight, bias, None, None, None, *arguments, None, None)
@@ -145,6 +148,12 @@ def _trace(x: Tensor, weight: Tensor, bias: Any, options: Options) -> Tensor:
 
 
 def _by_pytorch(x: Any, weight: Any, bias: Any, options: Options) -> Any:
+    for name, a in (("input", x), ("weight", weight), ("bias", bias)):
+        if not isinstance(a, Tensor) and (a is not None or name != "bias"):
+            raise TypeError(
+                f"{name} is a {type(a).__name__}; konv.nn convolves torch.Tensors. Use "
+                f"torch.as_tensor({name}), or konv.conv2d and its kin for arrays."
+            )
     if x.dim() == options.dims + 1:
         return _by_pytorch(x.unsqueeze(0), weight, bias, options).squeeze(0)
     found = terms(kind_of(x), x, weight, options)

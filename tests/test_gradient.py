@@ -202,3 +202,14 @@ def test_threads_change_no_bit(line: str) -> None:
         konv.set_num_threads(before)
     assert np.array_equal(found[0], found[1])
     assert np.array_equal(found[0], found[2])
+
+
+def test_equal_layers_are_planned_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever makes the Conv anew at every call: PyTorch's operator, double backward, vmap."""
+    planned: list[Any] = []
+    real = konv.gradient.GradientCall
+    monkeypatch.setattr(konv.gradient, "GradientCall", lambda *a: (planned.append(a), real(*a))[1])
+    x, dy = arrays(Conv.parse("conv2d 2x3x11x7 o5 k3 s2 p1"))
+    for _ in range(3):
+        weight_gradient(Conv.parse("conv2d 2x3x11x7 o5 k3 s2 p1"), x, dy)
+    assert len(planned) == 1

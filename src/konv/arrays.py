@@ -267,9 +267,11 @@ class TorchKind:
 
     def empty(self, shape: Shape, dtype: str, order: Shape | None = None) -> Any:
         if order is None:
-            return self.torch.empty(shape, dtype=getattr(self.torch, dtype))
+            return self.torch.empty(shape, dtype=getattr(self.torch, dtype), device="cpu")
         # Permuting would make it a view, into which autograd lets nobody write in place.
-        return self.torch.empty_strided(*_ordered(shape, order), dtype=getattr(self.torch, dtype))
+        return self.torch.empty_strided(
+            *_ordered(shape, order), dtype=getattr(self.torch, dtype), device="cpu"
+        )
 
     def permute(self, a: Any, order: Sequence[int]) -> Any:
         return a.permute(order)
@@ -314,6 +316,14 @@ def kind_of(a: Any) -> Kind | None:
             _torch = TorchKind(torch)
         return _torch
     return None
+
+
+def no_memory(name: str) -> UnsupportedError:
+    """The error for an array that has a shape and no numbers: freed, fake, or not computed yet."""
+    return UnsupportedError(
+        f"{name} has no memory of its own: its address is 0. konv computes on numbers that are "
+        f"there; use an ordinary array or tensor."
+    )
 
 
 def from_dlpack(a: Any) -> tuple[Any, Callable[[Any], Any]] | None:

@@ -141,6 +141,21 @@ def check_dtype(kind: Kind, x: Any, others: dict[str, Any], options: Options) ->
     return dtype
 
 
+def check_residual(kind: Kind, residual: Any, shape: Shape, dtype: str, options: Options) -> None:
+    """Refuse a residual that is not like the result, of this shape and dtype."""
+    if not kind.owns(residual):
+        raise TypeError(
+            f"residual is a {type(residual).__name__}, x a {kind.name}. Use the same library for "
+            f"both."
+        )
+    if tuple(residual.shape) != shape or kind.dtype(residual) != dtype:
+        raise ProblemError(
+            f"residual is {kind.dtype(residual)} {tuple(residual.shape)}; the result of "
+            f"{options.name}, to which it is added, is {dtype} {shape}. Use an array of that shape "
+            f"and dtype."
+        )
+
+
 def epilogue(options: Options, residual: bool) -> Epilogue:
     """What is done to the results, from the argument `activation` and whether there is a residual.
 

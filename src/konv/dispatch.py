@@ -14,7 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from konv.arrays import GRADIENT, NUMPY, OTHER, PLAIN, Kind, channels_last, from_dlpack, kind_of
+from konv.arrays import (
+    GRADIENT,
+    NUMPY,
+    OTHER,
+    PLAIN,
+    Kind,
+    channels_last,
+    from_dlpack,
+    kind_of,
+    no_memory,
+)
 from konv.checks import Options, problem
 from konv.geometry import Conv
 from konv.request import Request, packable, plain
@@ -65,8 +75,8 @@ class _Layer:
         px = kind.address(x)
         if (px | pw | pb) % self.request.itemsize:
             return None
-        if not pw:
-            self.request.no_memory("weight")
+        if not pw or (bias is not None and not pb):  # 0 would mean no bias
+            raise no_memory("bias" if pw else "weight")
         reads = ((pw, weights.bytes), (pb, weights.bias_bytes)) if out is not None else ()
         return self.request.run(px, weights.packed(pw, pb), out, reads, residual)
 
@@ -82,6 +92,8 @@ class _Layer:
         def copied(a: Any, name: str, readable: bool, copy: Callable[[Any], Any]) -> Any:
             if a is None or (readable and kind.address(a) % size == 0):
                 return a
+            if not kind.address(a) and all(a.shape):
+                raise no_memory(name)
             what = f"a copy of {name}, which cannot be read as it lies in memory,"
             return memory.allocate(lambda: copy(a), prod(a.shape) * size, what)
 

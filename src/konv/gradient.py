@@ -6,7 +6,7 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
-from konv.arrays import Kind, Shape, dense_strides, kind_of
+from konv.arrays import Kind, Shape, dense_strides, kind_of, no_memory
 from konv.errors import ProblemError, UnsupportedError
 from konv.geometry import Conv
 from konv.prepared import prepare
@@ -39,6 +39,8 @@ def weight_gradient(conv: Conv, x: Any, dy: Any) -> Any:
     >>> weight_gradient(conv, x, dy)
     array([[[30., 41.,  2.]]], dtype=float32)
     """
+    if not isinstance(conv, Conv):
+        raise TypeError(f"conv is a {type(conv).__name__}. Use a konv.Conv.")
     kind = kind_of(x)
     if kind is not None and kind.owns(dy):
         kind.refuse_followed(x, "x")
@@ -53,9 +55,8 @@ def of_numbers(conv: Conv, x: Any, dy: Any) -> Any:
         raise _foreign(kind, x, dy)
     kind.refuse(x, "x")
     kind.refuse(dy, "dy")
-    # A layer's hash takes longer than a small layer: its address will do, while it is kept alive.
     off = kind.address(x) & 7, kind.address(dy) & 7
-    key = id(conv), off, kind.name, kind.signature(x), kind.signature(dy), now.address, now.threads
+    key = conv, off, kind.name, kind.signature(x), kind.signature(dy), now.address, now.threads
     layer = _layers.get(key)
     if layer is None:
         layer = _Layer(kind, conv, x, dy, now)
@@ -97,10 +98,7 @@ class _Layer:
         dw, kind = self._new(), self.kind
         addresses = kind.address(x), kind.address(dy), kind.address(dw)
         if 0 in addresses:
-            raise UnsupportedError(
-                "x or dy has no memory of its own: its address is 0. konv computes on numbers that "
-                "are there; use an ordinary array or tensor."
-            )
+            raise no_memory("x or dy")
         self.call.run(*addresses)
         return dw
 
@@ -162,8 +160,6 @@ def _foreign(kind: Kind | None, x: Any, dy: Any) -> TypeError:
 
 def _check(kind: Kind, conv: Conv, x: Any, dy: Any) -> None:
     """Every other error that a call can have."""
-    if not isinstance(conv, Conv):
-        raise TypeError(f"conv is a {type(conv).__name__}. Use a konv.Conv.")
     if conv.mode != "zeros":
         raise UnsupportedError(
             f"padding_mode={conv.mode!r} has no weight gradient of its own. Pad x by that mode, as "

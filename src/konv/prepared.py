@@ -8,7 +8,7 @@ from math import prod
 from typing import Any, NamedTuple
 
 from konv import llvm
-from konv.arrays import Kind, Shape, channels_last, dense_strides, kind_of
+from konv.arrays import Kind, Shape, channels_last, dense_strides, kind_of, no_memory
 from konv.checks import Options, canonical, check_dtype, epilogue, layout_last
 from konv.errors import ProblemError
 from konv.geometry import Conv
@@ -196,6 +196,8 @@ def _refuse(a: Any, name: str) -> None:
     kind = _kind(a, name)
     kind.refuse_followed(a, name)
     kind.refuse(a, name)
+    if not kind.address(a) and all(a.shape):
+        raise no_memory(name)
 
 
 def _kind(a: Any, name: str) -> Kind:

@@ -7,11 +7,11 @@ Made once for every combination and remembered; running one takes a few microsec
 from __future__ import annotations
 
 from math import prod
-from typing import Any, NoReturn
+from typing import Any
 
-from konv.arrays import Kind, Shape, channels_last, dense_strides
-from konv.checks import Options, canonical, epilogue, layout_last
-from konv.errors import ProblemError, UnsupportedError
+from konv.arrays import Kind, Shape, channels_last, dense_strides, no_memory
+from konv.checks import Options, canonical, check_residual, epilogue, layout_last
+from konv.errors import ProblemError
 from konv.geometry import Conv
 from konv.runtime import hugepages, memory
 from konv.runtime.execute import Call
@@ -88,19 +88,8 @@ class Request:
     def _check_residual(self, residual: Any, options: Options, y_last: bool) -> bool:
         """Refuse a residual that is not like the result; whether it lies in memory as that does."""
         kind = self.kind
-        if not kind.owns(residual):
-            raise TypeError(
-                f"residual is a {type(residual).__name__}, x a {kind.name}. Use the same library "
-                f"for both."
-            )
+        check_residual(kind, residual, self._seen(y_last), self.dtype, options)
         kind.refuse(residual, "residual")
-        shape = self._seen(y_last)
-        if tuple(residual.shape) != shape or kind.dtype(residual) != self.dtype:
-            raise ProblemError(
-                f"residual is {kind.dtype(residual)} {tuple(residual.shape)}; the result of "
-                f"{options.name}, to which it is added, is {self.dtype} {shape}. Use an array of "
-                f"that shape and dtype."
-            )
         _, shape, strides = canonical(kind, residual, options, self.last, self.batched)
         first = not self.batched
         wanted = same_strides(shape, strides, y_last)
@@ -160,7 +149,7 @@ class Request:
             y = self._new()
         py = kind.address(y)
         if not (px and py) and 0 not in self.conv.in_shape:
-            self.no_memory("out" if px else "x")
+            raise no_memory("out" if px else "x")
         self.call.run(px, packed, py, pr)
         if out is not None and y is not out:
             kind.copy(out, y)
@@ -173,7 +162,7 @@ class Request:
         kind = self.kind
         if self.added and kind.address(residual) % self.itemsize == 0:
             if not kind.address(residual) and 0 not in self.conv.out_shape:
-                self.no_memory("residual")
+                raise no_memory("residual")
             return residual
         size = prod(self.y_shape) * self.itemsize
         copied = memory.allocate(
@@ -181,13 +170,6 @@ class Request:
         )
         kind.copy(copied, residual)
         return copied
-
-    def no_memory(self, name: str) -> NoReturn:
-        """An array that has a shape and no numbers: freed, fake, or not computed yet."""
-        raise UnsupportedError(
-            f"{name} has no memory of its own: its address is 0. konv computes on numbers that are "
-            f"there; use an ordinary array or tensor."
-        )
 
     def _new(self) -> Any:
         """An array for the result; the system's refusal as an OutOfMemoryError."""

@@ -277,11 +277,17 @@ def test_errors(arguments: dict[str, Any], error: type[Exception], text: str) ->
 
 
 def test_tensors_with_gradients() -> None:
-    """A residual that wants a gradient is refused as x is, at every call."""
+    """A residual that wants a gradient gets it, at every call; with `out` it is refused as x is."""
     x, w, r = torch.ones(1, 4, 9, 9), torch.ones(6, 4, 3, 3), torch.ones(1, 6, 7, 7)
-    konv.conv2d(x, w, residual=r)
+    plain = konv.conv2d(x, w, residual=r)
+    r.requires_grad_()
+    y = konv.conv2d(x, w, residual=r)
+    assert torch.equal(y, plain)
+    y.backward(torch.full_like(y, 2))
+    assert r.grad is not None
+    assert (r.grad == 2).all()
     with pytest.raises(UnsupportedError, match="residual requires grad"):
-        konv.conv2d(x, w, residual=r.requires_grad_())
+        konv.conv2d(x, w, residual=r, out=torch.empty_like(plain))
 
 
 @pytest.mark.parametrize("residual", ["", "contiguous", "last", "steps", "out"])

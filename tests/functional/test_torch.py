@@ -215,6 +215,30 @@ def test_an_empty_batch(transposed: bool, dtype: torch.dtype) -> None:
     assert array.shape == tuple(expected.shape)
 
 
+@pytest.mark.parametrize("layout", [None, "NHWC"])
+def test_results_are_on_the_cpu_whatever_the_default_device(layout: str | None) -> None:
+    """As PyTorch's own, which lie where x does."""
+    conv = Conv.of((2, 6, 6, 6), 4, 3, padding=1)
+    x, w, r = tensor(*conv.in_shape), tensor(4, 6, 3, 3, seed=1), tensor(2, 4, 6, 6, seed=2)
+    r = r.permute(0, 2, 3, 1) if layout else r.transpose(2, 3)  # copied to where the result lies
+    dy = tensor(*conv.out_shape, seed=3)
+
+    def results() -> tuple[torch.Tensor, ...]:
+        seen = x.permute(0, 2, 3, 1) if layout else x
+        y = konv.conv2d(seen, w, padding=1, layout=layout)
+        added = konv.conv2d(seen, w, padding=1, layout=layout, residual=r)
+        return y, added, konv.prepare(conv, w)(x), konv.weight_gradient(conv, x, dy)
+
+    with torch.device("meta"):
+        found = results()
+    for a, b in zip(found, results(), strict=True):
+        assert a.device.type == "cpu"
+        assert torch.equal(a, b)
+    none = conv.with_batch(0)
+    with torch.device("meta"):
+        assert not konv.weight_gradient(none, x[:0], dy[:0]).any()
+
+
 # --- Gradients ----------------------------------------------------------------------------------
 
 
@@ -339,6 +363,10 @@ def _without_storage(a: torch.Tensor) -> torch.Tensor:
     return a
 
 
+def _parameter(a: torch.Tensor) -> torch.Tensor:
+    return a.clone().requires_grad_()
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -347,6 +375,10 @@ def _without_storage(a: torch.Tensor) -> torch.Tensor:
         lambda x, w, _: _prepared(x, w, out=torch.empty(1, 4, 4, 4, device="meta")),
         lambda x, w, b: _prepared(x, w, bias=b.to("meta")),
         lambda x, w, b: konv.conv2d(_without_storage(x), w, b),
+        lambda x, w, b: konv.conv2d(x, w, _without_storage(b)),
+        lambda x, w, b: konv.conv2d(x, _parameter(w), _without_storage(b)),
+        lambda x, w, b: _prepared(x, _without_storage(w), bias=b),
+        lambda x, w, b: _prepared(x, w, bias=_without_storage(b)),
     ],
     ids=[
         "meta out",
@@ -354,6 +386,10 @@ def _without_storage(a: torch.Tensor) -> torch.Tensor:
         "meta out, prepared",
         "meta bias, prepared",
         "no storage",
+        "no storage, bias",
+        "no storage, bias beside a gradient",
+        "no storage, prepared weight",
+        "no storage, prepared bias",
     ],
 )
 def test_memory_that_is_not_there_is_refused(call: Callable[..., Any]) -> None:

@@ -4,6 +4,7 @@ torch.compile, torch.export, fake tensors, subclasses.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from itertools import product
@@ -113,6 +114,44 @@ def test_activation_and_residual(activation: Any, batched: bool) -> None:
     torch.testing.assert_close(plain, konv.conv2d(x, w, b, padding=1))
 
 
+DOORS = [
+    *product(["numbers", "gradient", "autocast"], [None, "NHWC"], [True, False]),
+    ("compiled", "NHWC", False),
+]
+
+
+@pytest.mark.parametrize(("door", "layout", "batched"), DOORS)
+def test_a_residual_unlike_the_result_is_refused(
+    door: str, layout: str | None, batched: bool
+) -> None:
+    """Whichever way the call takes, with the same words."""
+    torch._dynamo.reset()
+    x, w = tensor(2, 5, 6, 3) if layout else tensor(2, 3, 5, 6), tensor(4, 3, 3, 3, seed=1)
+    shape = (2, 5, 6, 4) if layout else (2, 4, 5, 6)
+    x, shape = (x, shape) if batched else (x[0], shape[1:])
+    w.requires_grad_(door != "numbers")
+    name = "bfloat16" if door == "autocast" else "float32"
+    rule = re.escape(f"the result of conv2d, to which it is added, is {name} {shape}")
+
+    def call(residual: Any) -> Any:
+        return konv.conv2d(x, w, padding=1, layout=layout, residual=residual)
+
+    made: Any = call
+    if door == "compiled":
+        made = torch.compile(call, backend="aot_eager", fullgraph=True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=door == "autocast"):
+        assert door == "compiled" or made(tensor(*shape)).shape == shape
+        odd = tensor(*shape).double(), tensor(3, *shape), tensor(shape[-1])
+        for residual in odd[: 1 if door == "compiled" else 3]:
+            with pytest.raises(Exception if door == "compiled" else konv.ProblemError, match=rule):
+                made(residual)
+        if door != "compiled":
+            with pytest.raises(TypeError, match=r"residual is a ndarray, x a torch\.Tensor"):
+                made(tensor(*shape).numpy())
+            with pytest.raises(konv.UnsupportedError, match=r"residual is a .* on meta"):
+                made(tensor(*shape).to("meta"))
+
+
 def test_only_the_gradients_that_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A frozen weight costs no weight gradient, a first layer no gradient of its image."""
     done: list[str] = []
@@ -208,22 +247,33 @@ BEYOND = [
 ]
 
 
-@pytest.mark.parametrize("layer", BEYOND, ids=repr)
+COMPILED = [
+    pytest.param(layer, marks=[pytest.mark.slow] * (layer.padding_mode != "zeros"), id=repr(layer))
+    for layer in BEYOND
+]
+
+
+@pytest.mark.parametrize("layer", COMPILED)
 @pytest.mark.parametrize("last", [False, True])
 def test_compiled_is_eager(layer: Any, last: bool) -> None:
     """One graph, the same bits, strides and gradients; with symbolic sizes too."""
-    torch._dynamo.reset()
-    for dynamic, size in product((False, True), (8, 9)):
-        x = tensor(2, 3, size, size + 1)
-        x = x.to(memory_format=torch.channels_last) if last else x
+    for dynamic, sizes in ((False, [8]), (True, [8, 9])):
+        torch._dynamo.reset()  # or the one would run what was compiled for the other
         compiled = torch.compile(layer, backend="aot_eager", fullgraph=True, dynamic=dynamic)
-        expected, got = layer(x), compiled(x)
-        assert torch.equal(got, expected)
-        with torch.no_grad():
-            assert compiled(x).stride() == layer(x).stride() == got.stride()
-        grads = [torch.autograd.grad(y.square().sum(), layer.parameters()) for y in (got, expected)]
-        for a, b in zip(*grads, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+        for size in sizes:
+            x = tensor(2, 3, size, size + 1)
+            x = x.to(memory_format=torch.channels_last) if last else x
+            expected, got = layer(x), compiled(x)
+            assert torch.equal(got, expected)
+            assert got.stride() == expected.stride()
+            grads = [
+                torch.autograd.grad(y.square().sum(), layer.parameters()) for y in (got, expected)
+            ]
+            for a, b in zip(*grads, strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+        if not dynamic:
+            with torch.no_grad():
+                assert compiled(x).stride() == layer(x).stride() == got.stride()
 
 
 @pytest.mark.slow
@@ -241,9 +291,10 @@ def test_konv_functions_compile_and_the_operator_is_sound() -> None:
     """konv.conv2d itself within a graph; PyTorch's own checks of a custom operator."""
     torch._dynamo.reset()
     x, w = tensor(2, 3, 8, 8), tensor(4, 3, 3, 3, seed=1).requires_grad_()
+    residual = tensor(2, 4, 8, 8, seed=2)
 
     def function(x: Any) -> Any:
-        return konv.conv2d(x, w, padding=1, activation="relu", residual=None)
+        return konv.conv2d(x, w, padding=1, activation="relu", residual=residual)
 
     compiled = torch.compile(function, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), function(x))
@@ -307,6 +358,25 @@ def test_other_tensors() -> None:
     assert type(layer(x.as_subclass(Labelled))) is Labelled
     graph = make_fx(layer)(x).graph
     assert "konv.convolution" in str(graph)
-    for odd in (x.to(torch.complex64), x.long()):
+    photograph = (x[..., :3] * 20).to(torch.uint8)
+    for odd in (x.to(torch.complex64), x.long(), photograph, photograph[0]):
         weight = layer.weight.detach().to(odd.dtype)
         torch.testing.assert_close(konv.nn.conv2d(odd, weight), F.conv2d(odd, weight))
+
+
+@pytest.mark.parametrize("which", ["input", "weight", "bias"])
+def test_what_is_no_tensor_is_a_type_error(which: str) -> None:
+    """As PyTorch's own says; a layer too."""
+    arguments: dict[str, Any] = {
+        "input": tensor(1, 3, 6, 6), "weight": tensor(4, 3, 3, 3), "bias": tensor(4),
+    }  # fmt: skip
+    arguments[which] = arguments[which].numpy()
+    x = tensor(1, 3, 6, 6)
+    for first in (arguments["input"], x.as_subclass(Labelled), x.long()):
+        if which != "input" or first is arguments["input"]:
+            for function in (konv.nn.conv2d, F.conv2d):
+                with pytest.raises(TypeError, match=which):
+                    function(**arguments | {"input": first})
+    if which == "input":
+        with pytest.raises(TypeError, match=r"input is a ndarray; konv\.nn convolves"):
+            konv.nn.Conv2d(3, 4, 3)(arguments["input"])

@@ -77,6 +77,14 @@ def test_after_an_error_all_is_as_before() -> None:
     assert layer.weight.grad is not None
 
 
+def test_a_bias_that_moved_is_not_lost() -> None:
+    """Also where the layer is remembered."""
+    x, w, b = images(2, 3, 6, 6), images(4, 3, 3, 3).requires_grad_(), images(4)
+    konv.conv2d(x, w, b, padding=1, padding_mode="circular")
+    with pytest.raises(konv.UnsupportedError, match=r"bias is a .* on meta"):
+        konv.conv2d(x, w, b.to("meta"), padding=1, padding_mode="circular")
+
+
 def test_depthwise_separable() -> None:
     """Two layers in one, with every number where it belongs."""
     layer = konv.nn.DepthwiseSeparableConv2d(

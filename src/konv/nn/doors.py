@@ -14,13 +14,14 @@ computed by PyTorch.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from konv.arrays import kind_of
-from konv.checks import Options, epilogue, layout_last, problem
+from konv.checks import Options, check_residual, epilogue, layout_last, problem
 from konv.dispatch import convolve, hashable, type_tree
 from konv.errors import UnsupportedError
 from konv.geometry import Conv
@@ -29,9 +30,11 @@ from konv.nn.gradients import convolution as differentiable
 from konv.nn.gradients import finish
 from konv.nn.operator import convolution as operator
 from konv.nn.terms import terms
+from konv.target import BYTES
 
 REMEMBERED = 512
 _PLAIN = (Tensor, torch.nn.Parameter)
+_DTYPES = tuple(getattr(torch, name) for name in BYTES)
 _convs: dict[Any, Conv] = {}
 
 
@@ -40,7 +43,8 @@ def convolution(x: Any, weight: Any, bias: Any, *arguments: Any) -> Any:
 
     arguments: the fields of `konv.checks.Options`, up to padding_mode.
     """
-    if type(x) not in _PLAIN and not (_traced() or _fake(x)):
+    known = type(x) in _PLAIN or (isinstance(x, Tensor) and (_traced() or _fake(x)))
+    if not known or x.dtype not in _DTYPES:
         return _by_pytorch(x, weight, bias, Options(*(*arguments, None)))
     try:
         return convolve(x, weight, bias, None, None, None, *arguments, None, None)
@@ -64,9 +68,29 @@ def followed(
     if last:
         arguments = (*arguments[:-2], None, arguments[-1])
         x, options = x.movedim(-1, -options.dims - 1), replace(options, layout=None)
+    kind: Any = kind_of(x)
+    numbers = not _traced() and not any(map(_fake, (x, weight, bias, residual)))
+    if numbers and residual is not None:
+        shape = _result(x, _conv(_batch(x, options), weight, bias, arguments), last)
+        check_residual(kind, residual, shape, kind.dtype(x), options)
+        kind.refuse(residual, "residual")
     y = _convolve(x, weight, bias, options, arguments)
     y = y.movedim(-options.dims - 1, -1) if last else y
+    if not numbers and residual is not None:  # there may be no integers before
+        check_residual(kind, residual, tuple(y.shape), kind.dtype(y), options)
     return finish(y, after.activation, after.slope, residual)
+
+
+def _batch(x: Tensor, options: Options) -> Tensor:
+    """x with a batch axis."""
+    return x if x.dim() != options.dims + 1 else x.unsqueeze(0)
+
+
+def _result(x: Tensor, conv: Conv, last: bool) -> tuple[int, ...]:
+    """The shape of the result as the user sees it, for an x (n, ci, *spatial) or without n."""
+    n, co, *spatial = conv.out_shape
+    shape = (*spatial, co) if last else (co, *spatial)
+    return shape if x.dim() == conv.dims + 1 else (n, *shape)
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Any, options: Options, arguments: Any) -> Tensor:
@@ -76,13 +100,17 @@ def _convolve(x: Tensor, weight: Tensor, bias: Any, options: Options, arguments:
         return _trace(x, weight, bias, options)
     conv = _conv(x, weight, bias, arguments)
     if conv.mode != "zeros":
-        x = aten.pad(x, [axis.overhang() for axis in conv.axes], conv.mode)
-        conv = conv.padded()
+        over, padded = _padded(conv)
+        x, conv = aten.pad(x, over, conv.mode), padded
     return differentiable(x, weight, bias, conv, options.plan)
 
 
 def _conv(x: Tensor, weight: Tensor, bias: Any, arguments: Any) -> Conv:
     """The Conv that tensors and arguments describe; remembered."""
+    kind: Any = kind_of(x)
+    for name, a in (("x", x), ("weight", weight), ("bias", bias)):
+        if a is not None:
+            kind.refuse(a, name)
     try:
         hash(arguments)
     except TypeError:
@@ -90,19 +118,21 @@ def _conv(x: Tensor, weight: Tensor, bias: Any, arguments: Any) -> Conv:
     key = (
         x.shape, x.dtype, weight.shape, weight.dtype,
         None if bias is None else (bias.shape, bias.dtype),
-        arguments, type_tree(arguments), x.device, x.layout, weight.layout,
+        arguments, type_tree(arguments),
     )  # fmt: skip
     conv = _convs.get(key)
     if conv is None:
-        kind: Any = kind_of(x)
-        for name, a in (("x", x), ("weight", weight), ("bias", bias)):
-            if a is not None:
-                kind.refuse(a, name)
         conv = problem(kind, x, weight, bias, Options(*arguments))
         if len(_convs) >= REMEMBERED:
             _convs.clear()
         _convs[key] = conv
     return conv
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _padded(conv: Conv) -> tuple[list[tuple[int, int]], Conv]:
+    """What a padding mode adds before and after each axis, and the layer of what that makes."""
+    return [axis.overhang() for axis in conv.axes], conv.padded()
 
 
 def _trace(x: Tensor, weight: Tensor, bias: Any, options: Options) -> Tensor:
@@ -118,6 +148,12 @@ def _trace(x: Tensor, weight: Tensor, bias: Any, options: Options) -> Tensor:
 
 
 def _by_pytorch(x: Any, weight: Any, bias: Any, options: Options) -> Any:
+    for name, a in (("input", x), ("weight", weight), ("bias", bias)):
+        if not isinstance(a, Tensor) and (a is not None or name != "bias"):
+            raise TypeError(
+                f"{name} is a {type(a).__name__}; konv.nn convolves torch.Tensors. Use "
+                f"torch.as_tensor({name}), or konv.conv2d and its kin for arrays."
+            )
     if x.dim() == options.dims + 1:
         return _by_pytorch(x.unsqueeze(0), weight, bias, options).squeeze(0)
     found = terms(kind_of(x), x, weight, options)
@@ -140,6 +176,6 @@ def _fake(a: Any) -> bool:
 
 def _cast(a: Any) -> Any:
     """As autocast does: every real number but float64's to the lower precision."""
-    if a is None or not a.is_floating_point() or a.dtype == torch.float64:
+    if not isinstance(a, Tensor) or not a.is_floating_point() or a.dtype == torch.float64:
         return a
     return a.to(torch.get_autocast_dtype("cpu"))

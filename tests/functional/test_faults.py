@@ -299,9 +299,10 @@ def interrupt(kind: str) -> None:
         import torch
 
         given = [torch.from_numpy(a) for a in given]
-    konv.conv2d(given[0][:, :, :16, :16], given[1])  # compiled and packed
     out = np.zeros((1, 256, n - 4, n - 4), "float32")
     place = out if kind == "own" else torch.from_numpy(out)
+    konv.conv2d(*given, out=place)  # compiled, packed and remembered: the next one begins at once
+    out.fill(0)
     sent: list[float] = []
 
     def send() -> None:

@@ -71,15 +71,14 @@ def follows_tiles(plan: Plan, conv: Conv, target: Target) -> None:
     assert 0 <= plan.tail <= plan.vectors
     assert 0 <= plan.odd < lanes
     assert plan.odd in (0, co % lanes)
-    run = plan.form[0] if plan.form else 1  # taps of a row that are taken as one
-    assert run in (1, conv.axes[-1].kernel if conv.groups == 1 and plan.packed else 1)
-    assert plan.depth in (0, run * conv.ci // conv.groups)
+    runs = (1, conv.axes[-1].kernel if conv.groups == 1 and plan.packed else 1)  # taps as one
+    assert plan.depth in (0, *(run * conv.ci // conv.groups for run in runs))
     vectors = -(-co // lanes)
     assert (vectors - plan.tail) % plan.vectors == 0, "blocks and tail are not all vectors"
     assert vectors >= plan.tail
     if plan.odd:
         assert plan.tail, "the odd vector is in no block of its own"
-    assert len(plan.form) == (plan.algorithm == direct.name)
+    assert plan.form == ()
 
 
 def follows_planes(plan: Plan, conv: Conv, target: Target) -> None:

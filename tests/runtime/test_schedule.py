@@ -78,7 +78,7 @@ class Simulated:
         self.all: list[int] = self.job.words.tolist()
         self.words = dict(zip(JOB, self.all, strict=False))
         self.axes = (Axis(1, 1),) * (3 - conv.dims) + conv.axes
-        self.runs = (1, 1, *(self.plan.form or (1,)))  # taps of an axis that are taken as one
+        self.runs = (1, 1, self.words["run"])  # taps of an axis that are taken as one
         self.size, self.lanes = BYTES[conv.dtype], self.target.lanes(conv.dtype)
 
     def __str__(self) -> str:
@@ -348,7 +348,7 @@ def test_wrong_tables_are_noticed(text: str) -> None:
 # Threads
 
 SAME = (
-    "mode", "groups", "ci", "co", "channels", "reduction", "blocks", "tail",
+    "mode", "groups", "ci", "co", "channels", "reduction", "run", "blocks", "tail",
     "x_batch", "x_channel", "y_batch", "y_channel",
     *(f"{name}{a}" for a in AXES for name in (
         "size", "x_stride", "y_stride", "count", "outputs", "jump", "least", "span", "step",

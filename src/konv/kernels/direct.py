@@ -59,30 +59,26 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     """One plan for each register tile, cheapest first by `tile_cost`. Half precision is always
     packed: that converts it. So are few channels whose taps can be run together.
     """
-    run = _run(conv)
+    run = _run(conv, True)
     packed = packed or conv.dtype in HALVES or (run > 1 and conv.ci <= FEW)
-    run = run if packed else 1
     lanes = target.lanes(conv.dtype)
     co, ci = conv.co // conv.groups, conv.ci // conv.groups
     vectors, odd = -(-co // lanes), 0 if blocked else co % lanes
-    depth = ci * run if ci < UNROLL else 0
+    depth = ci * _run(conv, packed) if ci < UNROLL else 0
     table = TILES[target.vector_bytes, target.registers]
     tiles = sorted(table, key=lambda tile: (tile_cost(vectors, *tile), max(tile[1], vectors)))
     return tuple(
-        Plan(
-            name, conv.dtype, packed, blocked, mr, nr, last_block(vectors, nr, odd), odd, depth,
-            form=(run,),
-        )
+        Plan(name, conv.dtype, packed, blocked, mr, nr, last_block(vectors, nr, odd), odd, depth)
         for mr, nr in tiles
-    )  # fmt: skip
+    )
 
 
-def _run(conv: Conv) -> int:
+def _run(conv: Conv, packed: bool) -> int:
     """Taps of the last axis that are one run of numbers in a packed image, for all groups in one:
     all of them, or 1.
     """
     axis = conv.axes[-1]
-    return axis.kernel if conv.groups == axis.dilation == axis.up == 1 else 1
+    return axis.kernel if packed and conv.groups == axis.dilation == axis.up == 1 else 1
 
 
 def last_block(vectors: int, nr: int, odd: int) -> int:
@@ -111,7 +107,7 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     vectors = -(-conv.co // conv.groups // target.lanes(plan.dtype))
     loop = conv.ci * taps * tile_cost(vectors, plan.pixels, plan.vectors) / 0.92
     # What is the same for each tap however few channels it has: a trip of the loop over taps.
-    taps /= plan.form[0]
+    taps /= _run(conv, plan.packed)
     blocks = conv.groups * -(-vectors // plan.vectors)
     loop += blocks * (taps * TRIP + CALL) / plan.pixels + conv.groups * MASKED * bool(plan.odd)
     packed = conv.ci * prod(axis.size for axis in conv.axes) * 0.5 * plan.packed
@@ -122,7 +118,8 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
     """Units of work as konv.kernels.schedule cuts them."""
     seen = Channels.of(conv, plan, target, per_channel=False)
-    return schedule(conv, plan, target, seen, x, y, threads, run=plan.form[0])
+    run = _run(conv, plan.packed)
+    return schedule(conv, plan, target, seen, x, y, threads, run=run)
 
 
 def packing(conv: Conv, plan: Plan, target: Target) -> Packing:
@@ -141,4 +138,4 @@ def emit(plan: Plan, target: Target) -> Module:
     def tile(module: Module, vectors: int, odd: int) -> Routine:
         return emit_tile(module, plan, vectors, odd)
 
-    return emit_kernel(plan, target, tile, run=plan.form[0])
+    return emit_kernel(plan, target, tile)

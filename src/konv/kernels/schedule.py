@@ -45,7 +45,7 @@ def schedule(
         "even": not any(line.sparse for line in lines),
         "groups": channels.groups, "ci": channels.ci, "co": channels.co,
         "blocks": channels.blocks, "tail": channels.tail,
-        "channels": channels.co, "reduction": channels.reduction,
+        "channels": channels.co, "reduction": channels.reduction, "run": run,
         "x_batch": x_strides[0], "x_channel": x_strides[1],
         "y_batch": y_strides[0], "y_channel": y_strides[1],
     }  # fmt: skip

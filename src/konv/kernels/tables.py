@@ -74,12 +74,12 @@ def emit_taps(module: Module, size: int, packed: bool) -> Routine:
         return f.fn
 
 
-def emit_rows(module: Module, mr: int, size: int, packed: bool, run: int = 1) -> Routine:
+def emit_rows(module: Module, mr: int, size: int, packed: bool) -> Routine:
     """rows(job, unit): mr + 1 words a tap and tile, the tap's number and an address per pixel.
 
     A tile's missing pixels repeat its last one. `packed`: addresses go into the packed image, which
     holds padding as zeros; otherwise into the input itself, and padding reads a row of zeros.
-    `size` is a number's bytes; `run`: taps of the last axis that are taken as one.
+    `size` is a number's bytes.
 
     A tile is *even* if all its addresses are those of its pixels plus those of the taps: inside the
     image, or in a packed image of no sparse axis. Its rows take 1 cycle an address, those of other
@@ -87,7 +87,7 @@ def emit_rows(module: Module, mr: int, size: int, packed: bool, run: int = 1) ->
     `skip` allows it.
     """
     even = _emit_even_rows(module, mr)
-    uneven = _emit_uneven_rows(module, mr, size, packed, run)
+    uneven = _emit_uneven_rows(module, mr, size, packed)
     with part_function(module, "rows") as (f, piece, _):
         job, unit = piece.job, piece.unit
         taps, rows, counts = unit["taps"], piece.part("at_rows", I64), piece.part("at_counts", I64)
@@ -134,10 +134,11 @@ def _emit_even_rows(module: Module, mr: int) -> Routine:
         return f.fn
 
 
-def _emit_uneven_rows(module: Module, mr: int, size: int, packed: bool, run: int) -> Routine:
-    """uneven(job, unit, row, at) -> taps kept: each address by the slots of its pixel and tap. A run
-    of taps may begin in the padding and end in the image: where it lies on its own axis says
-    nothing.
+def _emit_uneven_rows(module: Module, mr: int, size: int, packed: bool) -> Routine:
+    """uneven(job, unit, row, at) -> taps kept: each address by the slots of its pixel and tap.
+
+    A run of taps may begin in the padding and end in the image, so where it lies on its own axis
+    says nothing.
     """
     with part_function(module, "uneven", ("row", "at"), returns=I64) as (f, piece, (to, slots_at)):
         job, unit = piece.job, piece.unit
@@ -152,8 +153,8 @@ def _emit_uneven_rows(module: Module, mr: int, size: int, packed: bool, run: int
             with f.loop(mr) as m:
                 slots = [at[m * 3 + axis] + offsets[axis] for axis in AXES]
                 sources = [table[slot] for table, slot in zip(tables, slots, strict=True)]
-                beside = sources[0] | sources[1]
-                inside = (beside if run > 1 else beside | sources[2]) >= 0
+                along = f.select(job["run"] > 1, f.integer(0), sources[2]) if packed else sources[2]
+                inside = (sources[0] | sources[1] | along) >= 0
                 if packed:
                     places = [slots[axis] * job["apart", axis] for axis in AXES]
                     out[m + 1] = image + places[0] + places[1] + places[2]

@@ -48,12 +48,10 @@ def emit_kernel(
     emit_weights: EmitWeights = emit_weights,
     emit_output: EmitOutput | None = None,
     sweeps: int = 1,
-    run: int = 1,
 ) -> Module:
     """The module of a plan: `run` and `pack`. emit_tile(module, vectors, odd) writes the function
     of a tile; the others, where given, replace those of konv.kernels.packing. A block is computed
-    in so many sweeps over the tiles, whose results lie side by side in scratch. A tile takes `run`
-    taps, whose channels stand side by side in the packed image, as one of so many more channels.
+    in so many sweeps over the tiles, whose results lie side by side in scratch.
     """
     module = Module(target, plan.algorithm)
     lanes, real = target.lanes(plan.dtype), REAL[plan.dtype]
@@ -63,7 +61,7 @@ def emit_kernel(
     parts = {
         "slots": emit_slots(module),
         "taps": emit_taps(module, size, plan.packed),
-        "rows": emit_rows(module, plan.pixels, size, plan.packed, run),
+        "rows": emit_rows(module, plan.pixels, size, plan.packed),
         "places": emit_places(module, plan.pixels, result, width if plan.blocked else None),
     }
     if plan.packed:
@@ -74,11 +72,11 @@ def emit_kernel(
         else:
             parts["output"] = emit_channels(module, plan, width)
     parts["full"] = _emit_sweep(
-        module, plan, plan.vectors, emit_tile(module, plan.vectors, 0), per_channel, run
+        module, plan, plan.vectors, emit_tile(module, plan.vectors, 0), per_channel
     )
     if plan.tail:
         parts["last"] = _emit_sweep(
-            module, plan, plan.tail, emit_tile(module, plan.tail, plan.odd), per_channel, run
+            module, plan, plan.tail, emit_tile(module, plan.tail, plan.odd), per_channel
         )
     parts["blocks"] = _emit_blocks(module, plan, parts, per_channel, sweeps)
     parts["phases"] = _emit_phases(module, plan, parts)
@@ -205,9 +203,7 @@ def _emit_blocks(
         return f.fn
 
 
-def _emit_sweep(
-    module: Module, plan: Plan, nr: int, tile: Routine, per_channel: bool, run: int
-) -> Routine:
+def _emit_sweep(module: Module, plan: Plan, nr: int, tile: Routine, per_channel: bool) -> Routine:
     """sweep(job, unit, weights, bias, first, to, new): one block of nr vectors over the unit's
     tiles; `new`: nothing has read these channels of its pixels before, and nothing else will.
     """
@@ -219,7 +215,7 @@ def _emit_sweep(
         (weights, bias, first, to, new),
     ):
         job, unit = piece.job, piece.unit
-        channels = f.integer(1) if per_channel else job["ci"] * run
+        channels = f.integer(1) if per_channel else job["ci"] * job["run"]
         row, counts = piece.part("at_rows", I64), piece.part("at_counts", I64)
         places, stride = piece.part("at_places", I64), channels * (nr * lanes)
         weights, bias = weights.to_pointer(real), bias.to_pointer(real)

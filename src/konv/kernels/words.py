@@ -35,6 +35,7 @@ JOB = (
     "groups", "ci", "co",  # channels of one group
     "channels",  # output channels of a group; where `co` counts the columns that are made of them
     "reduction",  # numbers of packed weights for each of `co`
+    "run",  # taps of the last axis that are taken as one tap of so many more channels
     "blocks", "tail",  # full blocks of output channels a group; vectors in one more, other block
     "chunk_blocks",  # blocks (the last one included) in a chunk
     "x_batch", "x_channel", "y_batch", "y_channel",  # strides, in elements

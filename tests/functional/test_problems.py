@@ -118,7 +118,9 @@ def run(
         with threads(1):
             once = numbers(check(case))
         plan = plans[conv]
-        assert (plan.packed, plan.blocked) == layouts or ambiguous(conv), f"{case}: {plan}"
+        # What comes channels-last may be packed all the same.
+        laid = plan.packed >= layouts[0] and plan.blocked == layouts[1]
+        assert laid or ambiguous(conv), f"{case}: {plan}"
         for count in (2, 3):
             with threads(count), small_units():
                 again = numbers(check(case))

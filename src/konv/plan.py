@@ -37,7 +37,8 @@ class Plan:
     tail         vectors in the last, other block of output channels of a group; 0: all blocks are
                  alike
     odd          channels in the very last vector; 0: it is full, or may be written in full
-    depth        input channels of a group if they are few enough to be unrolled; 0: a loop
+    depth        numbers that a tap reads, the input channels of a group for each tap that is taken
+                 with it, if the channels are few enough for a kernel of their own; 0: a loop
     form         what else the inner loops are specialised on, as the file of the algorithm says
     alignment    a crop whose origin is a multiple of it gives the same bits as the whole; the code
                  does not depend on it

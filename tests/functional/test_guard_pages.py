@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).resolve().parents[1]
-RANDOM = 250  # cases of each size; what they are is the same every time
+RANDOM = 400  # cases of each size; what they are is the same every time
 
 
 def child(*arguments: str) -> tuple[int, str]:

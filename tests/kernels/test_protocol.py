@@ -43,8 +43,9 @@ def test_protocol(algorithm: Algorithm, target: Target) -> None:
         assert len(set(plans)) == len(plans), f"{conv}: {plans}"
         for plan in plans:
             follows(plan, algorithm, conv, target)
+            few = algorithm is direct and conv.groups == 1 and conv.ci <= direct.FEW
             assert plan.blocked == blocked
-            assert plan.packed >= packed  # what comes channels-last may be packed all the same
+            assert plan.packed == packed or (few and plan.packed)  # for runs of taps
 
 
 def follows(plan: Plan, algorithm: Algorithm, conv: Conv, target: Target) -> None:

@@ -29,7 +29,7 @@ from konv.kernels.gradient_planar_parts import (
     emit_places,
     emit_strip,
 )
-from konv.kernels.gradient_units import emit_box_words, emit_frame
+from konv.kernels.gradient_units import emit_box_words, emit_frame, list_rows
 from konv.kernels.gradient_words import RECORDS
 from konv.kernels.stored import element
 from konv.kernels.tables import emit_slots
@@ -156,19 +156,12 @@ def _emit_sweep(module: Module, plan: Plan) -> Routine:
     labels = ("strip", "panel", "sums")
     with part_function(module, "sweep", labels, records=RECORDS) as (f, piece, args):
         job, unit = piece.job, piece.unit
-        taps, listed = job["taps"], job.base + job["at_taps"]
         rows, panels = f.array(I64, mr), f.array(I64, nc)
-        places, count = piece.part("at_pixels", I64), job["ci"] * taps
+        places, count = piece.part("at_pixels", I64), job["ci"] * job["taps"]
         strip, tap = f.var(args[0]), f.var(0)
         sums = f.var(args[2])
         with f.loop(count, step=mr) as row:
-            for m in range(mr):
-                rows[m] = strip.get() + listed[tap.get()] * size
-                more = f.select(row + (m + 1) < count, f.integer(1), 0)
-                following = tap.get() + more
-                ends = following.equals(taps)
-                strip.add(f.select(ends, job["plane"] * size, 0))
-                tap.set(f.select(ends, f.integer(0), following))
+            list_rows(f, job, rows, mr, count - row, strip, tap, size)
             with f.loop(job["co"], step=nc) as k:
                 for n in range(nc):
                     channel = f.least(k + n, job["co"] - 1)

@@ -30,7 +30,7 @@ from konv.kernels.region import emit_entry, emit_units
 from konv.kernels.stored import element
 from konv.kernels.tables import emit_slots
 from konv.kernels.words import AXES, Piece, Words, part_function
-from konv.llvm import I64, REAL, SIZE, Function, Module, Routine, Value
+from konv.llvm import I64, REAL, SIZE, Function, Module, Pointer, Routine, Value, Variable
 from konv.plan import Plan
 from konv.target import Target
 
@@ -178,17 +178,26 @@ def _emit_sweep(module: Module, plan: Plan, nr: int) -> Routine:
     with part_function(module, f"sweep_{nr}", labels, records=RECORDS) as (f, piece, args):
         panel, sums = (a.to_pointer(real) for a in args)
         job, unit, size = piece.job, piece.unit, SIZE[real]
-        taps, listed = job["taps"], job.base + job["at_taps"]
         rows, places = f.array(I64, mr), piece.part("at_pixels", I64)
-        count = unit["channels"] * taps
+        count = unit["channels"] * job["taps"]
         strip, tap = f.var(unit["scratch"] + job["at_strip"]), f.var(0)
         with f.loop(count, step=mr) as row:
-            for m in range(mr):
-                rows[m] = strip.get() + listed[tap.get()] * size
-                more = f.select(row + (m + 1) < count, f.integer(1), 0)
-                following = tap.get() + more
-                ends = following.equals(taps)
-                strip.add(f.select(ends, job["plane"] * size, 0))
-                tap.set(f.select(ends, f.integer(0), following))
+            list_rows(f, job, rows, mr, count - row, strip, tap, size)
             f.call(tile, [rows, places, unit["pixels"], panel, sums + row * (nr * lanes)])
         return f.fn
+
+
+def list_rows(
+    f: Function, job: Words, rows: Pointer, mr: int, left: Value, strip: Variable, tap: Variable,
+    size: int,
+) -> None:  # fmt: skip
+    """Write down where the next mr rows, (channel, tap) each, begin; the last of the `left` rows
+    again where there are fewer. `strip`, the channel's place, and `tap` go on with them.
+    """
+    listed = job.base + job["at_taps"]
+    for m in range(mr):
+        rows[m] = strip.get() + listed[tap.get()] * size
+        following = tap.get() + f.select(left > m + 1, f.integer(1), 0)
+        ends = following.equals(job["taps"])
+        strip.add(f.select(ends, job["plane"] * size, 0))
+        tap.set(f.select(ends, f.integer(0), following))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 from konv.geometry import Axis, Conv
@@ -32,6 +33,7 @@ def schedule(
     """The work of `conv` under `plan`, whose kernel sees these channels; `in_lines`: boxes are to
     be as wide as the image; `run`: taps of the last axis that the kernel takes as one.
     """
+    conv, x_strides, y_strides = _flat(conv, x_strides, y_strides)
     axes = (Axis(1, 1),) * (3 - len(conv.axes)) + conv.axes
     lines = [Line(axes[0]), Line(axes[1]), Line(axes[2], run)]
     if conv.exact_macs < ALONE:
@@ -53,6 +55,29 @@ def schedule(
     parts = _parts(conv, plan, lines, target.lanes(plan.dtype))
     words["thread_bytes"] = scratch.lay_out(words, parts)
     return Work([*words.values(), *tables], threads, words["thread_bytes"])
+
+
+def _flat(conv: Conv, x: Strides, y: Strides) -> tuple[Conv, Strides, Strides]:
+    """A layer of one tap in steps of one as a layer of a single axis, if all pixels of an image lie
+    in equal steps; of all images together, if those go on in the same steps.
+
+    Tiles then reach from row to row and from image to image, and their addresses are found
+    together.
+    """
+    if any(axis != Axis(axis.size, 1) for axis in conv.axes):
+        return conv, x, y
+    steps, count = (x[-1], y[-1]), 1
+    for axis, *at in zip(conv.axes[::-1], x[:1:-1], y[:1:-1], strict=True):
+        if axis.size > 1:
+            steps = steps if count > 1 else (at[0], at[1])
+            if count > 1 and tuple(at) != (steps[0] * count, steps[1] * count):
+                return conv, x, y
+            count *= axis.size
+    n = conv.n
+    if n > 1 and (x[0], y[0]) == (steps[0] * count, steps[1] * count):
+        n, count = 1, n * count
+    flat = replace(conv, n=n, axes=(Axis(count, 1),))
+    return flat, (*x[:2], steps[0]), (*y[:2], steps[1])
 
 
 def _axis_words(

@@ -97,26 +97,13 @@ def _emit_work(plan: Plan, parts: Parts, f: Function, call: Words, thread: Value
 
     def body(number: Value) -> None:
         _place_unit(f, plan, call, job, unit, number)
-        for axis in AXES:
-            raw = unit["j", axis] * job["jump", axis] + job["least", axis]
-            width = f.least(job["box", axis], job["count", axis] - unit["j", axis])
-            slots = (width - 1) * job["ahead", axis] + job["first_slots", axis]
-            unit["raw", axis], unit["slots", axis] = raw, slots
-            table = piece.part(("at_slots", axis), I64)
-            f.call(
-                parts["slots"],
-                [
-                    table,
-                    job.base + job["at_raws", axis],
-                    raw,
-                    slots,
-                    job["size", axis],
-                    job["x_stride", axis],
-                    job["mode"],
-                ],
-            )
+        inside = _measure(f, job, unit)
         if plan.packed:
+            _list_slots(f, parts, piece)
             f.call(parts["image"], [job.base, unit.base])
+        else:
+            with f.when(inside.equals(0)):  # else all tiles are even and read no slots
+                _list_slots(f, parts, piece)
         f.call(parts["phases"], [job.base, unit.base])
 
     emit_units(f, call, thread, job["units"], body)
@@ -141,6 +128,29 @@ def _place_unit(
     unit["block0"] = chunk * job["chunk_blocks"]
     every = job["blocks"] + f.least(job["tail"], 1)
     unit["block1"] = f.least(unit["block0"] + job["chunk_blocks"], every)
+
+
+def _measure(f: Function, job: Words, unit: Words) -> Value:
+    """Set the unit's first raw sources and numbers of slots; whether all sources are pixels."""
+    inside = f.integer(1)
+    for axis in AXES:
+        raw = unit["j", axis] * job["jump", axis] + job["least", axis]
+        more = f.least(job["box", axis], job["count", axis] - unit["j", axis]) - 1
+        unit["raw", axis] = raw
+        unit["slots", axis] = more * job["ahead", axis] + job["first_slots", axis]
+        last = raw + more * job["jump", axis] + job["span", axis]
+        inside = f.select((raw >= 0) & (last < job["size", axis]), inside, 0)
+    return inside
+
+
+def _list_slots(f: Function, parts: Parts, piece: Piece) -> None:
+    """Where the sources of the unit's slots lie, axis by axis."""
+    job, unit = piece.job, piece.unit
+    for axis in AXES:
+        table, raws = piece.part(("at_slots", axis), I64), job.base + job["at_raws", axis]
+        seen = unit["raw", axis], unit["slots", axis]
+        shape = job["size", axis], job["x_stride", axis], job["mode"]
+        f.call(parts["slots"], [table, raws, *seen, *shape])
 
 
 def _emit_phases(module: Module, plan: Plan, parts: Parts) -> Routine:

@@ -176,6 +176,7 @@ def small_units(pixels: int = 16, fewest: int = 4, alone: int = 0) -> Iterator[N
     forget()
     numbers = {"PIXELS": pixels, "FEWEST": fewest, "ALONE": alone}
     numbers |= {"ROOM": 40 * pixels, "HALO": 10**6, "BOX": max(1, pixels // 4)}
+    numbers |= {"NEAR": 40 * pixels, "FAR": 0}
     found = [
         (module, number)
         for name, module in list(sys.modules.items())

@@ -17,7 +17,7 @@ from __future__ import annotations
 from math import prod
 
 from konv.geometry import Conv
-from konv.kernels import channels
+from konv.kernels import channels, strip_cut
 from konv.kernels.channels import Channels
 from konv.kernels.direct import last_block
 from konv.kernels.microtile import tile_function
@@ -66,14 +66,15 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
 
 def cost(conv: Conv, plan: Plan, target: Target) -> float:
     """Cycles of a core for one image: two loads a cycle, of which each tap takes two vectors and an
-    address; tables and packing as for konv.kernels.direct.
+    address; tables and packing as for konv.kernels.direct. At least what moving the arrays takes.
     """
     pixels = prod(axis.out for axis in conv.axes)
     taps = channels.mean_taps(conv)
     vectors = -(-conv.co // target.lanes(plan.dtype))
     loop = vectors * taps * (1 + 2 / plan.vectors)
     packed = conv.ci * prod(axis.size for axis in conv.axes) * 0.5 * plan.packed
-    return pixels * (loop + 2 * taps + conv.co * 0.7 * plan.blocked) + packed
+    compute = pixels * (loop + 2 * taps + conv.co * 0.7 * plan.blocked) + packed
+    return max(compute, strip_cut.moved(conv))
 
 
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:

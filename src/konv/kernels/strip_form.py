@@ -20,6 +20,8 @@ JOB = (
     "mode",  # padding: 0 zeros, 1 reflect, 2 replicate, 3 circular
     "zeros",  # 1 if padding is zeros, which may be left out where all weights are finite
     "dense",  # 1 if lanes lie side by side in the input
+    "walk",  # 1 if a tile is computed for all lines before the next, where no strip is needed
+    "far",  # 1 if the next row is to be asked for in advance
     "x_batch", "x_channel", "y_batch", "y_channel",  # strides, in elements
     "thread_bytes", "at_strip", "at_dump",  # scratch of one thread; its parts, in bytes
     "at_columns", "at_tiles", "at_sums", "at_block",  # parts of konv.kernels.nested
@@ -135,6 +137,15 @@ def form_of(conv: Conv) -> tuple[int, ...]:
         *(a.stride if a.kernel * a.stride > 1 else 1 for a in axes),
         *(a.dilation if a.kernel > 1 else 1 for a in axes),
     )
+
+
+def walks(plan: Plan) -> bool:
+    """Whether a tile may be computed for all lines of the unit before the next: channels lie side
+    by side on both sides, and memory then is met in its own order. From 7 rows under a tile on
+    nothing is gained.
+    """
+    beside = plan.algorithm == "pencils" and plan.form[9] == 1 and not plan.blocked
+    return beside and plan.form[0] * plan.form[1] <= 5
 
 
 @contextmanager

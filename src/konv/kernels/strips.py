@@ -39,18 +39,21 @@ from konv.kernels.strip_form import (
     strip_function,
     strip_of,
     strip_steps,
+    walks,
 )
 from konv.kernels.strip_tile import Tile
 from konv.kernels.words import AXES, Words
-from konv.llvm import I1, I8, I64, REAL, SIZE, Function, Module, Routine, Value, Variable
+from konv.llvm import I1, I8, I64, REAL, SIZE, Function, Module, Pointer, Routine, Value, Variable
 from konv.plan import Plan
+
+LINE = 64  # bytes that a cache loads at once
 
 
 def emit_kernel(plan: Plan, fill: Routine, module: Module) -> Module:
     """Complete a module that has `pack` and `fill(job, unit, x)`: add `run`."""
-    sweep = _emit_sweep(module, plan)
+    sweeps = [_emit_sweep(module, plan, walking) for walking in (False, True)[: 1 + walks(plan)]]
     out = emit_block_out(module, plan) if plan.blocked and plan.algorithm != "planes" else None
-    return emit_run(module, plan, _emit_lines(module, plan, fill, sweep, out))
+    return emit_run(module, plan, _emit_lines(module, plan, fill, sweeps, out))
 
 
 def emit_run(module: Module, plan: Plan, lines: Routine) -> Module:
@@ -99,7 +102,7 @@ def _place_slots(plan: Plan, form: Form, f: Function, job: Words, unit: Words) -
 
 
 def _emit_lines(
-    module: Module, plan: Plan, fill: Routine, sweep: Routine, out: Routine | None
+    module: Module, plan: Plan, fill: Routine, sweeps: list[Routine], out: Routine | None
 ) -> Routine:
     """lines(job, unit): each line of the unit, its strip filled if it needs one, and swept."""
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
@@ -112,7 +115,9 @@ def _emit_lines(
         x, y = unit.pointer("x", real), unit.pointer("y", real)
         for axis in AXES:
             y = y + unit["j", axis] * job["y_stride", axis]
-        with f.loop(unit["line1"], start=unit["line0"]) as line:
+        walk = unit["direct"] & job["walk"]
+        together = f.select(walk.differs(0), unit["line1"] - unit["line0"], 1)
+        with f.loop(unit["line1"], start=unit["line0"], step=together) as line:
             if form.planes:
                 source, begin = line // job["multiplier"], line
                 own = x + source * job["x_channel"]
@@ -132,22 +137,58 @@ def _emit_lines(
             numbers = weights + line * (taps * width), biases + line * width
             to = y + begin * job["y_channel"]
             block = (unit.pointer("scratch", I8) + job["at_block"]).cast(real)
-            f.call(sweep, [job.base, unit.base, own, *numbers, block if out else to])
+            where = own, *numbers, block if out else to, line, together
+            with ExitStack() as stack:
+                if len(sweeps) > 1:
+                    alone, all_lines = stack.enter_context(f.choose(walk.equals(0)))
+                    with all_lines:
+                        f.call(sweeps[1], [job.base, unit.base, *where])
+                    stack.enter_context(alone)
+                f.call(sweeps[0], [job.base, unit.base, *where])
             if out:
                 size = [unit["length", 0], unit["length", 1], unit["length", 2]]
                 f.call(out, [job.base, unit.base, to, *size])
         return f.fn
 
 
-def _emit_sweep(module: Module, plan: Plan) -> Routine:
-    """sweep(job, unit, slots, weights, bias, y): all outputs of one line."""
+def _fetch(
+    f: Function,
+    job: Words,
+    unit: Words,
+    form: Form,
+    arrays: tuple[Pointer, Pointer],
+    at: tuple[Value, Value],
+    mr: int,
+) -> None:
+    """Ask for what the tile in the next row reads and this one does not, and for the places of its
+    results.
+    """
+    (slots, y), (c, r), u, o = arrays, at, form.along, form.across
+    below = (c + 1) * form.stride[o] + (form.kernel[o] - 1) * form.dilation[o]
+    first = slots + r * form.stride[u] * unit["step", u]
+    for row in range(form.stride[o]):
+        line = first + (below - row) * unit["step", o]
+        for slot in range(mr * form.stride[u]):
+            f.prefetch(line + slot * unit["step", u])
+    out = y + (c + 1) * job["y_stride", o] + r * job["y_stride", u]
+    for output in range(mr):
+        f.prefetch(out + output * job["y_stride", u])
+
+
+def _emit_sweep(module: Module, plan: Plan, walking: bool) -> Routine:
+    """sweep(job, unit, slots, weights, bias, y, line, count): all outputs of one line; `walking`:
+    of so many.
+    """
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     form = Form.of(plan, lanes)
     u, o, q, mr = form.along, form.across, form.apart, plan.pixels
-    names = ("slots", "weights", "bias", "y")
+    names = ("slots", "weights", "bias", "y", "line", "count")
+    taps = form.kernel[0] * form.kernel[1] * form.kernel[2]
     # Inlined: what does not depend on the line is computed once, which small maps notice.
-    with strip_function(module, "sweep", names, inline=True) as (f, job, unit, args):
-        slots, weights, bias, y = (a.to_pointer(real) for a in args)
+    name = "walk" if walking else "sweep"
+    with strip_function(module, name, names, inline=True) as (f, job, unit, args):
+        slots, weights, bias, y = (a.to_pointer(real) for a in args[:4])
+        line, count = args[4:]
         rest = unit["length", u]
         last = f.most(unit["length", 2] - lanes, f.integer(0)) if form.planes else None
         start = f.splat(bias[0], lanes) if form.planes else bias.vector(0, lanes)
@@ -158,6 +199,15 @@ def _emit_sweep(module: Module, plan: Plan) -> Routine:
             r = stack.enter_context(f.loop(rest, start=phase, step=mr * q))
             if c is None:
                 c = stack.enter_context(f.loop(unit["length", o], step=plan.vectors * lanes))
+            if walking:
+                n = stack.enter_context(f.loop(count))
+                end = job["channels"] - lanes
+                on = f.least((line + n) * lanes, end) - f.least(line * lanes, end)
+                slots, y, weights = slots + on, y + on, weights + n * (taps * lanes)
+                start = (bias + n * lanes).vector(0, lanes)
+                shared = max(1, LINE // (lanes * SIZE[real]))  # lines in a line of cache
+                with f.when((n & (shared - 1)) < job["far"]):
+                    _fetch(f, job, unit, form, (slots, y), (c, r), mr)
             places = [f.least(c + n * lanes, last) for n in range(plan.vectors)] if last else [c]
             sums = [[Variable(f, start) for _ in places] for _ in range(mr)]
             tile = Tile(f, job, unit, plan, form, weights, sums, (z, r, places))

@@ -21,9 +21,6 @@ HALO = (
 )
 UNITS = 8  # for each thread
 LINE = 64  # bytes that a cache loads at once
-# Bytes of images that are asked for in advance, from here on (Zen 3: 144@56 of 8, 2.9 to 1.2 ms;
-# 96@112 s2 of one image, 6 MB, which the last cache holds: 0.10 to 0.14).
-FAR = 8 * 1024 * 1024
 # Rows under a tile up to which it is computed for all lines in turn even if images are not as far
 # (Zen 3, channels-last: 144@56 3x3 0.144 to 0.115 ms, but 240@28 5x5 s2 0.046 to 0.059), and bytes
 # of those rows: from 24 to 400 KB, all within 5 %.
@@ -38,7 +35,7 @@ class _Box:
         self.lanes = target.lanes(conv.dtype)
         self.form, self.size, self.plan = Form.of(plan, self.lanes), BYTES[conv.dtype], plan
         self.axes = (Axis(1, 1),) * (3 - len(conv.axes)) + conv.axes
-        self.far = (prod(conv.in_shape) + prod(conv.out_shape)) * self.size >= FAR
+        self.far = (prod(conv.in_shape) + prod(conv.out_shape)) * self.size >= schedule.FAR
         self.rows = self.form.kernel[0] * self.form.kernel[1]
         self.out = [axis.out for axis in self.axes]
         self.box = list(self.out)

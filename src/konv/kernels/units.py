@@ -234,6 +234,10 @@ def _emit_sweep(module: Module, plan: Plan, nr: int, tile: Routine, per_channel:
                 with f.when(new.differs(0)):
                     following = row + f.least(t + 1, unit["tiles"] - 1) * (mr + 1)
                     _fetch(f, following, mr, first, channels, SIZE[element(plan.dtype)])
+            if not plan.blocked:
+                with f.when(job["far"].differs(0)):
+                    after = places + f.least(t + 1, unit["tiles"] - 1) * mr
+                    _fetch_places(f, after, mr, to, nr * lanes, SIZE[element(plan.dtype)])
             arguments = [
                 row + t * unit["taps"] * (mr + 1), counts[t],
                 weights, stride, bias, first, channels, places + t * mr, to,
@@ -252,3 +256,13 @@ def _fetch(f: Function, row: Pointer, mr: int, first: Value, channels: Value, si
         pixel = row.pointer(1 + m, I8) + first * size
         with f.loop(channels * size, step=LINE) as byte:
             f.prefetch(pixel + byte)
+
+
+def _fetch_places(
+    f: Function, places: Pointer, mr: int, to: Value, channels: int, size: int
+) -> None:
+    """Ask for the memory that a tile's results go to: a store would wait for it, and the next."""
+    for m in range(mr):
+        place = places.pointer(m, I8) + to * size
+        for byte in range(0, channels * size, LINE):
+            f.prefetch(place + byte)

@@ -30,6 +30,7 @@ def per_axis(*names: str) -> tuple[str, ...]:
 JOB = (
     "units",  # pieces of work, handed out to the threads one by one
     "chunks",  # of the output channels: pieces that share a box of pixels
+    "far",  # 1 if results go to memory and their places are asked for in advance
     "even",  # 1 if no axis is sparse (konv.runtime.schedule)
     "mode",  # padding: 0 zeros, 1 reflect, 2 replicate, 3 circular
     "groups", "ci", "co",  # channels of one group

@@ -34,9 +34,9 @@ from konv.llvm import (
 )
 from konv.plan import Plan
 
-# Bytes that planes of an image are asked for in advance: more of them than the prefetchers of a
-# processor follow.
-AHEAD = 256
+# Bytes that planes are asked for in advance: more of them than the prefetchers of a processor
+# follow; an image's, and a result's (1x1 64->256@129 contiguous: 5.7 to 5.0 ms, Zen 3).
+AHEAD, AHEAD_OUT = 256, 128
 HEADER = 64  # bytes before the packed weights: word 0 is 1 if all weights are finite
 
 
@@ -265,6 +265,7 @@ def _emit_output_square(module: Module, plan: Plan, width: int, side: int) -> Ro
                 columns = activate_all(f, plan, columns)
             for to, column in zip(places, columns, strict=True):
                 write(f, plan.dtype, to, column)
+                f.prefetch(to + AHEAD_OUT // SIZE[element(plan.dtype)])
 
         done = _in_squares(f, valid, 16 // SIZE[real], side, square)
         with f.loop(valid, start=done) as c:

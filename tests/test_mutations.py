@@ -4,6 +4,7 @@ must say so. Nothing here may write outside its memory, so outputs and sizes sta
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
@@ -19,7 +20,7 @@ from konv import llvm
 from konv.geometry import Axis
 from konv.geometry.phase import Phase
 from konv.kernels import ALGORITHMS, by_name
-from konv.kernels.packing import WEIGHTS
+from konv.kernels.pack import NUMBERS, WEIGHTS
 from konv.plan import Algorithm
 from konv.runtime import execute, weights
 from konv.runtime.job import Job
@@ -164,10 +165,12 @@ def packing(change: Callable[[dict[str, int], int], None]) -> Mutation:
     right = weights.pack
 
     def wrong(conv: Any, plan: Any, kernel: Any, *rest: Any) -> Any:
-        def pack(*arguments: int) -> None:
-            named = dict(zip(WEIGHTS, arguments, strict=True))
+        def pack(job: int, *arguments: int) -> None:
+            numbers = (ctypes.c_int64 * len(NUMBERS)).from_address(job)
+            named = dict(zip(WEIGHTS, (*arguments[:3], *numbers), strict=True))
             change(named, BYTES[plan.dtype])
-            kernel.pack(*named.values())
+            addresses, numbers[:] = list(named.values())[:3], list(named.values())[3:]
+            kernel.pack(job, *addresses, *arguments[3:])
 
         return right(conv, plan, SimpleNamespace(target=kernel.target, pack=pack), *rest)
 

@@ -185,7 +185,13 @@ class Prepared:
             weight = self._kind.address(self.weight)
             bias = 0 if self.bias is None else _kind(self.bias, "bias").address(self.bias)
             packed = weights.pack(
-                self.conv, plan, call.kernel, weight, self._kind.strides(self.weight), bias
+                self.conv,
+                plan,
+                call.kernel,
+                weight,
+                self._kind.strides(self.weight),
+                bias,
+                team=call.team,
             )
             self._packed[key] = packed
         return packed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -12,11 +13,13 @@ from functional.shrink import shrunk
 
 from konv import llvm
 from konv.geometry import Conv
+from konv.kernels import ALGORITHMS as ALL
 from konv.kernels import by_name, depthwise, direct
-from konv.kernels.packing import HEADER
+from konv.kernels.pack import HEADER
 from konv.plan import Plan
 from konv.runtime import weights
 from konv.runtime.code import kernel
+from konv.runtime.threads import team
 from konv.target import BYTES
 
 ALGORITHMS = (depthwise, direct)  # tests/kernels/test_strips.py has the others
@@ -214,6 +217,43 @@ def test_finite(line: str, dtype: str, odd: float) -> None:
             want = model(conv, plan, llvm.detect().lanes(conv.dtype), w, bias)
             assert np.array_equal(got, want, equal_nan=True)
             flat[at] = old
+
+
+SHARED = [
+    "conv2d 1x40x9x9 o180 k3",
+    "conv2d 1x64x9x9 o166 k3 g2",
+    "conv2d 1x64x30x30 o64 k3 p1",
+    "tconv2d 1x50x9x9 o45 k4 s2",
+    "tconv2d 1x40x9x9 o33 k5 s3",
+]
+
+
+@pytest.mark.parametrize("form", ["contiguous", "last"])
+@pytest.mark.parametrize("line", SHARED)
+def test_threads_share_the_work(line: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any number of threads packs the same bytes, and the flag, by every algorithm."""
+    monkeypatch.setattr(weights, "LARGE", 1)
+    conv, target = Conv.parse(line), llvm.detect()
+    w, bias = drawn(conv, form)
+    strides = tuple(s // w.itemsize for s in w.strides)
+    for algorithm in ALL:
+        if algorithm.why_not(conv, target) is not None:
+            continue
+        for plan in algorithm.plans(conv, target, *LAYOUTS[0])[:1]:
+            for odd in (1.0, np.nan):
+                w.reshape(-1)[-1] = odd
+                address = w.ctypes.data, strides, bias.ctypes.data
+                found = [
+                    weights.pack(
+                        conv, plan, kernel(plan), *address, 0, replace(team(), threads=count)
+                    )
+                    for count in (1, 2, 5)
+                ]
+                bodies = [
+                    each.array[each.address - each.array.ctypes.data :][: each.size].tobytes()
+                    for each in found
+                ]
+                assert bodies[0] == bodies[1] == bodies[2], f"{plan}"
 
 
 def test_zeros_and_their_signs() -> None:

@@ -18,7 +18,7 @@ from konv import llvm
 from konv.arrays import dense_strides
 from konv.geometry import Conv
 from konv.kernels import pencils, planes
-from konv.kernels.packing import HEADER
+from konv.kernels.pack import HEADER
 from konv.kernels.strip_form import JOB, Form
 from konv.plan import Algorithm
 from konv.runtime import weights

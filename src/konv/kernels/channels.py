@@ -9,7 +9,7 @@ from math import prod
 
 from konv.geometry import Conv
 from konv.kernels.microtile import UNROLL
-from konv.kernels.packing import HEADER
+from konv.kernels.pack import HEADER
 from konv.plan import Blocks, Packing, Plan
 from konv.target import COMPUTED, Target
 
@@ -38,7 +38,7 @@ class Channels:
 
     @property
     def packing(self) -> Packing:
-        """How `kernels.packing.emit_weights` packs their weights."""
+        """How `kernels.block_weights` packs their weights."""
         size = HEADER + self.groups * self.padded * (self.reduction + 1) * COMPUTED[self.dtype]
         return Packing(size, self.groups, self.co, self.ci if self.summed else 1)
 

@@ -10,10 +10,10 @@ All blocks are as long as the longest, so that none has to be looked for.
 
 from __future__ import annotations
 
-from konv.kernels.packing import HEADER, WEIGHTS
+from konv.kernels.pack import HEADER, Arguments, emit_pack, note
 from konv.kernels.subpixel_grid import Grid
 from konv.kernels.words import AXES
-from konv.llvm import I64, REAL, SIZE, Module, Routine, Value, Variable, pointer_to
+from konv.llvm import I64, REAL, SIZE, Function, Module, Value, Variable
 
 
 def listed(grid: Grid, vector_bytes: int) -> int:
@@ -21,57 +21,58 @@ def listed(grid: Grid, vector_bytes: int) -> int:
     return -(-8 * grid.taps // vector_bytes)
 
 
-def emit_sweep_weights(module: Module, dtype: str, nr: int, grid: Grid) -> Routine:
-    """pack(weights, bias, packed, ...): as konv.kernels.packing.emit_weights takes them."""
+def emit_sweep_weights(module: Module, dtype: str, nr: int, grid: Grid) -> None:
+    """Add `pack`: a unit is a block, in the order [group][d][h][output channels][w]."""
     real, lanes = REAL[dtype], module.target.lanes(dtype)
-    reals = ("weights", "bias", "packed")
-    params = [(p, pointer_to(real) if p in reals else I64) for p in WEIGHTS]
     wide, head = nr * lanes, listed(grid, module.target.vector_bytes)
-    with module.function("pack", params, exported=True) as (f, args):
-        a = dict(zip(WEIGHTS, args, strict=True))
+
+    def units(f: Function, a: Arguments) -> Value:  # noqa: ARG001 - as emit_pack asks
+        return _blocks(a, grid, wide)
+
+    def body(f: Function, a: Arguments, block: Value) -> None:
         whole = (a["ci"] * grid.full + head) * wide
         to = a["packed"] + HEADER // SIZE[real]
-        block, broken = f.var(0), Variable(f, f.constant(real, 0.0))
-        bias = to + _blocks(a, grid, wide) * whole
-        d, h, w = grid.steps
-        with (
-            f.loop(a["groups"]) as g, f.loop(d) as fd, f.loop(h) as fh,
-            f.loop(a["co"], step=wide) as k0, f.loop(w) as fw,
-        ):  # fmt: skip
-            here, source = to + block.get() * whole, a["weights"] + g * a["by_group"]
-            channels = f.least(a["co"] - k0, wide)
-            with f.loop(wide) as k:
-                bias[block.get() * wide + k] = 0.0
-            with f.when(a["bias"].address().differs(0)), f.loop(channels) as k:
-                bias[block.get() * wide + k] = a["bias"][g * a["co"] + k0 + k] + 0.0
-            at = f.var(head * wide)
-            with f.loop(grid.taps) as t:
-                taps = [
-                    step * number + (e - sub)
-                    for number, step, e, sub in zip(
-                        _split(grid, t), grid.steps, grid.first, (fd, fh, fw), strict=True
-                    )
-                ]
-                present = taps[0] >= 0
-                for axis in AXES:
-                    present = present & (taps[axis] >= 0) & (taps[axis] < grid.kernel[axis])
-                here.cast(I64)[t] = f.select(present, at.get(), -1)
-                with f.when(present):
-                    tap = (taps[0] * grid.kernel[1] + taps[1]) * grid.kernel[2] + taps[2]
-                    line = source + (tap * a["by_tap"] + k0 * a["by_co"])
-                    with f.loop(a["ci"]) as c:
-                        row = here + (at.get() + c * wide)
-                        with f.loop(channels) as k:
-                            value = line[c * a["by_ci"] + k * a["by_co"]]
-                            broken.set(f.fma(value, f.constant(real, 0.0), broken.get()))
-                            row[k] = value
-                        with f.loop(wide, start=channels) as k:
-                            row[k] = 0.0
-                    at.add(a["ci"] * wide)
-            block.add(1)
-        finite = broken.get().equals(0.0)
-        a["packed"].cast(I64)[0] = f.select(finite, f.integer(1), 0)
-        return f.fn
+        broken = Variable(f, f.constant(real, 0.0))
+        bias = to + _blocks(a, grid, wide) * whole + block * wide
+        _, h, w = grid.steps
+        rest, fw = block // w, block % w
+        blocks = (a["co"] + (wide - 1)) // wide
+        rest, k0 = rest // blocks, rest % blocks * wide
+        rest, fh = rest // h, rest % h
+        g, fd = rest // grid.steps[0], rest % grid.steps[0]
+        here, source = to + block * whole, a["weights"] + g * a["by_group"]
+        channels = f.least(a["co"] - k0, wide)
+        with f.loop(wide) as k:
+            bias[k] = 0.0
+        with f.when(a["bias"].address().differs(0)), f.loop(channels) as k:
+            bias[k] = a["bias"][g * a["co"] + k0 + k] + 0.0
+        at = f.var(head * wide)
+        with f.loop(grid.taps) as t:
+            taps = [
+                step * number + (e - sub)
+                for number, step, e, sub in zip(
+                    _split(grid, t), grid.steps, grid.first, (fd, fh, fw), strict=True
+                )
+            ]
+            present = taps[0] >= 0
+            for axis in AXES:
+                present = present & (taps[axis] >= 0) & (taps[axis] < grid.kernel[axis])
+            here.cast(I64)[t] = f.select(present, at.get(), -1)
+            with f.when(present):
+                tap = (taps[0] * grid.kernel[1] + taps[1]) * grid.kernel[2] + taps[2]
+                line = source + (tap * a["by_tap"] + k0 * a["by_co"])
+                with f.loop(a["ci"]) as c:
+                    row = here + (at.get() + c * wide)
+                    with f.loop(channels) as k:
+                        value = line[c * a["by_ci"] + k * a["by_co"]]
+                        broken.set(f.fma(value, f.constant(real, 0.0), broken.get()))
+                        row[k] = value
+                    with f.loop(wide, start=channels) as k:
+                        row[k] = 0.0
+                at.add(a["ci"] * wide)
+        note(f, a, broken)
+
+    emit_pack(module, dtype, units, body)
 
 
 def _blocks(a: dict[str, Value], grid: Grid, wide: int) -> Value:

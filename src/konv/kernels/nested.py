@@ -36,7 +36,7 @@ from konv.kernels.nested_steps import (
     emit_pack,
     emit_products,
 )
-from konv.kernels.packing import HEADER
+from konv.kernels.pack import HEADER
 from konv.kernels.schedule import MODES
 from konv.kernels.strip_cut import UNITS
 from konv.kernels.strip_form import JOB, form_of

@@ -7,12 +7,12 @@ from typing import Any
 
 from konv.kernels.epilogue import activate, apart
 from konv.kernels.lane_rows import emit_block_out, emit_row_in
-from konv.kernels.packing import HEADER, WEIGHTS
+from konv.kernels.pack import HEADER, Arguments, alone, note
+from konv.kernels.pack import emit_pack as emit_frame
 from konv.kernels.strip_form import Form, strip_function
 from konv.kernels.words import Words
 from konv.llvm import (
     I8,
-    I64,
     REAL,
     SIZE,
     Function,
@@ -21,7 +21,6 @@ from konv.llvm import (
     Routine,
     Value,
     Variable,
-    pointer_to,
 )
 from konv.plan import Plan
 
@@ -284,10 +283,8 @@ def emit_pack(module: Module, plan: Plan) -> None:
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     form = Form.of(plan, lanes)
     deep, wide = _blocks(form)
-    reals = ("weights", "bias", "packed")
-    params = [(p, pointer_to(real) if p in reals else I64) for p in WEIGHTS]
-    with module.function("pack", params, exported=True) as (f, args):
-        a = dict(zip(WEIGHTS, args, strict=True))
+
+    def body(f: Function, a: Arguments, unit: Value) -> None:  # noqa: ARG001 - there is one
         broken, channels = Variable(f, f.constant(real, 0.0)), a["groups"]
         out = a["packed"] + HEADER // SIZE[real]
         with f.loop(channels, step=lanes) as line, f.loop(lanes) as lane:
@@ -308,7 +305,9 @@ def emit_pack(module: Module, plan: Plan) -> None:
             biases[line + lane] = 0.0
             with f.when(a["bias"].address().differs(0)):
                 biases[line + lane] = a["bias"][f.least(line, channels - lanes) + lane] + 0.0
-        a["packed"].cast(I64)[0] = f.select(broken.get().equals(0.0), f.integer(1), 0)
+        note(f, a, broken)
+
+    emit_frame(module, plan.dtype, alone, body)
 
 
 def _block(

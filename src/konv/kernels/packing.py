@@ -1,11 +1,8 @@
-"""Contiguous data in and out of the channels-last form that tiles work on, a unit at a time;
-weights packed.
+"""Contiguous data in and out of the channels-last form that tiles work on, a unit at a time.
 
     image   [channel][d][h][w] of the input  ->  [slot d][slot h][slot w][channel] in scratch,
                                                  padding as zeros
     block   [pixel][channel] in scratch      ->  [channel][d][h][w] of the output
-    weights [co][ci][tap], any strides       ->  per group and block: [tap][ci][vector][lane],
-                                                 then all biases
 
 Transposing goes through registers in squares, as wide as a vector where there are so many pixels
 and channels, else of 16 bytes a side (4 x 4 floats).
@@ -29,7 +26,6 @@ from konv.llvm import (
     Pointer,
     Routine,
     Value,
-    Variable,
     pointer_to,
 )
 from konv.plan import Plan
@@ -37,7 +33,6 @@ from konv.plan import Plan
 # Bytes that planes are asked for in advance: more of them than the prefetchers of a processor
 # follow; an image's, and a result's (1x1 64->256@129 contiguous: 5.7 to 5.0 ms, Zen 3).
 AHEAD, AHEAD_OUT = 256, 128
-HEADER = 64  # bytes before the packed weights: word 0 is 1 if all weights are finite
 
 
 def transpose(f: Function, rows: list[Value]) -> list[Value]:
@@ -271,54 +266,4 @@ def _emit_output_square(module: Module, plan: Plan, width: int, side: int) -> Ro
         with f.loop(valid, start=done) as c:
             for i in range(side):
                 _put(f, plan, source[c + i * width], line + (c * plane + i), *residual)
-        return f.fn
-
-
-WEIGHTS = (
-    "weights",
-    "bias",
-    "packed",
-    "groups",
-    "co",
-    "ci",
-    "taps",
-    "by_co",
-    "by_ci",
-    "by_tap",
-    "by_group",
-)
-
-
-def emit_weights(module: Module, dtype: str, nr: int) -> Routine:
-    """pack(weights, bias, packed, ...): strides in elements, of one group; bias may be null."""
-    real, lanes = REAL[dtype], module.target.lanes(dtype)
-    pointers = {"weights": element(dtype), "bias": element(dtype), "packed": real}
-    params = [(p, pointer_to(pointers[p]) if p in pointers else I64) for p in WEIGHTS]
-    with module.function("pack", params, exported=True) as (f, args):
-        a = dict(zip(WEIGHTS, args, strict=True))
-        co, block = a["co"], nr * lanes
-        padded = (co + (lanes - 1)) // lanes * lanes
-        out = f.var(HEADER // SIZE[real])
-        broken = Variable(f, f.constant(real, 0.0))
-        with f.loop(a["groups"]) as g, f.loop(padded, step=block) as k0:
-            wide = f.least(padded - k0, block)
-            corner = a["weights"] + g * a["by_group"] + k0 * a["by_co"]
-            with f.loop(a["taps"]) as t, f.loop(a["ci"]) as c:
-                source, to = corner + t * a["by_tap"] + c * a["by_ci"], a["packed"] + out.get()
-                real_ones = f.least(co - k0, wide)
-                with f.loop(real_ones) as k:
-                    value = read(f, dtype, source + k * a["by_co"])
-                    broken.set(f.fma(value, f.constant(real, 0.0), broken.get()))
-                    to[k] = value
-                with f.loop(wide, start=real_ones) as k:
-                    to[k] = 0.0
-                out.add(wide)
-        with f.loop(a["groups"]) as g, f.loop(padded) as k:
-            to = a["packed"] + out.get()
-            to[0] = 0.0
-            with f.when(a["bias"].address().differs(0) & (k < co)):
-                to[0] = read(f, dtype, a["bias"] + (g * co + k)) + 0.0
-            out.add(1)
-        finite = broken.get().equals(0.0)
-        a["packed"].cast(I64)[0] = f.select(finite, f.integer(1), 0)
         return f.fn

@@ -24,7 +24,7 @@ from math import prod
 from konv.geometry import Conv
 from konv.kernels import strip_cut
 from konv.kernels.lane_rows import emit_pixels_fill
-from konv.kernels.packing import HEADER
+from konv.kernels.pack import HEADER
 from konv.kernels.stored import HALVES
 from konv.kernels.strip_fill import emit_pack
 from konv.kernels.strip_form import FEW, JOB, form_of

@@ -24,7 +24,7 @@ from math import prod
 from konv.geometry import Conv
 from konv.kernels.channels import mean_taps
 from konv.kernels.cut import Line
-from konv.kernels.packing import HEADER
+from konv.kernels.pack import HEADER
 from konv.kernels.planar_schedule import Cut, Span
 from konv.kernels.planar_strip import DEALT, JOB
 from konv.kernels.planar_units import emit_kernel

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from konv.kernels.epilogue import activate, apart
-from konv.kernels.packing import HEADER, WEIGHTS
+from konv.kernels.pack import HEADER, Arguments, alone, emit_pack
 from konv.kernels.planar_strip import TAP
 from konv.llvm import (
     I64,
@@ -145,13 +145,11 @@ def _multiply_add(
             total.set(f.fma(vector, w, total.get()))
 
 
-def emit_weights(module: Module, dtype: str, nc: int) -> Routine:
-    """pack(weights, bias, packed, ...), as konv.kernels.packing.emit_weights takes them."""
+def emit_weights(module: Module, dtype: str, nc: int) -> None:
+    """Add `pack`: blocks of nc output channels, each [channel][tap][nc], then the biases."""
     real = REAL[dtype]
-    reals = ("weights", "bias", "packed")
-    params = [(p, pointer_to(real) if p in reals else I64) for p in WEIGHTS]
-    with module.function("pack", params, exported=True) as (f, args):
-        a = dict(zip(WEIGHTS, args, strict=True))
+
+    def body(f: Function, a: Arguments, unit: Value) -> None:  # noqa: ARG001 - there is one
         out = f.var(HEADER // SIZE[real])
 
         def add(value: Value) -> None:
@@ -169,5 +167,5 @@ def emit_weights(module: Module, dtype: str, nc: int) -> Routine:
             with f.when(a["bias"].address().differs(0)):
                 bias.set(a["bias"][k] + 0.0)
             add(bias.get())
-        a["packed"].cast(I64)[0] = 1
-        return f.fn
+
+    emit_pack(module, dtype, alone, body)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from konv.kernels.packing import HEADER
+from konv.kernels.pack import HEADER
 from konv.kernels.planar_rows import emit_rows_out, output_corner
 from konv.kernels.planar_strip import JOB, PHASE, RECORDS, UNIT, emit_strip
 from konv.kernels.planar_tile import at_once, emit_tiles, emit_weights

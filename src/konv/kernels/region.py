@@ -34,33 +34,31 @@ APART = 8  # words: each counter has a cache line of its own
 Work = Callable[[Function, Words, Value], None]
 
 
-def emit_entry(module: Module, emit_work: Work, residual: bool = False) -> None:
-    """Add `run` to the module; `emit_work(f, call, thread)` writes what one thread does.
+def emit_entry(module: Module, emit_work: Work, residual: bool = False, name: str = "run") -> None:
+    """Add `run`, or a function of another name, to the module; `emit_work(f, call, thread)` writes
+    what one thread does.
 
     `residual`: run takes one argument more. Without it there is none, as passing an argument from
     Python takes 0.15 us.
     """
-    with module.function("work", [("call", pointer_to(I64)), ("thread", I64)], inline=False) as (
-        f,
-        (call, thread),
-    ):
+    own = "" if name == "run" else f"{name}_"  # the names of what it is made of
+    params = [("call", pointer_to(I64)), ("thread", I64)]
+    with module.function(f"{own}work", params, inline=False) as (f, (call, thread)):
         emit_work(f, Words(call, CALL), thread)
     work = f.fn
-    with module.function(
-        "region", [("call", pointer_to(I64)), ("thread", I64), ("threads", I64)]
-    ) as (f, args):
+    with module.function(f"{own}region", [*params, ("threads", I64)]) as (f, args):
         saved = _flush(f)
         f.call(work, args[:2])
         _restore(f, saved)
     region = f.fn
-    openmp = _emit_openmp_region(module, region)
+    openmp = _emit_openmp_region(module, region, own)
     names = RUN_WITH_RESIDUAL if residual else RUN
-    with module.function("run", [(name, I64) for name in names], exported=True) as (f, values):
+    with module.function(name, [(n, I64) for n in names], exported=True) as (f, values):
         a = dict(zip(names, values, strict=True))
         data = f.array(I64, APART * (RANGES + 2))
         call = Words(data, (*CALL, "team"))
-        for name in ("job", "x", "weights", "y", "scratch", "team"):
-            call[name] = a[name]
+        for word in ("job", "x", "weights", "y", "scratch", "team"):
+            call[word] = a[word]
         if residual:
             call["residual"] = a["residual"]
         call["ranges"] = f.most(f.least(a["threads"], RANGES), f.integer(1))
@@ -84,9 +82,9 @@ def _start_team(
     f.call_pointer(parallel, VOID, [entry, data, count, Value(f, I32(0))])
 
 
-def _emit_openmp_region(module: Module, region: Routine) -> Routine:
+def _emit_openmp_region(module: Module, region: Routine, own: str) -> Routine:
     """What GOMP_parallel calls on every thread: it passes the data only, the rest is asked for."""
-    with module.function("openmp_region", [("call", pointer_to(I64))]) as (f, (call,)):
+    with module.function(f"{own}openmp_region", [("call", pointer_to(I64))]) as (f, (call,)):
         team = call.pointer(len(CALL), I64)
         thread, threads = (
             Value(f, f.b.sext(f.call_pointer(team.pointer(i, I8), I32, []).ir, I64)) for i in (1, 2)

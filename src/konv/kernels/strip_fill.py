@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from konv.kernels.packing import HEADER, WEIGHTS
+from konv.kernels.pack import HEADER, Arguments, alone, note
+from konv.kernels.pack import emit_pack as emit_frame
 from konv.kernels.strip_form import Form, strip_function, strip_of
 from konv.llvm import (
     I64,
@@ -152,17 +153,14 @@ def _put(f: Function, form: Form, row: Pointer, i: Value, parts: list[Value], ha
 
 
 def emit_pack(module: Module, plan: Plan) -> None:
-    """pack(weights, bias, packed, ...): per line [z][across][along] of single weights or of
-    vectors, then all biases; strides in elements, of one group; bias may be null.
+    """Add `pack`: per line [z][across][along] of single weights or of vectors, then all biases.
 
     The last vector of pencils ends with the last channel, so some channels may be in two.
     """
     form, real = Form.of(plan, module.target.lanes(plan.dtype)), REAL[plan.dtype]
     lanes = 1 if form.planes else form.lanes
-    reals = ("weights", "bias", "packed")
-    params = [(p, pointer_to(real) if p in reals else I64) for p in WEIGHTS]
-    with module.function("pack", params, exported=True) as (f, args):
-        a = dict(zip(WEIGHTS, args, strict=True))
+
+    def body(f: Function, a: Arguments, unit: Value) -> None:  # noqa: ARG001 - there is one
         broken = Variable(f, f.constant(real, 0.0))
         out, channels = f.var(HEADER // SIZE[real]), a["groups"] * a["co"]
         with f.loop(channels, step=lanes) as line:
@@ -181,7 +179,9 @@ def emit_pack(module: Module, plan: Plan) -> None:
             with f.when(a["bias"].address().differs(0)):
                 to[0] = a["bias"][f.least(line, channels - lanes) + lane] + 0.0
             out.add(1)
-        a["packed"].cast(I64)[0] = f.select(broken.get().equals(0.0), f.integer(1), 0)
+        note(f, a, broken)
+
+    emit_frame(module, plan.dtype, alone, body)
 
 
 class _taps:  # noqa: N801 - used like a loop

@@ -29,7 +29,7 @@ from contextlib import ExitStack
 from functools import partial
 
 from konv.kernels.lane_rows import emit_block_out
-from konv.kernels.packing import HEADER
+from konv.kernels.pack import HEADER
 from konv.kernels.region import emit_entry, emit_units
 from konv.kernels.strip_form import (
     ENDLESS,

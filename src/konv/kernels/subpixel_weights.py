@@ -1,5 +1,5 @@
 """Weights of a transposed layer packed by cells (konv.kernels.subpixel_grid): the arguments and the
-layout of konv.kernels.packing.emit_weights, with columns for output channels.
+layout of konv.kernels.block_weights, with columns for output channels.
 
     per group and block of columns: [tap of a cell][ci][column], then the bias of every column
 
@@ -16,7 +16,7 @@ from contextlib import nullcontext
 from itertools import product
 from typing import Any
 
-from konv.kernels.packing import HEADER, WEIGHTS
+from konv.kernels.pack import HEADER, Arguments, emit_pack, note
 from konv.kernels.subpixel_grid import Grid
 from konv.kernels.words import AXES
 from konv.llvm import (
@@ -27,10 +27,8 @@ from konv.llvm import (
     Function,
     Module,
     Pointer,
-    Routine,
     Value,
     Variable,
-    pointer_to,
 )
 
 
@@ -87,40 +85,46 @@ class _Block:
         return found
 
 
-def emit_cell_weights(module: Module, dtype: str, nr: int, grid: Grid) -> Routine:
-    """pack(weights, bias, packed, ...): as konv.kernels.packing.emit_weights takes them."""
+def emit_cell_weights(module: Module, dtype: str, nr: int, grid: Grid) -> None:
+    """Add `pack` for blocks of nr vectors of columns."""
     real, lanes = REAL[dtype], module.target.lanes(dtype)
-    reals = ("weights", "bias", "packed")
-    params = [(p, pointer_to(real) if p in reals else I64) for p in WEIGHTS]
-    with module.function("pack", params, exported=True) as (f, args):
-        a = dict(zip(WEIGHTS, args, strict=True))
-        columns, width = a["co"] * grid.subpixels, nr * lanes
+    width, head = nr * lanes, HEADER // SIZE[real]
+
+    def rounded(a: Arguments) -> tuple[Value, Value, Value]:
+        """Columns of a group, in whole vectors, in blocks."""
+        columns = a["co"] * grid.subpixels
         padded = (columns + (lanes - 1)) // lanes * lanes
-        block, out = _Block(f, grid, a, width), f.var(HEADER // SIZE[real])
-        rows = a["ci"] + int(grid.mixed)
-        with f.loop(a["groups"]) as g, f.loop(padded, step=width) as k0:
-            block.wide = f.least(padded - k0, width)
-            block.count = f.least(columns - k0, block.wide)
-            block.choose(k0, block.count)
-            group, to = a["weights"] + g * a["by_group"], a["packed"] + out.get()
-            # Channels outermost, for the taps of one lie together in the weight.
-            with f.loop(a["ci"]) as c:
-                for t, apart in enumerate(_taps(grid)):
-                    block.put_tap(apart, c, group, to + (rows * t + c) * block.wide)
-            if grid.mixed:
-                for t, apart in enumerate(_taps(grid)):
-                    block.put_mask(apart, to + (rows * t + a["ci"]) * block.wide)
-            out.add(block.wide * rows * grid.taps)
-        with f.loop(a["groups"]) as g, f.loop(padded) as k:
-            to = a["packed"] + out.get()
-            to[0] = 0.0
-            with f.when(a["bias"].address().differs(0) & (k < columns)):
-                channel, _ = divide(grid, k, a["co"])
-                to[0] = a["bias"][g * a["co"] + channel] + 0.0
-            out.add(1)
-        finite = block.broken.get().equals(0.0)
-        a["packed"].cast(I64)[0] = f.select(finite, f.integer(1), 0)
-        return f.fn
+        return columns, padded, (padded + (width - 1)) // width
+
+    def units(f: Function, a: Arguments) -> Value:  # noqa: ARG001 - as emit_pack asks
+        groups: Value = a["groups"]
+        return groups * rounded(a)[2]
+
+    def body(f: Function, a: Arguments, unit: Value) -> None:
+        columns, padded, blocks = rounded(a)
+        block, rows = _Block(f, grid, a, width), a["ci"] + int(grid.mixed)
+        g, k0 = unit // blocks, unit % blocks * width
+        block.wide = f.least(padded - k0, width)
+        block.count = f.least(columns - k0, block.wide)
+        block.choose(k0, block.count)
+        group = a["weights"] + g * a["by_group"]
+        to = a["packed"] + (g * padded + k0) * rows * grid.taps + head
+        # Channels outermost, for the taps of one lie together in the weight.
+        with f.loop(a["ci"]) as c:
+            for t, apart in enumerate(_taps(grid)):
+                block.put_tap(apart, c, group, to + (rows * t + c) * block.wide)
+        if grid.mixed:
+            for t, apart in enumerate(_taps(grid)):
+                block.put_mask(apart, to + (rows * t + a["ci"]) * block.wide)
+        biases = a["packed"] + a["groups"] * padded * rows * grid.taps + g * padded + head
+        with f.loop(block.wide) as k:
+            biases[k0 + k] = 0.0
+            with f.when(a["bias"].address().differs(0) & (k0 + k < columns)):
+                channel, _ = divide(grid, k0 + k, a["co"])
+                biases[k0 + k] = a["bias"][g * a["co"] + channel] + 0.0
+        note(f, a, block.broken)
+
+    emit_pack(module, dtype, units, body)
 
 
 def _taps(grid: Grid) -> list[tuple[int, ...]]:

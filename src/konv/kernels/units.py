@@ -21,8 +21,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from konv.kernels.block_weights import emit_weights
 from konv.kernels.microtile import APART, parameters
-from konv.kernels.packing import HEADER, emit_image, emit_weights
+from konv.kernels.pack import HEADER
+from konv.kernels.packing import emit_image
 from konv.kernels.packing import emit_output as emit_channels
 from konv.kernels.region import emit_entry, emit_units
 from konv.kernels.stored import element
@@ -36,7 +38,7 @@ LINE = 64  # bytes that a cache loads at once
 
 Parts = dict[Any, Routine]
 EmitTile = Callable[[Module, int, int], Routine]
-EmitWeights = Callable[[Module, str, int], Routine]
+EmitWeights = Callable[[Module, str, int], None]
 EmitOutput = Callable[[Module, int], Routine]
 
 

@@ -45,7 +45,7 @@ from math import lcm, prod
 
 from konv.geometry import Conv
 from konv.kernels.direct import tile_cost
-from konv.kernels.packing import HEADER
+from konv.kernels.pack import HEADER
 from konv.kernels.winograd_cut import Model, count
 from konv.kernels.winograd_schedule import schedule
 from konv.kernels.winograd_transforms import Transform

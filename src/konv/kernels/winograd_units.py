@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from konv.kernels.packing import HEADER
+from konv.kernels.pack import HEADER
 from konv.kernels.region import emit_entry, emit_units
 from konv.kernels.winograd_cut import RESTS
 from konv.kernels.winograd_parts import (

@@ -8,41 +8,105 @@ vector of output channels begins earlier, as in konv.kernels.winograd_parts.
 
 from __future__ import annotations
 
-from konv.kernels.packing import HEADER, WEIGHTS
+from konv.kernels.pack import HEADER, Arguments, emit_pack
+from konv.kernels.packing import transpose
 from konv.kernels.winograd_parts import Pair, offset
 from konv.llvm import F32, F64, I64, SIZE, Function, Module, Pointer, Routine, Value, pointer_to
 
+SIDE = 8  # of a square
+TOGETHER = SIDE  # input channels that are gathered together
 
-def emit_weights(module: Module, transforms: Pair, nr: int) -> Routine:
-    """pack(weights, bias, packed, ...) with the arguments of konv.kernels.packing.emit_weights."""
-    lanes = module.target.lanes("float32")
+
+def emit_weights(module: Module, transforms: Pair, nr: int) -> None:
+    """Add `pack`: a unit is a block of nr vectors of output channels."""
+    lanes, head = module.target.lanes("float32"), HEADER // SIZE[F32]
     over, along = transforms
-    filters = _emit_filters(module, transforms)
-    reals = ("weights", "bias", "packed")
-    params = [(p, pointer_to(F32) if p in reals else I64) for p in WEIGHTS]
-    with module.function("pack", params, exported=True) as (f, args):
-        a = dict(zip(WEIGHTS, args, strict=True))
+    taps, points = over.r * along.r, over.n * along.n
+    filters, gather = _emit_filters(module, transforms), _emit_gather(module, taps)
+
+    def rounded(a: Arguments) -> tuple[Value, Value]:
+        """Output channels of a group in vectors, and in blocks."""
+        vectors = (a["co"] + (lanes - 1)) // lanes
+        return vectors, (vectors + (nr - 1)) // nr
+
+    def units(f: Function, a: Arguments) -> Value:  # noqa: ARG001 - as emit_pack asks
+        groups: Value = a["groups"]
+        return groups * rounded(a)[1]
+
+    def body(f: Function, a: Arguments, unit: Value) -> None:
         a["packed"].cast(I64)[0] = 0  # nothing here leaves out taps, whatever the weights
-        co, ci, out = a["co"], a["ci"], f.var(HEADER // SIZE[F32])
-        vectors, numbers = (co + (lanes - 1)) // lanes, f.array(F32, over.r * along.r * lanes)
-        with f.loop(a["groups"]) as g, f.loop(vectors, step=nr) as first:
-            wide = f.least(vectors - first, nr)
-            with f.loop(ci) as c, f.loop(wide) as n:
-                channel = offset(f, first + n, co, lanes)
-                source = a["weights"] + (g * a["by_group"] + channel * a["by_co"] + c * a["by_ci"])
-                with f.loop(lanes) as lane, f.loop(a["taps"]) as tap:
-                    numbers[tap * lanes + lane] = source[lane * a["by_co"] + tap * a["by_tap"]]
-                to = a["packed"] + (out.get() + (c * wide + n) * lanes)
-                f.call(filters, [numbers, to, ci * wide * lanes])
-            out.add(ci * wide * (over.n * along.n * lanes))
-        with f.loop(a["groups"]) as g, f.loop(vectors) as n:
-            channel, to = offset(f, n, co, lanes), a["packed"] + out.get()
+        vectors, blocks = rounded(a)
+        co, ci = a["co"], a["ci"]
+        numbers = f.array(F32, TOGETHER * taps * lanes)
+        g, first = unit // blocks, unit % blocks * nr
+        wide = f.least(vectors - first, nr)
+        out = a["packed"] + (g * vectors + first) * ci * (points * lanes) + head
+        with f.loop(wide) as n, f.loop(ci, step=TOGETHER) as c:
+            channel, count = offset(f, first + n, co, lanes), f.least(ci - c, TOGETHER)
+            source = a["weights"] + (g * a["by_group"] + channel * a["by_co"] + c * a["by_ci"])
+            strides = a["by_co"], a["by_ci"], a["by_tap"]
+            f.call(gather, [source, numbers, count, *strides])
+            with f.loop(count) as i:
+                to = out + ((c + i) * wide + n) * lanes
+                f.call(filters, [numbers + i * (taps * lanes), to, ci * wide * lanes])
+        biases = a["packed"] + a["groups"] * vectors * ci * (points * lanes) + head
+        with f.loop(wide) as n:
+            channel = offset(f, first + n, co, lanes)
+            to = biases + (g * vectors + first + n) * lanes
             with f.loop(lanes) as lane:
                 to[lane] = 0.0
                 with f.when(a["bias"].address().differs(0)):
                     # + 0 turns -0 into 0, and no sum with what is not -0 is -0
                     to[lane] = a["bias"][g * co + channel + lane] + 0.0
-            out.add(lanes)
+
+    emit_pack(module, "float32", units, body)
+
+
+def _emit_gather(module: Module, taps: int) -> Routine:
+    """gather(source, to, count, by_co, by_ci, by_tap): `count` input channels, [ci][tap][lane].
+
+    Output channels that lie side by side are copied; squares of those and of what lies side by side
+    instead, taps or input channels, are turned.
+    """
+    lanes = module.target.lanes("float32")
+    params = [("source", pointer_to(F32)), ("to", pointer_to(F32))]
+    params += [(name, I64) for name in ("count", "by_co", "by_ci", "by_tap")]
+    with module.function("gather", params, inline=False) as (f, args):
+        source, to, count, by_co, by_ci, by_tap = args
+
+        def square(corner: Pointer, out: Pointer, step: int) -> None:
+            """SIDE neighbours from the corner on of every lane, `step` vectors apart in `out`."""
+            for half in range(0, lanes, SIDE):
+                rows = [(corner + by_co * (half + i)).vector(0, SIDE) for i in range(SIDE)]
+                for n, column in enumerate(transpose(f, rows)):
+                    out.put(half + n * step * lanes, column)
+
+        def one_by_one(corner: Pointer, out: Pointer) -> None:
+            for lane in range(lanes):
+                out[lane] = corner[by_co * lane]
+
+        beside = by_co.equals(1)
+        with f.when(beside), f.loop(count) as c, f.loop(taps) as t:
+            line = source + (c * by_ci + t * by_tap)
+            to.put((c * taps + t) * lanes, line.vector(0, lanes))
+        across = by_ci.equals(1) & count.equals(SIDE) & (lanes >= SIDE)
+        with f.when(beside.equals(0)), f.choose(across) as (yes, no):
+            with yes, f.loop(taps) as t:
+                if lanes >= SIDE:
+                    square(source + t * by_tap, to + t * lanes, taps)
+            with no, f.loop(count) as c:
+                own, out, done = source + c * by_ci, to + c * (taps * lanes), f.var(0)
+                if taps >= SIDE and lanes >= SIDE:
+                    with f.when(by_tap.equals(1)):
+                        with f.loop(taps - (SIDE - 1), step=SIDE) as t:
+                            square(own + t, out + t * lanes, 1)
+                        done.set(taps & -SIDE)
+                    with f.when(by_tap.equals(-1)):
+                        with f.loop(taps - (SIDE - 1), step=SIDE) as t:
+                            square(own + (0 - t - (SIDE - 1)), out + (t + (SIDE - 1)) * lanes, -1)
+                        done.set(taps & -SIDE)
+                with f.loop(taps, start=done.get()) as t:
+                    one_by_one(own + t * by_tap, out + t * lanes)
         return f.fn
 
 

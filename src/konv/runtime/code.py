@@ -17,7 +17,6 @@ from typing import Any
 
 from konv import kernels, llvm, log
 from konv.kernels import digest, gradient, gradient_planar
-from konv.kernels.packing import WEIGHTS
 from konv.kernels.region import RUN, RUN_WITH_RESIDUAL
 from konv.plan import Plan
 from konv.runtime import store
@@ -27,7 +26,8 @@ from konv.target import Target
 @dataclass(frozen=True, slots=True)
 class Kernel:
     """`run(job, x, weights, y, scratch, team, threads)`, with the residual's distance from y where
-    the plan has one, and `pack(...)`: they take integers and addresses.
+    the plan has one, and `pack(job, weights, bias, packed, scratch, team, threads)`: they take
+    integers and addresses.
     """
 
     plan: Plan
@@ -92,7 +92,7 @@ def _load(plan: Plan) -> Kernel:
         plan,
         target,
         loaded.function("run", len(RUN_WITH_RESIDUAL if plan.residual else RUN)),
-        loaded.function("pack", len(WEIGHTS)),
+        loaded.function("pack", len(RUN)),
         loaded,
     )
 

@@ -8,6 +8,7 @@ one it was packed from. `prepare` alone skips this: it has a copy of its own.
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections import OrderedDict
 from math import prod
@@ -22,8 +23,11 @@ from konv.kernels.digest import CHUNK
 from konv.plan import Plan
 from konv.runtime.code import Kernel, digests
 from konv.runtime.memory import ALIGN, allocate
+from konv.runtime.threads import Team
 from konv.target import BYTES, Target
 
+LARGE = 2**15  # numbers of a weight that is packed by several threads
+FINITE = ctypes.c_int64  # the first word of packed weights
 LIMIT = 128 * 1024 * 1024  # bytes of packed weights kept for functional calls
 
 Strides = tuple[int, ...]
@@ -55,8 +59,10 @@ def pack(
     strides: Strides,
     bias: int,
     digest: int = 0,
+    team: Team | None = None,
 ) -> Packed:
-    """Pack the weight at an address, its strides in elements; `bias` is an address or 0.
+    """Pack the weight at an address, its strides in elements; `bias` is an address or 0; by the
+    threads of a team if it is large.
 
     The taps of a weight are one run of equal steps in either memory format; transposed layers walk
     it backwards.
@@ -72,19 +78,12 @@ def pack(
     if how.groups != conv.groups:
         # Depthwise: each channel's filter is a group of its own in either layout.
         by_co = strides[0]
-    kernel.pack(
-        weight,
-        bias,
-        packed.address,
-        how.groups,
-        how.co,
-        how.ci,
-        taps,
-        by_co,
-        by_ci,
-        tap,
-        by_group,
-    )
+    numbers = how.groups, how.co, how.ci, taps, by_co, by_ci, tap, by_group
+    job = np.array(numbers, np.int64)
+    many = team is not None and conv.params >= LARGE
+    at, threads = (team.address, team.threads) if team and many else (0, 1)
+    FINITE.from_address(packed.address).value = 1  # until a number is met that is not
+    kernel.pack(job.ctypes.data, weight, bias, packed.address, 0, at, threads)
     return packed
 
 

@@ -158,8 +158,10 @@ def cut(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads:
     lines = conv.co if box.form.planes else -(-conv.co // box.lanes)
     wanted = UNITS * threads if threads > 1 else 1
     chunk = lines
-    walk = walks(plan) and x[1] == 1 and (box.far or box.rows <= FEW_ROWS)
-    if walk:
+    dense = x[-1] == 1 if box.form.planes else x[1] == 1
+    near = box.rows <= FEW_ROWS and not box.form.planes
+    walk = walks(plan) and dense and (box.far or near)
+    if walk and not box.form.planes:
         chunk = box.walk(lines, -(-wanted // max(1, conv.n)))
     else:
         box.fit(ROOM, HALO)
@@ -173,7 +175,7 @@ def cut(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads:
         "units": chunks * each, "chunks": chunks, "chunk": chunk, "lines": lines,
         "channels": conv.co, "multiplier": conv.co // conv.ci, "mode": MODES[conv.mode],
         "zeros": int(conv.mode == "zeros" and _countable(conv)),
-        "dense": int(x[-1] == 1 if box.form.planes else x[1] == 1),
+        "dense": int(dense),
         "walk": int(walk), "far": int(box.far),
         "x_batch": x[0], "x_channel": x[1], "y_batch": y[0], "y_channel": y[1],
     }  # fmt: skip

@@ -20,8 +20,8 @@ JOB = (
     "mode",  # padding: 0 zeros, 1 reflect, 2 replicate, 3 circular
     "zeros",  # 1 if padding is zeros, which may be left out where all weights are finite
     "dense",  # 1 if lanes lie side by side in the input
-    "walk",  # 1 if a tile is computed for all lines before the next, where no strip is needed
-    "far",  # 1 if the next row is to be asked for in advance
+    "walk",  # 1 if lines are swept as konv.kernels.strip_form.walks says, where no strip is needed
+    "far",  # 1 if images come from memory: what the next row needs is asked for in advance
     "x_batch", "x_channel", "y_batch", "y_channel",  # strides, in elements
     "thread_bytes", "at_strip", "at_dump",  # scratch of one thread; its parts, in bytes
     "at_columns", "at_tiles", "at_sums", "at_block",  # parts of konv.kernels.nested
@@ -140,12 +140,15 @@ def form_of(conv: Conv) -> tuple[int, ...]:
 
 
 def walks(plan: Plan) -> bool:
-    """Whether a tile may be computed for all lines of the unit before the next: channels lie side
-    by side on both sides, and memory then is met in its own order. From 7 rows under a tile on
-    nothing is gained.
+    """Whether there is another sweep for images that come from memory. In pencils a tile is then
+    computed for all lines of the unit before the next, where channels lie side by side on both
+    sides: memory is met in its own order. From 7 rows under a tile on nothing is gained.
     """
-    beside = plan.algorithm == "pencils" and plan.form[9] == 1 and not plan.blocked
-    return beside and plan.form[0] * plan.form[1] <= 5
+    if not plan.form[9] or plan.form[0] * plan.form[1] > 5:
+        return False
+    if plan.algorithm == "planes":  # rows of a dilated tile are no neighbours
+        return plan.form[4] % plan.form[7] == 0 or plan.form[1] == 1
+    return not plan.blocked
 
 
 @contextmanager

@@ -116,7 +116,8 @@ def _emit_lines(
         for axis in AXES:
             y = y + unit["j", axis] * job["y_stride", axis]
         walk = unit["direct"] & job["walk"]
-        together = f.select(walk.differs(0), unit["line1"] - unit["line0"], 1)
+        alone = walk.equals(0) | form.planes
+        together = f.select(alone, f.integer(1), unit["line1"] - unit["line0"])
         with f.loop(unit["line1"], start=unit["line0"], step=together) as line:
             if form.planes:
                 source, begin = line // job["multiplier"], line
@@ -140,10 +141,10 @@ def _emit_lines(
             where = own, *numbers, block if out else to, line, together
             with ExitStack() as stack:
                 if len(sweeps) > 1:
-                    alone, all_lines = stack.enter_context(f.choose(walk.equals(0)))
-                    with all_lines:
+                    usual, walking = stack.enter_context(f.choose(walk.equals(0)))
+                    with walking:
                         f.call(sweeps[1], [job.base, unit.base, *where])
-                    stack.enter_context(alone)
+                    stack.enter_context(usual)
                 f.call(sweeps[0], [job.base, unit.base, *where])
             if out:
                 size = [unit["length", 0], unit["length", 1], unit["length", 2]]
@@ -175,9 +176,32 @@ def _fetch(
         f.prefetch(out + output * job["y_stride", u])
 
 
+def _fetch_rows(
+    f: Function,
+    job: Words,
+    unit: Words,
+    form: Form,
+    arrays: tuple[Pointer, Pointer],
+    at: tuple[Value, Value, Value],
+    mr: int,
+) -> None:
+    """The same for planes: what the tile below reads and this one does not, and its places. So many
+    short rows at once are more than the prefetchers of a processor follow.
+    """
+    (slots, y), (z, r, c), u = arrays, at, form.along
+    steps = [unit["step", axis] for axis in AXES]
+    below = (r + (mr - 1)) * form.stride[u] + ((form.kernel[u] - 1) * form.dilation[u] + 1)
+    corner = slots + z * form.stride[0] * steps[0] + below * steps[u] + c * form.stride[2]
+    for row in range(mr * form.stride[u]):
+        f.prefetch(corner + steps[u] * row)
+    out = y + z * job["y_stride", 0] + (r + mr) * job["y_stride", u] + c
+    for row in range(mr):
+        f.prefetch(out + job["y_stride", u] * row)
+
+
 def _emit_sweep(module: Module, plan: Plan, walking: bool) -> Routine:
     """sweep(job, unit, slots, weights, bias, y, line, count): all outputs of one line; `walking`:
-    of so many.
+    of so many, or in planes of one that comes from memory.
     """
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     form = Form.of(plan, lanes)
@@ -199,7 +223,7 @@ def _emit_sweep(module: Module, plan: Plan, walking: bool) -> Routine:
             r = stack.enter_context(f.loop(rest, start=phase, step=mr * q))
             if c is None:
                 c = stack.enter_context(f.loop(unit["length", o], step=plan.vectors * lanes))
-            if walking:
+            if walking and not form.planes:
                 n = stack.enter_context(f.loop(count))
                 end = job["channels"] - lanes
                 on = f.least((line + n) * lanes, end) - f.least(line * lanes, end)
@@ -208,6 +232,8 @@ def _emit_sweep(module: Module, plan: Plan, walking: bool) -> Routine:
                 shared = max(1, LINE // (lanes * SIZE[real]))  # lines in a line of cache
                 with f.when((n & (shared - 1)) < job["far"]):
                     _fetch(f, job, unit, form, (slots, y), (c, r), mr)
+            if walking and form.planes:
+                _fetch_rows(f, job, unit, form, (slots, y), (z, r, c), mr)
             places = [f.least(c + n * lanes, last) for n in range(plan.vectors)] if last else [c]
             sums = [[Variable(f, start) for _ in places] for _ in range(mr)]
             tile = Tile(f, job, unit, plan, form, weights, sums, (z, r, places))

@@ -47,6 +47,7 @@ class _Layer:
     """What is remembered of a call: its request, and how its packed weights are found again."""
 
     arguments: tuple[Any, ...] = ()
+    types: Any = ()
 
     def __init__(
         self,
@@ -142,10 +143,14 @@ def convolve(
     )  # fmt: skip
     try:
         layer = _layers.get(key)
-        # The very objects are the usual case; else True and 1.0 equal 1.
+        # The very objects are the usual case; of others, True and 1.0 equal 1.
         if layer is not None and not all(map(is_, arguments, layer.arguments)):
-            key = key, type_tree(arguments)
-            layer = _layers.get(key)
+            types = type_tree(arguments)
+            if types == layer.types:
+                layer.arguments = arguments  # mostly the next call's too
+            else:
+                key = key, types
+                layer = _layers.get(key)
     except TypeError:  # a list among the arguments
         rare = hashable(activation), residual, out
         return convolve(x, weight, bias, *rare, *map(hashable, arguments))
@@ -154,7 +159,7 @@ def convolve(
         options = replace(Options(*arguments), activation=activation)
         layer = _Layer(kind, x, weight, bias, options, residual, out, now)
         y = _compute(seen, layer, x, weight, bias, activation, residual, out, arguments)
-        layer.arguments = arguments
+        layer.arguments, layer.types = arguments, type_tree(arguments)
         _remember(key, layer)  # as nothing was refused
         return y
     return _compute(seen, layer, x, weight, bias, activation, residual, out, arguments)

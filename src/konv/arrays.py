@@ -9,7 +9,8 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
+from math import prod
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +19,8 @@ from konv.errors import UnsupportedError
 
 Shape = tuple[int, ...]
 PLAIN, GRADIENT, OTHER = 0, 1, 2  # what a glance at arrays may find
+UNSEEN = OTHER, None
+FORM = 1 << 19  # numbers: of larger tensors no form is kept, and 1 us is nothing beside the work
 
 
 class Kind(Protocol):
@@ -52,9 +55,10 @@ class Kind(Protocol):
     def refuse(self, a: Any, name: str) -> None:
         """Raise if konv cannot take it at all: other devices, sparse storage."""
 
-    def glance(self, x: Any, weight: Any, bias: Any) -> int:
+    def glance(self, x: Any, weight: Any, bias: Any) -> tuple[int, Any]:
         """PLAIN where nothing speaks against any of them, GRADIENT where only a gradient is wanted,
-        else OTHER: the quick answer, and mostly the only one that a call needs.
+        else OTHER: the quick answer, and mostly the only one that a call needs. With it what all
+        their signatures say; UNSEEN if they are not its own arrays.
         """
 
     def followed(self, *arrays: Any) -> bool:
@@ -67,6 +71,9 @@ class Kind(Protocol):
         """A new contiguous array, seen with its axes in another order if one is given; it is a view
         of no other tensor.
         """
+
+    def maker(self, shape: Shape, dtype: str, order: Shape | None = None) -> Callable[[], Any]:
+        """What makes such empty arrays, one a call, as quickly as may be."""
 
     def permute(self, a: Any, order: Sequence[int]) -> Any:
         """A view with its axes in another order."""
@@ -138,8 +145,8 @@ class NumpyKind:
                 f"{name} is a masked array, and konv would not see the mask. Use {name}.filled(0)."
             )
 
-    def glance(self, x: Any, weight: Any, bias: Any) -> int:  # noqa: ARG002
-        return OTHER
+    def glance(self, x: Any, weight: Any, bias: Any) -> tuple[int, Any]:  # noqa: ARG002
+        return UNSEEN
 
     def followed(self, *arrays: Any) -> bool:  # noqa: ARG002 - as Kind; nobody follows NumPy
         return False
@@ -150,6 +157,9 @@ class NumpyKind:
     def empty(self, shape: Shape, dtype: str, order: Shape | None = None) -> Any:
         made = np.empty(shape, dtype)
         return made if order is None else made.transpose(order)
+
+    def maker(self, shape: Shape, dtype: str, order: Shape | None = None) -> Callable[[], Any]:
+        return lambda: self.empty(shape, dtype, order)
 
     def permute(self, a: Any, order: Sequence[int]) -> Any:
         return a.transpose(order)
@@ -168,9 +178,11 @@ class TorchKind:
     """PyTorch tensors on the CPU; made from the `torch` that the caller has loaded."""
 
     name = "torch.Tensor"
+    address: Callable[[Any], int]
 
     def __init__(self, torch: Any) -> None:
         self.torch = torch
+        self.address = torch.Tensor.data_ptr
         self.forward = torch.autograd.forward_ad
         self.plain = torch.Tensor.__torch_dispatch__
         self.wrapped = torch._C._functorch.is_functorch_wrapped_tensor
@@ -193,9 +205,6 @@ class TorchKind:
     def strides(self, a: Any) -> Shape:
         return tuple(a.stride())
 
-    def address(self, a: Any) -> int:
-        return int(a.data_ptr())
-
     def native(self, a: Any) -> bool:
         return not a.is_neg()
 
@@ -205,18 +214,26 @@ class TorchKind:
     def contiguous(self, a: Any) -> Any:
         return a.detach().resolve_neg().clone(memory_format=self.torch.contiguous_format)
 
-    def glance(self, x: Any, weight: Any, bias: Any) -> int:
+    def glance(self, x: Any, weight: Any, bias: Any) -> tuple[int, Any]:
         if self.traced() or self.modes() or self.transforms() or self.autocast("cpu"):
-            return OTHER
+            return UNSEEN
         if self.forward._current_level >= 0 or self.tracing() is not None:
-            return OTHER
-        found, types, strided = PLAIN, self.types, self.strided
-        for a in (x, weight) if bias is None else (x, weight, bias):
-            if type(a) not in types or not a.is_cpu or a.layout is not strided or a.is_quantized:
-                return OTHER
-            if a.requires_grad:
-                found = GRADIENT
-        return found if self.grad() else PLAIN
+            return UNSEEN
+        types, strided = self.types, self.strided
+        if type(x) not in types or type(weight) not in types:
+            return UNSEEN
+        # Spelt out, as a loop takes 1 us; what is quantized has a dtype of its own, in the key.
+        if not (x.is_cpu and weight.is_cpu and x.layout is strided and weight.layout is strided):
+            return UNSEEN
+        gradient, last = x.requires_grad or weight.requires_grad, None
+        if bias is not None:
+            if type(bias) not in types or not bias.is_cpu or bias.layout is not strided:
+                return UNSEEN
+            gradient |= bias.requires_grad
+            last = bias.shape, bias.stride(), bias.dtype, bias.is_neg()
+        first = x.shape, x.stride(), x.dtype, x.is_neg()
+        key = *first, weight.shape, weight.stride(), weight.dtype, weight.is_neg(), last
+        return GRADIENT if gradient and self.grad() else PLAIN, key
 
     def followed(self, *arrays: Any) -> bool:
         if self.traced() or self.modes() or self.autocast("cpu") or self.tracing() is not None:
@@ -272,6 +289,17 @@ class TorchKind:
         return self.torch.empty_strided(
             *_ordered(shape, order), dtype=getattr(self.torch, dtype), device="cpu"
         )
+
+    def maker(self, shape: Shape, dtype: str, order: Shape | None = None) -> Callable[[], Any]:
+        # Tensors like a given one, which needs no memory, are made in 1.2 instead of 2.5 us.
+        if prod(shape) > FORM:
+            return partial(self.empty, shape, dtype, order)
+        with self.torch.inference_mode(False):
+            form = self.empty(shape, dtype, order)
+        if type(form) is not self.torch.Tensor or self.wrapped(form):
+            return partial(self.empty, shape, dtype, order)
+        form.untyped_storage().resize_(0)
+        return partial(self.torch.empty_like, form)
 
     def permute(self, a: Any, order: Sequence[int]) -> Any:
         return a.permute(order)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from math import prod
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from konv.arrays import (
     NUMPY,
     OTHER,
     PLAIN,
+    UNSEEN,
     Kind,
     channels_last,
     from_dlpack,
@@ -27,6 +29,7 @@ from konv.arrays import (
 )
 from konv.checks import Options, problem
 from konv.geometry import Conv
+from konv.pair import Pair, pair
 from konv.request import Request, packable, plain
 from konv.runtime import memory
 from konv.runtime.choose import current_precision
@@ -37,10 +40,14 @@ REMEMBERED = 512  # layers at one size; one takes about 5 KB
 
 _ndarray = np.ndarray
 _layers: dict[Any, _Layer] = {}
+_eagerly: Any = None  # of konv.nn.gradients, once it is wanted
 
 
 class _Layer:
     """What is remembered of a call: its request, and how its packed weights are found again."""
+
+    arguments: tuple[Any, ...] = ()
+    types: Any = ()
 
     def __init__(
         self,
@@ -57,12 +64,14 @@ class _Layer:
         conv = conv or problem(kind, x, weight, bias, options)
         strides = kind.strides(weight)
         weight_last = channels_last(tuple(weight.shape), strides)
-        self.kind = kind
+        self.kind, self.address = kind, kind.address
+        self.pair = pair(conv)
         self.request = Request(kind, x, conv, options, out, team, weight_last, residual)
         self.readable = self.request.readable, packable(kind, weight), plain(kind, bias)
         self.ready = all(self.readable)
         if self.ready:
             self.weights = Weights(self.request.call, strides)
+        self.odd = self.request.itemsize - 1  # bits of an address that is not aligned
         bare = options.activation is options.layout is residual is None
         self.differentiable = bare and self.request.batched and conv.mode == "zeros"
 
@@ -70,10 +79,9 @@ class _Layer:
         """Compute; None if arrays must be copied first, which alignment may ask for at any call."""
         if not self.ready:
             return None
-        kind, weights = self.kind, self.weights
-        pw, pb = kind.address(weight), 0 if bias is None else kind.address(bias)
-        px = kind.address(x)
-        if (px | pw | pb) % self.request.itemsize:
+        address, weights = self.address, self.weights
+        px, pw, pb = address(x), address(weight), 0 if bias is None else address(bias)
+        if (px | pw | pb) & self.odd:
             return None
         if not pw or (bias is not None and not pb):  # 0 would mean no bias
             raise no_memory("bias" if pw else "weight")
@@ -83,7 +91,7 @@ class _Layer:
     def compute(self, x: Any, weight: Any, bias: Any) -> Any:
         """Compute, of copies if need be; for a layer without residual."""
         y = self(x, weight, bias, None, None)
-        return run(self.request.conv, *self.copies(x, weight, bias)) if y is None else y
+        return run(self.pair, *self.copies(x, weight, bias)) if y is None else y
 
     def copies(self, x: Any, weight: Any, bias: Any) -> tuple[Any, Any, Any]:
         """The arrays, those that cannot be read as they lie as copies that can."""
@@ -112,43 +120,70 @@ def convolve(
     seen = PLAIN
     if type(x) is type(weight) is _ndarray and (bias is None or type(bias) is _ndarray):
         kind: Kind = NUMPY  # spelt out, because a method call each would be a fifth of a small call
-        arrays: Any = x.shape, x.strides, x.dtype, weight.shape, weight.strides, weight.dtype
+        last = None if bias is None else (bias.shape, bias.strides, bias.dtype)
+        arrays: Any = x.shape, x.strides, x.dtype, weight.shape, weight.strides, weight.dtype, last
     else:
         found = kind_of(x)
-        if found is None or not found.owns(weight) or not (bias is None or found.owns(bias)):
+        seen, arrays = UNSEEN if found is None else found.glance(x, weight, bias)
+        if found is None or (
+            seen == OTHER and not (found.owns(weight) and (bias is None or found.owns(bias)))
+        ):
             return _foreign(found, x, weight, bias, activation, residual, out, arguments)
         kind = found
-        seen = kind.glance(x, weight, bias)
         if seen == OTHER or residual is not None or out is not None:
             if out is None and kind.followed(x, weight, bias, residual):
                 return _followed(x, weight, bias, activation, residual, arguments)
-            _refuse(kind, {"x": x, "weight": weight, "bias": bias, "residual": residual}, out)
-        arrays = kind.name, kind.signature(x), kind.signature(weight)
-    now, types = team(), tuple(map(type, arguments))
-    key = (
-        arrays, None if bias is None else kind.signature(bias),
+            _refuse(kind, x, weight, bias, residual, out)
+            last = None if bias is None else kind.signature(bias)
+            arrays = kind.name, kind.signature(x), kind.signature(weight), last
+    now = team()
+    key: Any = (
+        arrays, arguments, now.address, now.threads, current_precision(),
         None if out is residual is activation is None else _rare(activation, residual, out),
-        arguments, types if tuple not in types else type_tree(arguments),  # True and 1.0 equal 1
-        now.address, now.threads, current_precision(),
     )  # fmt: skip
     try:
         layer = _layers.get(key)
+        # The very objects are the usual case; of others, True and 1.0 equal 1.
+        if layer is not None and not all(map(is_, arguments, layer.arguments)):
+            types = type_tree(arguments)
+            if types == layer.types:
+                layer.arguments = arguments  # mostly the next call's too
+            else:
+                key = key, types
+                layer = _layers.get(key)
     except TypeError:  # a list among the arguments
         rare = hashable(activation), residual, out
         return convolve(x, weight, bias, *rare, *map(hashable, arguments))
-    new = layer is None
     if layer is None:
+        _refuse(kind, x, weight, bias, residual, out)
         options = replace(Options(*arguments), activation=activation)
         layer = _Layer(kind, x, weight, bias, options, residual, out, now)
-    y = ready = None
+        y = _compute(seen, layer, x, weight, bias, activation, residual, out, arguments)
+        layer.arguments, layer.types = arguments, type_tree(arguments)
+        _remember(key, layer)  # as nothing was refused
+        return y
+    return _compute(seen, layer, x, weight, bias, activation, residual, out, arguments)
+
+
+def _compute(
+    seen: int,
+    layer: _Layer,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    activation: Any,
+    residual: Any,
+    out: Any,
+    arguments: tuple[Any, ...],
+) -> Any:
+    """Compute the numbers, or so that PyTorch can differentiate."""
     if seen == GRADIENT:
-        y = _differentiate(layer, x, weight, bias, activation, arguments)
-    else:
-        y = layer(x, weight, bias, residual, out)
-        ready = None if y is not None else layer.copies(x, weight, bias)
-    if new:  # and nothing was refused
-        _remember(key, layer)
-    return y if ready is None else convolve(*ready, activation, residual, out, *arguments)
+        return _differentiate(layer, x, weight, bias, activation, arguments)
+    y = layer(x, weight, bias, residual, out)
+    if y is None:
+        ready = layer.copies(x, weight, bias)
+        return convolve(*ready, activation, residual, out, *arguments)
+    return y
 
 
 def forget() -> None:
@@ -166,12 +201,14 @@ def _differentiate(
     layer: _Layer, x: Any, weight: Any, bias: Any, activation: Any, arguments: tuple[Any, ...]
 ) -> Any:
     """Compute so that PyTorch can differentiate: most layers need nothing but their Function."""
+    global _eagerly
     if not layer.differentiable:
         return _followed(x, weight, bias, activation, None, arguments)
-    from konv.nn.gradients import EagerConvolution
+    if _eagerly is None:
+        from konv.nn.gradients import eagerly
 
-    apply: Any = EagerConvolution.apply
-    return apply(x, weight, bias, layer.request.conv, layer.compute)
+        _eagerly = eagerly
+    return _eagerly(x, weight, bias, layer.pair, layer.compute)
 
 
 def _followed(
@@ -183,7 +220,7 @@ def _followed(
     return followed(x, weight, bias, activation, residual, *arguments)
 
 
-def run(conv: Conv, x: Any, weight: Any, bias: Any = None, plan: str | None = None) -> Any:
+def run(which: Pair, x: Any, weight: Any, bias: Any = None, plan: str | None = None) -> Any:
     """Compute a Conv on arrays (n, ci, *spatial), weight and bias that are known to be its own.
 
     What is left of a call when its arguments are checked; gradients enter here, whose Convs no
@@ -192,24 +229,26 @@ def run(conv: Conv, x: Any, weight: Any, bias: Any = None, plan: str | None = No
     kind: Any = kind_of(x)
     now = team()
     key = (
-        kind.name, kind.signature(x), kind.signature(weight),
+        which, kind.signature(x), kind.signature(weight),
         None if bias is None else kind.signature(bias),
-        conv, plan, now.address, now.threads, current_precision(),
+        plan, now.address, now.threads, current_precision(),
     )  # fmt: skip
     layer = _layers.get(key)
     if layer is None:
+        conv = which.conv
         options = Options(
             conv.dims, conv.transposed, 1, 0, 1, conv.groups, 0, None, conv.mode, None, plan
         )
         layer = _Layer(kind, x, weight, bias, options, None, None, now, conv)
         _remember(key, layer)
     y = layer(x, weight, bias, None, None)
-    return run(conv, *layer.copies(x, weight, bias), plan) if y is None else y
+    return run(which, *layer.copies(x, weight, bias), plan) if y is None else y
 
 
-def _refuse(kind: Kind, named: dict[str, Any], out: Any) -> None:
+def _refuse(kind: Kind, x: Any, weight: Any, bias: Any, residual: Any, out: Any) -> None:
     """Raise for arrays that have no numbers to be read, and for gradients wanted of an `out`."""
-    for name, a in (named | {"out": out}).items():
+    named = {"x": x, "weight": weight, "bias": bias, "residual": residual, "out": out}
+    for name, a in named.items():
         if a is not None and kind.owns(a):
             kind.refuse(a, name)
             if out is not None:

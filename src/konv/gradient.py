@@ -6,9 +6,10 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
-from konv.arrays import Kind, Shape, dense_strides, kind_of, no_memory
+from konv.arrays import OTHER, Kind, Shape, dense_strides, kind_of, no_memory
 from konv.errors import ProblemError, UnsupportedError
 from konv.geometry import Conv
+from konv.pair import Pair, pair
 from konv.prepared import prepare
 from konv.runtime import memory
 from konv.runtime.gradient import GradientCall, taken
@@ -45,21 +46,26 @@ def weight_gradient(conv: Conv, x: Any, dy: Any) -> Any:
     if kind is not None and kind.owns(dy):
         kind.refuse_followed(x, "x")
         kind.refuse_followed(dy, "dy")
-    return of_numbers(conv, x, dy)
+    return of_numbers(pair(conv), x, dy)
 
 
-def of_numbers(conv: Conv, x: Any, dy: Any) -> Any:
+def of_numbers(which: Pair, x: Any, dy: Any) -> Any:
     """weight_gradient for who sees to it that the result can be differentiated."""
     kind, now = kind_of(x), team()
-    if kind is None or not kind.owns(dy):
+    if kind is None:
         raise _foreign(kind, x, dy)
-    kind.refuse(x, "x")
-    kind.refuse(dy, "dy")
-    off = kind.address(x) & 7, kind.address(dy) & 7
-    key = conv, off, kind.name, kind.signature(x), kind.signature(dy), now.address, now.threads
+    seen, arrays = kind.glance(x, dy, None)
+    if seen == OTHER:
+        if not kind.owns(dy):
+            raise _foreign(kind, x, dy)
+        kind.refuse(x, "x")
+        kind.refuse(dy, "dy")
+        arrays = kind.name, kind.signature(x), kind.signature(dy)
+    px, py = kind.address(x), kind.address(dy)
+    key = which, px & 7, py & 7, arrays, now.address, now.threads
     layer = _layers.get(key)
     if layer is None:
-        layer = _Layer(kind, conv, x, dy, now)
+        layer = _Layer(kind, which.conv, x, dy, now)
         if len(_layers) >= REMEMBERED:
             _layers.clear()
         _layers[key] = layer
@@ -76,6 +82,7 @@ class _Layer:
         self.kind, self.given, self.itemsize = kind, conv, BYTES[conv.dtype]
         self.name = f"the weight gradient of {conv}"
         self.size = prod(conv.weight_shape) * self.itemsize
+        self.make = kind.maker(conv.weight_shape, conv.dtype)
         self.empty = 0 in (conv.n, *conv.weight_shape)
         self.conv = conv.adjoint() if conv.transposed else conv  # x and dy trade roles
         self.call: GradientCall | None = None
@@ -107,8 +114,7 @@ class _Layer:
         return memory.allocate(lambda: self.kind.contiguous(a), size, "a copy of x or dy")
 
     def _new(self) -> Any:
-        shape, dtype, kind = self.given.weight_shape, self.given.dtype, self.kind
-        return memory.allocate(lambda: kind.empty(shape, dtype), self.size, self.name)
+        return memory.allocate(self.make, self.size, self.name)
 
     def _zeros(self) -> Any:
         zeros = self._new()

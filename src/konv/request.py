@@ -45,7 +45,8 @@ class Request:
         self.batched, shape, strides = canonical(kind, x, options, last)
         self.itemsize, self.dtype = BYTES[conv.dtype], conv.dtype
         self.result_name = f"the result of {conv}"
-        memory.require(prod(conv.out_shape) * self.itemsize, self.result_name)
+        self.bytes = prod(conv.out_shape) * self.itemsize
+        memory.require(self.bytes, self.result_name)
         self.readable = kind.native(x) and min(strides) >= 0
         x_format = channels_last(shape, strides)
         y_last = last or ((x_format or weight_last) and has_format(kind, options))
@@ -53,6 +54,9 @@ class Request:
         if out is not None:
             y_last = self._check_out(out, options, y_last)
         self.y_shape, self.y_order = self._result(y_last)
+        form = self.y_shape, self.dtype, self.y_order
+        self.large = self.bytes >= hugepages.LARGE
+        self._make = kind.maker(*form)
         self.added = residual is None or self._check_residual(residual, options, y_last)
         self.extent = _extent(shape, strides) * self.itemsize
         if self.readable:
@@ -137,6 +141,13 @@ class Request:
         bytes) of what else is read.
         """
         kind = self.kind
+        if out is residual is None:
+            y = self._new()
+            py = kind.address(y)
+            if not (px and py) and 0 not in self.conv.in_shape:
+                raise no_memory("out" if px else "x")
+            self.call.run(px, packed, py)
+            return y
         y, pr = out, None
         if residual is not None:
             residual = self._readable_residual(residual)
@@ -173,12 +184,14 @@ class Request:
 
     def _new(self) -> Any:
         """An array for the result; the system's refusal as an OutOfMemoryError."""
-        size = prod(self.y_shape) * self.itemsize
-        new = memory.allocate(
-            lambda: self.kind.empty(self.y_shape, self.dtype, self.y_order), size, self.result_name
-        )
-        if size >= hugepages.LARGE:
-            hugepages.prefer(self.kind.address(new), size)
+        if not self.large:
+            try:
+                return self._make()
+            except (MemoryError, RuntimeError) as error:
+                raise memory.said(error, self.bytes, self.result_name) from error
+        new = memory.allocate(self._make, self.bytes, self.result_name)
+        if self.large:
+            hugepages.prefer(self.kind.address(new), self.bytes)
         return new
 
     def _free(self, out: Any, reads: tuple[tuple[int, int], ...]) -> bool:

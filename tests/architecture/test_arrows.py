@@ -27,7 +27,7 @@ ROWS: tuple[tuple[str, frozenset[str]], ...] = (
     ("L1", frozenset({"reference", "llvm"})),
     ("L2", frozenset({"kernels", "gpu"})),
     ("L3", frozenset({"runtime"})),
-    ("L4", frozenset({"arrays"})),
+    ("L4", frozenset({"arrays", "pair"})),
     ("L4", frozenset({"checks"})),
     ("L4", frozenset({"request"})),
     ("L4", frozenset({"dispatch", "prepared"})),

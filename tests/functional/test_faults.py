@@ -446,6 +446,45 @@ def test_nothing_leaks(kind: str) -> None:
     well(child("leak", kind))
 
 
+def leak_layers(kind: str) -> None:
+    """10,000 calls of konv.nn.Conv2d, forward and backward, every fourth one of a new shape, and
+    nearly all of those none of the last 512; now and then a layer is new too. (Its packed weights
+    stay behind in their cache, 3 KB each, until that is full.)
+    """
+    import torch
+
+    import konv.nn
+    from konv import gradient
+
+    assert kind == "torch"
+    konv.set_num_threads(1)
+    torch.manual_seed(0)
+    # No image of one pixel: its rare kernels, compiled in mid-course, would take 20 MB.
+    calls, dice, measured = 10_000, Random(0), []
+    pixels, layers = torch.rand(2 * 4 * 64 * 64), [konv.nn.Conv2d(4, 8, 3) for _ in range(8)]
+    for i in range(calls):
+        if i % 4 == 0:
+            n, h, w = dice.randint(1, 2), dice.randint(5, 64), dice.randint(5, 64)
+            x = pixels[: n * 4 * h * w].view(n, 4, h, w).requires_grad_(i % 8 == 0)
+        if i % 100 == 0:
+            layers[i // 100 % 8] = konv.nn.Conv2d(4, 8, 3, bias=i % 200 == 0)
+        layers[i % 8](x).square().sum().backward()
+        x = x.detach()
+        if i % (calls // 20) == 0:
+            measured.append(rss() / MB)
+    assert len(dispatch._layers) <= dispatch.REMEMBERED
+    assert len(gradient._layers) <= gradient.REMEMBERED
+    assert memory.waiting() <= memory.KEEP
+    early, late = max(measured[7:11]), max(measured[-5:])
+    assert late - early < 4, [round(m, 1) for m in measured]
+
+
+@pytest.mark.slow
+def test_layers_leak_nothing() -> None:
+    """Less than 4 MB more after all calls than after half: 900 bytes a call would be seen."""
+    well(child("leak_layers", "torch"), timeout=120)
+
+
 # --- PyTorch, and other processes ---------------------------------------------------------------
 
 

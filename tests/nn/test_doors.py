@@ -22,6 +22,7 @@ import konv.nn
 from konv.geometry import Conv
 from konv.nn import aten, gradients
 from konv.nn.terms import Terms
+from konv.pair import pair
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 
@@ -54,9 +55,9 @@ def test_terms_are_those_of_an_axis(line: str) -> None:
     assert terms.overhang() == [(max(0, a.lo // a.up), max(0, a.hi // a.up)) for a in conv.axes]
     x, w = tensor(*conv.in_shape), tensor(*conv.weight_shape, seed=1)
     dy = tensor(*conv.out_shape, seed=2)
-    y = gradients.convolution(x, w, None, conv)
+    y = gradients.convolution(x, w, None, pair(conv))
     torch.testing.assert_close(aten.convolution(x, w, None, terms), y, rtol=1e-4, atol=1e-4)
-    dx = gradients.convolution(dy, w, None, conv.adjoint())
+    dx = gradients.convolution(dy, w, None, pair(conv).adjoint)
     assert dx.shape == x.shape
     torch.testing.assert_close((dx * x).sum(), (dy * y).sum(), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(
@@ -167,6 +168,51 @@ def test_only_the_gradients_that_are_needed(monkeypatch: pytest.MonkeyPatch) -> 
         konv.conv2d(a, b).sum().backward()
         assert done == expected
         assert [a.grad is not None, b.grad is not None] == list(needs)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_transforms(backend: str) -> None:
+    """torch.func's grad, jacrev and per-sample gradients, compiled: as PyTorch's own."""
+    xs, w = tensor(2, 1, 2, 5, 5), tensor(3, 2, 3, 3, seed=1)
+
+    def loss(w: Any, x: Any, conv2d: Any = konv.conv2d) -> Any:
+        return conv2d(x, w, padding=1).square().sum((0, 2, 3))
+
+    def theirs(w: Any, x: Any) -> Any:
+        return loss(w, x, F.conv2d)
+
+    for ours, transform in product(
+        (loss, lambda w, x: loss(w, x, konv.nn.functional.conv2d)),
+        (
+            lambda f: torch.func.grad(lambda w: f(w, xs[0]).sum()),
+            lambda f: torch.func.jacrev(lambda w: f(w, xs[0])),
+            lambda f: (
+                lambda w: torch.func.vmap(torch.func.grad(lambda w, x: f(w, x).sum()), (None, 0))(
+                    w, xs
+                )
+            ),
+        ),
+    ):
+        torch._dynamo.reset()
+        compiled = torch.compile(transform(ours), backend=backend, fullgraph=True)
+        torch.testing.assert_close(compiled(w), transform(theirs)(w), rtol=1e-4, atol=1e-4)
+
+
+def test_compiled_vmap_is_konv_s() -> None:
+    """Only where a gradient is wanted inside does PyTorch's own operator stand in."""
+    seen: list[str] = []
+    w = tensor(3, 2, 3, 3)
+
+    def backend(graph: Any, _: Any) -> Any:
+        seen.append(str(graph.code))
+        return graph
+
+    for transform, expected in ((torch.func.vmap, True), (torch.func.grad, False)):
+        torch._dynamo.reset()
+        x = tensor(*(1,) * (transform is torch.func.vmap), 1, 2, 5, 5)
+        one = transform(lambda x: konv.conv2d(x, w).square().sum())
+        torch.compile(one, backend=backend, fullgraph=True)(x)
+        assert ("konv.convolution" in seen.pop()) is expected
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

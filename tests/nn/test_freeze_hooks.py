@@ -386,10 +386,29 @@ def test_it_adds_nothing_to_the_state_of_a_larger_model() -> None:
     assert torch.equal(frozen(X), right)
     with pytest.raises(RuntimeError, match=r"0\.extra"):
         larger.load_state_dict({**state, "0.extra": torch.ones(1)})
-    larger.train(False)
+
+
+def test_a_larger_model_is_trained_around_it() -> None:
+    """train() reaches every other part, before and behind; the frozen one stays as it is."""
+    frozen = freeze(Flows())
+    right = frozen(X)
+    larger = nn.Sequential(nn.Dropout(), frozen, nn.Conv2d(4, 2, 1), nn.BatchNorm2d(2))
+    for mode in (False, True, True):
+        assert larger.train(mode) is larger
+        assert [larger.training, *(part.training for part in larger)] == [
+            mode,
+            mode,
+            False,
+            mode,
+            mode,
+        ]
+        assert not any(module.training for module in frozen.modules())
     with pytest.raises(UnsupportedError, match="cannot be trained"):
-        larger.train()
-    assert not frozen.training
+        frozen.train()
+    assert not any(module.training for module in frozen.modules())
+    assert torch.equal(frozen(X), right)
+    larger(X).square().sum().backward()
+    assert larger[2].weight.grad is not None  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("error", [ValueError(""), AttributeError("no\nway"), RuntimeError()])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import inspect
+import pickle
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -184,3 +185,30 @@ def test_without_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'konv\[torch\]'"):
         __import__("konv.nn")
+
+
+def test_settings_may_change_after_calls() -> None:
+    """Settings are read at each call: other tuples, equal ones, lists; after pickling too."""
+    x = torch.ones(1, 2, 9, 9)
+    layer, theirs = konv.nn.Conv2d(2, 3, 3), nn.Conv2d(2, 3, 3)
+    theirs.load_state_dict(layer.state_dict())
+    for name, value in (
+        ("padding", (1, 1)), ("stride", (2, 2)), ("stride", tuple(map(int, "22"))),
+        ("dilation", (2, 2)), ("stride", (1, 1)), ("padding", [0, 0]),
+    ):  # fmt: skip
+        setattr(layer, name, value)
+        setattr(theirs, name, value)
+        for each in (layer, pickle.loads(pickle.dumps(layer))):
+            for _ in range(2):
+                torch.testing.assert_close(each(x), theirs(x), rtol=1e-4, atol=1e-4)
+    layer.stride = (True, True)
+    with pytest.raises(TypeError, match="stride"):
+        layer(x)
+
+
+def test_equal_layers_share_their_settings() -> None:
+    """So that a call of either recognises the objects; also where a layer was unpickled."""
+    a, b = (konv.nn.Conv2d(2, 3, 3, stride=(2, 1)) for _ in range(2))
+    c = pickle.loads(pickle.dumps(a))
+    assert a.stride is b.stride is c.stride
+    assert a.padding is b.padding is c.padding

@@ -187,6 +187,7 @@ def _take(module: Any) -> None:
     if kind not in TAKEN:
         ours = type(kind.__name__, (ours,), dict(kind.__dict__))
     module.__class__ = ours
+    modules.share_settings(module)
 
 
 def _give_back(module: Any) -> None:

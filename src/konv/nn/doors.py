@@ -3,7 +3,7 @@
     nobody follows it                 konv.dispatch      numbers, at once
     a gradient, forward mode, vmap    gradients.py       autograd.Function
     compile, fake tensors, modes      operator.py        torch.ops.konv
-    export                            aten.py            PyTorch's own operators: loads without konv
+    export, compiled torch.func.grad  aten.py            PyTorch's own operators: loads without konv
 
 Autocast casts at the entry, as PyTorch's own convolutions do. Two kinds of callers: `followed` is
 where konv.conv2d and its kin come if any of the last three is the case, `convolution` is for
@@ -30,6 +30,7 @@ from konv.nn.gradients import convolution as differentiable
 from konv.nn.gradients import finish
 from konv.nn.operator import convolution as operator
 from konv.nn.terms import terms
+from konv.pair import pair
 from konv.target import BYTES
 
 REMEMBERED = 512
@@ -102,7 +103,7 @@ def _convolve(x: Tensor, weight: Tensor, bias: Any, options: Options, arguments:
     if conv.mode != "zeros":
         over, padded = _padded(conv)
         x, conv = aten.pad(x, over, conv.mode), padded
-    return differentiable(x, weight, bias, conv, options.plan)
+    return differentiable(x, weight, bias, pair(conv), options.plan)
 
 
 def _conv(x: Tensor, weight: Tensor, bias: Any, arguments: Any) -> Conv:
@@ -136,12 +137,14 @@ def _padded(conv: Conv) -> tuple[list[tuple[int, int]], Conv]:
 
 
 def _trace(x: Tensor, weight: Tensor, bias: Any, options: Options) -> Tensor:
-    """While PyTorch traces: konv's operator, or if the trace is to be exported PyTorch's own."""
+    """While PyTorch traces: konv's operator, or for an export or a compiled torch.func.grad
+    PyTorch's own.
+    """
     found = terms(kind_of(x), x, weight, options)
     if options.padding_mode != "zeros":
         x = aten.pad(x, found.overhang(), options.padding_mode)
         found = found.padded()
-    if torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None:
+    if torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None or _inside():
         return aten.convolution(x, weight, bias, found)
     y: Tensor = operator(x, weight, bias, *found)
     return y
@@ -168,6 +171,15 @@ def _traced() -> bool:
     if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
         return True
     return bool(torch._C._len_torch_dispatch_stack())
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _inside() -> bool:
+    """Whether grad or jvp of torch.func is at work, under which PyTorch has no gradients of
+    operators that are not its own ("must override the setup_context").
+    """
+    stack = torch._C._functorch.get_interpreter_stack() or ()
+    return any(each.key() != torch._C._functorch.TransformType.Vmap for each in stack)
 
 
 def _fake(a: Any) -> bool:

@@ -24,27 +24,30 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 from konv.dispatch import run
-from konv.geometry import Conv
 from konv.gradient import of_numbers
 from konv.nn import batching, operator
 from konv.nn.terms import Terms
+from konv.pair import Pair, pair
 
 How = Callable[[Any, Any, Any], Any]
 
+# By the number of axes: a bias' gradient is the sum over all but one.
+BUT_CHANNELS = {3: (0, 2), 4: (0, 2, 3), 5: (0, 2, 3, 4)}
+
 
 class Convolution(Function):
-    """`conv` of x (n, ci, *spatial) with weight (conv.weight_shape) and bias (co,) or None.
+    """The conv of a Pair: x (n, ci, *spatial), weight (conv.weight_shape), bias (co,) or None.
 
-    The padding mode of `conv` is zeros. `how` computes it where the caller knows a shorter way.
+    Its padding mode is zeros. `how` computes it where the caller knows a shorter way.
     """
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, conv: Conv, how: How | None) -> Any:
-        return how(x, weight, bias) if how else run(conv, x, weight, bias)
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, one: Pair, how: How | None) -> Any:
+        return how(x, weight, bias) if how else run(one, x, weight, bias)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004 - as Function
-        x, weight, _, ctx.conv, _ = inputs
+        x, weight, _, ctx.pair, _ = inputs
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, weight)
         ctx.save_for_forward(x, weight)
@@ -56,38 +59,44 @@ class Convolution(Function):
             return dx, dw, db, None, None
         x, weight = ctx.saved_tensors
         wants_x, wants_weight, wants_bias, *_ = ctx.needs_input_grad
-        conv: Conv = ctx.conv
-        if wants_x:
-            dx = convolution(dy, weight, None, conv.adjoint())
-        if wants_weight:
-            dw = _gradient(x, dy, conv)
+        one: Pair = ctx.pair
+        if not torch.is_grad_enabled() and _has_storage(dy) and _eager():  # nobody follows these
+            if wants_x:
+                dx = run(one.adjoint, dy, weight)
+            if wants_weight:
+                dw = of_numbers(one, x, dy)
+        else:
+            if wants_x:
+                dx = convolution(dy, weight, None, one.adjoint)
+            if wants_weight:
+                dw = _gradient(x, dy, one)
         if wants_bias:
-            db = dy.sum((0, *range(2, dy.dim())))
+            db = torch.sum(dy, BUT_CHANNELS[dy.dim()])
         return dx, dw, db, None, None
 
     @staticmethod
     def jvp(ctx: Any, x_t: Any, weight_t: Any, bias_t: Any, *_: Any) -> Any:
         x, weight = ctx.saved_tensors
-        conv: Conv = ctx.conv
-        parts = []
+        one: Pair = ctx.pair
+        conv, parts = one.conv, []
         if x_t is not None:
-            parts.append(convolution(x_t, weight, None, conv))
+            parts.append(convolution(x_t, weight, None, one))
         if weight_t is not None:
-            parts.append(convolution(x, weight_t, None, conv))
+            parts.append(convolution(x, weight_t, None, one))
         if bias_t is not None:
             bias_t = bias_t.reshape(-1, *(1,) * conv.dims)
             parts.append(bias_t if parts else bias_t.expand(conv.out_shape).clone())
         return sum(parts[1:], parts[0]) if parts else None
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, x: Any, weight: Any, bias: Any, conv: Conv, _: Any) -> Any:
-        size = info.batch_size
+    def vmap(info: Any, in_dims: Any, x: Any, weight: Any, bias: Any, one: Pair, _: Any) -> Any:
+        size, conv = info.batch_size, one.conv
         at_x, at_weight, at_bias, *_ = in_dims
         x, weight, wide, unfold = batching.fold(conv, size, x, at_x, weight, at_weight)
         apply: Any = Convolution.apply
         if at_bias is None and wide.co == conv.co:  # one bias for all, as without vmap
-            return unfold(apply(x, weight, bias, wide, None)), 0
-        y = unfold(apply(x, weight, None, wide, None))
+            return unfold(apply(x, weight, bias, pair(wide), None)), 0
+        y = unfold(apply(x, weight, None, pair(wide), None))
         if bias is not None:
             bias = bias if at_bias is None else bias.movedim(at_bias, 0)
             shape = (1,) if at_bias is None else (size,)
@@ -96,15 +105,15 @@ class Convolution(Function):
 
 
 class WeightGradient(Function):
-    """The gradient of `conv` with respect to its weight: from x and dy, like the weight."""
+    """The gradient of a Pair's conv with respect to its weight: from x and dy, like the weight."""
 
     @staticmethod
-    def forward(x: Tensor, dy: Tensor, conv: Conv) -> Any:
-        return of_numbers(conv, x, dy)
+    def forward(x: Tensor, dy: Tensor, one: Pair) -> Any:
+        return of_numbers(one, x, dy)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004 - as Function
-        x, dy, ctx.conv = inputs
+        x, dy, ctx.pair = inputs
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, dy)
         ctx.save_for_forward(x, dy)
@@ -115,10 +124,10 @@ class WeightGradient(Function):
             return None, None, None
         x, dy = ctx.saved_tensors
         wants_x, wants_dy, _ = ctx.needs_input_grad
-        conv: Conv = ctx.conv
+        one: Pair = ctx.pair
         return (
-            convolution(dy, grad, None, conv.adjoint()) if wants_x else None,
-            convolution(x, grad, None, conv) if wants_dy else None,
+            convolution(dy, grad, None, one.adjoint) if wants_x else None,
+            convolution(x, grad, None, one) if wants_dy else None,
             None,
         )
 
@@ -127,16 +136,17 @@ class WeightGradient(Function):
         x, dy = ctx.saved_tensors
         parts = []
         if x_t is not None:
-            parts.append(_gradient(x_t, dy, ctx.conv))
+            parts.append(_gradient(x_t, dy, ctx.pair))
         if dy_t is not None:
-            parts.append(_gradient(x, dy_t, ctx.conv))
+            parts.append(_gradient(x, dy_t, ctx.pair))
         return sum(parts[1:], parts[0]) if parts else None
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, x: Any, dy: Any, conv: Conv) -> Any:
+    def vmap(info: Any, in_dims: Any, x: Any, dy: Any, one: Pair) -> Any:
+        conv = one.conv
         x, dy, wide = batching.fold_gradient(conv, info.batch_size, x, in_dims[0], dy, in_dims[1])
         apply: Any = WeightGradient.apply
-        dw = apply(x, dy, wide)
+        dw = apply(x, dy, pair(wide))
         return dw.unflatten(0, (info.batch_size, conv.weight_shape[0])), 0
 
 
@@ -147,11 +157,11 @@ class EagerConvolution(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, conv: Conv, how: How | None
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, one: Pair, how: How | None
     ) -> Any:
-        ctx.conv = conv
+        ctx.pair = one
         ctx.save_for_backward(x, weight)
-        return how(x, weight, bias) if how else run(conv, x, weight, bias)
+        return how(x, weight, bias) if how else run(one, x, weight, bias)
 
     backward = Convolution.backward
 
@@ -160,35 +170,48 @@ class EagerWeightGradient(Function):
     """WeightGradient there."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, dy: Tensor, conv: Conv) -> Any:
-        ctx.conv = conv
+    def forward(ctx: Any, x: Tensor, dy: Tensor, one: Pair) -> Any:
+        ctx.pair = one
         ctx.save_for_backward(x, dy)
-        return of_numbers(conv, x, dy)
+        return of_numbers(one, x, dy)
 
     backward = WeightGradient.backward
 
 
 def convolution(
-    x: Tensor, weight: Tensor, bias: Tensor | None, conv: Conv, plan: str | None = None
+    x: Tensor, weight: Tensor, bias: Tensor | None, one: Pair, plan: str | None = None
 ) -> Tensor:
-    """Return `conv` of x and weight, differentiable."""
+    """Return the conv of a Pair, of x and weight, differentiable."""
     if _batched(x, weight):
-        y: Tensor = operator.convolution(x, weight, bias, *Terms.of(conv))
+        y: Tensor = operator.convolution(x, weight, bias, *Terms.of(one.conv))
         return y
-    how = None if plan is None else partial(run, conv, plan=plan)
+    how = None if plan is None else partial(run, one, plan=plan)
     function: Any = EagerConvolution if _eager() else Convolution
-    found: Tensor = function.apply(x, weight, bias, conv, how)
+    found: Tensor = function.apply(x, weight, bias, one, how)
     return found
 
 
-def _gradient(x: Tensor, dy: Tensor, conv: Conv) -> Tensor:
+def eagerly(x: Tensor, weight: Tensor, bias: Tensor | None, one: Pair, how: How) -> Tensor:
+    """The same for plain tensors where no transform and no forward mode is at work.
+
+    By the `apply` in C below that of PyTorch's Function, which takes 4 us to look for wrappers of
+    transforms that are over.
+    """
+    if _wrapped(x) or _wrapped(weight) or (bias is not None and _wrapped(bias)):
+        return convolution(x, weight, bias, one)
+    y: Tensor = _apply(x, weight, bias, one, how)
+    return y
+
+
+def _gradient(x: Tensor, dy: Tensor, one: Pair) -> Tensor:
     """Return the gradient of the weight, differentiable."""
+    conv = one.conv
     if _batched(x, dy):
         taps = [axis.kernel for axis in conv.axes]
         dw: Tensor = operator.convolution_weight(x, dy, taps, *Terms.of(conv))
         return dw
     function: Any = EagerWeightGradient if _eager() else WeightGradient
-    found: Tensor = function.apply(x, dy, conv)
+    found: Tensor = function.apply(x, dy, one)
     return found
 
 
@@ -205,6 +228,8 @@ def _batched(*tensors: Tensor) -> bool:
 
 _transforms = torch._C._are_functorch_transforms_active
 _has_storage = torch._C._has_storage
+_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+_apply: Any = super(Function, EagerConvolution).apply
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.nn.functional.relu,

@@ -23,6 +23,7 @@ from konv.geometry import Axis, Conv
 from konv.gradient import of_numbers
 from konv.nn import aten, batching
 from konv.nn.terms import Terms
+from konv.pair import pair
 from konv.target import BYTES
 
 TERMS = (
@@ -62,7 +63,7 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, *numbers: Any) -
     if not _takes(x):
         return aten.convolution(x, weight, bias, terms)
     conv = _conv(x, list(weight.shape[2:]), _co(weight, terms), terms)
-    y: Tensor = run(conv, x, weight, bias)
+    y: Tensor = run(pair(conv), x, weight, bias)
     return y
 
 
@@ -88,7 +89,7 @@ def convolution_weight(x: Tensor, dy: Tensor, taps: list[int], *numbers: Any) ->
     terms = Terms(*numbers)
     if not _takes(x):
         return _by_autograd(x, dy, taps, terms)
-    dw: Tensor = of_numbers(_conv(x, taps, dy.shape[1], terms), x, dy)
+    dw: Tensor = of_numbers(pair(_conv(x, taps, dy.shape[1], terms)), x, dy)
     return dw.contiguous()
 
 

@@ -12,10 +12,11 @@ from typing import Any
 
 from konv import kernels, llvm, log
 from konv.geometry import Conv
+from konv.kernels.digest import CHUNK
 from konv.plan import Epilogue, Plan
 from konv.runtime import memory, weights
 from konv.runtime.choose import choose, pin
-from konv.runtime.code import kernel
+from konv.runtime.code import digests, kernel
 from konv.runtime.job import schedule
 from konv.runtime.threads import Team
 from konv.runtime.weights import CACHE, Packed, Strides
@@ -54,20 +55,20 @@ class Call:
         self.kernel = kernel(self.plan)
         self.once = kernels.by_name(self.plan.algorithm).once
         self._run, self._address, self._team = self.kernel.run, self.job.address, team.address
+        self._scratch, self._threads = self.job.scratch, self.job.threads
         log.event(
             "plan", conv=conv, plan=self.plan, threads=self.job.threads, scratch=self.job.scratch
         )
 
     def run(self, x: int, packed: Packed, y: int, residual: int | None = None) -> None:
         """Compute y from x with packed weights; `residual` lies in memory as y does."""
-        job = self.job
-        scratch = memory.take(job.scratch)
-        job_at, team = self._address, self._team
+        job, team, threads = self._address, self._team, self._threads
+        scratch = memory.take(self._scratch)
         if residual is None:
-            self._run(job_at, x, packed.address, y, scratch.address, team, job.threads)
+            self._run(job, x, packed.address, y, scratch.address, team, threads)
         else:
             apart = residual - y
-            self._run(job_at, x, packed.address, y, scratch.address, team, job.threads, apart)
+            self._run(job, x, packed.address, y, scratch.address, team, threads, apart)
         memory.give_back(scratch)
 
 
@@ -86,13 +87,19 @@ class Weights:
         shape = conv.weight_shape, conv.groups, conv.transposed, strides
         how = plan.algorithm, plan.dtype, plan.vectors, plan.form
         self.layout = _layouts.setdefault((shape, how), next(_numbers))
+        self._digests = digests()  # kept: of two that threads make at once, one is thrown away
+        self._digest = self._digests.digest
+        self._small = self.bytes <= CHUNK  # else the threads share the work
 
     def packed(self, weight: int, bias: int) -> Packed:
         """The packed copy of the weight and bias at these addresses; `bias` 0 means none."""
-        team = self.call.team
-        digest = weights.digest(weight, self.bytes, team.address, team.threads)
+        if self._small:
+            digest = self._digest(weight, self.bytes)
+        else:
+            team = self.call.team
+            digest = weights.digest(weight, self.bytes, team.address, team.threads)
         if bias:
-            digest = (digest << 64) + weights.digest(bias, self.bias_bytes, 0, 1)
+            digest = (digest << 64) + self._digest(bias, self.bias_bytes)
         key: Any = (weight, bias, self.layout)
         found = CACHE.find(key, digest)
         if found is None:

@@ -50,7 +50,9 @@ class GradientCall:
         memory.require(self.work.scratch, f"scratch memory of the weight gradient of {conv}")
         runs = [words for words in (self.work.words, self.work.adding) if words]
         self._jobs: list[Any] = [np.array(words, dtype=np.int64) for words in runs]
+        self._addresses = [job.ctypes.data for job in self._jobs]
         self._run = gradient_kernel(self.plan)
+        self._team, self._threads = team.address, self.work.threads
         log.event(
             "plan", conv=conv, plan=self.plan, threads=self.work.threads, scratch=self.work.scratch
         )
@@ -58,11 +60,10 @@ class GradientCall:
     def run(self, x: int, dy: int, dw: int) -> None:
         """Compute dw, contiguous, from x and dy, all at these addresses."""
         scratch = memory.take(self.work.scratch)
+        at, team, threads = scratch.address, self._team, self._threads
         # A kernel's arguments are named after those of a convolution: x, weights, y.
-        arguments = [(x, dw, dy), (0, 0, dw)]
-        for job, (first, second, third) in zip(self._jobs, arguments, strict=False):
-            self._run(
-                job.ctypes.data, first, second, third,
-                scratch.address, self.team.address, self.work.threads,
-            )  # fmt: skip
+        first, *then = self._addresses
+        self._run(first, x, dw, dy, at, team, threads)
+        for adding in then:
+            self._run(adding, 0, 0, dw, at, team, threads)
         memory.give_back(scratch)

@@ -89,9 +89,15 @@ def allocate(make: Callable[[], Any], size: int, what: str) -> Any:
     try:
         return make()
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
-            raise  # PyTorch's allocator says it in a RuntimeError; others mean something else
-        raise refused(size, what) from error
+        raise said(error, size, what) from error
+
+
+def said(error: MemoryError | RuntimeError, size: int, what: str) -> Exception:
+    """What an error of an allocation says; PyTorch's allocator says it in a RuntimeError, others
+    mean something else.
+    """
+    other = isinstance(error, RuntimeError) and "memory" not in str(error)
+    return error if other else refused(size, what)
 
 
 def refused(size: int, what: str) -> OutOfMemoryError:

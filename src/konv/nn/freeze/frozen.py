@@ -95,9 +95,11 @@ class Frozen(nn.Module):
         for layer in self.layers.values():
             layer.last = True if last else None
 
-    def train(self, mode: bool = True) -> Frozen:
-        """Refused: there is nothing left to train."""
-        if mode:
+    def train(self, mode: bool | None = None) -> Frozen:
+        """Refused: there is nothing left to train. Where a larger model passes its own mode on, as
+        `train(mode)`, it stays in evaluation mode: what is around it can be trained.
+        """
+        if mode is None:
             _refuse("train()", "cannot be trained", "Train the model itself and freeze it again")
         return self
 

@@ -75,9 +75,10 @@ class Simulated:
             dense_strides(conv.out_shape, not blocked),
         )
         self.job: Job = schedule(conv, self.plan, self.target, *strides, threads)
+        self.conv = module.flat(conv, *strides)[0]  # what the words describe
         self.all: list[int] = self.job.words.tolist()
         self.words = dict(zip(JOB, self.all, strict=False))
-        self.axes = (Axis(1, 1),) * (3 - conv.dims) + conv.axes
+        self.axes = (Axis(1, 1),) * (3 - self.conv.dims) + self.conv.axes
         self.runs = (1, 1, self.words["run"])  # taps of an axis that are taken as one
         self.size, self.lanes = BYTES[conv.dtype], self.target.lanes(conv.dtype)
 
@@ -427,3 +428,49 @@ def test_nothing_to_do() -> None:
         assert list(s.units()) == []
         assert s.job.threads == 1
     assert module.ALONE > 0
+
+
+FLAT = [
+    ("conv2d 3x5x4x6 o7 k1", (True, True), (3, (24,))),
+    ("conv2d 3x5x4x6 o7 k1", (False, False), (1, (72,))),
+    ("conv2d 3x5x4x6 o7 k1", (True, False), (3, (24,))),
+    ("conv2d 3x5x4x1 o7 k1", (False, False), (1, (12,))),
+    ("conv2d 3x5x1x1 o7 k1", (False, False), (1, (3,))),
+    ("conv3d 2x5x3x4x6 o7 k1", (True, True), (2, (72,))),
+    ("conv1d 3x5x6 o7 k1", (False, False), (1, (18,))),
+    ("conv2d 3x5x4x6 o7 k1 p1", (True, True), None),
+    ("conv2d 3x5x4x6 o7 k1 s2", (True, True), None),
+    ("conv2d 3x5x4x6 o7 k1x3 p0x1", (True, True), None),
+]
+
+
+@pytest.mark.parametrize(("line", "first", "seen"), FLAT)
+def test_flat(line: str, first: tuple[bool, bool], seen: Any) -> None:
+    """Pixels one after another are one axis, of all images if they go on; each where it lay."""
+    conv = Conv.parse(line)
+    strides = [
+        dense_strides(shape, not contiguous)
+        for shape, contiguous in zip((conv.in_shape, conv.out_shape), first, strict=True)
+    ]
+    flat, *found = module.flat(conv, *strides)
+    if seen is None:
+        assert (flat, found) == (conv, strides)
+        return
+    assert (flat.n, tuple(axis.size for axis in flat.axes)) == seen
+    for shape, before, after in zip((flat.in_shape, flat.out_shape), strides, found, strict=True):
+        own = (conv.n, shape[1], *(axis.size for axis in conv.axes))
+        old = np.einsum("i...,i->...", np.indices(own), np.array(before))
+        new = np.einsum("i...,i->...", np.indices(shape), np.array(after))
+        moved = np.moveaxis(old, 1, -1).reshape(-1, shape[1])
+        assert np.array_equal(moved, np.moveaxis(new, 1, -1).reshape(-1, shape[1]))
+
+
+def test_gaps_are_not_flat() -> None:
+    """Rows, planes or images apart from each other are what they were, or flat without images."""
+    conv = Conv.parse("conv2d 3x5x4x6 o7 k1")
+    x, y = dense_strides(conv.in_shape, True), dense_strides(conv.out_shape, True)
+    wide_rows = (x[0], x[1], x[2] + 5, x[3])
+    assert module.flat(conv, wide_rows, y) == (conv, wide_rows, y)
+    apart = (x[0] + 5, *x[1:])
+    flat, *_ = module.flat(conv, apart, y)
+    assert (flat.n, flat.axes[0].size) == (3, 24)

@@ -36,7 +36,7 @@ def schedule(
     """The work of `conv` under `plan`, whose kernel sees these channels; `in_lines`: boxes are to
     be as wide as the image; `run`: taps of the last axis that the kernel takes as one.
     """
-    conv, x_strides, y_strides = _flat(conv, x_strides, y_strides)
+    conv, x_strides, y_strides = flat(conv, x_strides, y_strides)
     axes = (Axis(1, 1),) * (3 - len(conv.axes)) + conv.axes
     lines = [Line(axes[0]), Line(axes[1]), Line(axes[2], run)]
     if conv.exact_macs < ALONE:
@@ -66,7 +66,7 @@ def _far(conv: Conv, plan: Plan) -> bool:
     return numbers * COMPUTED[plan.dtype] >= FAR
 
 
-def _flat(conv: Conv, x: Strides, y: Strides) -> tuple[Conv, Strides, Strides]:
+def flat(conv: Conv, x: Strides, y: Strides) -> tuple[Conv, Strides, Strides]:
     """A layer of one tap in steps of one as a layer of a single axis, if all pixels of an image lie
     in equal steps; of all images together, if those go on in the same steps.
 

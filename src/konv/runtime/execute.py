@@ -105,7 +105,7 @@ class Weights:
         if found is None:
             call = self.call
             found = weights.pack(
-                call.conv, call.plan, call.kernel, weight, self.strides, bias, digest, team
+                call.conv, call.plan, call.kernel, weight, self.strides, bias, digest, call.team
             )
             CACHE.add(key, found)
             log.event("pack", conv=call.conv, bytes=found.size)

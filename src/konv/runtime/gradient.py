@@ -10,19 +10,32 @@ import numpy as np
 
 from konv import llvm, log
 from konv.geometry import Conv
-from konv.kernels import gradient, gradient_cut, gradient_planar
+from konv.kernels import (
+    gradient,
+    gradient_cut,
+    gradient_pencils,
+    gradient_pencils_cut,
+    gradient_planar,
+)
 from konv.plan import Plan, Strides
 from konv.runtime import memory
 from konv.runtime.code import gradient_kernel
 from konv.runtime.threads import Team
 from konv.target import Target
 
-CUT = {gradient: gradient_cut.work, gradient_planar: gradient_cut.planar_work}
+CUT = {
+    gradient: gradient_cut.work,
+    gradient_planar: gradient_cut.planar_work,
+    gradient_pencils: gradient_pencils_cut.work,
+}
 
 
-def taken(conv: Conv) -> bool:
-    """Whether some kernel computes it."""
-    return any(algorithm.why_not(conv) is None for algorithm in CUT)
+def taken(conv: Conv, packed: bool, blocked: bool) -> bool:
+    """Whether some kernel computes it. `packed`: x is contiguous, `blocked`: dy is; otherwise
+    channels-last.
+    """
+    target = llvm.detect()
+    return any(algorithm.why_not(conv, target, packed, blocked) is None for algorithm in CUT)
 
 
 def choose(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, Any]:
@@ -30,7 +43,7 @@ def choose(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Pla
     found = [
         (algorithm.cost(conv, plan, target), plan, cut)
         for algorithm, cut in CUT.items()
-        if algorithm.why_not(conv) is None
+        if algorithm.why_not(conv, target, packed, blocked) is None
         for plan in (algorithm.plan(conv, target, packed, blocked),)
     ]
     _, plan, cut = min(found, key=lambda each: each[0])

@@ -79,10 +79,10 @@ class _Layer:
         self.empty = 0 in (conv.n, *conv.weight_shape)
         self.conv = conv.adjoint() if conv.transposed else conv  # x and dy trade roles
         self.call: GradientCall | None = None
-        x, dy = (dy, x) if conv.transposed else (x, dy)
-        x_strides, x_last, x_readable = _laid(kind, x, self.itemsize)
-        y_strides, y_last, y_readable = _laid(kind, dy, self.itemsize)
-        if not self.empty and taken(self.conv, not x_last, not y_last):
+        if not self.empty and taken(self.conv):
+            x, dy = (dy, x) if conv.transposed else (x, dy)
+            x_strides, x_last, x_readable = _laid(kind, x, self.itemsize)
+            y_strides, y_last, y_readable = _laid(kind, dy, self.itemsize)
             self.readable = x_readable, y_readable
             self.call = GradientCall(self.conv, x_strides, y_strides, now, x_last, y_last)
 

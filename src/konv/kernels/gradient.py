@@ -23,7 +23,7 @@ from konv.target import Target
 name = "gradient"
 
 
-def why_not(conv: Conv, target: Target, packed: bool, blocked: bool) -> str | None:
+def why_not(conv: Conv) -> str | None:
     """Only layers without inserted zeros, as the adjoint of a transposed layer is."""
     if any(axis.up > 1 for axis in conv.axes):
         return "takes no inserted zeros"

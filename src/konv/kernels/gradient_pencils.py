@@ -19,14 +19,16 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import product
+from math import prod
 
 from konv.geometry import Conv
+from konv.kernels.gradient_cut import COPIED, TURNED
 from konv.kernels.gradient_parts import emit_add, emit_turn
-from konv.kernels.gradient_pencils_tile import MOST, Form, emit_pass, even, spans
+from konv.kernels.gradient_pencils_tile import Form, emit_pass, even, most_sums, spans
 from konv.kernels.gradient_units import emit_box_words, emit_frame
 from konv.kernels.gradient_words import RECORDS
-from konv.kernels.strip_form import form_of
 from konv.kernels.stored import HALVES
+from konv.kernels.strip_form import form_of
 from konv.kernels.words import Piece, Words, part_function
 from konv.llvm import I64, REAL, SIZE, Function, Module, Pointer, Routine, Value
 from konv.plan import Plan
@@ -38,25 +40,25 @@ CACHE_LINE = 64  # bytes
 PIXELS = 4  # outputs in a tile
 
 
-def why_not(conv: Conv, target: Target, packed: bool, blocked: bool) -> str | None:
-    """Where channels do not stand side by side, or fill no vector."""
+def why_not(conv: Conv) -> str | None:
+    """Only depthwise layers, in numbers that are computed with as they are stored."""
     if any(axis.up > 1 for axis in conv.axes):
         return "takes no inserted zeros"
     if not conv.groups == conv.ci == conv.co:
         return "takes one channel in and out of each group"
     if conv.dtype in HALVES:
         return "takes no half precision"
-    if packed or blocked:
-        return "takes channels-last x and dy"
-    if conv.co < target.lanes(conv.dtype):
-        return f"takes {target.lanes(conv.dtype)} channels or more"
     return None
 
 
-def plan(conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan:
-    """Kernel rows and taps of a row for which sums are kept in registers."""
+def plan(conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan | None:
+    """Kernel rows, and taps of them, for which sums are kept in registers. None where x or dy is
+    not channels-last, or channels fill no vector.
+    """
+    if packed or blocked or conv.co < target.lanes(conv.dtype):
+        return None
     form = form_of(conv)
-    most = MOST[target.registers]
+    most = most_sums(target)
     taps = even(form[2], most)
     rows = even(form[0] * form[1], most // taps)
     return Plan(name, conv.dtype, False, False, PIXELS, 1, form=(*form, rows, taps))
@@ -65,8 +67,11 @@ def plan(conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan:
 def cost(conv: Conv, plan: Plan, target: Target) -> float:
     """Cycles of the loop for each output of all groups: two multiply-adds, two loads a cycle, a
     sixth more for what lies around; an output beside the tiles takes as long as two in a tile.
+
+    Other kernels do not count what it takes to bring x and dy into their form. Here it is saved.
     """
-    form, lanes, last = Form.of(plan, target.lanes(plan.dtype)), target.lanes(plan.dtype), conv.axes[-1]
+    lanes, last = target.lanes(plan.dtype), conv.axes[-1]
+    form = Form.of(plan, lanes)
     rows = form.kernel[0] * form.kernel[1]
     inside = max(0, (last.size - last.extent) // last.stride + 1)
     tiles = inside // plan.pixels
@@ -76,7 +81,9 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     loads = rows * len(form.uses(form.kernel[2])) + passes * plan.pixels
     tile = max(adds * plan.pixels, loads) / 2
     row = tiles * tile + alone * adds + adds + 10 * passes
-    return -(-conv.co // lanes) * row * 7 / 6 / last.out
+    outputs, pixels = (prod(axis.out for axis in conv.axes), prod(axis.size for axis in conv.axes))
+    saved = conv.co * (TURNED + COPIED * pixels / outputs)
+    return -(-conv.co // lanes) * row * 7 / 6 / last.out - saved
 
 
 def emit(plan: Plan, target: Target) -> Module:
@@ -110,13 +117,16 @@ def _emit_box(module: Module, plan: Plan, rows: Routine) -> Routine:
     with part_function(module, "box", labels, writes=True, records=RECORDS) as (f, piece, args):
         job, unit = piece.job, piece.unit
         emit_box_words(f, plan, piece, None, args)
-        # Outputs that read no padding: their first source is none below 0, their last is in x.
+        # Tiles of outputs that read no padding: their first source is none below 0, their last is
+        # in x.
         stride, raw, length = form.stride[2], unit["raw", 2], unit["length", 2]
         first = f.least((f.most(0 - raw, 0) + (stride - 1)) // stride, length)
         room = job["size", 2] - raw - form.extent  # from the last source of the first output on
         after = f.select(room < 0, f.integer(0), f.most(room, 0) // stride + 1)
         unit["inner0"] = first
-        unit["inner1"] = f.most(f.least(after, length), first)
+        inside = f.most(f.least(after, length) - first, 0)
+        tiled = inside // form.pixels * form.pixels
+        unit["inner0"], unit["inner1"], unit["beside"] = first, first + tiled, length - tiled
         f.call(rows, [job.base, unit.base])
         return f.fn
 
@@ -125,49 +135,51 @@ def _emit_rows(module: Module, plan: Plan) -> Routine:
     """rows(job, unit): each row of outputs in the box, all vectors of channels."""
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     form = Form.of(plan, lanes)
-    across = spans(form.kernel[0] * form.kernel[1], form.rows)
+    kernel_rows = form.kernel[0] * form.kernel[1]
+    across = spans(kernel_rows, form.rows)
     along = spans(form.kernel[2], form.taps)
     passes = {size: emit_pass(module, plan, *size) for size in product(across, along)}
     with part_function(module, "rows", records=RECORDS) as (f, piece, _):
-        job, unit, last = piece.job, piece.unit, piece.job["groups"] - lanes
-        first = f.least(unit["line0"] * lanes, last)
+        job, unit, last_line = piece.job, piece.unit, piece.job["groups"] - lanes
+        first = f.least(unit["line0"] * lanes, last_line)
         x, y = unit.pointer("x", real) + first, unit.pointer("y", real) + first
-        table = piece.part("at_rows", I64)
         sums, taps = piece.part("at_sums", real), job["taps"] * lanes
         shared = max(1, CACHE_LINE // (lanes * SIZE[real]))  # vectors in a line of cache
+        _list_beside(f, piece, form)
         with (
             f.loop(unit["images"]) as image,
             f.loop(unit["length", 0]) as d,
             f.loop(unit["length", 1]) as h,
         ):
             source = x + image * job["x_batch"]
-            below = _list_rows(f, piece, form, source, (d, h))
+            _list_rows(f, piece, form, source, (d, h))
             dy = y + image * job["y_batch"] + d * job["y_stride", 0] + h * job["y_stride", 1]
-            with f.loop(unit["line1"], start=unit["line0"]) as line:
-                on = f.least(line * lanes, last) - first
+            inner0, inner1 = unit["inner0"], unit["inner1"]
+            step = job["segment"]
+            with (
+                f.loop(f.most(inner1, inner0 + 1), start=inner0, step=step) as begin,
+                f.loop(unit["line1"], start=unit["line0"]) as line,
+            ):
+                end = f.least(begin + step, inner1)
+                on = f.least(line * lanes, last_line) - first
                 fetch = (line & (shared - 1)) < job["far"]
-                asked = f.select(fetch, (below + on).address(), 0)
                 own = sums + (line - unit["line0"]) * taps
-                for (rows, taps), routine in passes.items():
-                    (row0, row1), (tap0, tap1) = across[rows], along[taps]
+                for (rows, width), routine in passes.items():
+                    (row0, row1), (tap0, tap1) = across[rows], along[width]
                     with (
                         f.loop(row1, start=row0, step=rows) as row,
-                        f.loop(tap1, start=tap0, step=taps) as tap,
+                        f.loop(tap1, start=tap0, step=width) as tap,
                     ):
-                        first_pass = (row | tap).equals(0)
-                        arguments = [
-                            table + row * 2, on, dy + on, own + (row * form.kernel[2] + tap) * lanes,
-                            tap, f.select(first_pass, asked, 0),
-                        ]  # fmt: skip
+                        last = (row + rows).equals(kernel_rows) & tap.equals(0)
+                        ask = f.select(fetch & last, f.integer(1), 0)
+                        arguments = [row, tap, on, dy, own, ask, begin, end]
                         f.call(routine, [job.base, unit.base, *arguments])
         return f.fn
 
 
-def _list_rows(
-    f: Function, piece: Piece, form: Form, x: Pointer, at: tuple[Value, Value]
-) -> Pointer:
+def _list_rows(f: Function, piece: Piece, form: Form, x: Pointer, at: tuple[Value, Value]) -> None:
     """Write down for each row of the kernel where it reads, and the step from column to column: 0
-    in the zeros that stand for padding. Returns where the last row reads for the outputs below.
+    in the zeros that stand for padding.
     """
     job, unit = piece.job, piece.unit
     table, zeros = piece.part("at_rows", I64), unit["scratch"] + job["at_zeros"]
@@ -179,9 +191,23 @@ def _list_rows(
         row = x + deep * job["x_stride", 0] + high * job["x_stride", 1]
         entry[0] = f.select(there, row.address(), zeros)
         entry[1] = f.select(there, job["x_stride", 2], 0)
-    ends = [raw + (form.kernel[a] - 1) * form.dilation[a] for a, raw in enumerate(raws)]
-    high = ends[1] + form.stride[1]
-    return x + ends[0] * job["x_stride", 0] + high * job["x_stride", 1]
+
+
+def _list_beside(f: Function, piece: Piece, form: Form) -> None:
+    """Write down for each output beside the tiles where in a row its dy lies and what each tap
+    reads, -1 for padding.
+    """
+    job, unit, at = piece.job, piece.unit, piece.part("at_beside", I64)
+    with f.loop(unit["beside"]) as number:
+        behind = number + (unit["length", 2] - unit["beside"])
+        j = f.select(number < unit["inner0"], number, behind)
+        entry = at + number * (form.kernel[2] + 1)
+        entry[0] = j * job["y_stride", 2]
+        first = unit["raw", 2] + j * form.stride[2]
+        with f.loop(form.kernel[2]) as tap:
+            column = first + tap * form.dilation[2]
+            there = f.below_unsigned(column, job["size", 2])
+            entry[tap + 1] = f.select(there, column * job["x_stride", 2], -1)
 
 
 def _emit_leave(module: Module, plan: Plan, turn: Routine) -> Routine:

@@ -13,8 +13,9 @@ from konv.target import COMPUTED, Target
 
 CACHE_LINE = 64  # bytes
 # Bytes of x under a row of a box, all channels of a unit: they wait in a cache for the row below.
-NEAR = 64 * 1024
+NEAR = 256 * 1024
 SEGMENT = 16  # outputs of a row in a box, at least
+STEP = 32  # outputs of a row that are computed for a vector of channels before the next
 OUTPUTS = 1024  # of a box, about: the rows above a box are read twice
 OUTPUTS_OF_PART = 512  # at least
 
@@ -38,11 +39,13 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
     numbers = prod(conv.in_shape) + prod(conv.out_shape)
     words = {
         "units": boxes.parts * chunks, "ranges_co": chunks, "lines": lines, "lines_each": each,
+        "segment": max(1, STEP // plan.pixels) * plan.pixels,
         "far": int(numbers * size >= schedule.FAR),
     }  # fmt: skip
     parts = {
         "at_rows": kernel_rows * 2 * 8,
         "at_zeros": each * lanes * size,
+        "at_beside": boxes.lines[2].box * (axes[2].kernel + 1) * 8,
         "at_sums": each * taps * lanes * size,
     }
     return complete(conv, boxes, words, parts, [], x, y, threads)

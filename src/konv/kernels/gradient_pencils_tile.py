@@ -8,7 +8,8 @@
         for output beside the tiles, one at a time
         store the sums
 
-Multiply-adds bind it: 4 outputs of a 3x3 are 36 of them, 18 cycles, for 22 loads.
+Multiply-adds bind it: 4 outputs of a 3x3 are 36 of them, 18 cycles, for 22 loads. LLVM would load
+early and spill, so each product is asked for before anything behind it is loaded.
 """
 
 from __future__ import annotations
@@ -20,9 +21,8 @@ from konv.kernels.gradient_words import RECORDS
 from konv.kernels.words import Piece, part_function
 from konv.llvm import I64, REAL, Function, Module, Pointer, Routine, Value, Variable
 from konv.plan import Plan
+from konv.target import Target
 
-# Sums in registers at most, by how many there are: beside them a tile has dy of its outputs and x.
-MOST = {16: 10, 32: 25}
 CHAINS = 8  # of multiply-adds that a processor needs in flight: two a cycle, each 4 cycles late
 
 
@@ -62,6 +62,13 @@ class Form:
         return dict(sorted(found.items()))
 
 
+def most_sums(target: Target) -> int:
+    """In registers: beside them are dy of a tile and x, and without multiply-add products."""
+    if target.registers == 32:
+        return 25
+    return 10 if target.vector_bytes > 16 else 9
+
+
 def even(count: int, most: int) -> int:
     """How many at a time, in as few steps as can be."""
     return -(-count // -(-count // max(1, most)))
@@ -78,16 +85,18 @@ def spans(count: int, most: int) -> dict[int, tuple[int, int]]:
 
 
 def emit_pass(module: Module, plan: Plan, rows: int, taps: int) -> Routine:
-    """pass(job, unit, table, on, dy, sums, tap, below): a row of outputs with so many rows of the
-    kernel and taps of each. Apart, so that nothing else needs registers.
+    """pass(job, unit, row, tap, on, dy, sums, fetch, begin, end): tiles of a row of outputs with
+    so many rows of the kernel and taps of each; with the last tile, the outputs beside all tiles.
+    Apart, so that nothing else needs registers.
 
-    table   for each row of the kernel: its address at column 0, elements from a column to the next
-    on      elements to go on from there, and in the zeros
-    tap     the first of each row
-    below   the last row of x that the outputs below read, to be asked for with the others and with
-            their dy; 0: nothing is
+    row     of the kernel, the first of those; tap: the first of each
+    on      elements from the unit's first channel on, in all arrays
+    dy      of the row of outputs
+    sums    of the vector, all taps
+    fetch   1 if what the outputs below read, and these do not, is to be asked for
+    begin   the first output of the tiles, and the one behind them
     """
-    labels = ("table", "on", "dy", "sums", "tap", "below")
+    labels = ("row", "tap", "on", "dy", "sums", "fetch", "begin", "end")
     with part_function(module, f"pass_{rows}x{taps}", labels, records=RECORDS) as (f, piece, args):
         form = Form.of(plan, module.target.lanes(plan.dtype))
         _Pass(f, piece, form, plan, rows, taps, args).add()
@@ -106,12 +115,14 @@ class _Pass:
     ) -> None:  # fmt: skip
         self.f, self.form, self.rows, self.taps = f, form, rows, taps
         self.job, self.unit, real = piece.job, piece.unit, REAL[plan.dtype]
-        table, on, dy, sums, tap, self.below = args
-        entries = table.to_pointer(I64)
+        row, tap, on, dy, sums, self.fetch, self.begin, self.end = args
+        entries = piece.part("at_rows", I64) + row * 2
         self.at = [entries.pointer(2 * m, real) + on for m in range(rows)]
         self.steps = [entries[2 * m + 1] for m in range(rows)]
+        self.tap, self.listed = tap, piece.part("at_beside", I64)
         self.zeros = piece.part("at_zeros", real) + on
-        self.dy, self.sums = dy.to_pointer(real), sums.to_pointer(real)
+        self.dy, self.sums = dy.to_pointer(real) + on, sums.to_pointer(real)
+        self.sums = self.sums + (row * form.kernel[2] + tap) * form.lanes
         self.y_step = self.job["y_stride", 2]
         self.column = self.unit["raw", 2] + tap * form.dilation[2]
 
@@ -120,24 +131,18 @@ class _Pass:
         f, lanes, reach = self.f, self.form.lanes, self.form.kernel[2]
         places = [[(m * reach + t) * lanes for t in range(self.taps)] for m in range(self.rows)]
         totals = [[Variable(f, self.sums.vector(p, lanes)) for p in line] for line in places]
-        begin, end = self.unit["inner0"], self.unit["inner1"]
-        whole = begin + (end - begin) // self.form.pixels * self.form.pixels
         sets = [totals, *self._more_sets(totals)]
-        with f.choose(self.below.differs(0)) as (fetching, plain):
+        with f.choose(self.fetch.differs(0)) as (fetching, plain):
             with fetching:
-                self._tiles(begin, whole, sets, True)
+                self._tiles(sets, True)
             with plain:
-                self._tiles(begin, whole, sets, False)
+                self._tiles(sets, False)
         for more in sets[1:]:
             for line, others in zip(totals, more, strict=True):
                 for total, other in zip(line, others, strict=True):
                     total.set(total.get() + other.get())
-        with f.loop(2) as side:  # behind the tiles, then before them
-            before = side.differs(0)
-            start = f.select(before, f.integer(0), whole)
-            stop = f.select(before, begin, self.unit["length", 2])
-            with f.loop(stop, start=start) as j:
-                self._output(j, totals)
+        with f.when(self.end.equals(self.unit["inner1"])), f.loop(self.unit["beside"]) as number:
+            self._output(number, totals)
         for line, own in zip(totals, places, strict=True):
             for total, place in zip(line, own, strict=True):
                 self.sums.put(place, total.get())
@@ -146,55 +151,49 @@ class _Pass:
         """Where chains of multiply-adds are few, several sums of each tap take turns."""
         f, sums = self.f, self.rows * self.taps
         count = min(self.form.pixels, -(-CHAINS // sums))
-        if count * sums > MOST[16]:
+        if count * sums > most_sums(f.module.target):
             return []
         zero = f.zero(self.dy.element, self.form.lanes)
         return [[[Variable(f, zero) for _ in line] for line in totals] for _ in range(count - 1)]
 
-    def _tiles(self, begin: Value, end: Value, sets: list[Sums], fetching: bool) -> None:
+    def _tiles(self, sets: list[Sums], fetching: bool) -> None:
         """Outputs that read no padding."""
         f, form, lanes = self.f, self.form, self.form.lanes
-        column, uses = self.column + begin * form.stride[2], form.uses(self.taps)
+        column, uses = self.column + self.begin * form.stride[2], form.uses(self.taps)
         lines = [
             _Walk(f, p + column * step, step) for p, step in zip(self.at, self.steps, strict=True)
         ]
-        gradients = _Walk(f, self.dy + begin * self.y_step, self.y_step)
-        asked = self._asked(begin) if fetching else []
-        with f.loop(end, start=begin, step=form.pixels):
+        gradients = _Walk(f, self.dy + self.begin * self.y_step, self.y_step)
+        with f.loop(self.end, start=self.begin, step=form.pixels):
             at = gradients.places(form.pixels, form.pixels)
             dy = [p.vector(0, lanes) for p in at]
-            if fetching:
-                below = [p + self.job["y_stride", 1] for p in at]
-                for p in sum((walk.places(form.ahead, form.ahead) for walk in asked), below):
-                    f.prefetch(p)
             slots = [line.places(max(uses) + 1, form.ahead) for line in lines]
+            if fetching:
+                for p in at:
+                    f.prefetch(p + self.job["y_stride", 1])
             for slot, pairs in uses.items():
                 for m, places in enumerate(slots):
                     x = places[slot].vector(0, lanes)
                     for output, tap in pairs:
                         total = sets[output % len(sets)][m][tap]
-                        total.set(f.fma(x, dy[output], total.get()))
+                        total.set(f.now(f.fma(x, dy[output], total.get())))
+                if fetching and slot < form.ahead:
+                    for row in range(min(form.stride[1], form.kernel[1])):
+                        below = self.job["x_stride", 1] * (form.stride[1] - row)
+                        f.prefetch(slots[-1][slot] + below)
 
-    def _asked(self, begin: Value) -> list[_Walk]:
-        """The rows that the outputs below read, and the outputs of this row do not."""
-        step, stride, kernel = self.job["x_stride", 2], self.form.stride, self.form.kernel
-        column = (self.unit["raw", 2] + begin * stride[2]) * step
-        below = self.below.to_pointer(self.dy.element)
-        return [
-            _Walk(self.f, below + (column - self.job["x_stride", 1] * row), step)
-            for row in range(min(stride[1], kernel[1]))
-        ]
-
-    def _output(self, j: Value, totals: Sums) -> None:
-        """Output j, some of whose taps may lie beside the image."""
-        f, form, lanes = self.f, self.form, self.form.lanes
-        dy = (self.dy + j * self.y_step).vector(0, lanes)
+    def _output(self, number: Value, totals: Sums) -> None:
+        """One of the outputs beside the tiles, whose places are listed."""
+        f, lanes = self.f, self.form.lanes
+        listed = self.listed + number * (self.form.kernel[2] + 1)
+        dy, columns = (self.dy + listed[0]).vector(0, lanes), listed + 1 + self.tap
         for t in range(self.taps):
-            slot = self.column + j * form.stride[2] + t * form.dilation[2]
-            there = f.below_unsigned(slot, self.job["size", 2])
-            for line, step, sums in zip(self.at, self.steps, totals, strict=True):
-                x = f.select_pointer(there, line + slot * step, self.zeros)
-                sums[t].set(f.fma(x.vector(0, lanes), dy, sums[t].get()))
+            column = columns[t]
+            padding = column < 0
+            for row, step, sums in zip(self.at, self.steps, totals, strict=True):
+                there = row + f.select(step.equals(0), f.integer(0), column)
+                x = f.select_pointer(padding, self.zeros, there).vector(0, lanes)
+                sums[t].set(f.fma(x, dy, sums[t].get()))
 
 
 class _Walk:
@@ -205,7 +204,7 @@ class _Walk:
 
     def places(self, count: int, ahead: int) -> list[Pointer]:
         """So many from here on; goes on by `ahead` steps."""
-        places = [Pointer(self.f, self.at.get().ir, self.element)]
+        places = [self.f.opaque(Pointer(self.f, self.at.get().ir, self.element))]
         while len(places) <= max(count - 1, ahead):
             places.append(places[-1] + self.step)
         self.at.set(places[ahead])

@@ -44,7 +44,7 @@ MOST = 4  # output channels in a tile
 ROWS = 10  # rows in a tile: each has its address in one of 16 registers
 
 
-def why_not(conv: Conv, target: Target, packed: bool, blocked: bool) -> str | None:
+def why_not(conv: Conv) -> str | None:
     """Where outputs of a row are no neighbours in a strip."""
     if any(axis.up > 1 for axis in conv.axes):
         return "takes no inserted zeros"

@@ -30,12 +30,9 @@ CUT = {
 }
 
 
-def taken(conv: Conv, packed: bool, blocked: bool) -> bool:
-    """Whether some kernel computes it. `packed`: x is contiguous, `blocked`: dy is; otherwise
-    channels-last.
-    """
-    target = llvm.detect()
-    return any(algorithm.why_not(conv, target, packed, blocked) is None for algorithm in CUT)
+def taken(conv: Conv) -> bool:
+    """Whether some kernel computes it."""
+    return any(algorithm.why_not(conv) is None for algorithm in CUT)
 
 
 def choose(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, Any]:
@@ -43,8 +40,9 @@ def choose(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Pla
     found = [
         (algorithm.cost(conv, plan, target), plan, cut)
         for algorithm, cut in CUT.items()
-        if algorithm.why_not(conv, target, packed, blocked) is None
+        if algorithm.why_not(conv) is None
         for plan in (algorithm.plan(conv, target, packed, blocked),)
+        if plan is not None
     ]
     _, plan, cut = min(found, key=lambda each: each[0])
     return plan, cut

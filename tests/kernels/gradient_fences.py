@@ -15,7 +15,15 @@ from unittest.mock import patch
 import numpy as np
 from functional.check import threads
 from functional.fences import PAGE, Fence
-from kernels.test_gradient import KERNELS, LINES, arrays, pinned, small_boxes
+from kernels.test_gradient import (
+    DEPTHWISE,
+    KERNELS,
+    LINES,
+    arrays,
+    pinned,
+    small_boxes,
+    takes,
+)
 
 from konv import arrays as kinds
 from konv import reference, weight_gradient
@@ -65,10 +73,10 @@ def main(end: str, missing: str = "0") -> None:
         memory.release()
         stack.enter_context(threads(2))
         for line, dtype, kernel, last in product(
-            LINES, ("float32", "float16"), KERNELS, (False, True)
+            LINES + DEPTHWISE, ("float32", "float16"), KERNELS, (False, True)
         ):
             conv = replace(Conv.parse(line), dtype=dtype)
-            if not kernel.why_not(conv):
+            if takes(kernel, conv, last):
                 print(conv, kernel.name, last, flush=True)  # noqa: T201
                 run(conv, kernel, *(fence.array(a) for a in arrays(conv, last)))
     print("done")  # noqa: T201

@@ -5,7 +5,7 @@ units; the same bits for any number of threads; nothing touched beyond the array
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -19,10 +19,17 @@ from functional.test_guard_pages import child_of
 from konv import gradient as front
 from konv import llvm, reference, weight_gradient
 from konv.geometry import Conv
-from konv.kernels import gradient, gradient_cut, gradient_planar
+from konv.kernels import (
+    gradient,
+    gradient_cut,
+    gradient_pencils,
+    gradient_pencils_cut,
+    gradient_planar,
+    schedule,
+)
 from konv.runtime import gradient as runtime
 
-KERNELS: tuple[Any, ...] = (gradient, gradient_planar)
+KERNELS: tuple[Any, ...] = (gradient, gradient_planar, gradient_pencils)
 LINES = (
     "conv1d 3x4x70 o5 k4 s3 p2:0",
     "conv2d 2x6x9x8 o8 k3 s2 p1 g2",
@@ -34,6 +41,21 @@ LINES = (
     "conv2d 2x3x24x23 o17 k7 s2 p3",
     "conv2d 1x20x5x8 o40 k3 p1 g20",
     "conv3d 2x4x5x6x9 o3 k3x1x2 p1",
+)  # fmt: skip
+DEPTHWISE = (
+    "conv2d 2x8x12x11 o8 k3 p1 g8",
+    "conv2d 3x13x14x19 o13 k3 s2 p1 g13",
+    "conv2d 1x40x11x14 o40 k3 p2 d2 g40",
+    "conv2d 2x24x13x15 o24 k5 s2 p2 g24",
+    "conv2d 2x16x9x17 o16 k7 p3 g16",
+    "conv2d 2x17x3x30 o17 k1x5 p0x2 g17",
+    "conv2d 2x16x30x4 o16 k5x1 p2x0 g16",
+    "conv2d 5x9x2x2 o9 k5 p2 g9",
+    "conv2d 2x8x7x9 o8 k3 s4x3 p0x5 g8",
+    "conv2d 1x8x9x23 o8 k3x11 p1x5 g8",
+    "conv2d 2x16x6x7 o16 k1 g16",
+    "conv3d 2x12x4x5x9 o12 k3 p1 g12",
+    "conv1d 3x20x37 o20 k9 s2 p4 g20",
 )  # fmt: skip
 
 
@@ -57,7 +79,17 @@ def small_boxes() -> Iterator[None]:
     with ExitStack() as stack:
         for name, number in numbers.items():
             stack.enter_context(patch.object(gradient_cut, name, number))
+        pencils = {"NEAR": 512, "SEGMENT": 6, "STEP": 4, "OUTPUTS": 24, "OUTPUTS_OF_PART": 32}
+        for name, number in pencils.items():
+            stack.enter_context(patch.object(gradient_pencils_cut, name, number))
+        stack.enter_context(patch.object(schedule, "FAR", 0))
         yield
+
+
+def takes(kernel: Any, conv: Conv, last: bool) -> bool:
+    """Whether a kernel computes a layer between arrays of this layout."""
+    plan = kernel.plan(conv, llvm.detect(), not last, not last)
+    return kernel.why_not(conv) is None and plan is not None
 
 
 def arrays(conv: Conv, last: bool) -> tuple[Any, Any]:
@@ -76,12 +108,12 @@ def _last(a: Any) -> Any:
 @pytest.mark.parametrize("small", [False, True], ids=["as it is", "in small boxes"])
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "last"])
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: str(k.name))
-@pytest.mark.parametrize("line", LINES)
+@pytest.mark.parametrize("line", LINES + DEPTHWISE)
 def test_right(line: str, kernel: ModuleType, last: bool, small: bool) -> None:
     """Exactly, on integers; with one thread, two and three."""
     for dtype in ("float32", "float64"):
         conv = replace(Conv.parse(line), dtype=dtype)
-        if kernel.why_not(conv):
+        if not takes(kernel, conv, last):
             continue
         x, dy = arrays(conv, last)
         want = reference.weight_gradient(conv, x, dy)
@@ -97,13 +129,15 @@ def test_right(line: str, kernel: ModuleType, last: bool, small: bool) -> None:
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: str(k.name))
-@pytest.mark.parametrize("line", LINES)
-def test_threads_change_no_bit(line: str, kernel: ModuleType) -> None:
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "last"])
+@pytest.mark.parametrize("line", LINES + DEPTHWISE)
+def test_threads_change_no_bit(line: str, last: bool, kernel: ModuleType) -> None:
     """With several parts, whose sums are added up in one order."""
     conv, rng = Conv.parse(line), np.random.default_rng(1)
-    if kernel.why_not(conv):
+    if not takes(kernel, conv, last):
         return
     x, dy = (rng.standard_normal(s).astype("float32") for s in (conv.in_shape, conv.out_shape))
+    x, dy = (_last(x), _last(dy)) if last else (x, dy)
     with small_boxes(), pinned(kernel):
         found = []
         for count in (1, 2, 3, 5):
@@ -127,6 +161,46 @@ def test_boxes_depend_on_sizes_alone() -> None:
     assert works[2].words[at["units"]] >= works[2].words[at["parts"]]
 
 
+@pytest.mark.parametrize("cut", [nullcontext, small_boxes], ids=["as it is", "in small boxes"])
+@pytest.mark.parametrize("odd", [np.inf, np.nan], ids=str)
+@pytest.mark.parametrize("line", DEPTHWISE)
+def test_nothing_is_multiplied_that_the_layer_does_not_read(
+    line: str, odd: float, cut: Any
+) -> None:
+    """Numbers that are not finite reach the taps that meet them, and no other."""
+    conv = Conv.parse(line)
+    for seed in range(4):
+        x, dy = arrays(conv, True)
+        rng = np.random.default_rng(seed)
+        for a in (x, dy)[seed % 2 : seed % 2 + 1]:
+            for c in range(0, conv.co, 2):
+                at = tuple(rng.choice((0, n - 1, rng.integers(n))) for n in a.shape)
+                a[(at[0], c, *at[2:])] = odd
+        pads = [(0, 0), (0, 0), *(axis.overhang() for axis in conv.axes)]
+        with np.errstate(invalid="ignore"):  # padding counts as zeros that are multiplied
+            want = reference.weight_gradient(conv.padded(), np.pad(x, pads), dy)
+        with cut(), pinned(gradient_pencils):
+            got = weight_gradient(conv, x, dy)
+        assert np.array_equal(got, want, equal_nan=True), f"{conv}, {seed}"
+
+
+def test_layouts_of_pencils() -> None:
+    """Not where channels are no neighbours, fill no vector, or are stored in halves."""
+    conv, target = Conv.parse(DEPTHWISE[0]), llvm.detect()
+    for layout in ((True, True), (True, False), (False, True)):
+        assert gradient_pencils.plan(conv, target, *layout) is None
+    lanes = target.lanes("float32")
+    few = conv_of_channels(lanes - 1)
+    assert gradient_pencils.plan(few, target, False, False) is None
+    assert gradient_pencils.plan(conv_of_channels(lanes), target, False, False)
+    assert gradient_pencils.why_not(Conv.parse("conv2d 1x16x9x9 o32 k3 g16"))
+    assert gradient_pencils.why_not(replace(conv, dtype="float16"))
+
+
+def conv_of_channels(count: int) -> Conv:
+    return Conv.parse(f"conv2d 1x{count}x9x9 o{count} k3 g{count}")
+
+
 @pytest.mark.parametrize(
     ("line", "kernel"),
     [
@@ -139,6 +213,24 @@ def test_boxes_depend_on_sizes_alone() -> None:
 def test_chosen(line: str, kernel: ModuleType) -> None:
     """Outputs stand in the lanes where channels would not fill them."""
     plan, _ = runtime.choose(Conv.parse(line), llvm.detect(), True, True)
+    assert plan.algorithm == kernel.name
+
+
+@pytest.mark.parametrize(
+    ("line", "kernel"),
+    [
+        ("conv2d 8x960x7x7 o960 k3 p1 g960", gradient_pencils),
+        ("conv2d 1x96x112x112 o96 k3 s2 p1 g96", gradient_pencils),
+        ("conv2d 1x240x14x14 o240 k5 p2 g240", gradient_pencils),
+        ("conv2d 1x64x56x56 o64 k31 p15 g64", gradient_planar),
+        ("conv2d 1x64x56x56 o64 k3 p1", gradient),
+    ],
+)
+def test_chosen_channels_last(line: str, kernel: ModuleType) -> None:
+    """Channels of depthwise layers do, where both arrays have them last; of kernels so large that
+    sums are loaded again and again, outputs again.
+    """
+    plan, _ = runtime.choose(Conv.parse(line), llvm.detect(), False, False)
     assert plan.algorithm == kernel.name
 
 

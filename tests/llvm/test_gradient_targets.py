@@ -11,7 +11,7 @@ from llvm.assembly import MACHINES, MULTIPLY_ADD, Machine, called, count, functi
 from llvm.test_strip_targets import spills
 
 from konv.geometry import Conv
-from konv.kernels import gradient, gradient_planar
+from konv.kernels import gradient, gradient_pencils, gradient_planar
 from konv.kernels.gradient_tile import UNROLL
 from konv.llvm import assembly, describe
 
@@ -20,7 +20,8 @@ each_machine = pytest.mark.parametrize("machine", MACHINES, ids=str)
 
 def compiled(machine: Machine, kernel: Any, line: str) -> tuple[Any, dict[str, list[str]]]:
     target = describe(machine.triple, machine.cpu, "")
-    plan = kernel.plan(Conv.parse(line), target, True, True)
+    packed = kernel is not gradient_pencils
+    plan = kernel.plan(Conv.parse(line), target, packed, packed)
     found = functions(assembly(kernel.emit(plan, target)))
     calls = set().union(*map(called, found.values())) - found.keys()
     assert calls <= {"memcpy", "memset", "bzero"}, "what else it needs comes through the context"
@@ -45,4 +46,15 @@ def test_planar_sums_stay_in_registers(machine: Machine, layer: str) -> None:
     instruction = MULTIPLY_ADD[machine.family, "float32"]
     loop = inner_loop(found[f"tile_{plan.pixels}x{plan.vectors}"], instruction)
     assert count(loop, instruction) == plan.pixels * plan.vectors
+    assert len(spills(loop)) <= (2 if machine.family == "sse" else 0), spills(loop)
+
+
+@pytest.mark.parametrize("layer", ["k3 p1", "k3 s2 p1", "k5 p2", "k7 p3"])
+@each_machine
+def test_pencils_sums_stay_in_registers(machine: Machine, layer: str) -> None:
+    plan, found = compiled(machine, gradient_pencils, f"conv2d 1x64x20x20 o64 {layer} g64")
+    rows, taps = plan.form[9:11]
+    instruction = MULTIPLY_ADD[machine.family, "float32"]
+    loop = inner_loop(found[f"pass_{rows}x{taps}"], instruction)
+    assert count(loop, instruction) == plan.pixels * rows * taps
     assert len(spills(loop)) <= (2 if machine.family == "sse" else 0), spills(loop)

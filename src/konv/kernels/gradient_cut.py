@@ -67,8 +67,13 @@ class Boxes:
             if most == 1 or prod(line.slots for line in lines) <= CHANNEL:
                 break
             most //= 2
+        return cls.over(conv, lines, left, part)
+
+    @classmethod
+    def over(cls, conv: Conv, lines: list[Line], images: int, part: int) -> Boxes:
+        """With axes cut like this, and so many images in a box if one holds a whole image."""
         whole = all(line.boxes == 1 for line in lines)
-        images = max(1, left) if whole else 1
+        images = max(1, images) if whole else 1
         images = -(-conv.n // -(-conv.n // images))
         count = -(-conv.n // images) * prod(line.boxes for line in lines)
         outputs = conv.n * prod(line.count for line in lines)
@@ -114,7 +119,7 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
         "at_sums": blocks_each * rows * width * size,
     }
     places = [d * face + h * pitch + w for d in along[0] for h in along[1] for w in along[2]]
-    return _work(conv, boxes, words, parts, places, x, y, threads)
+    return complete(conv, boxes, words, parts, places, x, y, threads)
 
 
 def planar_work(
@@ -156,7 +161,7 @@ def planar_work(
     }
     dealt = [w % stride * half + w // stride for w in along[2]]
     places = [d * face + h * pitch + w for d in along[0] for h in along[1] for w in dealt]
-    return _work(conv, boxes, words, parts, places, x, y, threads)
+    return complete(conv, boxes, words, parts, places, x, y, threads)
 
 
 def _in_place(conv: Conv, plan: Plan, boxes: Boxes, lanes: int, y: Strides) -> bool:
@@ -174,7 +179,7 @@ def _chunks(conv: Conv, parts: int, numbers: int, threads: int) -> int:
     return min(conv.groups, -(-fewest // threads) * threads)
 
 
-def _work(
+def complete(
     conv: Conv,
     boxes: Boxes,
     words: dict[str, int],
@@ -193,7 +198,7 @@ def _work(
         "piece": PIECE, "numbers": conv.params, "parts": boxes.parts, "boxes": boxes.count,
         "images": boxes.images, "n": conv.n, "groups": conv.groups,
         "ci": conv.ci // conv.groups, "co": conv.co // conv.groups,
-        "taps": len(places), "at_taps": len(JOB),
+        "taps": prod(axis.kernel for axis in conv.axes), "at_taps": len(JOB),
         "x_batch": x[0], "x_channel": x[1], "y_batch": y[0], "y_channel": y[1],
     }  # fmt: skip
     tables, missing = list(places), (0,) * (3 - conv.dims)

@@ -113,10 +113,10 @@ def _emit_unit(plan: Plan, f: Function, job: Words, unit: Words, number: Value) 
 
 
 def emit_box_words(
-    f: Function, plan: Plan, piece: Piece, slots_of: Routine, args: list[Value]
+    f: Function, plan: Plan, piece: Piece, slots_of: Routine | None, args: list[Value]
 ) -> None:
     """The words of a unit that say where the box of a number lies, and the tables of its
-    sources; `args`: addresses of x and dy, the number.
+    sources, if wanted; `args`: addresses of x and dy, the number.
     """
     (x, dy, rest), job, unit = args, piece.job, piece.unit
     size = SIZE[element(plan.dtype)]
@@ -129,11 +129,12 @@ def emit_box_words(
         slots = (length - 1) * job["ahead", axis] + job["first_slots", axis]
         unit["length", axis], unit["raw", axis], unit["slots", axis] = length, raw, slots
         pixels, place = pixels * length, place + j * job["y_stride", axis]
-        arguments: list[Value | int] = [
-            piece.part(("at_slots", axis), I64), job.base + job["at_raws", axis], raw, slots,
-            job["size", axis], job["x_stride", axis], 0,
-        ]  # fmt: skip
-        f.call(slots_of, arguments)
+        if slots_of:
+            arguments: list[Value | int] = [
+                piece.part(("at_slots", axis), I64), job.base + job["at_raws", axis], raw, slots,
+                job["size", axis], job["x_stride", axis], 0,
+            ]  # fmt: skip
+            f.call(slots_of, arguments)
     image = rest * job["images"]
     unit["images"] = f.least(job["images"], job["n"] - image)
     unit["pixels"] = pixels * unit["images"]

@@ -28,9 +28,13 @@ JOB = (
     # planar: groups in a unit, numbers in a row of one phase, in a channel of dy
     "groups_each", "half", "panel",
     "in_place",  # planar: 1 if dy is read as it lies
+    # pencils: vectors of channels, in a unit; outputs of a row that a vector takes before the next
+    # does; 1 if the next row is to be asked for in advance
+    "lines", "lines_each", "segment", "far",
     "at_taps",  # word where the places of taps in a strip begin
     "partial",  # bytes into the scratch memory where the sums of parts begin; 0: there are none
     "thread_bytes", "at_pixels", "at_strip", "at_panel", "at_sums",
+    "at_rows", "at_zeros", "at_beside",
     *per_axis(
         "size", "x_stride", "y_stride", "count", "box", "axis_boxes", "jump", "least", "ahead",
         "first_slots", "at_raws", "at_slots",
@@ -44,6 +48,9 @@ UNIT = (
     "images", "pixels",  # of the box at hand; planar: vectors of outputs
     # planar: numbers in a row of the panel; where it is, numbers from channel to channel
     "across", "panel", "panel_step",
+    # pencils: vectors of channels, from and to; outputs of a row in tiles, likewise, and of
+    # those beside them
+    "line0", "line1", "inner0", "inner1", "beside",
     *per_axis("length", "raw", "slots"),
 )  # fmt: skip
 RECORDS = (JOB, UNIT)

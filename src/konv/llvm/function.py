@@ -342,6 +342,21 @@ class Function:
         intrinsic = self.module.declare("llvm.prefetch.p0", ir.VoidType(), [PTR, I32, I32, I32])
         self.b.call(intrinsic, [p.ir, I32(0), I32(3), I32(1)])
 
+    def now(self, value: Value) -> Value:
+        """The same vector, computed before anything behind this is loaded: LLVM loads early, and
+        spills what then finds no register.
+        """
+        register = "w" if self.module.target.arch == "aarch64" else "v"
+        ty, constraints = ir.FunctionType(value.type, [value.type]), f"={register},0,~{{memory}}"
+        return Value(self, self.b.asm(ty, "", constraints, [value.ir], True))
+
+    def opaque(self, p: Pointer) -> Pointer:
+        """The same address, of which LLVM knows no more: what is computed from it is computed where
+        it is used, and kept in no register from one turn of a loop to the next.
+        """
+        same = self.b.asm(ir.FunctionType(PTR, [PTR]), "", "=r,0", [p.ir], False)
+        return Pointer(self, same, p.element)
+
     def copy(self, to: Pointer, source: Pointer, count: Value) -> None:
         """memcpy of `count` elements."""
         size = count * SIZE[to.element]

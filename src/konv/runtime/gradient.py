@@ -10,14 +10,24 @@ import numpy as np
 
 from konv import llvm, log
 from konv.geometry import Conv
-from konv.kernels import gradient, gradient_cut, gradient_planar
+from konv.kernels import (
+    gradient,
+    gradient_cut,
+    gradient_pencils,
+    gradient_pencils_cut,
+    gradient_planar,
+)
 from konv.plan import Plan, Strides
 from konv.runtime import memory
 from konv.runtime.code import gradient_kernel
 from konv.runtime.threads import Team
 from konv.target import Target
 
-CUT = {gradient: gradient_cut.work, gradient_planar: gradient_cut.planar_work}
+CUT = {
+    gradient: gradient_cut.work,
+    gradient_planar: gradient_cut.planar_work,
+    gradient_pencils: gradient_pencils_cut.work,
+}
 
 
 def taken(conv: Conv) -> bool:
@@ -32,6 +42,7 @@ def choose(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Pla
         for algorithm, cut in CUT.items()
         if algorithm.why_not(conv) is None
         for plan in (algorithm.plan(conv, target, packed, blocked),)
+        if plan is not None
     ]
     _, plan, cut = min(found, key=lambda each: each[0])
     return plan, cut

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -149,6 +150,7 @@ def fenced(at_end: bool, missing: int = 0) -> Iterator[None]:
             (arrays.NumpyKind, "dense", lambda kind, a: fence.array(_dense(kind, a))),
             (arrays.NumpyKind, "contiguous", lambda kind, a: fence.array(_contiguous(kind, a))),
             (arrays.TorchKind, "empty", torch_empty),
+            (arrays.TorchKind, "maker", lambda kind, *of: partial(kind.empty, *of)),
             (memory.Buffer, "__init__", lambda *a: fence.buffer(*a)),
             (weights.Packed, "__init__", lambda *a: fence.packed(*a)),
             (memory, "SMALLEST", 0),

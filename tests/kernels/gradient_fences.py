@@ -57,7 +57,7 @@ def main(end: str, missing: str = "0") -> None:
     def lay_out(words: dict[str, int], parts: dict[str, int]) -> int:
         return fence.lay_out(words, {n: max(0, size - int(missing)) for n, size in parts.items()})
 
-    def empty(_: Any, shape: Any, dtype: str, order: Any = None) -> Any:  # noqa: ARG001
+    def empty(_: Any, shape: Any, dtype: str, order: Any = None) -> Any:
         return fence.array(np.full(shape, np.nan, dtype))
 
     with ExitStack() as stack:

@@ -71,9 +71,9 @@ def packed(monkeypatch: pytest.MonkeyPatch) -> list[Conv]:
     """The layers whose weights are packed from here on."""
     real, seen = weights.pack, list[Conv]()
 
-    def remember(conv: Conv, *rest: Any) -> Any:
+    def remember(conv: Conv, *rest: Any, **more: Any) -> Any:
         seen.append(conv)
-        return real(conv, *rest)
+        return real(conv, *rest, **more)
 
     monkeypatch.setattr(weights, "pack", remember)
     return seen

@@ -75,7 +75,8 @@ class Simulated:
             dense_strides(conv.out_shape, not blocked),
         )
         self.job: Job = schedule(conv, self.plan, self.target, *strides, threads)
-        self.conv = module.flat(conv, *strides)[0]  # what the words describe
+        if algorithm is direct:
+            self.conv = module.flat(conv, *strides)[0]  # what the words describe
         self.all: list[int] = self.job.words.tolist()
         self.words = dict(zip(JOB, self.all, strict=False))
         self.axes = (Axis(1, 1),) * (3 - self.conv.dims) + self.conv.axes

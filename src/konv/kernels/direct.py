@@ -119,7 +119,7 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
     """Units of work as konv.kernels.schedule cuts them."""
     seen = Channels.of(conv, plan, target, per_channel=False)
     run = _run(conv, plan.packed)
-    return schedule(conv, plan, target, seen, x, y, threads, run=run)
+    return schedule(conv, plan, target, seen, x, y, threads, run=run, one_row=True)
 
 
 def packing(conv: Conv, plan: Plan, target: Target) -> Packing:

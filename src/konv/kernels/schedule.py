@@ -32,11 +32,14 @@ def schedule(
     threads: int,
     in_lines: bool = False,
     run: int = 1,
+    one_row: bool = False,
 ) -> Work:
     """The work of `conv` under `plan`, whose kernel sees these channels; `in_lines`: boxes are to
-    be as wide as the image; `run`: taps of the last axis that the kernel takes as one.
+    be as wide as the image; `run`: taps of the last axis that the kernel takes as one; `one_row`: a
+    layer of one tap may be taken as one row of pixels (`flat`).
     """
-    conv, x_strides, y_strides = flat(conv, x_strides, y_strides)
+    if one_row:
+        conv, x_strides, y_strides = flat(conv, x_strides, y_strides)
     axes = (Axis(1, 1),) * (3 - len(conv.axes)) + conv.axes
     lines = [Line(axes[0]), Line(axes[1]), Line(axes[2], run)]
     if conv.exact_macs < ALONE:

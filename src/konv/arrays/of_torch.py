@@ -1,0 +1,170 @@
+"""PyTorch tensors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from math import prod
+from typing import Any
+
+from konv.arrays.kind import GRADIENT, PLAIN, UNSEEN
+from konv.arrays.layout import Shape, dense_strides
+from konv.errors import UnsupportedError
+
+FORM = 1 << 19  # numbers: of larger tensors no form is kept, and 1 us is nothing beside the work
+
+
+class TorchKind:
+    """PyTorch tensors on the CPU; made from the `torch` that the caller has loaded."""
+
+    name = "torch.Tensor"
+    address: Callable[[Any], int]
+
+    def __init__(self, torch: Any) -> None:
+        self.torch = torch
+        self.address = torch.Tensor.data_ptr
+        self.forward = torch.autograd.forward_ad
+        self.plain = torch.Tensor.__torch_dispatch__
+        self.wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+        self.modes = torch._C._len_torch_dispatch_stack
+        self.transforms = torch._C._are_functorch_transforms_active
+        self.grad, self.autocast = torch.is_grad_enabled, torch.is_autocast_enabled
+        self.traced = torch.compiler.is_dynamo_compiling
+        self.tracing = torch._C._get_tracing_state
+        self.types, self.strided = (torch.Tensor, torch.nn.Parameter), torch.strided
+
+    def owns(self, a: Any) -> bool:
+        return isinstance(a, self.torch.Tensor)
+
+    def signature(self, a: Any) -> tuple[Any, ...]:
+        return (a.shape, a.stride(), a.dtype, a.is_neg())
+
+    def dtype(self, a: Any) -> str:
+        return str(a.dtype).removeprefix("torch.")
+
+    def strides(self, a: Any) -> Shape:
+        return tuple(a.stride())
+
+    def native(self, a: Any) -> bool:
+        return not a.is_neg()
+
+    def dense(self, a: Any) -> Any:
+        return a.detach().resolve_neg().clone(memory_format=self.torch.preserve_format)
+
+    def contiguous(self, a: Any) -> Any:
+        return a.detach().resolve_neg().clone(memory_format=self.torch.contiguous_format)
+
+    def glance(self, x: Any, weight: Any, bias: Any) -> tuple[int, Any]:
+        if self.traced() or self.modes() or self.transforms() or self.autocast("cpu"):
+            return UNSEEN
+        if self.forward._current_level >= 0 or self.tracing() is not None:
+            return UNSEEN
+        types, strided = self.types, self.strided
+        if type(x) not in types or type(weight) not in types:
+            return UNSEEN
+        # Spelt out, as a loop takes 1 us; what is quantized has a dtype of its own, in the key.
+        if not (x.is_cpu and weight.is_cpu and x.layout is strided and weight.layout is strided):
+            return UNSEEN
+        gradient, last = x.requires_grad or weight.requires_grad, None
+        if bias is not None:
+            if type(bias) not in types or not bias.is_cpu or bias.layout is not strided:
+                return UNSEEN
+            gradient |= bias.requires_grad
+            last = bias.shape, bias.stride(), bias.dtype, bias.is_neg()
+        first = x.shape, x.stride(), x.dtype, x.is_neg()
+        key = *first, weight.shape, weight.stride(), weight.dtype, weight.is_neg(), last
+        return GRADIENT if gradient and self.grad() else PLAIN, key
+
+    def followed(self, *arrays: Any) -> bool:
+        if self.traced() or self.modes() or self.autocast("cpu") or self.tracing() is not None:
+            return True
+        grad, forward = self.grad(), self.forward._current_level >= 0
+        for a in arrays:
+            if not isinstance(a, self.torch.Tensor):
+                continue
+            if (grad and a.requires_grad) or self.wrapped(a) or (forward and self._dual(a)):
+                return True
+            if type(a).__torch_dispatch__ is not self.plain and _is_fake(a):
+                return True
+        return False
+
+    def _dual(self, a: Any) -> bool:
+        return self.forward.unpack_dual(a).tangent is not None
+
+    def refuse_followed(self, a: Any, name: str) -> None:
+        if a.requires_grad and self.torch.is_grad_enabled():
+            raise UnsupportedError(
+                f"{name} requires grad, and here konv computes no gradients. Call it under "
+                f"torch.no_grad() or torch.inference_mode(), pass {name}.detach(), or use "
+                f"konv.conv2d and its kin without out=."
+            )
+        if self.forward._current_level >= 0 and self._dual(a):
+            raise UnsupportedError(
+                f"{name} carries a forward gradient, which konv does not compute here. Pass "
+                f"torch.autograd.forward_ad.unpack_dual({name}).primal, or use konv.conv2d and its "
+                f"kin without out=."
+            )
+        if self.wrapped(a):
+            raise UnsupportedError(
+                f"{name} is a tensor inside a torch.func transform, whose numbers konv cannot see "
+                f"here. Use konv.conv2d and its kin without out=."
+            )
+
+    def refuse(self, a: Any, name: str) -> None:
+        if a.layout is not self.torch.strided or a.device.type != "cpu" or a.is_quantized:
+            raise UnsupportedError(
+                f"{name} is a {a.layout} tensor on {a.device}. konv computes on dense CPU tensors. "
+                f"Use {name}.cpu() or {name}.to_dense()."
+            )
+        if type(a).__torch_dispatch__ is not self.plain:
+            raise UnsupportedError(
+                f"{name} is a {type(a).__name__}, whose numbers konv cannot see. Use a plain "
+                f"torch.Tensor."
+            )
+
+    def empty(self, shape: Shape, dtype: str, order: Shape | None = None) -> Any:
+        if order is None:
+            return self.torch.empty(shape, dtype=getattr(self.torch, dtype), device="cpu")
+        # Permuting would make it a view, into which autograd lets nobody write in place.
+        return self.torch.empty_strided(
+            *_ordered(shape, order), dtype=getattr(self.torch, dtype), device="cpu"
+        )
+
+    def maker(self, shape: Shape, dtype: str, order: Shape | None = None) -> Callable[[], Any]:
+        # Tensors like a given one, which needs no memory, are made in 1.2 instead of 2.5 us.
+        if prod(shape) > FORM:
+            return partial(self.empty, shape, dtype, order)
+        with self.torch.inference_mode(False):
+            form = self.empty(shape, dtype, order)
+        if type(form) is not self.torch.Tensor or self.wrapped(form):
+            return partial(self.empty, shape, dtype, order)
+        form.untyped_storage().resize_(0)
+        return partial(self.torch.empty_like, form)
+
+    def permute(self, a: Any, order: Sequence[int]) -> Any:
+        return a.permute(order)
+
+    def writable(self, a: Any) -> bool:  # noqa: ARG002 - as Kind; tensors have no such flag
+        return True
+
+    def copy(self, to: Any, source: Any) -> None:
+        with self.torch.no_grad():
+            to.copy_(source)
+
+    def wrote(self, a: Any) -> None:
+        if not a.is_inference():
+            self.torch.autograd.graph.increment_version(a)
+
+
+def _is_fake(a: Any) -> bool:
+    """Whether a tensor is PyTorch's stand-in for one while it traces."""
+    fake = sys.modules.get("torch._subclasses.fake_tensor")
+    return fake is not None and isinstance(a, fake.FakeTensor)
+
+
+@lru_cache(maxsize=1024)
+def _ordered(shape: Shape, order: Shape) -> tuple[Shape, Shape]:
+    """Shape and strides of a contiguous array with its axes in another order."""
+    strides = dense_strides(shape, False)
+    return tuple(shape[i] for i in order), tuple(strides[i] for i in order)

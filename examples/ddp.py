@@ -8,6 +8,8 @@ those of one process that sees the whole batch.
 
 from __future__ import annotations
 
+import gc
+
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -32,8 +34,17 @@ def network() -> nn.Module:
 
 
 def main() -> None:
-    """Train, in each process, on its own part and on the whole."""
+    """Train in this process, as one of several."""
     dist.init_process_group("gloo")
+    train()
+    # The model has to go first: if it holds the group last, PyTorch 2.13 joins the group's threads
+    # with Python locked, for which they may wait themselves.
+    gc.collect()
+    dist.destroy_process_group()
+
+
+def train() -> None:
+    """Train on this process' part of the batch, and on the whole."""
     rank, count = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(1)
     images, classes = torch.randn(8, 3, 16, 16), torch.randint(10, (8,))
@@ -57,7 +68,6 @@ def main() -> None:
             for model in (together, whole):
                 for p in model.parameters():
                     p -= 0.1 * p.grad
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":

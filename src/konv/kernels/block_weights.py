@@ -90,7 +90,7 @@ def _emit_part(module: Module, dtype: str) -> Routine:
                 broken.set(f.fma(row[k], f.constant(real, 0.0), broken.get()))
             with f.loop(lanes, start=left) as k:
                 row[k] = 0.0
-        note(f, {"packed": finite}, broken)
+        note(f, finite, broken)
         return f.fn
 
 
@@ -174,7 +174,7 @@ def _emit_run(module: Module, dtype: str) -> Routine:
                 left.set(f.fma(value, f.constant(real, 0.0), left.get()))
                 to[at.get() + lane] = value
             advance()
-        note(f, {"packed": finite}, left)
+        note(f, finite, left)
         return f.fn
 
 
@@ -185,4 +185,4 @@ def _note_vector(f: Function, finite: Pointer, broken: Variable) -> None:
     total = Variable(f, f.constant(sums.element, 0.0))
     with f.loop(lanes) as lane:
         total.set(total.get() + sums[lane])
-    note(f, {"packed": finite}, total)
+    note(f, finite, total)

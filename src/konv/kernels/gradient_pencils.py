@@ -27,6 +27,7 @@ from konv.kernels.gradient_parts import emit_add, emit_turn
 from konv.kernels.gradient_pencils_tile import Form, emit_pass, even, most_sums, spans
 from konv.kernels.gradient_units import emit_box_words, emit_frame
 from konv.kernels.gradient_words import RECORDS
+from konv.kernels.scratch import LINE
 from konv.kernels.stored import HALVES
 from konv.kernels.strip_form import form_of
 from konv.kernels.words import Piece, Words, part_function
@@ -36,7 +37,6 @@ from konv.target import Target
 
 name = "gradient_pencils"
 
-CACHE_LINE = 64  # bytes
 PIXELS = 4  # outputs in a tile
 
 
@@ -144,7 +144,7 @@ def _emit_rows(module: Module, plan: Plan) -> Routine:
         first = f.least(unit["line0"] * lanes, last_line)
         x, y = unit.pointer("x", real) + first, unit.pointer("y", real) + first
         sums, taps = piece.part("at_sums", real), job["taps"] * lanes
-        shared = max(1, CACHE_LINE // (lanes * SIZE[real]))  # vectors in a line of cache
+        shared = max(1, LINE // (lanes * SIZE[real]))  # vectors in a line of cache
         _list_beside(f, piece, form)
         with (
             f.loop(unit["images"]) as image,

@@ -8,10 +8,10 @@ from konv.geometry import Axis, Conv
 from konv.kernels import gradient_cut, schedule
 from konv.kernels.cut import Line
 from konv.kernels.gradient_cut import Boxes, Work, complete
+from konv.kernels.scratch import LINE
 from konv.plan import Plan, Strides
 from konv.target import COMPUTED, Target
 
-CACHE_LINE = 64  # bytes
 # Bytes of x under a row of a box, all channels of a unit: they wait in a cache for the row below.
 NEAR = 256 * 1024
 SEGMENT = 16  # outputs of a row in a box, at least
@@ -31,7 +31,7 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
     kernel_rows, taps = axes[0].kernel * axes[1].kernel, prod(axis.kernel for axis in axes)
     boxes = _boxes(conv, axes, kernel_rows * conv.co * size)
     lines = -(-conv.co // lanes)
-    shared = max(1, CACHE_LINE // (lanes * size))
+    shared = max(1, LINE // (lanes * size))
     room = NEAR // (kernel_rows * boxes.lines[2].slots * lanes * size * shared)
     chunks = max(-(-lines // (max(1, room) * shared)), -(-2 * threads // boxes.parts))
     each = min(lines, -(-lines // (chunks * shared)) * shared)  # whole cache lines of channels

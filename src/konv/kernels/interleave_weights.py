@@ -70,7 +70,7 @@ def emit_sweep_weights(module: Module, dtype: str, nr: int, grid: Grid) -> None:
                     with f.loop(wide, start=channels) as k:
                         row[k] = 0.0
                 at.add(a["ci"] * wide)
-        note(f, a, broken)
+        note(f, a["packed"], broken)
 
     emit_pack(module, dtype, units, body)
 

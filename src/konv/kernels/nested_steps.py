@@ -305,7 +305,7 @@ def emit_pack(module: Module, plan: Plan) -> None:
             biases[line + lane] = 0.0
             with f.when(a["bias"].address().differs(0)):
                 biases[line + lane] = a["bias"][f.least(line, channels - lanes) + lane] + 0.0
-        note(f, a, broken)
+        note(f, a["packed"], broken)
 
     emit_frame(module, plan.dtype, alone, body)
 

@@ -19,7 +19,7 @@ from typing import Any
 from konv.kernels.region import emit_entry, emit_units
 from konv.kernels.stored import element
 from konv.kernels.words import Words
-from konv.llvm import I64, REAL, Function, Module, Value, Variable
+from konv.llvm import I64, REAL, Function, Module, Pointer, Value, Variable
 
 HEADER = 64  # bytes before the packed weights; word 0: as above
 NUMBERS = ("groups", "co", "ci", "taps", "by_co", "by_ci", "by_tap", "by_group")
@@ -52,7 +52,7 @@ def alone(f: Function, a: Arguments) -> Value:  # noqa: ARG001 - as emit_pack as
     return f.integer(1)
 
 
-def note(f: Function, a: Arguments, broken: Variable) -> None:
+def note(f: Function, packed: Pointer, broken: Variable) -> None:
     """Forbid to leave out taps if `broken`, a sum of 0 x weight, says that some are not finite."""
     with f.when(broken.get().equals(0.0).equals(0)):
-        a["packed"].cast(I64)[0] = 0
+        packed.cast(I64)[0] = 0

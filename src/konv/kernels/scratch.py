@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-LINE, PAGE = 64, 4096
+LINE, PAGE = 64, 4096  # bytes that a cache loads at once, and of a page of memory
 
 
 def lay_out(words: dict[str, int], parts: dict[str, int]) -> int:

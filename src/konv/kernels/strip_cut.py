@@ -11,6 +11,7 @@ from math import prod
 from konv.geometry import Axis, Conv
 from konv.kernels import schedule, scratch
 from konv.kernels.schedule import MODES
+from konv.kernels.scratch import LINE
 from konv.kernels.strip_form import ENDLESS, FEW, JOB, Form, walks
 from konv.plan import Plan, Strides, Work
 from konv.target import BYTES, Target
@@ -20,7 +21,6 @@ HALO = (
     1.7  # slots for each pixel of the input that the outputs stand for, beyond which no more cuts
 )
 UNITS = 8  # for each thread
-LINE = 64  # bytes that a cache loads at once
 # Rows under a tile up to which it is computed for all lines in turn even if images are not as far
 # (Zen 3, channels-last: 144@56 3x3 0.144 to 0.115 ms, but 240@28 5x5 s2 0.046 to 0.059), and bytes
 # of those rows: from 24 to 400 KB, all within 5 %.

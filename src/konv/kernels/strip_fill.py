@@ -179,7 +179,7 @@ def emit_pack(module: Module, plan: Plan) -> None:
             with f.when(a["bias"].address().differs(0)):
                 to[0] = a["bias"][f.least(line, channels - lanes) + lane] + 0.0
             out.add(1)
-        note(f, a, broken)
+        note(f, a["packed"], broken)
 
     emit_frame(module, plan.dtype, alone, body)
 

@@ -31,6 +31,7 @@ from functools import partial
 from konv.kernels.lane_rows import emit_block_out
 from konv.kernels.pack import HEADER
 from konv.kernels.region import emit_entry, emit_units
+from konv.kernels.scratch import LINE
 from konv.kernels.strip_form import (
     ENDLESS,
     JOB,
@@ -45,8 +46,6 @@ from konv.kernels.strip_tile import Tile
 from konv.kernels.words import AXES, Words
 from konv.llvm import I1, I8, I64, REAL, SIZE, Function, Module, Pointer, Routine, Value, Variable
 from konv.plan import Plan
-
-LINE = 64  # bytes that a cache loads at once
 
 
 def emit_kernel(plan: Plan, fill: Routine, module: Module) -> Module:
@@ -158,20 +157,20 @@ def _fetch(
     unit: Words,
     form: Form,
     arrays: tuple[Pointer, Pointer],
-    at: tuple[Value, Value],
+    at: tuple[Value, Value, Value],
     mr: int,
 ) -> None:
     """Ask for what the tile in the next row reads and this one does not, and for the places of its
     results.
     """
-    (slots, y), (c, r), u, o = arrays, at, form.along, form.across
+    (slots, y), (z, r, c), u, o = arrays, at, form.along, form.across
     below = (c + 1) * form.stride[o] + (form.kernel[o] - 1) * form.dilation[o]
-    first = slots + r * form.stride[u] * unit["step", u]
+    first = slots + z * form.stride[0] * unit["step", 0] + r * form.stride[u] * unit["step", u]
     for row in range(form.stride[o]):
         line = first + (below - row) * unit["step", o]
         for slot in range(mr * form.stride[u]):
             f.prefetch(line + slot * unit["step", u])
-    out = y + (c + 1) * job["y_stride", o] + r * job["y_stride", u]
+    out = y + z * job["y_stride", 0] + (c + 1) * job["y_stride", o] + r * job["y_stride", u]
     for output in range(mr):
         f.prefetch(out + output * job["y_stride", u])
 
@@ -231,7 +230,7 @@ def _emit_sweep(module: Module, plan: Plan, walking: bool) -> Routine:
                 start = (bias + n * lanes).vector(0, lanes)
                 shared = max(1, LINE // (lanes * SIZE[real]))  # lines in a line of cache
                 with f.when((n & (shared - 1)) < job["far"]):
-                    _fetch(f, job, unit, form, (slots, y), (c, r), mr)
+                    _fetch(f, job, unit, form, (slots, y), (z, r, c), mr)
             if walking and form.planes:
                 _fetch_rows(f, job, unit, form, (slots, y), (z, r, c), mr)
             places = [f.least(c + n * lanes, last) for n in range(plan.vectors)] if last else [c]

@@ -122,7 +122,7 @@ def emit_cell_weights(module: Module, dtype: str, nr: int, grid: Grid) -> None:
             with f.when(a["bias"].address().differs(0) & (k0 + k < columns)):
                 channel, _ = divide(grid, k0 + k, a["co"])
                 biases[k0 + k] = a["bias"][g * a["co"] + channel] + 0.0
-        note(f, a, block.broken)
+        note(f, a["packed"], block.broken)
 
     emit_pack(module, dtype, units, body)
 

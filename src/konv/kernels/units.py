@@ -27,14 +27,13 @@ from konv.kernels.pack import HEADER
 from konv.kernels.packing import emit_image
 from konv.kernels.packing import emit_output as emit_channels
 from konv.kernels.region import emit_entry, emit_units
+from konv.kernels.scratch import LINE
 from konv.kernels.stored import element
 from konv.kernels.tables import emit_places, emit_rows, emit_slots, emit_taps
 from konv.kernels.words import AXES, JOB, PHASE, UNIT, Piece, Words, part_function
 from konv.llvm import I8, I64, REAL, SIZE, Function, Module, Pointer, Routine, Value
 from konv.plan import Plan
 from konv.target import Target
-
-LINE = 64  # bytes that a cache loads at once
 
 Parts = dict[Any, Routine]
 EmitTile = Callable[[Module, int, int], Routine]

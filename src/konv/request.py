@@ -190,8 +190,7 @@ class Request:
             except (MemoryError, RuntimeError) as error:
                 raise memory.said(error, self.bytes, self.result_name) from error
         new = memory.allocate(self._make, self.bytes, self.result_name)
-        if self.large:
-            hugepages.prefer(self.kind.address(new), self.bytes)
+        hugepages.prefer(self.kind.address(new), self.bytes)
         return new
 
     def _free(self, out: Any, reads: tuple[tuple[int, int], ...]) -> bool:

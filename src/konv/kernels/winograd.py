@@ -48,7 +48,7 @@ from konv.kernels.direct import tile_cost
 from konv.kernels.pack import HEADER
 from konv.kernels.winograd_cut import Model, count
 from konv.kernels.winograd_schedule import schedule
-from konv.kernels.winograd_transforms import Transform
+from konv.kernels.winograd_transforms import Transform, form, transforms
 from konv.kernels.winograd_units import emit_kernel
 from konv.kernels.winograd_words import TILES_JOB
 from konv.llvm import Module
@@ -79,9 +79,18 @@ TILES = {
     (64, 32): ((12, 2), (8, 3), (6, 4), (14, 1)),
 }
 
-# Outputs of a tile along an axis by its taps: best first. 4 of 5 taps would be 8 points, whose
-# rounding is ten times that of 6.
-OUTPUTS = {3: (4, 2), 5: (2,)}
+# Outputs of a part of a tile along an axis, by taps, stride and inserted zeros. 4 of 5 taps would be
+# 8 points, whose rounding is ten times that of 6.
+OUTPUTS = {
+    (3, 1, 1): (4, 2),
+    (5, 1, 1): (2,),
+    (3, 2, 1): (4, 2),
+    (4, 2, 1): (4, 2),
+    (5, 2, 1): (4, 2),
+    (3, 1, 2): (4, 2),
+    (4, 1, 2): (4, 2),
+    (5, 1, 2): (4, 2),
+}
 
 # Multiplications saved that pay for the transforms, at least: 128@5 saves 1.56 and is 10 % slower,
 # conv1d 64@4096 of 5 taps saves 1.67 and is 20 % faster, 256@65 dilated by 12 1.83 and 12 %.
@@ -89,9 +98,11 @@ SAVING = 1.6
 
 USUAL = 2 * 1024 * 1024  # bytes of second-level cache that the model of cost takes
 
-# Bytes of U that few tiles cannot pay for (512@7, 4 tiles and 38 MB: as fast as direct at best;
-# 256@8, 4 tiles and 9 MB: 15 % faster).
-FEW, LARGE = 9, 16 * 1024 * 1024
+# Bytes of U that a small saving does not pay for, as each is read for few tiles: 256@28 in steps of
+# 2 saves 1.8 with 20 MB and is 6 % slower, transposed 1024->512@4 saves 1.8 with 72 MB and is 40 %
+# slower; 512->256@8 saves 1.8 with 18 MB and is 1.3 times as fast, 512@7 saves 1.7 with 16 MB and
+# is 1.25 times as fast (Zen 3).
+LARGE, MUCH = 19 * 1024 * 1024, 2.0
 
 
 def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv.plan.Algorithm
@@ -103,29 +114,38 @@ def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv
         return f"takes {LEAST} channels in and out a group or more; here {ci} and {co}"
     if conv.dims > 2:
         return f"takes one or two axes; here {conv.dims}"
-    if any(a.stride > 1 or a.up > 1 for a in conv.axes):
-        return "takes stride 1 only, ordinary or transposed"
-    kernels = {a.kernel for a in conv.axes}
-    if len(kernels) > 1 or not kernels <= OUTPUTS.keys():
-        return "takes kernels of 3 or 5 taps on every axis only"
-    return _too_small(conv, OUTPUTS[conv.axes[0].kernel][0])
+    steps = {(a.kernel, a.stride, a.up) for a in conv.axes}
+    if len(steps) > 1 or not steps <= OUTPUTS.keys():
+        return "takes kernels of 3 or 5 taps, in steps of 2 of 3 or 4, the same on every axis"
+    if any(max(a.stride, a.up) > 1 and a.dilation > 1 for a in conv.axes):
+        return "takes dilation in steps of one only"
+    whys = [_too_little(conv, m) for m in _outputs(conv)]
+    return whys[0] if all(whys) else None
 
 
-def _too_small(conv: Conv, m: int) -> str | None:
-    """Why its tiles do not pay at this image size."""
-    n, tiles = m + conv.axes[0].kernel - 1, prod(count(axis, m) for axis in conv.axes)
-    products = tiles * n**conv.dims
-    saved = prod(axis.out * axis.kernel for axis in conv.axes) / products
+def _outputs(conv: Conv) -> tuple[int, ...]:
+    axis = conv.axes[0]
+    return OUTPUTS[axis.kernel, axis.stride, axis.up]
+
+
+def _too_little(conv: Conv, m: int) -> str | None:
+    """Why tiles of m outputs a part do not pay at this image size."""
+    pairs = [(axis, Transform.of(axis, m)) for axis in conv.axes]
+    tiles, points = prod(count(*pair) for pair in pairs), prod(t.n for _, t in pairs)
+    saved = prod(axis.out * axis.kernel / axis.up for axis in conv.axes) / (tiles * points)
     if saved < SAVING:
         return f"would save a factor of {saved:.1f} of the multiplications, less than {SAVING}"
-    size = n**conv.dims * conv.ci // conv.groups * conv.co * BYTES[conv.dtype]
-    if tiles < FEW and size > LARGE:
-        return f"would read {size / 2**20:.0f} MiB of transformed weights for {tiles} tiles"
+    size = points * conv.ci // conv.groups * conv.co * BYTES[conv.dtype]
+    if size > LARGE and saved < MUCH:
+        return (
+            f"would save a factor of {saved:.1f} of the multiplications, too little for "
+            f"{size / 2**20:.0f} MiB of transformed weights"
+        )
     return None
 
 
 def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
-    """One plan for each size of tile and register tile."""
+    """One plan for each size of tile, the one that costs least first, and register tile."""
     lanes = target.lanes(conv.dtype)
     vectors = -(-conv.co // conv.groups // lanes)
     table = TILES[target.vector_bytes, target.registers]
@@ -135,18 +155,21 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
         key=lambda tile: (-tile[1] if wide else 0, tile_cost(vectors, *tile), tile[1]),
     )
     found = []
-    for m in OUTPUTS[conv.axes[0].kernel]:
-        forms = [(m, axis.kernel) for axis in conv.axes]
-        form = sum([(1, 1)] * (2 - conv.dims) + forms, ())
-        steps = [m * axis.dilation for axis in conv.axes]
-        found += [
+    for m in _outputs(conv):
+        if _too_little(conv, m):
+            continue
+        pair = [Transform.of(axis, m) for axis in conv.axes]
+        steps = [t.outputs * axis.dilation for t, axis in zip(pair, conv.axes, strict=True)]
+        both = form(*[Transform(1, 1)] * (2 - conv.dims), *pair)
+        found.append([
             Plan(
                 name, conv.dtype, packed, blocked, mr, nr, vectors % nr, alignment=lcm(*steps),
-                form=form,
+                form=both,
             )
             for mr, nr in tiles
-        ]  # fmt: skip
-    return tuple(found)
+        ])  # fmt: skip
+    found.sort(key=lambda those: cost(conv, those[0], target))
+    return tuple(plan for those in found for plan in those)
 
 
 def cost(conv: Conv, plan: Plan, target: Target) -> float:
@@ -176,19 +199,14 @@ def blocks(conv: Conv, plan: Plan, target: Target) -> Blocks:
     """Register tiles of tiles; what a tile has of outputs, all are counted as having."""
     lanes, ci = target.lanes(plan.dtype), conv.ci // conv.groups
     pairs = zip(conv.axes, transforms(plan)[-conv.dims :], strict=True)
-    tiles = prod(count(axis, transform.m) for axis, transform in pairs)
-    each = prod(transform.m for transform in transforms(plan))
+    tiles = prod(count(*pair) for pair in pairs)
+    each = prod(t.outputs for t in transforms(plan))
     return Blocks(
         pixels=(tiles * each, plan.pixels * each),
         co=(conv.co // conv.groups, plan.vectors * lanes),
         ci=(ci, LEAST),
         groups=(conv.groups, 1),
     )
-
-
-def transforms(plan: Plan) -> tuple[Transform, Transform]:
-    """Down columns of pixels and along rows, by the plan's form: outputs and taps of each."""
-    return Transform(*plan.form[:2]), Transform(*plan.form[2:])
 
 
 def emit(plan: Plan, target: Target) -> Module:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from konv.geometry import Axis, Conv
-from konv.kernels.winograd_transforms import Transform
+from konv.kernels.winograd_transforms import Transform, transforms
 from konv.plan import Plan
 from konv.target import BYTES, Target
 
@@ -44,14 +44,16 @@ def even(count: int, most: int) -> Iterator[int]:
         last = box
 
 
-def count(axis: Axis, m: int) -> int:
-    """Lines of tiles of m outputs on an axis.
+def count(axis: Axis, t: Transform) -> int:
+    """Lines of tiles on an axis.
 
-    >>> count(Axis(14, 3, lo=1, hi=1), 4), count(Axis(33, 3, dilation=4, lo=4, hi=4), 4)
-    (4, 9)
+    >>> count(Axis(14, 3, lo=1, hi=1), Transform(4, 3))
+    4
+    >>> count(Axis(33, 3, dilation=4, lo=4, hi=4), Transform(4, 3))
+    9
     """
     d = axis.dilation if axis.kernel > 1 else 1
-    whole, rest = divmod(axis.out, m * d)
+    whole, rest = divmod(axis.out, t.outputs * d)
     return whole * d + min(rest, d)
 
 
@@ -73,15 +75,15 @@ class Model:
     def __init__(self, conv: Conv, plan: Plan, target: Target) -> None:
         self.conv, self.plan = conv, plan
         self.axes = (Axis(1, 1),) * (2 - conv.dims) + conv.axes
-        self.transforms = Transform(*plan.form[:2]), Transform(*plan.form[2:])
+        self.transforms = transforms(plan)
         self.points = self.transforms[0].n * self.transforms[1].n
-        self.results = self.transforms[0].m * self.transforms[1].m
+        self.results = self.transforms[0].outputs * self.transforms[1].outputs
         self.lanes, self.ci = target.lanes(plan.dtype), conv.ci // conv.groups
         self.vectors = -(-conv.co // conv.groups // self.lanes)
         self.blocks = -(-self.vectors // plan.vectors)
         self.l2 = target.l2
         down, along = zip(self.axes, self.transforms, strict=True)
-        self.lines = count(down[0], down[1].m), count(along[0], along[1].m)
+        self.lines = count(*down), count(*along)
 
     def best(self, threads: int, n: int) -> Cut:
         """The cheapest cut for n images and so many threads."""
@@ -113,7 +115,8 @@ class Model:
         if self.plan.packed:
             over, along = self.transforms
             begun = self._begun(columns)
-            slots = (rows * over.m + over.r - 1) * (columns * along.m + along.r - 1 + begun)
+            high = (rows - 1) * over.step + over.inputs
+            slots = high * ((columns - 1) * along.step + along.inputs + begun)
             cycles += slots * self.ci * PACK
         return cycles
 
@@ -141,5 +144,5 @@ class Model:
         out = self.points * OUTPUT
         if self.plan.blocked:
             begun = self._begun(columns)
-            out += self.results * STAGE * (1 + begun / (columns * self.transforms[1].m))
+            out += self.results * STAGE * (1 + begun / (columns * self.transforms[1].outputs))
         return product + rows * columns * vectors * out

@@ -54,26 +54,26 @@ def emit_inputs(module: Module, transforms: Pair) -> Routine:
     ]  # fmt: skip
     with module.function("inputs", params, inline=False) as (f, args):
         ins, first, channels, v, v_point, v_vector = args
-        half = f.array(F32, over.n * along.n * lanes)
+        half = f.array(F32, over.n * along.inputs * lanes)
         with f.loop((channels + (lanes - 1)) // lanes) as vector:
             channel = first + f.least(vector * lanes, channels - lanes)
             to = v + vector * v_vector
             if over.n > 1:
-                with f.loop(along.n) as q:
+                with f.loop(along.inputs) as q:
                     column = ins + q
                     d = [
-                        (column.pointer(r * along.n, F32) + channel).vector(0, lanes)
-                        for r in range(over.n)
+                        (column.pointer(r * along.inputs, F32) + channel).vector(0, lanes)
+                        for r in range(over.inputs)
                     ]
                     for i, value in enumerate(over.emit_inputs(f, d)):
-                        half.put(q * lanes + i * along.n * lanes, value)
+                        half.put(q * lanes + i * along.inputs * lanes, value)
             with f.loop(over.n) as r:
-                line, row = half + r * (along.n * lanes), ins + r * along.n
+                line = half + r * (along.inputs * lanes)
                 d = [
                     line.vector(q * lanes, lanes)
                     if over.n > 1
-                    else (row.pointer(q, F32) + channel).vector(0, lanes)
-                    for q in range(along.n)
+                    else (ins.pointer(q, F32) + channel).vector(0, lanes)
+                    for q in range(along.inputs)
                 ]
                 place = to + r * along.n * v_point
                 for i, value in enumerate(along.emit_inputs(f, d)):
@@ -163,25 +163,25 @@ def emit_outputs(module: Module, plan: Plan, transforms: Pair) -> Routine:
         if blocked
     ]
     with module.function("outputs", params, inline=False) as (f, (m, m_point, bias, *rest)):
-        half = f.array(F32, over.m * along.n * lanes)
-        done = f.array(F32, over.m * along.m * lanes) if blocked else half
+        half = f.array(F32, over.outputs * along.n * lanes)
+        done = f.array(F32, over.outputs * along.outputs * lanes) if blocked else half
         added = bias.vector(0, lanes)
         with f.loop(along.n) as q:
             column = m + q * m_point
             values = [column.vector(m_point * (r * along.n), lanes) for r in range(over.n)]
             for i, value in enumerate(over.emit_outputs(f, values)):
                 half.put(q * lanes + i * along.n * lanes, value)
-        with f.loop(over.m) as r:
+        with f.loop(over.outputs) as r:
             line = half + r * (along.n * lanes)
             values = [line.vector(q * lanes, lanes) for q in range(along.n)]
             for i, value in enumerate(along.emit_outputs(f, values)):
                 value = value + added
                 if blocked:
                     value = value if plan.residual else activate(f, plan, value)
-                    done.put((r * along.m + i) * lanes, value)
+                    done.put((r * along.outputs + i) * lanes, value)
                 else:
                     outs, channel, dump, residual = rest
-                    at = outs[r * along.m + i]
+                    at = outs[r * along.outputs + i]
                     place = at.to_pointer(F32) + channel
                     # What is no result has no residual: it is added to itself.
                     distance = f.select(at.equals(dump), f.integer(0), residual)
@@ -212,7 +212,7 @@ def emit_scatter(module: Module, plan: Plan, transforms: Pair, last: bool = Fals
     `last`: these are the output's own, and the plan's residual is to be added.
     """
     lanes = module.target.lanes("float32")
-    m, name = transforms[1].m, "scatter_last" if last else "scatter"
+    width, name = transforms[1].outputs, "scatter_last" if last else "scatter"
     params = [("done", pointer_to(F32)), ("to", pointer_to(F32))]
     names = ("rows", "columns", "plane", "down", "right", *(["residual"] if last else ()))
     with module.function(name, [*params, *((n, I64) for n in names)], inline=False) as (f, args):
@@ -221,15 +221,19 @@ def emit_scatter(module: Module, plan: Plan, transforms: Pair, last: bool = Fals
         def put(place: Pointer, value: Value) -> None:
             place.put(0, finish(f, plan, value, place, *residual) if last else value)
 
-        with f.choose((columns.equals(4)) & right.equals(1)) as (squares, singles):
+        whole = columns.equals(width) & right.equals(1)
+        with f.choose(whole) as (squares, singles):
             with squares, f.loop(rows) as r, f.loop(lanes, step=4) as c:
-                if m == 4:
-                    line, corner = done + (r * (m * lanes) + c), to + (r * down + c * plane)
-                    square = [line.vector(q * lanes, 4) for q in range(4)]
+                line, corner = done + (r * (width * lanes) + c), to + (r * down + c * plane)
+                for at in range(0, width // 4 * 4, 4):
+                    square = [line.vector((at + q) * lanes, 4) for q in range(4)]
                     for i, row in enumerate(transpose(f, square)):
-                        put(corner + plane * i, row)
+                        put(corner + plane * i + at, row)
+                for at in range(width // 4 * 4, width):
+                    for i in range(4):
+                        put(corner + plane * i + at, line[at * lanes + i])
             with singles, f.loop(rows) as r, f.loop(columns) as q, f.loop(lanes) as c:
-                put(to + (c * plane + r * down + q * right), done[(r * m + q) * lanes + c])
+                put(to + (c * plane + r * down + q * right), done[(r * width + q) * lanes + c])
         return f.fn
 
 

@@ -15,7 +15,7 @@ from konv.kernels import scratch
 from konv.kernels.schedule import ALONE, MODES
 from konv.kernels.winograd_cut import RESTS, Model
 from konv.kernels.winograd_tables import OUTS
-from konv.kernels.winograd_transforms import Transform
+from konv.kernels.winograd_transforms import Transform, transforms
 from konv.kernels.winograd_words import TILE_AXES, TILES_JOB
 from konv.plan import Plan, Strides, Work
 from konv.target import BYTES, Target
@@ -26,10 +26,13 @@ class Lines:
 
     def __init__(self, axis: Axis, transform: Transform) -> None:
         self.axis, self.t = axis, transform
-        d, m = axis.dilation if axis.kernel > 1 else 1, transform.m
+        d, m = axis.dilation if axis.kernel > 1 else 1, transform.outputs
         self.dilation = d
         firsts = [o for t in range(0, axis.out, m * d) for o in range(t, min(t + d, axis.out))]
-        self.lines = [(o, min(m, -(-(axis.out - o) // d))) for o in firsts]
+        self.lines = [
+            (o, min(m, -(-(axis.out - o) // d)), o * axis.stride // axis.up - axis.lo // axis.up)
+            for o in firsts
+        ]
         self.cut(len(self.lines))
 
     @property
@@ -48,27 +51,26 @@ class Lines:
     def slots(self) -> int:
         """Slots of the largest box."""
         if self.sparse:
-            return self.box * self.t.n
-        firsts = [first for first, _ in self.lines]
+            return self.box * self.t.inputs
+        sources = [source for *_, source in self.lines]
         spans = [
-            firsts[min(i + self.box, self.count) - 1] - firsts[i]
+            sources[min(i + self.box, self.count) - 1] - sources[i]
             for i in range(0, self.count, self.box)
         ]
-        return max(spans) + (self.t.n - 1) * self.dilation + 1
+        return max(spans) + (self.t.inputs - 1) * self.dilation + 1
 
     def raws(self) -> list[int]:
         """Sources of slots: of each line in turn, or counted from a box's first."""
         if not self.sparse:
             return list(range(self.slots))
-        steps = range(0, self.t.n * self.dilation, self.dilation)
-        return [first - self.axis.lo + step for first, _ in self.lines for step in steps]
+        steps = range(0, self.t.inputs * self.dilation, self.dilation)
+        return [source + step for *_, source in self.lines for step in steps]
 
 
 def schedule(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
     """The work of `conv` under a Winograd plan."""
     axes = (Axis(1, 1),) * (2 - conv.dims) + conv.axes
-    transforms = Transform(*plan.form[:2]), Transform(*plan.form[2:])
-    lines = [Lines(axis, t) for axis, t in zip(axes, transforms, strict=True)]
+    lines = [Lines(axis, t) for axis, t in zip(axes, transforms(plan), strict=True)]
     if conv.exact_macs < ALONE:
         threads = 1
     lanes = target.lanes(plan.dtype)
@@ -108,7 +110,7 @@ def _axis_words(
         list(zip(TILE_AXES, lines, (*missing, *x_strides), (*missing, *y_strides), strict=True))
     ):
         axis, d = line.axis, line.dilation
-        end = max(0, axis.out + (axis.kernel - 1) * d - axis.lo)
+        end = max(0, (axis.reads() or (0, -1))[1] + 1)
         # Where padding is zeros, an image that ends there is what tiles shall see.
         size = min(axis.size, end) if conv.mode == "zeros" else axis.size
         words |= {
@@ -116,12 +118,12 @@ def _axis_words(
             f"count{a}": line.count, f"box{a}": line.box, f"boxes{a}": line.boxes,
             # What konv.kernels.packing asks before it copies squares of neighbouring pixels.
             f"jump{a}": 1, f"ahead{a}": 1 + line.sparse, f"first_slots{a}": 1,
-            f"out{a}": axis.out, f"apart{a}": apart, f"dilation{a}": d, f"lo{a}": axis.lo,
+            f"out{a}": axis.out, f"apart{a}": apart, f"dilation{a}": d,
             f"sparse{a}": line.sparse,
             f"end{a}": end,
             f"at_lines{a}": len(TILES_JOB) + len(tables),
         }  # fmt: skip
-        tables += [word for pair in line.lines for word in pair]
+        tables += [word for words_of_line in line.lines for word in words_of_line]
         words[f"at_raws{a}"] = len(TILES_JOB) + len(tables)
         tables += line.raws()
         apart *= line.slots
@@ -137,19 +139,20 @@ def _parts(
     rows, columns = lines
     tiles = rows.box * columns.box
     places = tiles + (plan.pixels, *RESTS.get(plan.pixels, ()))[-1] - 1
-    points, outs = rows.t.n * columns.t.n, OUTS if plan.blocked else rows.t.m * columns.t.m
+    points, pixels = rows.t.n * columns.t.n, rows.t.inputs * columns.t.inputs
+    outs = OUTS if plan.blocked else rows.t.outputs * columns.t.outputs
     places |= 1  # lest points of a tile fall in few sets of the first-level cache
     words["v_point"] = places * lanes
     words["v_vector"] = points * places * lanes
     words["m_point"] = places * plan.vectors * lanes + lanes * (1 - plan.vectors % 2)
-    longest = columns.box * columns.t.m
-    words["stage_plane"] = rows.t.m * longest + 4
+    longest = columns.box * columns.t.outputs
+    words["stage_plane"] = rows.t.outputs * longest + 4
     image = conv.ci * rows.slots * columns.slots + lanes if plan.packed else 0
     return {
         "at_slots0": 8,
         "at_slots1": rows.slots * 8,
         "at_slots2": columns.slots * 8,
-        "at_ins": tiles * points * 8,
+        "at_ins": tiles * pixels * 8,
         "at_outs": tiles * outs * 8,
         "at_zeros": 0 if plan.packed else (conv.ci + lanes) * size,
         "at_image": image * size,

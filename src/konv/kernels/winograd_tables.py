@@ -1,8 +1,8 @@
 """What a box of tiles needs before its first transform: slots, the packed image, addresses.
 
     slots    per axis: where each source of the box lies in the input, -1 where there is none
-    ins      per tile: the address of each of its n x n pixels; padding reads a row of zeros
-    outs     per tile: the address of each of its m x m results, those beyond the border where
+    ins      per tile: the address of each of its pixels; padding reads a row of zeros
+    outs     per tile: the address of each of its results, those beyond the border where
              nobody reads; for contiguous output the address of the first, and how many rows and
              columns are real
 
@@ -38,9 +38,9 @@ def emit_tables(module: Module, plan: Plan, transforms: tuple[Transform, Transfo
 
 
 def _line(piece: Piece, axis: int, index: Value) -> list[Value]:
-    """First output of a line, and how many it has."""
+    """First output of a line, how many it has, and the first source."""
     words = piece.job.base + (piece.job["at_lines", axis] + index * LINE)
-    return [words[0], words[1]]
+    return [words[i] for i in range(LINE)]
 
 
 def _emit_axis(module: Module, transforms: tuple[Transform, Transform], slots: Routine) -> Routine:
@@ -52,11 +52,12 @@ def _emit_axis(module: Module, transforms: tuple[Transform, Transform], slots: R
         for axis, t in zip(TILE_AXES, transforms, strict=True):
             line, lines = unit["line", axis], unit["lines", axis]
             sparse, d = job["sparse", axis].differs(0), job["dilation", axis]
-            first, last = _line(piece, axis, line)[0], _line(piece, axis, line + lines - 1)[0]
-            unit["base", axis] = first
-            raws = job["at_raws", axis] + f.select(sparse, line * t.n, 0)
-            raw = f.select(sparse, f.integer(0), first - job["lo", axis])
-            count = f.select(sparse, lines * t.n, last - first + d * (t.n - 1) + 1)
+            first, _, source = _line(piece, axis, line)
+            last = _line(piece, axis, line + lines - 1)[2]
+            unit["base", axis], unit["source", axis] = first, source
+            raws = job["at_raws", axis] + f.select(sparse, line * t.inputs, 0)
+            raw = f.select(sparse, f.integer(0), source)
+            count = f.select(sparse, lines * t.inputs, last - source + d * (t.inputs - 1) + 1)
             unit["raw", axis], unit["slots", axis] = raw, count
             end = line + lines < job["count", axis]
             after = f.least(line + lines, job["count", axis] - 1)
@@ -74,7 +75,8 @@ def _emit_axis(module: Module, transforms: tuple[Transform, Transform], slots: R
 def _emit_tiles(module: Module, plan: Plan, transforms: tuple[Transform, Transform]) -> Routine:
     """tiles(job, unit): the addresses of each tile of the box."""
     size, (over, along) = SIZE[REAL[plan.dtype]], transforms
-    points, places = over.n * along.n, OUTS if plan.blocked else over.m * along.m
+    pixels = over.inputs * along.inputs
+    places = OUTS if plan.blocked else over.outputs * along.outputs
     with tiles_function(module, "tiles") as (f, piece, _):
         job, unit, number = piece.job, piece.unit, f.var(0)
         ins, outs = piece.part("at_ins", I64), piece.part("at_outs", I64)
@@ -83,25 +85,25 @@ def _emit_tiles(module: Module, plan: Plan, transforms: tuple[Transform, Transfo
         with f.loop(unit["lines", 1]) as i, f.loop(unit["lines", 2]) as k:
             lines = [_line(piece, a, unit["line", a] + at) for a, at in ((1, i), (2, k))]
             slots = [
-                f.select(d, line[0] - unit["base", a], at * t.n)
+                f.select(d, line[2] - unit["source", a], at * t.inputs)
                 for d, line, a, at, t in zip(
                     dense, lines, TILE_AXES, (i, k), transforms, strict=True
                 )
             ]
-            to = ins + number.get() * points
-            with f.loop(over.n) as r, f.loop(along.n) as q:
+            to = ins + number.get() * pixels
+            with f.loop(over.inputs) as r, f.loop(along.inputs) as q:
                 at = [slots[0] + r * steps[0], slots[1] + q * steps[1]]
-                to[r * along.n + q] = _source(f, piece, plan, at, size)
+                to[r * along.inputs + q] = _source(f, piece, plan, at, size)
             to = outs + number.get() * places
             if plan.blocked:
                 to[0] = _result(f, piece, lines, f.integer(0), f.integer(0), size)
                 to[1], to[2], to[3] = lines[0][1], lines[1][1], lines[1][0] - unit["base", 2]
             else:
-                with f.loop(over.m) as r, f.loop(along.m) as q:
+                with f.loop(over.outputs) as r, f.loop(along.outputs) as q:
                     real = (r < lines[0][1]) & (q < lines[1][1])
                     place = _result(f, piece, lines, r, q, size)
                     dump = unit["scratch"] + job["at_dump"]
-                    to[r * along.m + q] = f.select(real, place, dump)
+                    to[r * along.outputs + q] = f.select(real, place, dump)
             number.add(1)
         return f.fn
 

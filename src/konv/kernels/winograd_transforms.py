@@ -1,156 +1,139 @@
-"""The transforms of Winograd's convolution along one axis: points, matrices, and their code.
+"""The transforms of Winograd's convolution along one axis, whatever its steps; in two dimensions
+the same along rows, then along columns.
 
-F(m, r) computes m neighbouring outputs of an r-tap filter with n = m + r - 1 products: a polynomial
-of degree n - 1 is known from n points, so tile and filter are evaluated there, multiplied, and
-interpolated (Toom and Cook; Winograd, "Arithmetic Complexity of Computations", 1980; for networks
-Lavin and Gray, 2016). Along one axis
+Every part of an axis that moves by steps of one is a short convolution
+(konv.kernels.winograd_points), and every axis consists of such parts:
 
-    y = A' [(G g) * (B' d)]        d: n inputs, g: r taps, y: m outputs, * a point at a time
+    stride 1     one part
+    stride s     s parts: part p has the taps p, p + s, .., which read every s-th input; their
+                 outputs are added up. 3 taps in steps of 2 are F(4, 2) and F(4, 1): 9 products for
+                 4 outputs, which take 12
+    up u         a transposed layer: u parts, each for every u-th output, with the taps that meet
+                 no inserted zero. 4 taps at 2 are twice F(4, 2): 10 products for 8 outputs, 16
 
-and in two dimensions the same along rows, then along columns.
-
-The points decide how much rounding grows. 0, 1, -1, 2, -2 is the choice of textbooks, for whole
-matrices; with 0, +-1/sqrt(2), +-sqrt(2) the largest error of F(4x4, 3x3) is 3 times smaller
-with 16 channels and 6 times with 64 (measured in float32 over 400 random tiles) and nothing costs
-more: numbers whose product is 1 keep all powers near 1, and a pair of opposite points shares half
-of its work.
+so all products of a tile are those of its parts, side by side, and nothing but these transforms
+knows of steps.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod, sqrt
 
+from konv.geometry import Axis
+from konv.kernels.winograd_points import Short
 from konv.llvm import Function, Value
+from konv.plan import Plan
 
-Matrix = tuple[tuple[float, ...], ...]
+WORDS = 5  # of a plan's form, for each axis
 
-# Pairs of opposite points by how many products; the point 0 is there if their number is odd with
-# infinity left out, infinity always.
-_PAIRS = {1: (), 4: (1.0,), 5: (sqrt(0.5), sqrt(2.0)), 6: (sqrt(0.5), sqrt(2.0))}
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A short convolution; its taps, inputs and outputs by their numbers in the tile."""
+
+    short: Short
+    taps: range
+    inputs: range
+    outputs: range
 
 
 @dataclass(frozen=True, slots=True)
 class Transform:
-    """F(m, r): m outputs of r taps. F(1, 1) leaves an axis as it is.
+    """A tile of an axis: m outputs of each part of an r-tap kernel; m = r = 1 leaves an axis as it
+    is. `lead`: which of the outputs between two inputs comes first, lo modulo up.
 
-    >>> Transform(4, 3).n, Transform(2, 3).points
-    (6, (0.0, 1.0, -1.0))
+    >>> t = Transform(4, 3)
+    >>> t.n, t.inputs, t.outputs, t.step
+    (6, 6, 4, 4)
+    >>> t = Transform(4, 3, stride=2)
+    >>> t.n, t.inputs, t.outputs, t.step
+    (9, 9, 4, 8)
+    >>> t = Transform(4, 4, up=2)
+    >>> t.n, t.inputs, t.outputs, t.step
+    (10, 6, 8, 4)
     """
 
     m: int
     r: int
+    stride: int = 1
+    up: int = 1
+    lead: int = 0
+
+    @staticmethod
+    def of(axis: Axis, m: int) -> Transform:
+        """The tile of an axis, m outputs a part."""
+        return Transform(m, axis.kernel, axis.stride, axis.up, axis.lo % axis.up)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts, whose products stand side by side in this order."""
+        found = []
+        for p in range(self.stride * self.up):
+            if self.up == 1:
+                first, at, outputs = p, p, range(self.m)
+            else:
+                first = (self.lead - p) % self.up
+                at = (p + first - self.lead) // self.up
+                outputs = range(p, self.m * self.up, self.up)
+            taps = range(first, self.r, self.stride * self.up)
+            short = Short(self.m, len(taps))
+            inputs = range(at, at + short.n * self.stride, self.stride)[: short.n]
+            found.append(Part(short, taps, inputs, outputs))
+        return tuple(found)
 
     @property
     def n(self) -> int:
-        """Products, which is inputs too."""
-        return self.m + self.r - 1
+        """Products."""
+        return sum(part.short.n for part in self.parts)
 
     @property
-    def pairs(self) -> tuple[float, ...]:
-        """The positive one of each pair of opposite points."""
-        return _PAIRS[self.n]
+    def inputs(self) -> int:
+        """Neighbouring inputs that a tile reads."""
+        return max(part.inputs[-1] for part in self.parts) + 1
 
     @property
-    def zero(self) -> bool:
-        """Whether 0 is a point."""
-        return self.n > 1 and self.n % 2 == 0
+    def outputs(self) -> int:
+        """Neighbouring outputs that a tile gives."""
+        return self.m * self.up
 
     @property
-    def points(self) -> tuple[float, ...]:
-        """All but infinity, which stands last."""
-        return (0.0,) * self.zero + tuple(p for a in self.pairs for p in (a, -a))
-
-    def filters(self) -> Matrix:
-        """G: n rows of r numbers."""
-        finite = [
-            tuple(a**k / prod(a - b for b in self.points if b != a) for k in range(self.r))
-            for a in self.points
-        ]
-        return (*finite, (0.0,) * (self.r - 1) + (1.0,))
+    def step(self) -> int:
+        """Inputs from one tile to the next."""
+        return self.m * self.stride
 
     def emit_inputs(self, f: Function, d: list[Value]) -> list[Value]:
-        """B' d, for n vectors."""
-        if self.n == 1:
-            return d
-        squares = [a * a for a in self.pairs]
-        out = [_sum(f, _product(squares), d[0::2])] if self.zero else []
-        for i, a in enumerate(self.pairs):
-            # The row of a is (x + a) P, that of -a is (x - a) P, with P of odd or even powers only.
-            others = _product(squares[:i] + squares[i + 1 :])
-            even, odd = (d[2::2], d[1::2]) if self.zero else (d[1::2], d[0::2])
-            e, o = _sum(f, others, even), _sum(f, others, odd)
-            if a == 1.0:
-                out += [e + o, e - o]
-            else:
-                out += [f.fma(o, _splat(o, a), e), f.fma(o, _splat(o, -a), e)]
-        return [*out, _sum(f, _product(squares), d[1::2] if self.zero else d[0::2])]
+        """Inputs to products: n of them."""
+        return [
+            value
+            for part in self.parts
+            for value in part.short.emit_inputs(f, [d[i] for i in part.inputs])
+        ]
 
     def emit_outputs(self, f: Function, v: list[Value]) -> list[Value]:
-        """A' v, for n vectors: m of them."""
-        if self.n == 1:
-            return v
-        first = 1 if self.zero else 0
-        sums, differences = [], []
-        for i in range(len(self.pairs)):
-            plus, minus = v[first + 2 * i], v[first + 2 * i + 1]
-            sums.append(plus + minus)
-            differences.append(plus - minus)
-        out = []
-        for power in range(self.m):
-            terms = [
-                (a**power, t)
-                for a, t in zip(self.pairs, differences if power % 2 else sums, strict=True)
-            ]
-            if self.zero and power == 0:
-                terms.insert(0, (1.0, v[0]))
-            if power == self.m - 1:
-                terms.insert(0, (1.0, v[-1]))
-            out.append(_combined(f, terms))
-        return out
+        """Products to outputs."""
+        out: dict[int, Value] = {}
+        first = 0
+        for part in self.parts:
+            values = part.short.emit_outputs(f, v[first : first + part.short.n])
+            first += part.short.n
+            for i, value in zip(part.outputs, values, strict=True):
+                out[i] = out[i] + value if i in out else value
+        return [out[i] for i in range(self.outputs)]
 
     def emit_filters(self, f: Function, g: list[Value]) -> list[Value]:
-        """G g, for r vectors: n of them."""
+        """Taps to products: n of them."""
         return [
-            _combined(f, [(c, v) for c, v in zip(row, g, strict=True) if c])
-            for row in self.filters()
+            value
+            for part in self.parts
+            for value in part.short.emit_filters(f, [g[k] for k in part.taps])
         ]
 
 
-def _product(squares: list[float]) -> list[float]:
-    """The coefficients of the product of (z - s) over all squares s, from that of 1 on.
-
-    >>> _product([0.5, 2.0])
-    [1.0, -2.5, 1.0]
-    """
-    out = [1.0]
-    for s in squares:
-        s = round(s, 15)  # sqrt(2) ** 2 is 2
-        out = [low - s * high for low, high in zip([0.0, *out], [*out, 0.0], strict=True)]
-    return out
+def transforms(plan: Plan) -> tuple[Transform, Transform]:
+    """Down columns of pixels and along rows, by the plan's form."""
+    return Transform(*plan.form[:WORDS]), Transform(*plan.form[WORDS:])
 
 
-def _sum(f: Function, coefficients: list[float], values: list[Value]) -> Value:
-    """Coefficient times value over as many as there are coefficients."""
-    return _combined(f, list(zip(coefficients, values[: len(coefficients)], strict=True)))
-
-
-def _combined(f: Function, terms: list[tuple[float, Value]]) -> Value:
-    """The sum of terms, begun with one that needs no multiplication if there is one."""
-    terms = sorted(terms, key=lambda term: term[0] != 1.0)
-    (c, total), rest = terms[0], terms[1:]
-    if c != 1.0:
-        total = total * c
-    for c, value in rest:
-        if c == 1.0:
-            total = total + value
-        elif c == -1.0:
-            total = total - value
-        else:
-            total = f.fma(value, _splat(value, c), total)
-    return total
-
-
-def _splat(like: Value, number: float) -> Value:
-    """A number in every lane of a vector like another."""
-    return Value(like.f, like.lift(number))
+def form(*pair: Transform) -> tuple[int, ...]:
+    """What a plan remembers of its transforms."""
+    return tuple(word for t in pair for word in (t.m, t.r, t.stride, t.up, t.lead))

@@ -122,7 +122,7 @@ def _emit_unit(
 def _emit_v(module: Module, plan: Plan, transforms: Pair) -> Routine:
     """v(job, unit): V of all tiles of the box, all channels of the group."""
     lanes = module.target.lanes(plan.dtype)
-    points = transforms[0].n * transforms[1].n
+    pixels = transforms[0].inputs * transforms[1].inputs
     inputs = emit_inputs(module, transforms)
     with tiles_function(module, "v") as (f, piece, _):
         job, unit = piece.job, piece.unit
@@ -131,7 +131,7 @@ def _emit_v(module: Module, plan: Plan, transforms: Pair) -> Routine:
         with f.loop(unit["tiles"]) as tile:
             place = v + tile * lanes
             end = job["v_point"], v_vector
-            f.call(inputs, [ins + tile * points, first, job["ci"], place, *end])
+            f.call(inputs, [ins + tile * pixels, first, job["ci"], place, *end])
         return f.fn
 
 
@@ -156,7 +156,8 @@ def _emit_stores(
     module: Module, plan: Plan, transforms: Pair, nr: int, outputs: Routine
 ) -> Routine:
     """stores(job, unit, n, bias, channel): vector n of a block, from M to the output."""
-    lanes, places = module.target.lanes(plan.dtype), transforms[0].m * transforms[1].m
+    lanes = module.target.lanes(plan.dtype)
+    places = transforms[0].outputs * transforms[1].outputs
     flush = emit_flush(module, plan) if plan.blocked and nr == plan.vectors else None
     flush = flush or (module.ir.globals.get("flush") if plan.blocked else None)
     labels = ("n", "bias", "channel")

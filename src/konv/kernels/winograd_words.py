@@ -29,23 +29,24 @@ TILES_JOB = (
     *(
         f"{name}{axis}"
         for name in (
-            "at_lines",  # word where the lines begin: first output and number of outputs
+            "at_lines",  # word where the lines begin: first output, number of outputs, first source
             "sparse",  # 1 if each line has slots of its own, 0 if slots are neighbouring pixels
             "dilation",
-            "lo", "out",
+            "out",
             "end",  # sources from here on no output reads; there a tile sees zeros
         )
         for axis in TILE_AXES
     ),
 )  # fmt: skip
 
-LINE = 2  # words of a line: first output, outputs
+LINE = 3  # words of a line: first output, outputs, first source
 
 TILES_UNIT = (
     *UNIT,
     "place", "group",  # the box and the group whose tables, image and V are in scratch; -1: none
     "line1", "line2", "lines1", "lines2",  # of the box: first line, and how many
-    "base1", "base2",  # its first outputs; slots of dense axes are counted from theirs
+    "base1", "base2",  # its first outputs
+    "source1", "source2",  # its first sources, from which slots of dense axes are counted
     "width1", "width2",  # outputs from there to those of the next box, where the axis is dense
 )  # fmt: skip
 

@@ -25,7 +25,8 @@ from konv.target import Target
 Precision = Literal["exact", "fast"]
 
 # Outputs of a channel: of small images, at most of those, of large images. What is best for a layer
-# changes about there: below, it is mostly its weights, and tiles of pixels are not full.
+# changes about there: below, it is mostly its weights, and tiles of pixels are not full. Where zeros
+# are inserted, outputs between two inputs count as one.
 SMALL, BETWEEN, LARGE = 49, 100, 1024
 GROWTHS = 40  # doublings: beyond any padding that the largest image could fill
 
@@ -179,7 +180,7 @@ def _offers(
 
 
 def _is_small(conv: Conv) -> bool:
-    return prod(axis.out for axis in conv.axes) <= BETWEEN
+    return prod(axis.out / axis.up for axis in conv.axes) <= BETWEEN
 
 
 def _typical(conv: Conv, small: bool) -> Conv:
@@ -190,10 +191,18 @@ def _typical(conv: Conv, small: bool) -> Conv:
     side = max(1, round((SMALL if small else LARGE) ** (1 / conv.dims)))
     for _ in range(GROWTHS):
         try:
-            return replace(conv, n=1, axes=tuple(_sized(axis, side) for axis in conv.axes))
+            sized = (_sized(axis, _outputs(axis, side, small)) for axis in conv.axes)
+            return replace(conv, n=1, axes=tuple(sized))
         except ProblemError:
             side *= 2
     return conv.with_batch(1)
+
+
+def _outputs(axis: Axis, side: int, small: bool) -> int:
+    """Outputs of an axis at a typical size: whole tiles of small images, if zeros are inserted."""
+    if axis.up == 1:
+        return side
+    return (side + 1) * axis.up if small else max(side, side // 2 * axis.up)
 
 
 def _sized(axis: Axis, out: int) -> Axis:

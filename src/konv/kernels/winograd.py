@@ -98,11 +98,13 @@ SAVING = 1.6
 
 USUAL = 2 * 1024 * 1024  # bytes of second-level cache that the model of cost takes
 
-# Bytes of U that a small saving does not pay for, as each is read for few tiles: 256@28 in steps of
-# 2 saves 1.8 with 20 MB and is 6 % slower, transposed 1024->512@4 saves 1.8 with 72 MB and is 40 %
-# slower; 512->256@8 saves 1.8 with 18 MB and is 1.3 times as fast, 512@7 saves 1.7 with 16 MB and
-# is 1.25 times as fast (Zen 3).
-LARGE, MUCH = 19 * 1024 * 1024, 2.0
+# Bytes of U for each tile that no saving pays for: transposed 512->256@16, typical of 512->256@8,
+# has 3 MiB with tiles of 4 and takes 2.5 ms @8, with those of 2 0.3 MiB and 1.3 ms, without tiles
+# 1.7; 1024@28 has 2.3 MiB and is 2.5 times as fast as without.
+EACH = 5 * 2**19
+# The same in steps of two, where less is saved than in steps of one: 256@28, 0.3 MiB each and 20 in
+# all, is 8 % slower; 512->256@8 pays with as many each and 18 in all (Zen 3).
+STEPS_EACH, STEPS_FEW = 0.25 * 2**20, 19 * 2**20
 
 
 def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv.plan.Algorithm
@@ -136,11 +138,9 @@ def _too_little(conv: Conv, m: int) -> str | None:
     if saved < SAVING:
         return f"would save a factor of {saved:.1f} of the multiplications, less than {SAVING}"
     size = points * conv.ci // conv.groups * conv.co * BYTES[conv.dtype]
-    if size > LARGE and saved < MUCH:
-        return (
-            f"would save a factor of {saved:.1f} of the multiplications, too little for "
-            f"{size / 2**20:.0f} MiB of transformed weights"
-        )
+    even = conv.axes[0].stride == conv.axes[0].up
+    if size > (EACH * tiles if even else max(STEPS_EACH * tiles, STEPS_FEW)):
+        return f"would read {size / 2**20:.0f} MiB of transformed weights for {tiles} tiles"
     return None
 
 

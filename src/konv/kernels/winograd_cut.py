@@ -23,14 +23,19 @@ RESTS = {14: (8, 4), 12: (8, 4), 10: (5,), 8: (4,), 7: (3,), 6: (3,), 4: (2,)}
 
 BOX = 64  # tiles of a box
 PIECES = 8  # ways to cut an axis that are tried, from the fewest boxes that can be
-INPUT, OUTPUT = 3.6, 3.4  # a vector at a point: loads, stores, a sixth of two transforms
+# A vector at a point, in and out: loads, stores, a sixth of two transforms; by bytes in a vector.
+# With fewer registers and lines of V that are written by halves (Zen 3) it takes longer.
+TRANSFORM = {64: (3.6, 3.4), 32: (6.5, 6.5), 16: (6.5, 6.5)}
+# Products beside all that passes through the caches, by the cycles of their register tiles: 64@56
+# and 256@56 run at 75 % of the peak of two threads, where tiles alone have 95 (Zen 3).
+BESIDE = {64: 1.0, 32: 1.2, 16: 1.2}
 STAGE = 5.0  # contiguous output: a vector of results transposed, staged and written
 PACK = 0.6  # contiguous input: a number brought channels-last
 # Contiguous input and output: begun lines of a box cost as much as so many numbers; of a box as
 # wide as the image, whose lines follow each other, fewer (512@14, 1024@7 in 32 groups, Zen 3).
 RUN, WHOLE = 32, 12
 ADDRESS = 3.0  # a pixel's or a result's
-CALL = 40.0  # a product: the way in and out, its sums to M
+CALL = {64: 40.0, 32: 100.0, 16: 100.0}  # a product: the way in and out, its sums to M
 STREAM = 8.0  # bytes that arrive in a cycle from the third-level cache
 
 
@@ -82,6 +87,8 @@ class Model:
         self.vectors = -(-conv.co // conv.groups // self.lanes)
         self.blocks = -(-self.vectors // plan.vectors)
         self.l2 = target.l2
+        self.each, self.beside = TRANSFORM[target.vector_bytes], BESIDE[target.vector_bytes]
+        self.call = CALL[target.vector_bytes]
         down, along = zip(self.axes, self.transforms, strict=True)
         self.lines = count(*down), count(*along)
 
@@ -111,7 +118,7 @@ class Model:
     def _inputs(self, rows: int, columns: int) -> float:
         """A box's tables, its packed image and V."""
         tiles, vectors = rows * columns, -(-self.ci // self.lanes)
-        cycles = tiles * self.points * (ADDRESS / self.conv.groups + vectors * INPUT)
+        cycles = tiles * self.points * (ADDRESS / self.conv.groups + vectors * self.each[0])
         if self.plan.packed:
             over, along = self.transforms
             begun = self._begun(columns)
@@ -125,15 +132,15 @@ class Model:
 
     def _products(self, rows: int, columns: int, blocks: int) -> float:
         """Some blocks of output channels over a box: products and transforms out."""
-        nr, rest, sums, calls = self.plan.vectors, rows * columns, 0, 0
+        nr, rest, sums, calls = self.plan.vectors, rows * columns, 0.0, 0
         sizes = (self.plan.pixels, *RESTS.get(self.plan.pixels, ()))
         for size in sizes:
             here = rest // size if size != sizes[-1] else -(-rest // size)
             rest, calls = rest - here * size, calls + here
-            sums += here * max(size * nr, 8, (size + nr))
+            sums += here * max(size * nr, 8, (size + nr)) * self.beside
         vectors = min(blocks * nr, self.vectors)
         share = vectors / (blocks * nr)
-        product = self.points * blocks * (sums * share * self.ci / 2 + calls * CALL)
+        product = self.points * blocks * (sums * share * self.ci / 2 + calls * self.call)
         size = self.points * self.ci * BYTES[self.plan.dtype]
         far = size * vectors * self.lanes  # bytes from beyond the second-level cache: U,
         if size * self.vectors * self.lanes < self.l2 // 2:
@@ -141,7 +148,7 @@ class Model:
         if size * rows * columns > self.l2 * 5 // 8:  # and V if it does not stay there
             far += size * rows * columns * blocks
         product = max(product, far / STREAM) + min(product, far / STREAM) / 4
-        out = self.points * OUTPUT
+        out = self.points * self.each[1]
         if self.plan.blocked:
             begun = self._begun(columns)
             out += self.results * STAGE * (1 + begun / (columns * self.transforms[1].outputs))

@@ -27,7 +27,7 @@ Precision = Literal["exact", "fast"]
 # Outputs of a channel: of small images, at most of those, of large images. What is best for a layer
 # changes about there: below, it is mostly its weights, and tiles of pixels are not full. Where zeros
 # are inserted, outputs between two inputs count as one.
-SMALL, BETWEEN, LARGE = 49, 100, 1024
+SMALL, BETWEEN, LARGE = 49, 60, 1024
 GROWTHS = 40  # doublings: beyond any padding that the largest image could fill
 
 _precision: ContextVar[Precision] = ContextVar("precision", default="fast")
@@ -199,10 +199,8 @@ def _typical(conv: Conv, small: bool) -> Conv:
 
 
 def _outputs(axis: Axis, side: int, small: bool) -> int:
-    """Outputs of an axis at a typical size: whole tiles of small images, if zeros are inserted."""
-    if axis.up == 1:
-        return side
-    return (side + 1) * axis.up if small else max(side, side // 2 * axis.up)
+    """Outputs of an axis at a typical size."""
+    return side * axis.up if small or axis.up == 1 else max(side, side // 2 * axis.up)
 
 
 def _sized(axis: Axis, out: int) -> Axis:

@@ -11,9 +11,11 @@ from kernels.layers import TARGETS
 
 import konv
 from konv import llvm, reference
-from konv.geometry import Conv
+from konv.geometry import Axis, Conv
 from konv.kernels import winograd
 from konv.kernels.winograd_cut import Model, even
+from konv.kernels.winograd_points import Short
+from konv.kernels.winograd_schedule import Lines
 from konv.kernels.winograd_transforms import Transform
 from konv.runtime.choose import choose, precision
 from konv.target import Target
@@ -23,6 +25,12 @@ LAYERS = [
     "conv2d 1x256x12x12 o32 k3 p1",
     "conv2d 1x16x20x20 o16 k5 p2",
     "conv1d 1x64x200 o16 k3 p1",
+    "conv2d 1x16x38x38 o16 k3 s2 p1",
+    "conv2d 1x64x24x24 o32 k4 s2 p1",
+    "conv2d 1x16x31x31 o16 k5 s2 p2",
+    "tconv2d 1x64x12x12 o16 k4 s2 p1",
+    "tconv2d 1x16x12x12 o16 k3 s2 p1 r1",
+    "tconv2d 1x16x15x15 o16 k5 s2 p2 r1",
 ]
 
 
@@ -46,23 +54,56 @@ def test_the_bound(line: str) -> None:
     """
     conv, most = Conv.parse(line), 0.0
     assert winograd.why_not(conv, llvm.detect()) is None
-    function = konv.conv2d if conv.dims == 2 else konv.conv1d
     for seed in range(8):
         x, w = draws(conv, seed)
-        error = abs(function(x, w, padding=conv.axes[0].lo) - reference.im2col(conv, x, w))
+        y = konv.prepare(conv, w, plan="winograd")(x)
+        error = abs(y - reference.im2col(conv, x, w))
         allowed = reference.tolerance(conv, x, w, None, "winograd")
         most = max(most, float((error / allowed).max()))
     assert 0.01 < most < 0.5
 
 
-@pytest.mark.parametrize(("m", "r"), [(4, 3), (2, 3), (2, 5), (4, 2), (3, 2), (1, 1)])
-def test_filters_of_a_transform(m: int, r: int) -> None:
+@pytest.mark.parametrize(("m", "r"), [(4, 3), (2, 3), (2, 5), (4, 2), (3, 2), (2, 2)])
+def test_filters_of_a_short_convolution(m: int, r: int) -> None:
     """A polynomial's values at the points, over products of their distances; infinity last."""
-    transform = Transform(m, r)
-    rows = transform.filters() if transform.n > 1 else ((1.0,),)
-    assert len(rows) == transform.n == len(transform.points) + 1
-    assert len(set(transform.points)) == len(transform.points)
+    short = Short(m, r)
+    rows = short.filters()
+    assert len(rows) == short.n == len(short.points) + 1
+    assert len(set(short.points)) == len(short.points)
     assert rows[-1] == (0.0,) * (r - 1) + (1.0,)
+
+
+def test_one_tap_needs_no_points() -> None:
+    assert Short(4, 1).filters() == ((1.0,),) * 4
+
+
+STEPS = [(3, 1, 1, 1, 1), (3, 2, 1, 1, 0), (5, 2, 1, 2, 2), (4, 1, 2, 2, 2), (4, 1, 2, 1, 1)]
+STEPS += [(3, 1, 2, 1, 2), (5, 1, 2, 2, 3), (3, 1, 2, 2, 2)]
+
+
+@pytest.mark.parametrize(("r", "stride", "up", "lo", "hi"), STEPS)
+@pytest.mark.parametrize("m", [2, 4])
+def test_the_parts_of_a_tile_are_the_axis(
+    r: int, stride: int, up: int, lo: int, hi: int, m: int
+) -> None:
+    """Every tap of every output of a tile reads what the axis says, through one part each."""
+    axis = Axis(40, r, stride, lo=lo, hi=hi, up=up)
+    t = Transform.of(axis, m)
+    reads = {
+        (part.outputs[j], k): part.inputs[j + i]
+        for part in t.parts
+        for j in range(m)
+        for i, k in enumerate(part.taps)
+    }
+    line = Lines(axis, t).lines[2]
+    first, real, source = line
+    assert (first, real) == (2 * t.outputs, t.outputs)
+    for o in range(t.outputs):
+        for k in range(r):
+            at = axis.source(first + o, k)
+            assert at == (source + reads[o, k] if (o, k) in reads else None)
+    assert max(reads.values()) < t.inputs
+    assert Lines(axis, t).lines[3][2] - source == t.step
 
 
 @pytest.mark.parametrize("threads", [1, 2, 7])
@@ -101,12 +142,21 @@ def test_even() -> None:
         ("conv2d 1x15x14x14 o16 k3 p1", "takes 16 channels in and out a group or more; here 15"),
         ("conv2d 1x64x14x14 o32 k3 p1 g4", "takes 16 channels in and out a group or more; here"),
         ("conv3d 1x16x9x9x9 o16 k3 p1", "takes one or two axes; here 3"),
-        ("conv2d 1x16x14x14 o16 k3 s2 p1", "takes stride 1 only, ordinary or transposed"),
-        ("tconv2d 1x16x14x14 o16 k3 s2 p1", "takes stride 1 only, ordinary or transposed"),
-        ("conv2d 1x16x14x14 o16 k3x1", "takes kernels of 3 or 5 taps on every axis only"),
-        ("conv2d 1x16x14x14 o16 k7", "takes kernels of 3 or 5 taps on every axis only"),
+        ("conv2d 1x16x32x32 o16 k3 s2 p1", None),
+        ("conv2d 1x16x32x32 o16 k5 s2 p2", None),
+        ("tconv2d 1x16x16x16 o16 k4 s2 p1", None),
+        ("tconv2d 1x16x16x16 o16 k3 s2 p1 r1", None),
+        ("conv2d 1x16x32x32 o16 k3 s3 p1", "takes kernels of 3, 4 or 5 taps in steps of one or"),
+        ("conv2d 1x16x32x32 o16 k3 s2x1 p1", "takes kernels of 3, 4 or 5 taps in steps of one or"),
+        ("conv2d 1x16x32x32 o16 k3 s2 p2 d2", "takes dilation in steps of one only; here 2"),
+        ("tconv2d 1x16x14x14 o16 k3 s4 p1", "takes kernels of 3, 4 or 5 taps in steps of one or"),
+        ("conv2d 1x16x14x14 o16 k3x1", "takes kernels of 3, 4 or 5 taps in steps of one or"),
+        ("conv2d 1x16x14x14 o16 k4", "takes kernels of 3, 4 or 5 taps in steps of one or"),
+        ("conv2d 1x16x14x14 o16 k7", "takes kernels of 3, 4 or 5 taps in steps of one or"),
         ("conv2d 1x16x5x5 o16 k3 p1", "would save a factor of 1.6 of the multiplications, less"),
-        ("conv2d 1x512x7x7 o512 k3 p1", "would read 36 MiB of transformed weights for 4 tiles"),
+        ("conv2d 1x512x7x7 o512 k3 p1", None),
+        ("conv2d 1x1024x7x7 o1024 k3 p1", "would read 144 MiB of transformed weights for 4 tiles"),
+        ("conv2d 1x256x28x28 o256 k3 s2 p1", "would save a factor of 1.4 of the multiplications"),
     ],
 )
 def test_why_winograd_does_not(line: str, says: str | None) -> None:

@@ -1,12 +1,14 @@
-"""Winograd's convolution: fewer multiplications where a small kernel moves by steps of one.
+"""Winograd's convolution: fewer multiplications where a small kernel moves by steps of one or two.
 
 An m x m tile of outputs of an r x r kernel takes (m + r - 1)**2 products a pair of channels
 instead of m * m * r * r: F(4x4, 3x3) 36 instead of 144, F(2x2, 5x5) 36 instead of 100, F(4, 3) of a
-sequence 6 instead of 12 (konv.kernels.winograd_transforms). At each point they are a product of
-matrices:
+sequence 6 instead of 12 (konv.kernels.winograd_points). In steps of two, of the output or of a
+transposed layer's input, each step's taps are a kernel of steps of one: 4 x 4 outputs of 3 x 3 taps
+take 81 instead of 144 products, 8 x 8 transposed ones of 4 x 4 taps 100 instead of 256
+(konv.kernels.winograd_transforms). At each point they are a product of matrices:
 
     V = B' d B     tiles by input channels       channels in the lanes; once for each tile
-    M = V U        for each of 36 points         U = G g G', packed (konv.kernels.winograd_weights)
+    M = V U        for each of the points        U = G g G', packed (konv.kernels.winograd_weights)
     y = A' M A     and the bias                  output channels in the lanes
 
 A unit of work is a box of tiles, so V and M stay near while U passes by
@@ -79,8 +81,8 @@ TILES = {
     (64, 32): ((12, 2), (8, 3), (6, 4), (14, 1)),
 }
 
-# Outputs of a part of a tile along an axis, by taps, stride and inserted zeros. 4 of 5 taps would be
-# 8 points, whose rounding is ten times that of 6.
+# Outputs of a part of a tile along an axis, by taps, stride and `up`. 4 of 5 taps in steps of one
+# would be 8 points, whose rounding is ten times that of 6.
 OUTPUTS = {
     (3, 1, 1): (4, 2),
     (5, 1, 1): (2,),
@@ -117,10 +119,11 @@ def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv
     if conv.dims > 2:
         return f"takes one or two axes; here {conv.dims}"
     steps = {(a.kernel, a.stride, a.up) for a in conv.axes}
-    if len(steps) > 1 or not steps <= OUTPUTS.keys():
-        return "takes kernels of 3 or 5 taps, in steps of 2 of 3 or 4, the same on every axis"
-    if any(max(a.stride, a.up) > 1 and a.dilation > 1 for a in conv.axes):
-        return "takes dilation in steps of one only"
+    if len(steps) > 1 or not steps <= OUTPUTS.keys():  # 4 taps in steps of two only
+        return "takes kernels of 3, 4 or 5 taps in steps of one or two, the same on every axis"
+    for axis in conv.axes:
+        if max(axis.stride, axis.up) > 1 and axis.dilation > 1:
+            return f"takes dilation in steps of one only; here {axis.dilation}"
     whys = [_too_little(conv, m) for m in _outputs(conv)]
     return whys[0] if all(whys) else None
 

@@ -25,8 +25,8 @@ from konv.target import Target
 Precision = Literal["exact", "fast"]
 
 # Outputs of a channel: of small images, at most of those, of large images. What is best for a layer
-# changes about there: below, it is mostly its weights, and tiles of pixels are not full. Where zeros
-# are inserted, outputs between two inputs count as one.
+# changes about there: below, it is mostly its weights, and tiles of pixels are not full. Of a
+# transposed layer, the outputs from one input to the next count as one.
 SMALL, BETWEEN, LARGE = 49, 60, 1024
 GROWTHS = 40  # doublings: beyond any padding that the largest image could fill
 

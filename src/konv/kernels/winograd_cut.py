@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 
 from konv.geometry import Axis, Conv
 from konv.kernels.winograd_transforms import Transform, transforms
@@ -64,10 +65,11 @@ def count(axis: Axis, t: Transform) -> int:
 
 @dataclass(frozen=True)
 class Cut:
-    """Lines of each axis in a box, and blocks of output channels in a unit; the cycles that the
-    slowest thread takes for all units of the call.
+    """Images and lines of each axis in a box, and blocks of output channels in a unit; the cycles
+    that the slowest thread takes for all units of the call.
     """
 
+    images: int
     rows: int
     columns: int
     chunk_blocks: int
@@ -95,25 +97,32 @@ class Model:
     def best(self, threads: int, n: int) -> Cut:
         """The cheapest cut for n images and so many threads."""
         rows, columns = self.lines
-        boxes = [(down, along) for along in even(columns, BOX) for down in even(rows, BOX // along)]
+        boxes = [
+            (1, down, along) for along in even(columns, BOX) for down in even(rows, BOX // along)
+        ]
+        if self.conv.groups == 1 and rows * columns <= BOX // 2:  # one packed image is in scratch
+            boxes += [(i, rows, columns) for i in even(n, BOX // (rows * columns)) if i > 1]
         least = min(self.plan.pixels // 2, BOX)
         pieces = range(1, min(self.blocks, 4 * threads if threads > 1 else 1) + 1)
         cuts = [
             self._cut(*box, piece, threads, n)
-            for box in [box for box in boxes if box[0] * box[1] >= least] or boxes[:1]
+            for box in [box for box in boxes if prod(box) >= least] or boxes[:1]
             for piece in pieces
         ]
         return min(cuts, key=lambda cut: cut.cycles)
 
-    def _cut(self, rows: int, columns: int, pieces: int, threads: int, n: int) -> Cut:
+    def _cut(
+        self, images: int, rows: int, columns: int, pieces: int, threads: int, n: int
+    ) -> Cut:
         chunk = -(-self.blocks // pieces)
         chunks = -(-self.blocks // chunk)
         down, along = self.lines
-        boxes = -(-down // rows) * -(-along // columns) * n * self.conv.groups
+        boxes = -(-down // rows) * -(-along // columns) * -(-n // images) * self.conv.groups
         # Threads take units that follow each other, which share a box's V.
         shared = min(1.0, 1 / chunks + (threads - 1) / (boxes * chunks or 1))
-        unit = shared * self._inputs(rows, columns) + self._products(rows, columns, chunk)
-        return Cut(rows, columns, chunk, -(-boxes * chunks // threads) * unit)
+        unit = shared * images * self._inputs(rows, columns)
+        unit += self._products(images * rows, columns, chunk)
+        return Cut(images, rows, columns, chunk, -(-boxes * chunks // threads) * unit)
 
     def _inputs(self, rows: int, columns: int) -> float:
         """A box's tables, its packed image and V."""

@@ -80,15 +80,16 @@ def schedule(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, thr
     cut = Model(conv, plan, target).best(threads, conv.n)
     for line, box in zip(lines, (cut.rows, cut.columns), strict=True):
         line.cut(box)
-    chunks = -(-blocks // cut.chunk_blocks)
+    chunks, together = -(-blocks // cut.chunk_blocks), -(-conv.n // cut.images)
     words = dict.fromkeys(TILES_JOB, 0)
     words |= {
-        "units": conv.n * prod(line.boxes for line in lines) * conv.groups * chunks,
+        "units": together * prod(line.boxes for line in lines) * conv.groups * chunks,
         "chunks": chunks, "chunk_blocks": cut.chunk_blocks, "mode": MODES[conv.mode],
         "groups": conv.groups, "ci": ci, "co": co, "blocks": blocks - (plan.tail > 0),
         "tail": plan.tail, "x_batch": x[0], "x_channel": x[1], "y_batch": y[0], "y_channel": y[1],
     }  # fmt: skip
     tables = _axis_words(words, conv, lines, x[2:], y[2:])
+    words |= {"box0": cut.images, "boxes0": together, "count0": conv.n, "size0": 1}
     words["thread_bytes"] = scratch.lay_out(words, _parts(conv, plan, words, lines, lanes))
     return Work([*words.values(), *tables], threads, words["thread_bytes"])
 
@@ -104,7 +105,7 @@ def _axis_words(
     missing = (0,) * (2 - conv.dims)
     tables: list[int] = []
     apart = conv.ci * BYTES[conv.dtype]
-    words |= {"size0": 1, "boxes0": 1, "at_raws0": len(TILES_JOB)}
+    words["at_raws0"] = len(TILES_JOB)
     tables += [0]
     for a, line, x_stride, y_stride in reversed(
         list(zip(TILE_AXES, lines, (*missing, *x_strides), (*missing, *y_strides), strict=True))
@@ -137,7 +138,8 @@ def _parts(
     """The parts of a thread's scratch; notes what depends on them in `words`."""
     size, ci = BYTES[plan.dtype], conv.ci // conv.groups
     rows, columns = lines
-    tiles = rows.box * columns.box
+    each = rows.box * columns.box
+    tiles = each * words["box0"]
     places = tiles + (plan.pixels, *RESTS.get(plan.pixels, ()))[-1] - 1
     points, pixels = rows.t.n * columns.t.n, rows.t.inputs * columns.t.inputs
     outs = OUTS if plan.blocked else rows.t.outputs * columns.t.outputs
@@ -152,7 +154,7 @@ def _parts(
         "at_slots0": 8,
         "at_slots1": rows.slots * 8,
         "at_slots2": columns.slots * 8,
-        "at_ins": tiles * pixels * 8,
+        "at_ins": each * pixels * 8,
         "at_outs": tiles * outs * 8,
         "at_zeros": 0 if plan.packed else (conv.ci + lanes) * size,
         "at_image": image * size,

@@ -23,17 +23,15 @@ OUTS = 4  # words of a tile in `outs` for contiguous output
 
 
 def emit_tables(module: Module, plan: Plan, transforms: tuple[Transform, Transform]) -> Routine:
-    """tables(job, unit): all of them, for the unit's box."""
-    slots = emit_slots(module)
-    axis = _emit_axis(module, transforms, slots)
+    """tables(job, unit): those of one image of the unit's box, whose tiles join the others'."""
     image = emit_image(module, plan.dtype) if plan.packed else None
     tiles = _emit_tiles(module, plan, transforms)
-    with tiles_function(module, "tables") as (f, piece, _):
+    with tiles_function(module, "tables", writes=True) as (f, piece, _):
         job, unit = piece.job, piece.unit
-        f.call(axis, [job.base, unit.base])
         if image is not None:
             f.call(image, [job.base, unit.base])
         f.call(tiles, [job.base, unit.base])
+        unit["tiles"] = unit["tiles"] + unit["lines", 1] * unit["lines", 2]
         return f.fn
 
 
@@ -43,8 +41,9 @@ def _line(piece: Piece, axis: int, index: Value) -> list[Value]:
     return [words[i] for i in range(LINE)]
 
 
-def _emit_axis(module: Module, transforms: tuple[Transform, Transform], slots: Routine) -> Routine:
+def emit_axes(module: Module, transforms: tuple[Transform, Transform]) -> Routine:
     """axes(job, unit): the slots of each axis of the box."""
+    slots = emit_slots(module)
     with tiles_function(module, "axes", writes=True) as (f, piece, _):
         job, unit = piece.job, piece.unit
         piece.part(("at_slots", 0), I64)[0] = 0
@@ -73,7 +72,9 @@ def _emit_axis(module: Module, transforms: tuple[Transform, Transform], slots: R
 
 
 def _emit_tiles(module: Module, plan: Plan, transforms: tuple[Transform, Transform]) -> Routine:
-    """tiles(job, unit): the addresses of each tile of the box."""
+    """tiles(job, unit): the addresses of each tile of the box in one image. Those of results stand
+    behind those of images before it, of pixels there are this image's only.
+    """
     size, (over, along) = SIZE[REAL[plan.dtype]], transforms
     pixels = over.inputs * along.inputs
     places = OUTS if plan.blocked else over.outputs * along.outputs
@@ -94,7 +95,7 @@ def _emit_tiles(module: Module, plan: Plan, transforms: tuple[Transform, Transfo
             with f.loop(over.inputs) as r, f.loop(along.inputs) as q:
                 at = [slots[0] + r * steps[0], slots[1] + q * steps[1]]
                 to[r * along.inputs + q] = _source(f, piece, plan, at, size)
-            to = outs + number.get() * places
+            to = outs + (unit["tiles"] + number.get()) * places
             if plan.blocked:
                 to[0] = _result(f, piece, lines, f.integer(0), f.integer(0), size)
                 to[1], to[2], to[3] = lines[0][1], lines[1][1], lines[1][0] - unit["base", 2]

@@ -2,8 +2,10 @@
 
 for unit in units, taken by threads one after the other:   a box of tiles, a group, some blocks
                                                            of its output channels
-    tables and the packed image, unless of the unit before           konv.kernels.winograd_tables
-    V of the box and group, unless of the unit before
+    for image of the box, unless of the unit before:
+        tables and the packed image                                  konv.kernels.winograd_tables
+        V, if there is one group
+    V of the box and group, unless of the unit before or there already
     for block of output channels:
         for point: for register tile of tiles: product    V, U -> M
         for tile: transform out                           M -> y
@@ -24,7 +26,7 @@ from konv.kernels.winograd_parts import (
     emit_product,
     offset,
 )
-from konv.kernels.winograd_tables import OUTS, emit_tables
+from konv.kernels.winograd_tables import OUTS, emit_axes, emit_tables
 from konv.kernels.winograd_weights import emit_weights
 from konv.kernels.winograd_words import TILE_AXES, TILES_JOB, TILES_UNIT, tiles_function
 from konv.kernels.words import Piece, Words
@@ -39,14 +41,14 @@ def emit_kernel(plan: Plan, target: Target, transforms: Pair) -> Module:
     """The module of a plan: `run` and `pack`."""
     module = Module(target, plan.algorithm)
     emit_weights(module, transforms, plan.vectors)
-    tables = emit_tables(module, plan, transforms)
+    axes, tables = emit_axes(module, transforms), emit_tables(module, plan, transforms)
     v = _emit_v(module, plan, transforms)
     outputs = emit_outputs(module, plan, transforms)
     blocks = [
         _emit_block(module, plan, transforms, nr, outputs)
         for nr in ([plan.vectors, plan.tail] if plan.tail else [plan.vectors])
     ]
-    unit = _emit_unit(module, plan, transforms, tables, v, blocks)
+    unit = _emit_unit(module, plan, transforms, axes, tables, v, blocks)
     emit_entry(module, partial(_emit_work, plan, unit), plan.residual)
     return module
 
@@ -72,6 +74,7 @@ def _emit_unit(
     module: Module,
     plan: Plan,
     transforms: Pair,
+    axes: Routine,
     tables: Routine,
     v: Routine,
     blocks: list[Routine],
@@ -92,13 +95,21 @@ def _emit_unit(
                 unit["line", axis] = line
                 unit["lines", axis] = f.least(job["box", axis], job["count", axis] - line)
                 rest = rest // job["boxes", axis]
-            unit["x"] = x + rest * job["x_batch"] * 4
-            unit["y"] = y + rest * job["y_batch"] * 4
-            unit["tiles"] = unit["lines", 1] * unit["lines", 2]
-            f.call(tables, [job.base, unit.base])
+            f.call(axes, [job.base, unit.base])
+            unit["tiles"] = 0
+            first = rest * job["box", 0]
+            last = f.least(first + job["box", 0], job["count", 0])
+            with f.loop(last, start=first) as image:
+                unit["x"] = x + image * job["x_batch"] * 4
+                unit["y"] = y + image * job["y_batch"] * 4
+                before = unit["tiles"]
+                f.call(tables, [job.base, unit.base])
+                with f.when(job["groups"].equals(1)):
+                    unit["group"] = 0
+                    f.call(v, [job.base, unit.base, before])
         with f.when(unit["group"].differs(g)):
             unit["group"] = g
-            f.call(v, [job.base, unit.base])
+            f.call(v, [job.base, unit.base, f.integer(0)])
         padded = (job["blocks"] * plan.vectors + job["tail"]) * lanes
         weights = unit.pointer("weights", F32)
         biases = weights + job["groups"] * padded * job["ci"] * points + g * padded
@@ -120,16 +131,18 @@ def _emit_unit(
 
 
 def _emit_v(module: Module, plan: Plan, transforms: Pair) -> Routine:
-    """v(job, unit): V of all tiles of the box, all channels of the group."""
+    """v(job, unit, before): V of the box's tiles in the image at hand, all channels of the group;
+    `before`: tiles of other images.
+    """
     lanes = module.target.lanes(plan.dtype)
     pixels = transforms[0].inputs * transforms[1].inputs
     inputs = emit_inputs(module, transforms)
-    with tiles_function(module, "v") as (f, piece, _):
+    with tiles_function(module, "v", ("before",)) as (f, piece, (before,)):
         job, unit = piece.job, piece.unit
         ins, v = piece.part("at_ins", I64), piece.part("at_v", F32)
         first, v_vector = unit["group"] * job["ci"], job["v_vector"]
-        with f.loop(unit["tiles"]) as tile:
-            place = v + tile * lanes
+        with f.loop(unit["tiles"] - before) as tile:
+            place = v + (before + tile) * lanes
             end = job["v_point"], v_vector
             f.call(inputs, [ins + tile * pixels, first, job["ci"], place, *end])
         return f.fn
@@ -181,7 +194,7 @@ def _emit_stores(
         def more(last: int) -> list[Value]:
             return [unit["residual"], f.integer(last)] if plan.residual else []
 
-        with f.loop(unit["lines", 1]):
+        with f.loop(unit["tiles"] // unit["lines", 2]):
             first = outs + number.get() * OUTS
             with f.loop(unit["lines", 2]):
                 tile = number.get()

@@ -7,7 +7,8 @@ both records as in any other kernel.
 Tiles lie in a grid. A *line* of it is the place of tiles on one axis: its first output, and how
 many of its m outputs there really are. A dilated axis is `dilation` interleaved ones, so the lines
 of these take turns: first outputs 0, 1, .. dilation - 1, then m * dilation, and so on. A *box* is
-some lines of one axis by some of the other, which a unit takes.
+some lines of one axis by some of the other, which a unit takes; all of them in several images, if
+images are small: axis 0 of the records counts these.
 """
 
 from __future__ import annotations

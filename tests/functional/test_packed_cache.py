@@ -1,4 +1,4 @@
-"""Packed weights are kept between calls: once each, at most 128 MiB, the last used longest."""
+"""Packed weights are kept between calls: once each, at most LIMIT bytes, the last used longest."""
 
 from __future__ import annotations
 
@@ -42,8 +42,10 @@ def test_unchanged_weights_are_packed_once(monkeypatch: pytest.MonkeyPatch) -> N
     assert len(calls) == 1
 
 
-def test_bounded() -> None:
+def test_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Layers of 16 MiB each, more than there is room for: the last ones stay, at most 128 MiB."""
+    assert weights.LIMIT == 512 * MIB
+    monkeypatch.setattr(weights, "LIMIT", 128 * MIB)
     side = 2048
     memory = np.ones(side * side + 16 * 12, "float32")
     x = np.ones((1, side, 1, 1), "float32")
@@ -51,7 +53,7 @@ def test_bounded() -> None:
     views = [memory[at : at + side * side].reshape(side, side, 1, 1) for at in begins]
     for number, w in enumerate(views, 1):
         assert konv.conv2d(x, w).max() == side
-        assert held() == CACHE.bytes <= weights.LIMIT == 128 * MIB
+        assert held() == CACHE.bytes <= 128 * MIB
         assert len(CACHE.entries) == min(number, 7)  # headers and biases leave no room for 8
     assert [key[0] for key in CACHE.entries] == [w.ctypes.data for w in views[-7:]]
 
@@ -81,6 +83,22 @@ def test_least_recently_used_goes_first(monkeypatch: pytest.MonkeyPatch) -> None
     ws[3][0, 0, 0, 0] = 7  # changed: packed anew, in the place of the old one
     assert konv.conv2d(x, ws[3])[0, 0, 0, 0] == 7 + 15 * 3
     assert held() == CACHE.bytes == 3 * size
+
+
+def test_a_changed_weight_is_packed_over_its_old_copy() -> None:
+    """Unless somebody computes with that: then its memory stays as it is."""
+    x, w = np.ones((1, 16, 2, 2), "float32"), np.ones((16, 16, 1, 1), "float32")
+    konv.conv2d(x, w)
+    (packed,) = CACHE.entries.values()
+    address, before = packed.address, packed.array.copy()
+    w += 1
+    assert (konv.conv2d(x, w) == 32).all()
+    assert (packed.array == before).all(), "this test computes with it, for all that konv knows"
+    assert address not in [other.address for other in CACHE.entries.values()]
+    address = next(iter(CACHE.entries.values())).address
+    w += 1
+    assert (konv.conv2d(x, w) == 48).all()
+    assert [other.address for other in CACHE.entries.values()] == [address]
 
 
 def test_larger_than_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:

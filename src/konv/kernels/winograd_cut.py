@@ -111,9 +111,7 @@ class Model:
         ]
         return min(cuts, key=lambda cut: cut.cycles)
 
-    def _cut(
-        self, images: int, rows: int, columns: int, pieces: int, threads: int, n: int
-    ) -> Cut:
+    def _cut(self, images: int, rows: int, columns: int, pieces: int, threads: int, n: int) -> Cut:
         chunk = -(-self.blocks // pieces)
         chunks = -(-self.blocks // chunk)
         down, along = self.lines

@@ -4,6 +4,10 @@
 
 Transformed in double precision and rounded once, as each number is used many times. The last
 vector of output channels begins earlier, as in konv.kernels.winograd_parts.
+
+The points of a filter lie far apart and often fall in the same set of a cache: written straight to
+their places each takes a line from memory and leaves half of it. So some input channels of a whole
+block are gathered near by, and leave in runs (512->256 4x4 of 36 points: 2.9 ms instead of 4.8).
 """
 
 from __future__ import annotations
@@ -38,17 +42,24 @@ def emit_weights(module: Module, transforms: Pair, nr: int) -> None:
         vectors, blocks = rounded(a)
         co, ci = a["co"], a["ci"]
         numbers = f.array(F32, TOGETHER * taps * lanes)
+        near, run = f.array(F32, points * TOGETHER * nr * lanes), TOGETHER * nr * lanes
         g, first = unit // blocks, unit % blocks * nr
         wide = f.least(vectors - first, nr)
         out = a["packed"] + (g * vectors + first) * ci * (points * lanes) + head
-        with f.loop(wide) as n, f.loop(ci, step=TOGETHER) as c:
-            channel, count = offset(f, first + n, co, lanes), f.least(ci - c, TOGETHER)
-            source = a["weights"] + (g * a["by_group"] + channel * a["by_co"] + c * a["by_ci"])
-            strides = a["by_co"], a["by_ci"], a["by_tap"]
-            f.call(gather, [source, numbers, count, *strides])
-            with f.loop(count) as i:
-                to = out + ((c + i) * wide + n) * lanes
-                f.call(filters, [numbers + i * (taps * lanes), to, ci * wide * lanes])
+        with f.loop(ci, step=TOGETHER) as c:
+            count = f.least(ci - c, TOGETHER)
+            with f.loop(wide) as n:
+                channel = offset(f, first + n, co, lanes)
+                source = a["weights"] + (g * a["by_group"] + channel * a["by_co"] + c * a["by_ci"])
+                strides = a["by_co"], a["by_ci"], a["by_tap"]
+                f.call(gather, [source, numbers, count, *strides])
+                with f.loop(count) as i:
+                    to = near + (i * wide + n) * lanes
+                    f.call(filters, [numbers + i * (taps * lanes), to, f.integer(run)])
+            with f.loop(points) as point:
+                to = out + (point * ci + c) * wide * lanes
+                with f.loop(count * wide * lanes, step=lanes) as at:
+                    to.put(at, (near + (point * run + at)).vector(0, lanes))
         biases = a["packed"] + a["groups"] * vectors * ci * (points * lanes) + head
         with f.loop(wide) as n:
             channel = offset(f, first + n, co, lanes)

@@ -105,8 +105,9 @@ class Weights:
         if found is None:
             call = self.call
             found = weights.pack(
-                call.conv, call.plan, call.kernel, weight, self.strides, bias, digest, call.team
-            )
+                call.conv, call.plan, call.kernel, weight, self.strides, bias, digest, call.team,
+                CACHE.take(key),
+            )  # fmt: skip
             CACHE.add(key, found)
             log.event("pack", conv=call.conv, bytes=found.size)
         return found

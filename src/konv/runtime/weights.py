@@ -30,7 +30,7 @@ from konv.target import BYTES, Target
 LARGE = 2**15  # numbers of a weight that is packed by several threads
 FINITE = ctypes.c_int64  # the first word of packed weights
 # Bytes of packed weights kept for functional calls. Networks that need more pack every layer anew
-# at every pass, as the layer that comes next is the one used longest ago: VGG16 has 220 MiB of them.
+# at every pass, as the layer that comes next is the one used longest ago: VGG16 has 220 MiB.
 LIMIT = 512 * 1024 * 1024
 
 OURS = 2  # references to an object that only `take` knows, of which getrefcount has one

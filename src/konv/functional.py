@@ -83,7 +83,8 @@ def conv2d(
 
     Kernels of 3 to 5 taps and stride 1 or 2 are computed on tiles (Winograd) where that is faster:
     a NaN or infinite pixel then reaches all outputs of its tile of 4 x 4 (8 x 8 if the layer is
-    transposed), and a NaN or infinite weight all outputs of its channel. ``konv.precision("exact")`` keeps them where they belong.
+    transposed), and a NaN or infinite weight all outputs of its channel.
+    ``konv.precision("exact")`` keeps them where they belong.
 
     >>> import numpy as np
     >>> image, weight = np.ones((1, 3, 8, 8), "float32"), np.ones((16, 3, 3, 3), "float32")

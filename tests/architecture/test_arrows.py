@@ -29,7 +29,8 @@ ROWS: tuple[tuple[str, frozenset[str]], ...] = (
     ("L3", frozenset({"runtime"})),
     ("L4", frozenset({"arrays", "pair"})),
     ("L4", frozenset({"checks"})),
-    ("L4", frozenset({"request"})),
+    ("L4", frozenset({"request", "keys", "foreign"})),
+    ("L4", frozenset({"layer"})),
     ("L4", frozenset({"dispatch", "prepared"})),
     ("L4", frozenset({"functional", "gradient"})),
     ("L5", frozenset({"nn", "onnx"})),
@@ -49,7 +50,7 @@ THIRD_PARTY: dict[str, dict[str, bool]] = {
     "llvmlite": {"llvm": NOW},
     "numpy": {
         **dict.fromkeys(("reference", "runtime"), NOW),
-        **dict.fromkeys(("arrays", "checks", "request", "dispatch", "prepared"), NOW),
+        **dict.fromkeys(("arrays", "checks", "request", "keys", "dispatch", "prepared"), NOW),
         **dict.fromkeys(("nn", "onnx", "analyze", "bench", "models", "tiling", "web"), NOW),
         "cli": LATE,
     },

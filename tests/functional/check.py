@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -126,6 +128,38 @@ def recording() -> Iterator[list[Job]]:
 
     with patch.object(execute, "choose", remember), patch.object(execute, "schedule", keep):
         yield jobs
+
+
+class OneKernelMore(Exception):  # noqa: N818 - nothing is wrong
+    """A call needs another kernel than those that `few_kernels` allows."""
+
+
+@contextmanager
+def few_kernels(most: int) -> Iterator[None]:
+    """Calls may use `most` different kernels of each algorithm, those that are asked for first;
+    others raise OneKernelMore before anything is compiled. A kernel takes 0.4 s, a case 8 ms.
+    """
+    kernel, known = execute.kernel, defaultdict[str, set[Plan]](set)
+
+    def of_those(plan: Plan) -> Any:
+        code = replace(plan, alignment=1)  # which does not depend on it
+        mine = known[plan.algorithm]
+        if code not in mine and len(mine) == most:
+            raise OneKernelMore(str(plan))
+        mine.add(code)
+        return kernel(plan)
+
+    with patch.object(execute, "kernel", of_those):
+        yield
+
+
+def first_of(draw: Callable[[], Case], run: Callable[[Case], Any] = check) -> Case:
+    """Draw cases until one runs with the kernels that there are; return it."""
+    while True:
+        drawn = draw()
+        with suppress(OneKernelMore):
+            run(drawn)
+            return drawn
 
 
 def units(job: Job) -> int:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from functional import check
 from functional.case import Case
-from functional.check import forget, pinned, small_units, threads
+from functional.check import few_kernels, first_of, forget, pinned, small_units, threads
 from functional.draw import Dice, accepted
 from functional.forms import Array, tensor
 from functional.shrink import shrunk
@@ -32,6 +32,7 @@ from konv import arrays, llvm
 from konv.kernels import scratch
 from konv.kernels.scratch import LINE
 from konv.runtime import execute, job, memory, weights
+from konv.target import Target
 
 PAGE = mmap.PAGESIZE
 NAN = 0xFF  # a float of these bytes is NaN, an address of them faults
@@ -183,17 +184,23 @@ def main(end: str, count: str, missing: str = "0") -> None:
                     _run(case)
         for large in (False, True):
             dice = Dice(3 + large)
-            for number in range(int(count)):
-                drawn = accepted(dice, target, large)
-                if number % 8 == 0:
-                    word, form = dice.one(("relu", "gelu")), dice.one(("contiguous", "last", "out"))
-                    out = drawn.out or "contiguous" if form == "out" else drawn.out
-                    drawn = replace(drawn, activation=word, residual=form, out=out)
-                if number % 8 == 4:
-                    drawn = replace(drawn, by="", conv=replace(drawn.conv, dtype="float16"))
-                with small_units() if number % 2 else nullcontext():
-                    _run(drawn)
+            with few_kernels(int(count) // 32):
+                for number in range(int(count)):
+                    with small_units() if number % 2 else nullcontext():
+                        first_of(partial(_drawn, dice, target, large, number), _run)
     print("done")  # noqa: T201
+
+
+def _drawn(dice: Dice, target: Target, large: bool, number: int) -> Case:
+    """A random case; one in eight has an epilogue, another one in eight is in half precision."""
+    drawn = accepted(dice, target, large)
+    if number % 8 == 0:
+        word, form = dice.one(("relu", "gelu")), dice.one(("contiguous", "last", "out"))
+        out = drawn.out or "contiguous" if form == "out" else drawn.out
+        drawn = replace(drawn, activation=word, residual=form, out=out)
+    if number % 8 == 4:
+        drawn = replace(drawn, by="", conv=replace(drawn.conv, dtype="float16"))
+    return drawn
 
 
 def _run(case: Case) -> None:

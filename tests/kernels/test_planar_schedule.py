@@ -43,6 +43,7 @@ FILES = {
 LAYOUTS = list(product((True, False), repeat=2))
 MIB = 1024 * 1024
 UNWRITTEN, PADDING = -2, -1
+NOWHERE = 10**12  # the index of a tap between two pixels
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,6 @@ class Simulated:
         self.all: list[int] = self.job.words.tolist()
         self.words = dict(zip(JOB, self.all, strict=False))
         self.axes = (Axis(1, 1),) * (3 - conv.dims) + conv.axes
-        self.known: dict[int, np.ndarray[Any, Any]] = {}
         self.lanes, self.size = self.target.lanes(conv.dtype), BYTES[conv.dtype]
 
     def __str__(self) -> str:
@@ -105,13 +105,22 @@ class Simulated:
         assert len(JOB) <= at < at + prod(shape) <= len(self.all)
         return np.reshape(self.all[at : at + prod(shape)], shape)
 
-    def sources(self, a: int) -> np.ndarray[Any, Any]:
-        """[output][tap] -> the pixel that geometry says, or PADDING."""
-        if a not in self.known:
-            axis, mode = self.axes[a], self.conv.mode if a >= 3 - self.conv.dims else "zeros"
-            found = [[axis.source(o, k, mode) for k in range(axis.kernel)] for o in range(axis.out)]
-            self.known[a] = np.array([[PADDING if i is None else i for i in row] for row in found])
-        return self.known[a]
+    def sources(self, a: int, outputs: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """[output][tap] -> the pixel that geometry says, or PADDING.
+
+        In whole arrays, for an axis may have 58112 outputs of 1024 taps; those of the first and the
+        last output are held against `Axis.source` itself.
+        """
+        axis, mode = self.axes[a], self.conv.mode if a >= 3 - self.conv.dims else "zeros"
+        taps = np.arange(axis.kernel) * axis.dilation
+        index, rest = np.divmod(np.add.outer(outputs * axis.stride - axis.lo, taps), axis.up)
+        places, which = np.unique(np.where(rest, NOWHERE, index), return_inverse=True)
+        pixels = [None if i == NOWHERE else fold(i, axis.size, mode) for i in places.tolist()]
+        found = np.array([PADDING if i is None else i for i in pixels])[which.reshape(index.shape)]
+        for o in (0, -1):
+            said = [axis.source(int(outputs[o]), k, mode) for k in range(axis.kernel)]
+            assert found[o].tolist() == [PADDING if i is None else i for i in said], f"{axis}"
+        return found
 
     def units(self) -> Iterator[Unit]:
         w, box = self.words, self.axis("box")
@@ -226,7 +235,7 @@ def sources_are_right(s: Simulated, unit: Unit) -> None:
             np.add.outer(np.arange(lengths[0]) * w["face"], np.arange(lengths[1]) * w["pitch"]),
             np.arange(lengths[2]),
         )
-        found = [s.sources(a)[outputs[a]] for a in AXES]  # [output][tap of the axis]
+        found = [s.sources(a, outputs[a]) for a in AXES]  # [output][tap of the axis]
         alive = [np.flatnonzero((found[a] != PADDING).any(axis=0)).tolist() for a in AXES]
         reading = {int(np.ravel_multi_index(ks, kernel)) for ks in product(*alive)}
         assert reading <= taps.keys(), f"{s}: taps are left out in {phase}"

@@ -22,9 +22,10 @@ from torch import Tensor
 
 from konv.arrays import kind_of
 from konv.checks import Options, check_residual, epilogue, layout_last, problem
-from konv.dispatch import convolve, hashable, type_tree
+from konv.dispatch import convolve
 from konv.errors import UnsupportedError
 from konv.geometry import Conv
+from konv.keys import hashable, type_tree
 from konv.nn import aten
 from konv.nn.gradients import convolution as differentiable
 from konv.nn.gradients import finish

@@ -1,0 +1,90 @@
+"""A layer that is remembered: what a call has led to, ready to be computed on other numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+from konv.arrays import Kind, channels_last, no_memory
+from konv.checks import Options, problem
+from konv.geometry import Conv
+from konv.pair import pair
+from konv.request import Request, packable, plain
+from konv.runtime import memory
+from konv.runtime.execute import Weights
+from konv.runtime.threads import Team
+
+
+class Layer:
+    """What is remembered of a call: its request, and how its packed weights are found again.
+
+    `again(pair, x, weight, bias)` computes copies, which lie another way and so are another layer.
+    """
+
+    arguments: tuple[Any, ...] = ()
+    types: Any = ()
+
+    def __init__(
+        self,
+        kind: Kind,
+        x: Any,
+        weight: Any,
+        bias: Any,
+        options: Options,
+        residual: Any,
+        out: Any,
+        team: Team,
+        again: Callable[..., Any],
+        conv: Conv | None = None,
+    ) -> None:
+        conv = conv or problem(kind, x, weight, bias, options)
+        strides = kind.strides(weight)
+        weight_last = channels_last(tuple(weight.shape), strides)
+        self.kind, self.address = kind, kind.address
+        self.pair, self.again = pair(conv), again
+        self.request = Request(kind, x, conv, options, out, team, weight_last, residual)
+        self.readable = self.request.readable, packable(kind, weight), plain(kind, bias)
+        self.ready = all(self.readable)
+        if self.ready:
+            self.weights = Weights(self.request.call, strides)
+        self.odd = self.request.itemsize - 1  # bits of an address that is not aligned
+        bare = options.activation is options.layout is residual is None
+        self.differentiable = bare and self.request.batched and conv.mode == "zeros"
+
+    def __call__(self, x: Any, weight: Any, bias: Any, residual: Any, out: Any) -> Any:
+        """Compute; None if arrays must be copied first, which alignment may ask for at any call."""
+        if not self.ready:
+            return None
+        address, weights = self.address, self.weights
+        px, pw, pb = address(x), address(weight), 0 if bias is None else address(bias)
+        if (px | pw | pb) & self.odd:
+            return None
+        if not pw or (bias is not None and not pb):  # 0 would mean no bias
+            raise no_memory("bias" if pw else "weight")
+        reads = ((pw, weights.bytes), (pb, weights.bias_bytes)) if out is not None else ()
+        return self.request.run(px, weights.packed(pw, pb), out, reads, residual)
+
+    def compute(self, x: Any, weight: Any, bias: Any) -> Any:
+        """Compute, of copies if need be; for a layer without residual."""
+        y = self(x, weight, bias, None, None)
+        return self.again(self.pair, *self.copies(x, weight, bias)) if y is None else y
+
+    def copies(self, x: Any, weight: Any, bias: Any) -> tuple[Any, Any, Any]:
+        """The arrays, those that cannot be read as they lie as copies that can."""
+        size, kind = self.request.itemsize, self.kind
+
+        def copied(a: Any, name: str, readable: bool, copy: Callable[[Any], Any]) -> Any:
+            if a is None or (readable and kind.address(a) % size == 0):
+                return a
+            if not kind.address(a) and all(a.shape):
+                raise no_memory(name)
+            what = f"a copy of {name}, which cannot be read as it lies in memory,"
+            return memory.allocate(lambda: copy(a), prod(a.shape) * size, what)
+
+        ready = self.readable
+        return (
+            copied(x, "x", ready[0], kind.dense),
+            copied(weight, "weight", ready[1], kind.contiguous),
+            copied(bias, "bias", ready[2], kind.contiguous),
+        )

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from konv.kernels.packing import emit_output_squares, put_row
 from konv.kernels.subpixel_grid import Grid
-from konv.kernels.weave import corner_of, emit_copy
+from konv.kernels.weave import corner_of
+from konv.kernels.weave_copy import emit_copy
 from konv.kernels.words import part_function
 from konv.llvm import REAL, Module, Routine, Value
 from konv.plan import Plan

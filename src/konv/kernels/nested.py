@@ -28,14 +28,9 @@ from math import prod
 
 from konv.geometry import Conv
 from konv.kernels import schedule, scratch
-from konv.kernels.nested_steps import (
-    CHUNK,
-    emit_columns,
-    emit_lines,
-    emit_output,
-    emit_pack,
-    emit_products,
-)
+from konv.kernels.nested_products import emit_products
+from konv.kernels.nested_steps import CHUNK, emit_columns, emit_lines, emit_output
+from konv.kernels.nested_weights import emit_pack
 from konv.kernels.pack import HEADER
 from konv.kernels.schedule import MODES
 from konv.kernels.strip_cut import UNITS

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from llvmlite import ir
 
 if TYPE_CHECKING:
-    from konv.llvm.function import Function
+    from konv.llvm.numbers import Numbers
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 F16, F32, F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
@@ -49,7 +49,7 @@ class Value:
 
     __slots__ = ("f", "ir")
 
-    def __init__(self, f: Function, value: ir.Value) -> None:
+    def __init__(self, f: Numbers, value: ir.Value) -> None:
         self.f, self.ir = f, value
 
     @property
@@ -154,7 +154,7 @@ class Pointer(Value):
 
     __slots__ = ("element",)
 
-    def __init__(self, f: Function, value: ir.Value, element: ir.Type) -> None:
+    def __init__(self, f: Numbers, value: ir.Value, element: ir.Type) -> None:
         super().__init__(f, value)
         self.element = element
 
@@ -202,7 +202,7 @@ class Variable:
 
     __slots__ = ("f", "slot", "type")
 
-    def __init__(self, f: Function, initial: Value) -> None:
+    def __init__(self, f: Numbers, initial: Value) -> None:
         self.f, self.type = f, initial.type
         with f.b.goto_entry_block():
             self.slot = f.b.alloca(self.type)

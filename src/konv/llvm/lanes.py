@@ -1,0 +1,74 @@
+"""Lanes of vectors: filled, chosen, told apart by masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llvmlite import ir
+
+from konv.llvm.lang import I32, Value
+from konv.llvm.numbers import Numbers
+
+
+class Lanes(Numbers):
+    """What a function under construction does with the lanes of vectors."""
+
+    def zero(self, element: ir.Type, lanes: int) -> Value:
+        return Value(self, ir.Constant(ir.VectorType(element, lanes), [0] * lanes))
+
+    def splat(self, x: Value, lanes: int) -> Value:
+        """One number in every lane."""
+        ty = ir.VectorType(x.type, lanes)
+        first = self.b.insert_element(ir.Constant(ty, ir.Undefined), x.ir, I32(0))
+        return self.shuffle(Value(self, first), Value(self, first), [0] * lanes)
+
+    def shuffle(self, a: Value, b: Value, lanes: Sequence[int]) -> Value:
+        """Lanes chosen from a (0..n-1) and b (n..2n-1)."""
+        mask = ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes))
+        return Value(self, self.b.shuffle_vector(a.ir, b.ir, mask))
+
+    def join(self, parts: Sequence[Value]) -> Value:
+        """Vectors of one length one after the other as a single one; 1, 2, 4, ... of them."""
+        if len(parts) == 1:
+            return parts[0]
+        lanes = range(2 * parts[0].type.count)
+        pairs = zip(parts[::2], parts[1::2], strict=True)
+        return self.join([self.shuffle(a, b, lanes) for a, b in pairs])
+
+    def split(self, value: Value, parts: int) -> list[Value]:
+        """The inverse of `join`."""
+        lanes = value.type.count // parts
+        every = [range(i * lanes, (i + 1) * lanes) for i in range(parts)]
+        return [self.shuffle(value, value, lanes) for lanes in every] if parts > 1 else [value]
+
+    def between(self, lanes: int, first: Value | int, end: Value | int) -> Value:
+        """Which lanes are counted from `first` up to `end`: a mask made when the code runs. Both
+        may lie beyond all lanes.
+        """
+        order = ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
+
+        def compared(op: str, bound: Value | int) -> ir.Value:
+            capped = self.least(self.most(self.integer(bound), 0), lanes)
+            each = self.splat(Value(self, self.b.trunc(capped.ir, I32)), lanes)
+            return self.b.icmp_signed(op, order, each.ir)
+
+        below = compared("<", end)
+        if isinstance(first, int) and first <= 0:
+            return Value(self, below)
+        return Value(self, self.b.and_(compared(">=", first), below))
+
+    def below(self, count: Value, lanes: int) -> Value:
+        """A mask of the first `count` lanes, a number below 2**31 known when the code runs."""
+        wanted = self.splat(Value(self, self.b.trunc(count.ir, I32)), lanes)
+        numbers = ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
+        return Value(self, numbers) < wanted
+
+    def inside(self, first: Value, end: Value, lanes: int) -> Value:
+        """A mask of the lanes for which 0 <= first + lane < end; all below 2**31."""
+        low, high = (self.splat(Value(self, self.b.trunc(v.ir, I32)), lanes) for v in (first, end))
+        numbers = ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
+        return self.below_unsigned(low + Value(self, numbers), high)
+
+    def below_unsigned(self, a: Value, b: Value) -> Value:
+        """0 <= a < b in one comparison, for b that is not negative."""
+        return Value(self, self.b.icmp_unsigned("<", a.ir, b.ir))

@@ -98,6 +98,15 @@ def emit_frame(module: Module, plan: Plan, parts: Parts, emit_unit: EmitUnit) ->
 
 def _emit_unit(plan: Plan, f: Function, job: Words, unit: Words, number: Value) -> Value:
     """Which channels of which part; clears their sums. Returns the part."""
+    part = emit_channels(f, job, unit, number)
+    width = plan.vectors * f.module.target.lanes(plan.dtype)
+    sums = (unit["block1"] - unit["block0"]) * job["padded_rows"] * width
+    f.clear(Piece(job, unit).part("at_sums", REAL[plan.dtype]), sums)
+    return part
+
+
+def emit_channels(f: Function, job: Words, unit: Words, number: Value) -> Value:
+    """The words of a unit that say which channels it takes. Returns its part."""
     rest, range_ci = number // job["ranges_ci"], number % job["ranges_ci"]
     rest, range_co = rest // job["ranges_co"], rest % job["ranges_co"]
     part, unit["group"] = rest // job["groups"], rest % job["groups"]
@@ -106,17 +115,20 @@ def _emit_unit(plan: Plan, f: Function, job: Words, unit: Words, number: Value) 
     unit["block0"] = range_co * job["blocks_each"]
     every = job["blocks"] + f.least(job["tail"], 1)
     unit["block1"] = f.least(unit["block0"] + job["blocks_each"], every)
-    width = plan.vectors * f.module.target.lanes(plan.dtype)
-    sums = (unit["block1"] - unit["block0"]) * job["padded_rows"] * width
-    f.clear(Piece(job, unit).part("at_sums", REAL[plan.dtype]), sums)
     return part
 
 
 def emit_box_words(
-    f: Function, plan: Plan, piece: Piece, slots_of: Routine | None, args: list[Value]
+    f: Function,
+    plan: Plan,
+    piece: Piece,
+    slots_of: Routine | None,
+    args: list[Value],
+    placed: bool = True,
 ) -> None:
     """The words of a unit that say where the box of a number lies, and the tables of its
-    sources, if wanted; `args`: addresses of x and dy, the number.
+    sources, if wanted; `args`: addresses of x and dy, the number. `placed`: the address of dy is
+    that of the box's first output, not of the image.
     """
     (x, dy, rest), job, unit = args, piece.job, piece.unit
     size = SIZE[element(plan.dtype)]
@@ -128,7 +140,9 @@ def emit_box_words(
         raw = j * job["jump", axis] + job["least", axis]
         slots = (length - 1) * job["ahead", axis] + job["first_slots", axis]
         unit["length", axis], unit["raw", axis], unit["slots", axis] = length, raw, slots
-        pixels, place = pixels * length, place + j * job["y_stride", axis]
+        pixels = pixels * length
+        if placed:
+            place = place + j * job["y_stride", axis]
         if slots_of:
             arguments: list[Value | int] = [
                 piece.part(("at_slots", axis), I64), job.base + job["at_raws", axis], raw, slots,

@@ -31,11 +31,16 @@ JOB = (
     # pencils: vectors of channels, in a unit; outputs of a row that a vector takes before the next
     # does; 1 if the next row is to be asked for in advance
     "lines", "lines_each", "segment", "far",
+    # winograd: numbers of a pixel in the copies of x and dy; pixels in a row of the copy of dy, in
+    # an image; numbers from one point to the next, one vector of channels to the next, in V and D
+    "wide_ci", "wide_co", "pitch_dy", "volume_dy", "v_point", "v_vector",
     "at_taps",  # word where the places of taps in a strip begin
     "partial",  # bytes into the scratch memory where the sums of parts begin; 0: there are none
     "thread_bytes", "at_pixels", "at_strip", "at_panel", "at_sums",
     "at_rows", "at_zeros", "at_beside",
+    "at_image", "at_dy", "at_v", "at_d", "at_products",
     *per_axis(
+        "outs",  # winograd: outputs of an axis, whose tiles are counted
         "size", "x_stride", "y_stride", "count", "box", "axis_boxes", "jump", "least", "ahead",
         "first_slots", "at_raws", "at_slots",
     ),

@@ -16,6 +16,8 @@ from konv.kernels import (
     gradient_pencils,
     gradient_pencils_cut,
     gradient_planar,
+    gradient_winograd,
+    gradient_winograd_cut,
 )
 from konv.plan import Plan, Strides
 from konv.runtime import memory
@@ -27,6 +29,7 @@ CUT = {
     gradient: gradient_cut.work,
     gradient_planar: gradient_cut.planar_work,
     gradient_pencils: gradient_pencils_cut.work,
+    gradient_winograd: gradient_winograd_cut.work,
 }
 
 

@@ -73,7 +73,7 @@ def emit_frame(module: Module, plan: Plan, parts: Parts, emit_unit: EmitUnit) ->
 
         def add(number: Value) -> None:
             sums = (call["scratch"] + job["partial"]).to_pointer(REAL[plan.dtype])
-            weight = call.pointer("y", element(plan.dtype))
+            weight = call.pointer("weights", element(plan.dtype))
             f.call(parts["add"], [job.base, sums, weight, number])
 
         def body(number: Value) -> None:
@@ -98,15 +98,6 @@ def emit_frame(module: Module, plan: Plan, parts: Parts, emit_unit: EmitUnit) ->
 
 def _emit_unit(plan: Plan, f: Function, job: Words, unit: Words, number: Value) -> Value:
     """Which channels of which part; clears their sums. Returns the part."""
-    part = emit_channels(f, job, unit, number)
-    width = plan.vectors * f.module.target.lanes(plan.dtype)
-    sums = (unit["block1"] - unit["block0"]) * job["padded_rows"] * width
-    f.clear(Piece(job, unit).part("at_sums", REAL[plan.dtype]), sums)
-    return part
-
-
-def emit_channels(f: Function, job: Words, unit: Words, number: Value) -> Value:
-    """The words of a unit that say which channels it takes. Returns its part."""
     rest, range_ci = number // job["ranges_ci"], number % job["ranges_ci"]
     rest, range_co = rest // job["ranges_co"], rest % job["ranges_co"]
     part, unit["group"] = rest // job["groups"], rest % job["groups"]
@@ -115,24 +106,22 @@ def emit_channels(f: Function, job: Words, unit: Words, number: Value) -> Value:
     unit["block0"] = range_co * job["blocks_each"]
     every = job["blocks"] + f.least(job["tail"], 1)
     unit["block1"] = f.least(unit["block0"] + job["blocks_each"], every)
+    width = plan.vectors * f.module.target.lanes(plan.dtype)
+    sums = (unit["block1"] - unit["block0"]) * job["padded_rows"] * width
+    f.clear(Piece(job, unit).part("at_sums", REAL[plan.dtype]), sums)
     return part
 
 
 def emit_box_words(
-    f: Function,
-    plan: Plan,
-    piece: Piece,
-    slots_of: Routine | None,
-    args: list[Value],
-    placed: bool = True,
-) -> None:
+    f: Function, plan: Plan, piece: Piece, slots_of: Routine | None, args: list[Value]
+) -> list[Value]:
     """The words of a unit that say where the box of a number lies, and the tables of its
-    sources, if wanted; `args`: addresses of x and dy, the number. `placed`: the address of dy is
-    that of the box's first output, not of the image.
+    sources, if wanted; `args`: addresses of x and dy, the number. Returns the box's first image,
+    and its first output on each axis.
     """
     (x, dy, rest), job, unit = args, piece.job, piece.unit
     size = SIZE[element(plan.dtype)]
-    pixels, place = f.integer(1), f.integer(0)
+    pixels, place, firsts = f.integer(1), f.integer(0), []
     for axis in reversed(AXES):
         j = rest % job["axis_boxes", axis] * job["box", axis]
         rest = rest // job["axis_boxes", axis]
@@ -140,9 +129,8 @@ def emit_box_words(
         raw = j * job["jump", axis] + job["least", axis]
         slots = (length - 1) * job["ahead", axis] + job["first_slots", axis]
         unit["length", axis], unit["raw", axis], unit["slots", axis] = length, raw, slots
-        pixels = pixels * length
-        if placed:
-            place = place + j * job["y_stride", axis]
+        pixels, place = pixels * length, place + j * job["y_stride", axis]
+        firsts.insert(0, j)
         if slots_of:
             arguments: list[Value | int] = [
                 piece.part(("at_slots", axis), I64), job.base + job["at_raws", axis], raw, slots,
@@ -154,6 +142,7 @@ def emit_box_words(
     unit["pixels"] = pixels * unit["images"]
     unit["x"] = x + image * job["x_batch"] * size
     unit["y"] = dy + (image * job["y_batch"] + place) * size
+    return [image, *firsts]
 
 
 def _emit_box(module: Module, plan: Plan, parts: Parts) -> Routine:

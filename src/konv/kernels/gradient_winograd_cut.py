@@ -1,21 +1,28 @@
-"""How a weight gradient of konv.kernels.gradient_winograd is cut into boxes, parts and units."""
+"""How a weight gradient of konv.kernels.gradient_winograd is cut into runs, and runs into units."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import replace
 from math import prod
 
 from konv.geometry import Axis, Conv
 from konv.kernels import gradient_cut
 from konv.kernels.cut import Line
-from konv.kernels.gradient_cut import Boxes, Work, complete
+from konv.kernels.gradient_cut import Boxes, Work, fill
 from konv.kernels.winograd_transforms import Transform
 from konv.plan import Plan, Strides
 from konv.target import BYTES, Target
 
-TILES = 28  # of a box
+E = lambda n, d: int(os.environ.get(n, d))
+BOX = E("BOX", 32)  # tiles of a box
 WIDEST = 16  # tiles of a row in a box
-TILES_OF_PART = 128  # at least
+WIDE = E("WIDE", 32)  # channels that a box's copy has
+POINTS = E("POINTS", 2**23)  # bytes of V and D, about
+DEEP = E("DEEP", 128)  # tiles of a product: V and D of a block stay in the first-level cache
+CHUNK = E("CHUNK", 2**25)  # bytes of U, about
+TAPS = 32  # input channels of a unit at the end
 
 
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
@@ -26,38 +33,74 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
     if conv.exact_macs < gradient_cut.ALONE:
         threads = 1
     both = Transform(*plan.form[:2]), Transform(*plan.form[2:])
-    boxes = _boxes(conv, both)
     ci, co, points = conv.ci // conv.groups, conv.co // conv.groups, both[0].n * both[1].n
-    vectors, width = -(-co // lanes), plan.vectors * lanes
-    full = (vectors - plan.tail) // plan.vectors
+    width = plan.vectors * lanes
+    vectors_ci, vectors_co = -(-ci // lanes), -(-co // lanes)
+    full = (vectors_co - plan.tail) // plan.vectors
     blocks = full + (plan.tail > 0)
-    each_ci, each_co = _ranges(conv, plan, target, boxes, points, threads)
-    pitch, volume = (prod(line.slots for line in boxes.lines[a:]) for a in (2, 1))
-    down, along = (line.box * t.m for line, t in zip(boxes.lines[1:], both, strict=True))
-    tiles = boxes.images * prod(line.box for line in boxes.lines)
-    places = tiles | 1
-    ranges_co, ranges_ci = -(-blocks // each_co), -(-ci // each_ci)
-    wide_ci, wide_co = -(-min(each_ci, ci) // lanes) * lanes, min(each_co * plan.vectors, vectors) * lanes
+    each = points * conv.groups * vectors_ci * lanes * width * size
+    chunk = -(-blocks // -(-blocks * each // CHUNK))
+    wide_co = min(vectors_co, chunk * plan.vectors)
+    boxes = _boxes(conv, both)
+    lines = boxes.lines
+    tile = points * conv.groups * (vectors_ci + wide_co) * lanes * size
+    runs = list(_runs(conv, boxes, max(1, POINTS // tile)))
+    most = max(run["tiles"] for run in runs) | 1
+    pitch, volume = (prod(line.slots for line in lines[a:]) for a in (2, 1))
+    down, along = (line.box * t.m for line, t in zip(lines[1:], both, strict=True))
+    wide = min(WIDE // lanes, max(vectors_ci, wide_co)) * lanes
     taps = prod(axis.kernel for axis in conv.axes)
     words = {
-        "units": boxes.parts * conv.groups * ranges_co * ranges_ci,
-        "blocks": full, "tail": plan.tail,
-        "ranges_co": ranges_co, "blocks_each": each_co,
-        "ranges_ci": ranges_ci, "ci_each": each_ci,
+        "blocks": full, "tail": plan.tail, "wide": wide, "vectors_ci": vectors_ci, "piece": DEEP,
         "pitch": pitch, "volume": volume, "pitch_dy": along, "volume_dy": down * along,
-        "wide_ci": wide_ci, "wide_co": wide_co, "padded_rows": wide_ci * taps,
-        "v_point": places * lanes, "v_vector": points * places * lanes,
+        "row_tiles": lines[2].count, "image_tiles": lines[1].count * lines[2].count,
+        "vector": most * lanes, "padded_rows": TAPS * taps,
+        **{f"outs{a}": out for a, out in zip((1, 2), _outs(conv), strict=True)},
     }  # fmt: skip
-    words |= {f"outs{a}": t.m * 0 + o for a, t, o in zip((1, 2), both, _outs(conv), strict=True)}
     parts = {
-        "at_image": boxes.images * volume * wide_ci * size,
-        "at_dy": boxes.images * down * along * wide_co * size,
-        "at_v": points * places * wide_ci * size,
-        "at_d": points * places * wide_co * size,
-        "at_products": points * wide_ci * each_co * width * size,
-        "at_sums": taps * wide_ci * each_co * width * size,
+        "at_copy": boxes.images * max(volume, down * along) * wide * size,
+        "at_sums": taps * TAPS * width * size,
     }
-    return complete(conv, boxes, words, parts, [], x, y, threads)
+    numbers_v, numbers_d = (conv.groups * v * most * lanes for v in (vectors_ci, wide_co))
+    numbers_u = conv.groups * vectors_ci * lanes * wide_co * lanes
+    apart = {
+        "at_v": points * numbers_v * size,
+        "at_d": points * numbers_d * size,
+        "at_u": points * numbers_u * size,
+    }
+    made, tables, in_all = fill(conv, boxes, words, parts, apart, [], x, y, threads)
+    made |= {"piece": DEEP, "v_point": numbers_v, "d_point": numbers_d, "u_point": numbers_u}
+    jobs = []
+    for first in range(0, blocks, chunk):
+        here = min(chunk, blocks - first)
+        vectors = min(vectors_co - first * plan.vectors, here * plan.vectors)
+        now = made | {"chunk": first, "vectors_co": vectors}
+        in_ci, in_co = -(-vectors_ci * lanes // wide), -(-vectors * lanes // wide)
+        for run in runs:
+            ranges = conv.groups * (in_ci + in_co)
+            jobs.append(now | run | {
+                "step": 0, "ranges_ci": in_ci, "ranges_co": in_co, "units": run["boxes"] * ranges,
+            })  # fmt: skip
+            cut_ci, cut_co = _ranges(threads)
+            each_ci, each_co = -(-vectors_ci // cut_ci), -(-here // cut_co)
+            cut_ci, cut_co = -(-vectors_ci // each_ci), -(-here // each_co)
+            jobs.append(now | run | {
+                "step": 1, "units": points * conv.groups * cut_ci * cut_co,
+                "ranges_ci": cut_ci, "ranges_co": cut_co,
+                "ci_each": each_ci * lanes, "blocks_each": each_co,
+            })  # fmt: skip
+        in_ci = -(-ci // TAPS)
+        jobs.append(now | {
+            "step": 2, "units": conv.groups * here * in_ci, "ranges_ci": in_ci, "ranges_co": here,
+            "ci_each": TAPS,
+        })  # fmt: skip
+    first_job, *then = [[*job.values(), *tables] for job in jobs]
+    return Work(first_job, then, threads, in_all)
+
+
+def _ranges(threads: int) -> tuple[int, int]:
+    """Into how many ranges input and output channels of a product are cut."""
+    return 1, 1
 
 
 def _outs(conv: Conv) -> tuple[int, ...]:
@@ -69,18 +112,35 @@ def _boxes(conv: Conv, both: tuple[Transform, Transform]) -> Boxes:
     axes = (Axis(1, 1),) * (2 - conv.dims) + conv.axes
     lines = [Line(Axis(1, 1))]
     for axis, t in zip(axes, both, strict=True):
-        beyond = (-(-axis.out // t.m) - 1) * t.m + t.n - axis.size - axis.lo
-        lines.append(Line(replace(axis, kernel=t.n, stride=t.m, hi=beyond)))
-    lines[2].cut(min(TILES, WIDEST))
-    lines[1].cut(max(1, TILES // lines[2].box))
-    left = TILES // (lines[1].box * lines[2].box)
-    return Boxes.over(conv, lines, left, TILES_OF_PART)
+        # What no output reads is none of a tile's business.
+        size = min(axis.size, max(1, axis.out + axis.kernel - 1 - axis.lo))
+        beyond = (-(-axis.out // t.m) - 1) * t.m + t.n - size - axis.lo
+        lines.append(Line(replace(axis, size=size, kernel=t.n, stride=t.m, hi=beyond)))
+    lines[2].cut(min(BOX, WIDEST))
+    lines[1].cut(max(1, BOX // lines[2].box))
+    return Boxes.over(conv, lines, BOX // (lines[1].box * lines[2].box), 1)
 
 
-def _ranges(
-    conv: Conv, plan: Plan, target: Target, boxes: Boxes, points: int, threads: int
-) -> tuple[int, int]:
-    """Input channels, and blocks of output channels, of a unit."""
-    import os
-    ci, co = os.environ.get("RANGES", "32,2").split(",")
-    return int(ci), int(co)
+def _runs(conv: Conv, boxes: Boxes, most: int) -> Iterator[dict[str, int]]:
+    """Runs of boxes of about so many tiles, each of whole rows of tiles."""
+    _, down, along = boxes.lines
+    row = along.boxes  # boxes side by side
+    rows = boxes.count // row
+    each = boxes.images * down.box * along.count  # tiles of a row of boxes
+    runs = -(-rows * each // most)
+    step = max(1, -(-rows // runs))
+    for first in range(0, rows, step):
+        end = min(first + step, rows)
+        base, after = (_lines_before(conv, boxes, r) * along.count for r in (first, end))
+        yield {
+            "box": first * row, "boxes": (end - first) * row, "base": base, "tiles": after - base,
+            "fresh": int(first == 0),
+        }  # fmt: skip
+
+
+def _lines_before(conv: Conv, boxes: Boxes, row: int) -> int:
+    """Rows of tiles before a row of boxes."""
+    down = boxes.lines[1]
+    if boxes.images > 1:
+        return min(row * boxes.images, conv.n) * down.count
+    return row // down.boxes * down.count + min(row % down.boxes * down.box, down.count)

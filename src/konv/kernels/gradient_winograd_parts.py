@@ -1,14 +1,17 @@
-"""What a box of tiles needs before its products are formed, and what becomes of them.
+"""The first step of konv.kernels.gradient_winograd, and the last.
 
-    copies   [image][row][column][channel]        x under the box and dy of it, padding as zeros
-    V, D     [vector of channels][point][tile][lane]
-    products [block][point][ci][vector of co][lane]  ->  sums [block][ci, tap][vector of co][lane]
+    copy   [image][row][column][channel]          x under a box or dy of it, padding as zeros; in
+                                                  the scratch memory of a thread
+    V, D   [point][group][vector of channels][tile][lane]
+    U      [point][group][block][input channel][vector of output channels][lane]
+    sums   [input channel, tap][vector of output channels][lane]   of a thread
 
-A unit's channels are rounded up to whole vectors; those that are missing are zeros.
+A group's channels are rounded up to whole vectors; those that are missing are zeros.
 """
 
 from __future__ import annotations
 
+from konv.kernels.gradient_units import emit_box_words
 from konv.kernels.gradient_words import RECORDS
 from konv.kernels.winograd_transforms import Transform
 from konv.kernels.words import Piece, part_function
@@ -19,46 +22,108 @@ Pair = tuple[Transform, Transform]  # along columns (over rows of pixels), along
 AXES = (1, 2)  # of the three that the records know
 
 
-def emit_copy(module: Module, plan: Plan, both: Pair, turn: Routine, which: str) -> Routine:
-    """copy(job, unit): x under the box at hand, the unit's channels; or dy, up to whole tiles."""
-    of_x, lanes = which == "x", module.target.lanes(plan.dtype)
-    with part_function(module, f"copy_{which}", records=RECORDS) as (f, piece, _):
+def emit_box(module: Module, plan: Plan, both: Pair, turn: Routine) -> Routine:
+    """points(job, unit, number, shared, x, dy): V of a box and some channels of x, or D of it and
+    some of dy.
+    """
+    labels, lanes = ("number", "shared", "x", "dy"), module.target.lanes(plan.dtype)
+    points = [_emit_points(module, plan, both, turn, of_x) for of_x in (True, False)]
+    with part_function(module, "points", labels, writes=True, records=RECORDS) as (f, piece, args):
+        number, shared, x, dy = args
         job, unit = piece.job, piece.unit
+        of_x, of_dy = (job["groups"] * job[key] for key in ("ranges_ci", "ranges_co"))
+        at, box = number % (of_x + of_dy), job["box"] + number // (of_x + of_dy)
+        image, _, first1, first2 = emit_box_words(f, plan, piece, None, [x, dy, box])
+        # An axis counts tiles here, so what this makes of places in dy is wrong.
+        unit["y"] = dy + image * job["y_batch"] * SIZE[F32]
+        tile = image * job["image_tiles"] + first1 * job["row_tiles"] + first2
+        unit["tile"] = tile - job["base"]
+        width = plan.vectors * lanes
+        with f.choose(at < of_x) as (yes, no):
+            with yes:
+                unit["group"], c = at // job["ranges_ci"], at % job["ranges_ci"] * job["wide"]
+                unit["channel"], unit["channels"] = c, f.least(job["wide"], job["ci"] - c)
+                vector = unit["group"] * job["vectors_ci"] + c // lanes
+                f.call(points[0], [job.base, unit.base, shared + job["at_v"], vector])
+            with no:
+                at = at - of_x
+                unit["group"], c = at // job["ranges_co"], at % job["ranges_co"] * job["wide"]
+                vector = unit["group"] * job["vectors_co"] + c // lanes
+                first = job["chunk"] * width
+                end = f.least(job["co"] - first, job["vectors_co"] * lanes)
+                unit["channel"], unit["channels"] = first + c, f.least(job["wide"], end - c)
+                f.call(points[1], [job.base, unit.base, shared + job["at_d"], vector])
+        return f.fn
+
+
+def _emit_points(module: Module, plan: Plan, both: Pair, turn: Routine, of_x: bool) -> Routine:
+    """points(job, unit, points, vector): V of the unit's box and channels, or D; `vector`: number
+    of their first in all of them.
+    """
+    which, lanes = "x" if of_x else "dy", module.target.lanes(plan.dtype)
+    copy = _emit_copy(module, plan, both, turn, of_x)
+    transform = _emit_transform(module, both, of_x)
+    labels = ("points", "vector")
+    with part_function(module, f"points_{which}", labels, records=RECORDS) as (f, piece, args):
+        job, unit = piece.job, piece.unit
+        f.call(copy, [job.base, unit.base])
+        wide, image = job["wide"], piece.part("at_copy", F32)
+        pitch, volume = (job[key if of_x else f"{key}_dy"] for key in ("pitch", "volume"))
+        down, along = (t.m for t in both)
+        out = args[0].to_pointer(F32) + (args[1] * job["vector"] + unit["tile"] * lanes)
+        vectors = (unit["channels"] + (lanes - 1)) // lanes
+        with (
+            f.loop(unit["images"]) as i,
+            f.loop(unit["length", 1]) as h,
+            f.loop(unit["length", 2]) as w,
+        ):
+            source = image + (i * volume + h * down * pitch + w * along) * wide
+            tile = i * job["image_tiles"] + h * job["row_tiles"] + w
+            steps = pitch * wide, wide, vectors, out + tile * lanes
+            point = job["v_point" if of_x else "d_point"]
+            f.call(transform, [source, *steps, point, job["vector"]])
+        return f.fn
+
+
+def _emit_copy(module: Module, plan: Plan, both: Pair, turn: Routine, of_x: bool) -> Routine:
+    """copy(job, unit): x under the box at hand, the unit's channels; or dy, up to whole tiles."""
+    which, lanes = "x" if of_x else "dy", module.target.lanes(plan.dtype)
+    with part_function(module, f"copy_{which}", records=RECORDS) as (f, piece, _):
+        job, unit, to = piece.job, piece.unit, piece.part("at_copy", F32)
         if of_x:
-            first, count = ([unit[key, a] for a in AXES] for key in ("raw", "slots"))
-            size, image = [job["size", a] for a in AXES], piece.part("at_image", F32)
-            channels, channel = unit["channels"], unit["group"] * job["ci"] + unit["channel"]
-            wide, pitch, volume = job["wide_ci"], job["pitch"], job["volume"]
+            first, count, size = (
+                [record[key, a] for a in AXES]
+                for record, key in ((unit, "raw"), (unit, "slots"), (job, "size"))
+            )
+            channel = unit["group"] * job["ci"] + unit["channel"]
         else:
             first = [unit["raw", a] - job["least", a] for a in AXES]
             count = [unit["length", a] * t.m for a, t in zip(AXES, both, strict=True)]
-            size, image = [job["outs", a] for a in AXES], piece.part("at_dy", F32)
-            width = plan.vectors * lanes
-            begin = unit["block0"] * width
-            channels = f.least(job["co"], unit["block1"] * width) - begin
-            channel = unit["group"] * job["co"] + begin
-            wide, pitch, volume = job["wide_co"], job["pitch_dy"], job["volume_dy"]
-        key = "x" if of_x else "y"
-        batch, apart = job[f"{key}_batch"], job[f"{key}_channel"]
+            size = [job["outs", a] for a in AXES]
+            channel = unit["group"] * job["co"] + unit["channel"]
+        pitch, volume = (job[key if of_x else f"{key}_dy"] for key in ("pitch", "volume"))
+        key, wide, channels = "x" if of_x else "y", job["wide"], unit["channels"]
         down, right = (job[f"{key}_stride", a] for a in AXES)
-        with f.when(channels < wide):
-            f.clear(image, unit["images"] * volume * wide)
+        with f.when((channels & (lanes - 1)).differs(0)):
+            f.clear(to, unit["images"] * volume * wide)
         begin = f.least(f.most(0 - first[1], 0), count[1])
         end = f.most(f.least(size[1] - first[1], count[1]), begin)
         with f.loop(unit["images"]) as i, f.loop(count[0]) as r:
-            to, row = image + (i * volume + r * pitch) * wide, first[0] + r
+            line, row = to + (i * volume + r * pitch) * wide, first[0] + r
             with f.choose(f.below_unsigned(row, size[0])) as (there, padding):
                 with padding:
-                    f.clear(to, count[1] * wide)
+                    f.clear(line, count[1] * wide)
                 with there:
-                    f.clear(to, begin * wide)
-                    f.clear(to + end * wide, (count[1] - end) * wide)
-                    at = i * batch + row * down + (first[1] + begin) * right + channel * apart
-                    source, line = unit.pointer(key, F32) + at, to + begin * wide
+                    f.clear(line, begin * wide)
+                    f.clear(line + end * wide, (count[1] - end) * wide)
+                    at = i * job[f"{key}_batch"] + channel * job[f"{key}_channel"]
+                    at = at + row * down + (first[1] + begin) * right
+                    source, out = unit.pointer(key, F32) + at, line + begin * wide
                     if plan.packed if of_x else plan.blocked:
-                        f.call(turn, [source, apart, line, wide, channels, end - begin])
+                        apart = job[f"{key}_channel"]
+                        f.call(turn, [source, apart, out, wide, channels, end - begin])
                     else:
-                        _copy_pixels(f, (source, right), (line, wide), end - begin, channels)
+                        _copy_pixels(f, (source, right), (out, wide), end - begin, channels)
         return f.fn
 
 
@@ -77,35 +142,7 @@ def _copy_pixels(
             out[c] = pixel[c]
 
 
-def emit_points(module: Module, plan: Plan, both: Pair, which: str) -> Routine:
-    """points(job, unit): V of the copy of x, or D of that of dy, tile after tile."""
-    of_x, lanes = which == "v", module.target.lanes(plan.dtype)
-    transform = _emit_transform(module, both, which)
-    with part_function(module, f"points_{which}", records=RECORDS) as (f, piece, _):
-        job, unit = piece.job, piece.unit
-        wide, pitch, volume = (
-            job[key]
-            for key in (
-                ("wide_ci", "pitch", "volume") if of_x else ("wide_co", "pitch_dy", "volume_dy")
-            )
-        )
-        image = piece.part("at_image" if of_x else "at_dy", F32)
-        out, number = piece.part("at_v" if of_x else "at_d", F32), f.var(0)
-        down, along = (t.m for t in both)
-        with (
-            f.loop(unit["images"]) as i,
-            f.loop(unit["length", 1]) as h,
-            f.loop(unit["length", 2]) as w,
-        ):
-            source = image + (i * volume + h * down * pitch + w * along) * wide
-            steps = pitch * wide, wide, wide // lanes
-            to = out + number.get() * lanes
-            f.call(transform, [source, *steps, to, job["v_point"], job["v_vector"]])
-            number.add(1)
-        return f.fn
-
-
-def _emit_transform(module: Module, both: Pair, which: str) -> Routine:
+def _emit_transform(module: Module, both: Pair, of_x: bool) -> Routine:
     """transform(source, row, pixel, vectors, to, point, vector): B' d B or A dy A' of one tile, all
     its channels. `row`, `pixel`, `point`, `vector`: numbers from one to the next.
     """
@@ -113,9 +150,9 @@ def _emit_transform(module: Module, both: Pair, which: str) -> Routine:
     params = [("source", pointer_to(F32))]
     params += [(label, I64) for label in ("row", "pixel", "vectors")]
     params += [("to", pointer_to(F32)), ("point", I64), ("vector", I64)]
-    of_x = which == "v"
     rows, columns = (t.n if of_x else t.m for t in both)
-    with module.function(f"transform_{which}", params, inline=False) as (f, args):
+    name = f"transform_{'x' if of_x else 'dy'}"
+    with module.function(name, params, inline=False) as (f, args):
         source, row, pixel, vectors, to, point, vector = args
 
         def emit(t: Transform, d: list[Value]) -> list[Value]:
@@ -138,35 +175,46 @@ def _emit_transform(module: Module, both: Pair, which: str) -> Routine:
         return f.fn
 
 
-def emit_finish(module: Module, plan: Plan, both: Pair) -> Routine:
-    """finish(job, unit): G' U G of every pair of channels of the unit."""
-    with part_function(module, "finish", records=RECORDS) as (f, piece, _):
-        job, unit, lanes = piece.job, piece.unit, module.target.lanes(plan.dtype)
-        routines = {
-            nr: _emit_taps(module, both, nr)
-            for nr in dict.fromkeys((plan.vectors, plan.tail or plan.vectors))
-        }
-        with f.loop(unit["block1"], start=unit["block0"]) as block:
-            products, sums = block_parts(piece, plan, both, lanes, block)
-            arguments = [products, job["wide_ci"], unit["channels"], sums]
-            call_by_width(f, plan, piece, block, routines, arguments)
+def emit_taps(module: Module, plan: Plan, both: Pair, leave: Routine) -> Routine:
+    """taps(job, unit, number, shared, weight): G' U G of some input channels and a block of output
+    channels, and on into the weight.
+    """
+    lanes, labels = module.target.lanes(plan.dtype), ("number", "shared", "weight")
+    routines = emit_widths(plan, lambda nr: _emit_taps(module, both, nr))
+    with part_function(module, "taps", labels, writes=True, records=RECORDS) as (f, piece, args):
+        number, shared, weight = args
+        job, unit = piece.job, piece.unit
+        c, rest = number % job["ranges_ci"] * job["ci_each"], number // job["ranges_ci"]
+        block, unit["group"] = rest % job["ranges_co"], rest // job["ranges_co"]
+        unit["channel"], unit["channels"] = c, f.least(job["ci_each"], job["ci"] - c)
+        unit["block0"] = job["chunk"] + block
+        unit["block1"] = unit["block0"] + 1
+        u = (shared + job["at_u"]).to_pointer(F32) + block_of_u(piece, plan, lanes, block)
+        arguments = [u, c, unit["channels"], job["u_point"], piece.part("at_sums", F32)]
+        call_by_width(f, plan, piece, unit["block0"], routines, arguments)
+        f.call(leave, [job.base, unit.base, weight])
         return f.fn
 
 
-def block_parts(
-    piece: Piece, plan: Plan, both: Pair, lanes: int, block: Value
-) -> tuple[Pointer, Pointer]:
-    """Where the products and sums of a block begin."""
-    width, number = plan.vectors * lanes, block - piece.unit["block0"]
-    points = both[0].n * both[1].n
-    products = piece.part("at_products", F32) + number * piece.job["wide_ci"] * (width * points)
-    return products, piece.part("at_sums", F32) + number * piece.job["padded_rows"] * width
+def block_of_u(piece: Piece, plan: Plan, lanes: int, block: Value) -> Value:
+    """Where a block of output channels of the unit's group, counted from the first at hand, begins
+    in a point of U.
+    """
+    vector = piece.unit["group"] * piece.job["vectors_co"] + block * plan.vectors
+    return vector * piece.job["vectors_ci"] * (lanes * lanes)
+
+
+Widths = dict[int, Routine]
+
+
+def emit_widths(plan: Plan, emit: object) -> Widths:
+    """A routine for full blocks of output channels, and one for the last."""
+    return {nr: emit(nr) for nr in dict.fromkeys((plan.vectors, plan.tail or plan.vectors))}
 
 
 def call_by_width(
-    f: Function, plan: Plan, piece: Piece, block: Value, routines: dict[int, Routine],
-    arguments: list[Value],
-) -> None:  # fmt: skip
+    f: Function, plan: Plan, piece: Piece, block: Value, routines: Widths, arguments: list[Value]
+) -> None:
     """The routine for full blocks, or that for the last one."""
     if not plan.tail:
         f.call(routines[plan.vectors], arguments)
@@ -179,26 +227,26 @@ def call_by_width(
 
 
 def _emit_taps(module: Module, both: Pair, nr: int) -> Routine:
-    """taps(products, rows, channels, sums): G' U G of a block; `rows` of its channels there is room
-    for.
+    """taps(u, first, channels, point, sums): G' U G of a block, from an input channel on; `point`:
+    numbers from one point to the next.
     """
     lanes, (over, along) = module.target.lanes("float32"), both
-    params = [("products", pointer_to(F32)), ("rows", I64), ("channels", I64)]
-    with module.function(
-        f"taps_{nr}", [*params, ("sums", pointer_to(F32))], inline=False
-    ) as (f, (products, rows, channels, sums)):
-        half, point = f.array(F32, over.r * along.n * lanes), rows * (nr * lanes)
+    params = [("u", pointer_to(F32)), ("first", I64), ("channels", I64), ("point", I64)]
+    params += [("sums", pointer_to(F32))]
+    with module.function(f"taps_{nr}", params, inline=False) as (f, args):
+        u, first, channels, point, sums = args
+        half = f.array(F32, over.r * along.n * lanes)
         with f.loop(channels) as c, f.loop(nr) as n:
-            first = products + (c * nr + n) * lanes
+            begin = u + ((first + c) * nr + n) * lanes
             with f.loop(along.n) as q:
-                column = first + q * point
-                u = [(column + point * (r * along.n)).vector(0, lanes) for r in range(over.n)]
-                for i, value in enumerate(over.emit_taps(f, u)):
+                column = begin + q * point
+                v = [(column + point * (r * along.n)).vector(0, lanes) for r in range(over.n)]
+                for i, value in enumerate(over.emit_taps(f, v)):
                     half.put((q + i * along.n) * lanes, value)
             out = sums + (c * (over.r * along.r * nr) + n) * lanes
             with f.loop(over.r) as r:
                 line = half + r * (along.n * lanes)
-                u = [line.vector(q * lanes, lanes) for q in range(along.n)]
-                for i, value in enumerate(along.emit_taps(f, u)):
+                v = [line.vector(q * lanes, lanes) for q in range(along.n)]
+                for i, value in enumerate(along.emit_taps(f, v)):
                     out.put((r * along.r + i) * (nr * lanes), value)
         return f.fn

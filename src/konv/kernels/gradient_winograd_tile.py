@@ -1,14 +1,16 @@
-"""The products of a box of tiles: at each point mr input channels x nr vectors of output channels,
-summed over the tiles.
+"""The second step of konv.kernels.gradient_winograd: at each point the product of V and D, mr input
+channels x nr vectors of output channels at once, summed over tiles.
 
-    for t in tiles of the box:                             THE LOOP
-        load nr vectors of D[t]                            shared by all rows
-        for m in mr channels: broadcast V[t][m]; nr multiply-adds
+    for some tiles:                                        few enough for the first-level cache
+        for block of nr vectors: for mr input channels:
+            for t in tiles:                                THE LOOP
+                load nr vectors of D[t]                    shared by all rows
+                for m in mr channels: broadcast V[t][m]; nr multiply-adds
 """
 
 from __future__ import annotations
 
-from konv.kernels.gradient_winograd_parts import Pair, block_parts, call_by_width
+from konv.kernels.gradient_winograd_parts import Pair, block_of_u, call_by_width, emit_widths
 from konv.kernels.gradient_words import RECORDS
 from konv.kernels.words import part_function
 from konv.llvm import F32, I64, Function, Module, Pointer, Routine, Value, Variable, pointer_to
@@ -18,52 +20,68 @@ UNROLL = 4  # tiles a trip
 
 
 def emit_products(module: Module, plan: Plan, both: Pair) -> Routine:
-    """products(job, unit): all blocks, all points, all channels of the unit."""
+    """products(job, unit, number, shared): some input by some output channels of one point."""
     lanes, points = module.target.lanes(plan.dtype), both[0].n * both[1].n
-    widths = dict.fromkeys((plan.vectors, plan.tail or plan.vectors))
-    routines = {nr: _emit_point(module, plan, nr) for nr in widths}
-    with part_function(module, "products", records=RECORDS) as (f, piece, _):
-        job, unit = piece.job, piece.unit
-        v, d = piece.part("at_v", F32), piece.part("at_d", F32)
-        with f.loop(unit["block1"], start=unit["block0"]) as block:
-            products, _ = block_parts(piece, plan, both, lanes, block)
-            vector = (block - unit["block0"]) * plan.vectors
-            wide = f.select(block < job["blocks"], f.integer(plan.vectors), job["tail"]) * lanes
-            with f.loop(points) as point:
-                arguments = [
-                    v + point * job["v_point"],
-                    d + (vector * job["v_vector"] + point * job["v_point"]),
-                    job["v_vector"], unit["pixels"], (unit["channels"] + (lanes - 1)) & -lanes,
-                    products + point * job["wide_ci"] * wide,
-                ]  # fmt: skip
-                call_by_width(f, plan, piece, block, routines, arguments)
+    routines = emit_widths(plan, lambda nr: _emit_block(module, plan, nr))
+    labels = ("number", "shared")
+    with part_function(module, "products", labels, writes=True, records=RECORDS) as (f, piece, a):
+        (number, shared), job, unit = a, piece.job, piece.unit
+        range_ci, rest = number % job["ranges_ci"], number // job["ranges_ci"]
+        range_co, rest = rest % job["ranges_co"], rest // job["ranges_co"]
+        unit["group"], point = rest % job["groups"], rest // job["groups"]
+        c = range_ci * job["ci_each"]
+        channels = f.least(job["ci_each"], job["vectors_ci"] * lanes - c)
+        begin = range_co * job["blocks_each"]
+        end = f.least(begin + job["blocks_each"], (job["vectors_co"] + (plan.vectors - 1)) // plan.vectors)
+        v, d, u = ((shared + job[at]).to_pointer(F32) for at in ("at_v", "at_d", "at_u"))
+        v = v + point * job["v_point"]
+        v = v + (unit["group"] * job["vectors_ci"] + c // lanes) * job["vector"]
+        d = d + point * job["d_point"] + unit["group"] * job["vectors_co"] * job["vector"]
+        u = u + point * job["u_point"]
+        with (
+            f.loop(job["tiles"], step=job["piece"]) as tile,
+            f.loop(end, start=begin) as block,
+        ):
+            nr = f.least(job["vectors_co"] - block * plan.vectors, f.integer(plan.vectors))
+            fresh = f.select(tile.equals(0), job["fresh"], 0)
+            arguments = [
+                v + tile * lanes, d + (block * plan.vectors * job["vector"] + tile * lanes),
+                job["vector"], f.least(job["piece"], job["tiles"] - tile), channels,
+                u + (block_of_u(piece, plan, lanes, block) + c * nr * lanes), fresh,
+            ]  # fmt: skip
+            call_by_width(f, plan, piece, job["chunk"] + block, routines, arguments)
         return f.fn
 
 
-def _emit_point(module: Module, plan: Plan, nr: int) -> Routine:
-    """point(v, d, vector, tiles, rows, products): add to the products of one point; `rows`: of its
-    input channels, whole vectors; `vector`: numbers from one vector of channels to the next.
+def _emit_block(module: Module, plan: Plan, nr: int) -> Routine:
+    """block(v, d, vector, tiles, rows, u, fresh): products of one point; `rows`: input channels,
+    whole vectors; `vector`: numbers from one vector of channels to the next. Added to what is in u
+    unless it is fresh.
     """
     lanes, mr = module.target.lanes("float32"), plan.pixels
     params = [("v", pointer_to(F32)), ("d", pointer_to(F32))]
     params += [(label, I64) for label in ("vector", "tiles", "rows")]
-    with module.function(
-        f"point_{nr}", [*params, ("products", pointer_to(F32))], inline=False
-    ) as (f, (v, d, vector, tiles, rows, products)):
+    params += [("u", pointer_to(F32)), ("fresh", I64)]
+    with module.function(f"block_{nr}", params, inline=False) as (f, args):
+        v, d, vector, tiles, rows, u, fresh = args
         panels, whole = [d + vector * n for n in range(nr)], tiles & -UNROLL
         with f.loop(rows, step=lanes) as row, f.loop(lanes, step=mr) as lane:
             numbers = v + row // lanes * vector + lane
-            out = products + (row + lane) * (nr * lanes)
+            out = u + (row + lane) * (nr * lanes)
             sums = [[f.var_of(f.zero(F32, lanes)) for _ in range(nr)] for _ in range(mr)]
             with f.loop(whole, step=UNROLL) as t:
-                for u in range(UNROLL):
-                    _multiply_add(f, sums, numbers, panels, (t + u) * lanes)
+                for i in range(UNROLL):
+                    _multiply_add(f, sums, numbers, panels, (t + i) * lanes)
             with f.loop(tiles, start=whole) as t:
                 _multiply_add(f, sums, numbers, panels, t * lanes)
-            for m, line in enumerate(sums):
-                for n, total in enumerate(line):
-                    at = (m * nr + n) * lanes
-                    out.put(at, out.vector(at, lanes) + total.get())
+            every = [(i * lanes, total) for i, total in enumerate(sum(sums, []))]
+            with f.choose(fresh.differs(0)) as (begin, more):
+                with begin:
+                    for at, total in every:
+                        out.put(at, total.get())
+                with more:
+                    for at, total in every:
+                        out.put(at, out.vector(at, lanes) + total.get())
         return f.fn
 
 

@@ -62,7 +62,7 @@ class GradientCall:
         self.plan, work = choose(conv, target, not x_last, not y_last)
         self.work = work(conv, self.plan, target, x, y, team.threads)
         memory.require(self.work.scratch, f"scratch memory of the weight gradient of {conv}")
-        runs = [words for words in (self.work.words, self.work.adding) if words]
+        runs = [self.work.words, *self.work.then]
         self._jobs: list[Any] = [np.array(words, dtype=np.int64) for words in runs]
         self._addresses = [job.ctypes.data for job in self._jobs]
         self._run = gradient_kernel(self.plan)
@@ -76,8 +76,6 @@ class GradientCall:
         scratch = memory.take(self.work.scratch)
         at, team, threads = scratch.address, self._team, self._threads
         # A kernel's arguments are named after those of a convolution: x, weights, y.
-        first, *then = self._addresses
-        self._run(first, x, dw, dy, at, team, threads)
-        for adding in then:
-            self._run(adding, 0, 0, dw, at, team, threads)
+        for job in self._addresses:
+            self._run(job, x, dw, dy, at, team, threads)
         memory.give_back(scratch)

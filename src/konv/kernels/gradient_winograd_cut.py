@@ -61,8 +61,10 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
         "at_copy": boxes.images * max(volume, down * along) * wide * size,
         "at_sums": taps * TAPS * width * size,
     }
-    numbers_v, numbers_d = (conv.groups * v * most * lanes for v in (vectors_ci, wide_co))
-    numbers_u = conv.groups * vectors_ci * lanes * wide_co * lanes
+    numbers_v, numbers_d, numbers_u = (
+        _odd(conv.groups * count * lanes)
+        for count in (vectors_ci * most, wide_co * most, vectors_ci * wide_co * lanes)
+    )
     apart = {
         "at_v": points * numbers_v * size,
         "at_d": points * numbers_d * size,
@@ -96,6 +98,11 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
         })  # fmt: skip
     first_job, *then = [[*job.values(), *tables] for job in jobs]
     return Work(first_job, then, threads, in_all)
+
+
+def _odd(numbers: int) -> int:
+    """At least so many, an odd number of lines of cache: what lies so far apart is in other sets."""
+    return (-(-numbers // 16) | 1) * 16
 
 
 def _ranges(threads: int) -> tuple[int, int]:

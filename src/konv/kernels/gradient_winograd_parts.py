@@ -72,16 +72,16 @@ def _emit_points(module: Module, plan: Plan, both: Pair, turn: Routine, of_x: bo
         down, along = (t.m for t in both)
         out = args[0].to_pointer(F32) + (args[1] * job["vector"] + unit["tile"] * lanes)
         vectors = (unit["channels"] + (lanes - 1)) // lanes
+        point = job["v_point" if of_x else "d_point"]
         with (
             f.loop(unit["images"]) as i,
             f.loop(unit["length", 1]) as h,
-            f.loop(unit["length", 2]) as w,
+            f.loop(vectors) as vector,
         ):
-            source = image + (i * volume + h * down * pitch + w * along) * wide
-            tile = i * job["image_tiles"] + h * job["row_tiles"] + w
-            steps = pitch * wide, wide, vectors, out + tile * lanes
-            point = job["v_point" if of_x else "d_point"]
-            f.call(transform, [source, *steps, point, job["vector"]])
+            source = image + ((i * volume + h * down * pitch) * wide + vector * lanes)
+            tile = i * job["image_tiles"] + h * job["row_tiles"]
+            to = out + (vector * job["vector"] + tile * lanes)
+            f.call(transform, [source, pitch * wide, wide, unit["length", 2], to, point])
         return f.fn
 
 
@@ -143,24 +143,24 @@ def _copy_pixels(
 
 
 def _emit_transform(module: Module, both: Pair, of_x: bool) -> Routine:
-    """transform(source, row, pixel, vectors, to, point, vector): B' d B or A dy A' of one tile, all
-    its channels. `row`, `pixel`, `point`, `vector`: numbers from one to the next.
+    """transform(source, row, pixel, tiles, to, point): B' d B or A dy A' of a row of tiles, a
+    vector of channels. `row`, `pixel`, `point`: numbers from one to the next.
     """
     lanes, (over, along) = module.target.lanes("float32"), both
     params = [("source", pointer_to(F32))]
-    params += [(label, I64) for label in ("row", "pixel", "vectors")]
-    params += [("to", pointer_to(F32)), ("point", I64), ("vector", I64)]
+    params += [(label, I64) for label in ("row", "pixel", "tiles")]
+    params += [("to", pointer_to(F32)), ("point", I64)]
     rows, columns = (t.n if of_x else t.m for t in both)
     name = f"transform_{'x' if of_x else 'dy'}"
     with module.function(name, params, inline=False) as (f, args):
-        source, row, pixel, vectors, to, point, vector = args
+        source, row, pixel, tiles, to, point = args
 
         def emit(t: Transform, d: list[Value]) -> list[Value]:
             return t.emit_inputs(f, d) if of_x else t.emit_gradients(f, d)
 
         half = f.array(F32, over.n * columns * lanes)
-        with f.loop(vectors) as number:
-            first, out = source + number * lanes, to + number * vector
+        with f.loop(tiles) as tile:
+            first, out = source + tile * along.m * pixel, to + tile * lanes
             with f.loop(columns) as q:
                 column = first + q * pixel
                 d = [(column + row * r).vector(0, lanes) for r in range(rows)]

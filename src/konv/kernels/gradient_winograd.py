@@ -25,8 +25,14 @@ from math import prod
 from konv.geometry import Conv
 from konv.kernels.direct import last_block, tile_cost
 from konv.kernels.gradient_parts import emit_leave, emit_turn
-from konv.kernels.gradient_winograd_parts import Pair, emit_box, emit_taps
-from konv.kernels.gradient_winograd_tile import emit_products
+from konv.kernels.gradient_winograd_parts import (
+    Pair,
+    emit_box,
+    emit_leaving,
+    emit_taps,
+    emit_widths,
+)
+from konv.kernels.gradient_winograd_tile import emit_block, emit_both, emit_products
 from konv.kernels.gradient_words import JOB, UNIT
 from konv.kernels.region import emit_entry, emit_units
 from konv.kernels.winograd_transforms import Transform
@@ -90,10 +96,14 @@ def emit(plan: Plan, target: Target) -> Module:
     """The module of a plan: `run`."""
     module, both = Module(target, plan.algorithm), transforms(plan)
     turn = emit_turn(module, plan, F32)
+    products = emit_widths(plan, lambda nr: emit_block(module, plan, nr))
+    taps = emit_widths(plan, lambda nr: emit_taps(module, both, nr))
+    leave = emit_leave(module, plan, turn)
     steps = [
         emit_box(module, plan, both, turn),
-        emit_products(module, plan, both),
-        emit_taps(module, plan, both, emit_leave(module, plan, turn)),
+        emit_products(module, plan, both, products),
+        emit_leaving(module, plan, taps, leave),
+        emit_both(module, plan, both, products, taps, leave),
     ]
     emit_entry(module, partial(_emit_work, steps))
     return module
@@ -104,7 +114,7 @@ def _emit_work(steps: list[Routine], f: Function, call: Words, thread: Value) ->
     job = Words(call.pointer("job", I64), JOB)
     unit = Words(f.array(I64, len(UNIT)), UNIT)
     unit["scratch"] = call["scratch"] + thread * job["thread_bytes"]
-    ends = (call["x"], call["y"]), (), (call["weights"],)
+    ends = (call["x"], call["y"]), (), (call["weights"],), (call["weights"],)
     for number, (step, end) in enumerate(zip(steps, ends, strict=True)):
 
         def body(index: Value, step: Routine = step, end: tuple[Value, ...] = end) -> None:

@@ -18,10 +18,11 @@ from konv.target import BYTES, Target
 E = lambda n, d: int(os.environ.get(n, d))
 BOX = E("BOX", 32)  # tiles of a box
 WIDEST = 16  # tiles of a row in a box
-WIDE = E("WIDE", 32)  # channels that a box's copy has
-POINTS = E("POINTS", 2**23)  # bytes of V and D, about
+WIDE = E("WIDE", 64)  # channels that a box's copy has
+POINTS = E("POINTS", 2**22)  # bytes of V and D, about
 DEEP = E("DEEP", 128)  # tiles of a product: V and D of a block stay in the first-level cache
 CHUNK = E("CHUNK", 2**25)  # bytes of U, about
+FEW = E("FEW", 64)
 TAPS = 32  # input channels of a unit at the end
 
 
@@ -44,11 +45,11 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
     boxes = _boxes(conv, both)
     lines = boxes.lines
     tile = points * conv.groups * (vectors_ci + wide_co) * lanes * size
-    runs = list(_runs(conv, boxes, max(1, POINTS // tile)))
+    runs = list(_runs(conv, boxes, max(DEEP, POINTS // tile)))
     most = max(run["tiles"] for run in runs) | 1
     pitch, volume = (prod(line.slots for line in lines[a:]) for a in (2, 1))
     down, along = (line.box * t.m for line, t in zip(lines[1:], both, strict=True))
-    wide = min(WIDE // lanes, max(vectors_ci, wide_co)) * lanes
+    wide = min((16 if plan.packed and plan.blocked else WIDE) // lanes, max(vectors_ci, wide_co)) * lanes
     taps = prod(axis.kernel for axis in conv.axes)
     words = {
         "blocks": full, "tail": plan.tail, "wide": wide, "vectors_ci": vectors_ci, "piece": DEEP,
@@ -57,9 +58,15 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
         "vector": most * lanes, "padded_rows": TAPS * taps,
         **{f"outs{a}": out for a, out in zip((1, 2), _outs(conv), strict=True)},
     }  # fmt: skip
+    alone = len(runs) == 1 and runs[0]["tiles"] <= FEW
+    own = 0
+    if alone:
+        own = max(1, target.l2 * 2 // 3 // (points * lanes * size * (most + width)))
+        own = -(-vectors_ci // -(-vectors_ci // own)) * lanes
     parts = {
         "at_copy": boxes.images * max(volume, down * along) * wide * size,
-        "at_sums": taps * TAPS * width * size,
+        "at_sums": taps * max(TAPS, own) * width * size,
+        "at_own": points * own * width * size,
     }
     numbers_v, numbers_d, numbers_u = (
         _odd(conv.groups * count * lanes)
@@ -83,6 +90,13 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
             jobs.append(now | run | {
                 "step": 0, "ranges_ci": in_ci, "ranges_co": in_co, "units": run["boxes"] * ranges,
             })  # fmt: skip
+            if alone:
+                in_ci = -(-ci // own)
+                jobs.append(now | run | {
+                    "step": 3, "units": conv.groups * here * in_ci, "ranges_ci": in_ci,
+                    "ranges_co": here, "ci_each": own,
+                })  # fmt: skip
+                break
             cut_ci, cut_co = _ranges(threads)
             each_ci, each_co = -(-vectors_ci // cut_ci), -(-here // cut_co)
             cut_ci, cut_co = -(-vectors_ci // each_ci), -(-here // each_co)
@@ -91,6 +105,8 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
                 "ranges_ci": cut_ci, "ranges_co": cut_co,
                 "ci_each": each_ci * lanes, "blocks_each": each_co,
             })  # fmt: skip
+        if alone:
+            continue
         in_ci = -(-ci // TAPS)
         jobs.append(now | {
             "step": 2, "units": conv.groups * here * in_ci, "ranges_ci": in_ci, "ranges_co": here,

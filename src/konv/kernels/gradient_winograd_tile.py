@@ -10,20 +10,24 @@ channels x nr vectors of output channels at once, summed over tiles.
 
 from __future__ import annotations
 
-from konv.kernels.gradient_winograd_parts import Pair, block_of_u, call_by_width, emit_widths
+from konv.kernels.gradient_winograd_parts import (
+    Pair,
+    Widths,
+    block_of_u,
+    call_by_width,
+    emit_own_channels,
+)
 from konv.kernels.gradient_words import RECORDS
-from konv.kernels.words import part_function
+from konv.kernels.words import Piece, part_function
 from konv.llvm import F32, I64, Function, Module, Pointer, Routine, Value, Variable, pointer_to
 from konv.plan import Plan
 
 UNROLL = 4  # tiles a trip
 
 
-def emit_products(module: Module, plan: Plan, both: Pair) -> Routine:
+def emit_products(module: Module, plan: Plan, both: Pair, products: Widths) -> Routine:
     """products(job, unit, number, shared): some input by some output channels of one point."""
-    lanes, points = module.target.lanes(plan.dtype), both[0].n * both[1].n
-    routines = emit_widths(plan, lambda nr: _emit_block(module, plan, nr))
-    labels = ("number", "shared")
+    lanes, labels = module.target.lanes(plan.dtype), ("number", "shared")
     with part_function(module, "products", labels, writes=True, records=RECORDS) as (f, piece, a):
         (number, shared), job, unit = a, piece.job, piece.unit
         range_ci, rest = number % job["ranges_ci"], number // job["ranges_ci"]
@@ -32,12 +36,10 @@ def emit_products(module: Module, plan: Plan, both: Pair) -> Routine:
         c = range_ci * job["ci_each"]
         channels = f.least(job["ci_each"], job["vectors_ci"] * lanes - c)
         begin = range_co * job["blocks_each"]
-        end = f.least(begin + job["blocks_each"], (job["vectors_co"] + (plan.vectors - 1)) // plan.vectors)
-        v, d, u = ((shared + job[at]).to_pointer(F32) for at in ("at_v", "at_d", "at_u"))
-        v = v + point * job["v_point"]
-        v = v + (unit["group"] * job["vectors_ci"] + c // lanes) * job["vector"]
-        d = d + point * job["d_point"] + unit["group"] * job["vectors_co"] * job["vector"]
-        u = u + point * job["u_point"]
+        blocks = (job["vectors_co"] + (plan.vectors - 1)) // plan.vectors
+        end = f.least(begin + job["blocks_each"], blocks)
+        v, d = _places(piece, lanes, shared, c, point)
+        u = (shared + job["at_u"]).to_pointer(F32) + point * job["u_point"]
         with (
             f.loop(job["tiles"], step=job["piece"]) as tile,
             f.loop(end, start=begin) as block,
@@ -49,11 +51,48 @@ def emit_products(module: Module, plan: Plan, both: Pair) -> Routine:
                 job["vector"], f.least(job["piece"], job["tiles"] - tile), channels,
                 u + (block_of_u(piece, plan, lanes, block) + c * nr * lanes), fresh,
             ]  # fmt: skip
-            call_by_width(f, plan, piece, job["chunk"] + block, routines, arguments)
+            call_by_width(f, plan, piece, job["chunk"] + block, products, arguments)
         return f.fn
 
 
-def _emit_block(module: Module, plan: Plan, nr: int) -> Routine:
+def emit_both(
+    module: Module, plan: Plan, both: Pair, products: Widths, taps: Widths, leave: Routine
+) -> Routine:
+    """both(job, unit, number, shared, weight): some input channels and a block of output channels
+    at all points, and their G' U G into the weight.
+    """
+    lanes, points = module.target.lanes(plan.dtype), both[0].n * both[1].n
+    labels = ("number", "shared", "weight")
+    with part_function(module, "both", labels, writes=True, records=RECORDS) as (f, piece, a):
+        (number, shared, weight), job, unit = a, piece.job, piece.unit
+        block = emit_own_channels(f, job, unit, number)
+        channels, u = unit["channels"], piece.part("at_own", F32)
+        rows = (channels + (lanes - 1)) & -lanes
+        nr = f.least(job["vectors_co"] - block * plan.vectors, f.integer(plan.vectors))
+        apart = rows * nr * lanes
+        with f.loop(points) as point:
+            v, d = _places(piece, lanes, shared, unit["channel"], point)
+            d = d + block * plan.vectors * job["vector"]
+            arguments = [v, d, job["vector"], job["tiles"], rows, u + point * apart, f.integer(1)]
+            call_by_width(f, plan, piece, unit["block0"], products, arguments)
+        arguments = [u, f.integer(0), channels, apart, piece.part("at_sums", F32)]
+        call_by_width(f, plan, piece, unit["block0"], taps, arguments)
+        f.call(leave, [job.base, unit.base, weight])
+        return f.fn
+
+
+def _places(
+    piece: Piece, lanes: int, shared: Value, channel: Value, point: Value
+) -> tuple[Pointer, Pointer]:
+    """Where V of the unit's group begins at a point, from a channel on, and D."""
+    job, unit = piece.job, piece.unit
+    v, d = ((shared + job[at]).to_pointer(F32) for at in ("at_v", "at_d"))
+    v = v + (unit["group"] * job["vectors_ci"] + channel // lanes) * job["vector"]
+    d = d + unit["group"] * job["vectors_co"] * job["vector"]
+    return v + point * job["v_point"], d + point * job["d_point"]
+
+
+def emit_block(module: Module, plan: Plan, nr: int) -> Routine:
     """block(v, d, vector, tiles, rows, u, fresh): products of one point; `rows`: input channels,
     whole vectors; `vector`: numbers from one vector of channels to the next. Added to what is in u
     unless it is fresh.
@@ -65,11 +104,18 @@ def _emit_block(module: Module, plan: Plan, nr: int) -> Routine:
     with module.function(f"block_{nr}", params, inline=False) as (f, args):
         v, d, vector, tiles, rows, u, fresh = args
         panels, whole = [d + vector * n for n in range(nr)], tiles & -UNROLL
+        coming = f.var((d + vector * nr).address())
         with f.loop(rows, step=lanes) as row, f.loop(lanes, step=mr) as lane:
             numbers = v + row // lanes * vector + lane
+            # Half of the next vector's V, and some of the next block's D.
+            next_v = v + (row // lanes + 1) * vector + lane * tiles
+            next_d = coming.get()
+            coming.set(next_d + tiles * 16)
             out = u + (row + lane) * (nr * lanes)
             sums = [[f.var_of(f.zero(F32, lanes)) for _ in range(nr)] for _ in range(mr)]
             with f.loop(whole, step=UNROLL) as t:
+                f.prefetch(next_v + t * (lanes // 2))
+                f.prefetch(next_d.to_pointer(F32) + t * 4)
                 for i in range(UNROLL):
                     _multiply_add(f, sums, numbers, panels, (t + i) * lanes)
             with f.loop(tiles, start=whole) as t:

@@ -31,7 +31,7 @@ JOB = (
     # pencils: vectors of channels, in a unit; outputs of a row that a vector takes before the next
     # does; 1 if the next row is to be asked for in advance
     "lines", "lines_each", "segment", "far",
-    # winograd: 0, 1, 2: points, products, taps; tiles of all boxes at hand, and the first one's
+    # winograd: 0 to 3: points, products, taps, the last two in one; tiles of all boxes at hand, and the first one's
     # number; first box; 1 if products begin anew; tiles in a row, in an image
     "step", "tiles", "base", "box", "fresh", "row_tiles", "image_tiles",
     # output channels at hand: first block, vectors of a group; vectors of its input channels
@@ -46,7 +46,7 @@ JOB = (
     "at_v", "at_d", "at_u",  # winograd
     "thread_bytes", "at_pixels", "at_strip", "at_panel", "at_sums",
     "at_rows", "at_zeros", "at_beside",
-    "at_copy",
+    "at_copy", "at_own",
     *per_axis(
         "outs",  # winograd: outputs of an axis, whose tiles are counted
         "size", "x_stride", "y_stride", "count", "box", "axis_boxes", "jump", "least", "ahead",

@@ -1,133 +1,193 @@
-"""How a weight gradient of konv.kernels.gradient_winograd is cut into runs, and runs into units."""
+"""How a weight gradient of konv.kernels.gradient_winograd is cut into runs, and runs into units.
+
+V and D of a run's tiles wait in the last cache, where they should fit together with U if that fits
+at all: U is read and written once a run, V and D once each. So runs are as short as U allows.
+
+Runs and the tiles of a product decide in which order products are added up, so they depend on the
+sizes of the layer and on nothing else. Which channels and points a unit takes changes no sum.
+"""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod
 
 from konv.geometry import Axis, Conv
 from konv.kernels import gradient_cut
 from konv.kernels.cut import Line
 from konv.kernels.gradient_cut import Boxes, Work, fill
+from konv.kernels.scratch import LINE
 from konv.kernels.winograd_transforms import Transform
 from konv.plan import Plan, Strides
 from konv.target import BYTES, Target
 
-E = lambda n, d: int(os.environ.get(n, d))
-BOX = E("BOX", 32)  # tiles of a box
+BOX = 32  # tiles of a box: its copy, 64 channels of 1.4 pixels each, stays in a second-level cache
 WIDEST = 16  # tiles of a row in a box
-WIDE = E("WIDE", 64)  # channels that a box's copy has
-POINTS = E("POINTS", 2**22)  # bytes of V and D, about
-DEEP = E("DEEP", 128)  # tiles of a product: V and D of a block stay in the first-level cache
-CHUNK = E("CHUNK", 2**25)  # bytes of U, about
-FEW = E("FEW", 64)
-TAPS = 32  # input channels of a unit at the end
+# Channels of a copy: of contiguous arrays such as fill a line of cache, of channels-last ones so
+# many that runs of memory are long enough to be foreseen (64@56 of 8 images: 16 channels 4.3 ms,
+# 32 4.1, 64 2.7, 128 3.0; contiguous 2.7, 3.2, 3.2, 3.4; Zen 3).
+WIDE, WIDE_LAST = 16, 64
+# Tiles of a product: V and D of a block, 16 KB, stay in the first-level cache; 64 or 256 are as
+# fast. A run has more of them where V and D have less than so many bytes (64@224, in ms by MB: 15.0
+# of 3, 14.7 of 5, 15.4 of 8, 18.0 of 16; 256@14 of 8 images 10.9, 10.3, 10.3, 10.1).
+DEEP, POINTS = 128, 4 * 1024 * 1024
+CHUNK = 32 * 1024 * 1024  # bytes of U: beyond, output channels are taken in turns
+# Tiles of all images up to which U need not go to memory: a unit takes a few channels at all points
+# (256@14 2.03 to 1.75 ms, 16 tiles; 64 tiles 5.5 to 5.7).
+FEW = 48
+LEAVING = 32  # input channels of a unit that turns U into gradients
+STEPS = POINTS_OF, PRODUCTS, TAPS, BOTH = range(4)
+
+Words = dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """What cutting asks: channels of a group in vectors, and how many products a tile has."""
+
+    conv: Conv
+    plan: Plan
+    lanes: int
+    threads: int
+    both: tuple[Transform, Transform]
+
+    @property
+    def points(self) -> int:
+        return self.both[0].n * self.both[1].n
+
+    @property
+    def ci(self) -> int:
+        return -(-self.conv.ci // self.conv.groups // self.lanes)
+
+    @property
+    def co(self) -> int:
+        return -(-self.conv.co // self.conv.groups // self.lanes)
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.co // self.plan.vectors)
+
+    def bytes(self, vectors: int) -> int:
+        """Of so many vectors at each point, in all groups."""
+        return self.points * self.conv.groups * vectors * self.lanes * BYTES["float32"]
 
 
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
     """The work of a layer under a plan of konv.kernels.gradient_winograd, for x and dy with these
     strides.
     """
-    lanes, size = target.lanes(plan.dtype), BYTES[plan.dtype]
     if conv.exact_macs < gradient_cut.ALONE:
         threads = 1
     both = Transform(*plan.form[:2]), Transform(*plan.form[2:])
-    ci, co, points = conv.ci // conv.groups, conv.co // conv.groups, both[0].n * both[1].n
-    width = plan.vectors * lanes
-    vectors_ci, vectors_co = -(-ci // lanes), -(-co // lanes)
-    full = (vectors_co - plan.tail) // plan.vectors
-    blocks = full + (plan.tail > 0)
-    each = points * conv.groups * vectors_ci * lanes * width * size
-    chunk = -(-blocks // -(-blocks * each // CHUNK))
-    wide_co = min(vectors_co, chunk * plan.vectors)
+    layer = Layer(conv, plan, target.lanes(plan.dtype), threads, both)
+    each = layer.bytes(layer.ci * layer.lanes * plan.vectors)
+    chunk = -(-layer.blocks // -(-layer.blocks * each // CHUNK))
+    co = min(layer.co, chunk * plan.vectors)
     boxes = _boxes(conv, both)
-    lines = boxes.lines
-    tile = points * conv.groups * (vectors_ci + wide_co) * lanes * size
-    runs = list(_runs(conv, boxes, max(DEEP, POINTS // tile)))
-    most = max(run["tiles"] for run in runs) | 1
-    pitch, volume = (prod(line.slots for line in lines[a:]) for a in (2, 1))
-    down, along = (line.box * t.m for line, t in zip(lines[1:], both, strict=True))
-    wide = min((16 if plan.packed and plan.blocked else WIDE) // lanes, max(vectors_ci, wide_co)) * lanes
-    taps = prod(axis.kernel for axis in conv.axes)
-    words = {
-        "blocks": full, "tail": plan.tail, "wide": wide, "vectors_ci": vectors_ci, "piece": DEEP,
-        "pitch": pitch, "volume": volume, "pitch_dy": along, "volume_dy": down * along,
-        "row_tiles": lines[2].count, "image_tiles": lines[1].count * lines[2].count,
-        "vector": most * lanes, "padded_rows": TAPS * taps,
-        **{f"outs{a}": out for a, out in zip((1, 2), _outs(conv), strict=True)},
-    }  # fmt: skip
-    alone = len(runs) == 1 and runs[0]["tiles"] <= FEW
-    own = 0
-    if alone:
-        own = max(1, target.l2 * 2 // 3 // (points * lanes * size * (most + width)))
-        own = -(-vectors_ci // -(-vectors_ci // own)) * lanes
-    parts = {
-        "at_copy": boxes.images * max(volume, down * along) * wide * size,
-        "at_sums": taps * max(TAPS, own) * width * size,
-        "at_own": points * own * width * size,
-    }
-    numbers_v, numbers_d, numbers_u = (
-        _odd(conv.groups * count * lanes)
-        for count in (vectors_ci * most, wide_co * most, vectors_ci * wide_co * lanes)
-    )
-    apart = {
-        "at_v": points * numbers_v * size,
-        "at_d": points * numbers_d * size,
-        "at_u": points * numbers_u * size,
-    }
+    runs = list(_runs(conv, boxes, max(DEEP, POINTS // layer.bytes(layer.ci + co))))
+    few = len(runs) == 1 and runs[0]["tiles"] <= FEW
+    own = _own(layer, runs[0]["tiles"], target) if few else 0
+    words, parts, apart = _sizes(layer, boxes, max(run["tiles"] for run in runs), co, own)
     made, tables, in_all = fill(conv, boxes, words, parts, apart, [], x, y, threads)
-    made |= {"piece": DEEP, "v_point": numbers_v, "d_point": numbers_d, "u_point": numbers_u}
+    made["piece"] = DEEP
     jobs = []
-    for first in range(0, blocks, chunk):
-        here = min(chunk, blocks - first)
-        vectors = min(vectors_co - first * plan.vectors, here * plan.vectors)
-        now = made | {"chunk": first, "vectors_co": vectors}
-        in_ci, in_co = -(-vectors_ci * lanes // wide), -(-vectors * lanes // wide)
-        for run in runs:
-            ranges = conv.groups * (in_ci + in_co)
-            jobs.append(now | run | {
-                "step": 0, "ranges_ci": in_ci, "ranges_co": in_co, "units": run["boxes"] * ranges,
-            })  # fmt: skip
-            if alone:
-                in_ci = -(-ci // own)
-                jobs.append(now | run | {
-                    "step": 3, "units": conv.groups * here * in_ci, "ranges_ci": in_ci,
-                    "ranges_co": here, "ci_each": own,
-                })  # fmt: skip
-                break
-            cut_ci, cut_co = _ranges(threads)
-            each_ci, each_co = -(-vectors_ci // cut_ci), -(-here // cut_co)
-            cut_ci, cut_co = -(-vectors_ci // each_ci), -(-here // each_co)
-            jobs.append(now | run | {
-                "step": 1, "units": points * conv.groups * cut_ci * cut_co,
-                "ranges_ci": cut_ci, "ranges_co": cut_co,
-                "ci_each": each_ci * lanes, "blocks_each": each_co,
-            })  # fmt: skip
-        if alone:
-            continue
-        in_ci = -(-ci // TAPS)
-        jobs.append(now | {
-            "step": 2, "units": conv.groups * here * in_ci, "ranges_ci": in_ci, "ranges_co": here,
-            "ci_each": TAPS,
-        })  # fmt: skip
+    for first in range(0, layer.blocks, chunk):
+        blocks = min(chunk, layer.blocks - first)
+        vectors = min(layer.co - first * plan.vectors, blocks * plan.vectors)
+        made |= {"chunk": first, "vectors_co": vectors}
+        jobs += [made | job for job in _jobs(layer, runs, made["wide"], own, blocks, vectors)]
     first_job, *then = [[*job.values(), *tables] for job in jobs]
     return Work(first_job, then, threads, in_all)
 
 
+def _sizes(
+    layer: Layer, boxes: Boxes, tiles: int, co: int, own: int
+) -> tuple[Words, dict[str, int], dict[str, int]]:
+    """The words that all jobs share, the parts of a thread's scratch, and those of all threads; for
+    `tiles` of a run, `co` vectors of output channels, `own` input channels of a unit with its own U.
+    """
+    conv, plan, lanes, size = layer.conv, layer.plan, layer.lanes, BYTES["float32"]
+    lines, groups = boxes.lines, conv.groups
+    tiles |= 1  # so that vectors of a point, too, lie in different sets of a cache
+    pitch, volume = (prod(line.slots for line in lines[a:]) for a in (2, 1))
+    down, along = (line.box * t.m for line, t in zip(lines[1:], layer.both, strict=True))
+    most = WIDE if plan.packed and plan.blocked else WIDE_LAST
+    wide = min(max(1, most // lanes), max(layer.ci, co)) * lanes
+    taps, width = prod(axis.kernel for axis in conv.axes), plan.vectors * lanes
+    vectors = {"v": layer.ci * tiles, "d": co * tiles, "u": 0 if own else layer.ci * lanes * co}
+    numbers = {name: _odd(groups * count * lanes) for name, count in vectors.items()}
+    outs = (*(1,) * (2 - conv.dims), *(axis.out for axis in conv.axes))
+    words = {
+        "blocks": layer.blocks - (plan.tail > 0), "tail": plan.tail, "wide": wide,
+        "pitch": pitch, "volume": volume, "pitch_dy": along, "volume_dy": down * along,
+        "row_tiles": lines[2].count, "image_tiles": lines[1].count * lines[2].count,
+        "vectors_ci": layer.ci, "vector": tiles * lanes, "padded_rows": LEAVING * taps,
+        "outs1": outs[0], "outs2": outs[1],
+        **{f"{name}_point": count for name, count in numbers.items()},
+    }  # fmt: skip
+    parts = {
+        "at_copy": boxes.images * max(volume, down * along) * wide * size,
+        "at_sums": taps * max(LEAVING, own) * width * size,
+        "at_own": layer.points * own * width * size,
+    }
+    apart = {f"at_{name}": layer.points * count * size for name, count in numbers.items()}
+    return words, parts, apart
+
+
 def _odd(numbers: int) -> int:
     """At least so many, an odd number of lines of cache: what lies so far apart is in other sets."""
-    return (-(-numbers // 16) | 1) * 16
+    each = LINE // BYTES["float32"]
+    return (-(-numbers // each) | 1) * each
 
 
-def _ranges(threads: int) -> tuple[int, int]:
-    """Into how many ranges input and output channels of a product are cut."""
-    return 1, 1
+def _own(layer: Layer, tiles: int, target: Target) -> int:
+    """Input channels whose V, and U with a block of output channels, fill two thirds of a cache."""
+    vector = layer.points * layer.lanes * BYTES["float32"]
+    room = target.l2 * 2 // 3 // (vector * (tiles + layer.plan.vectors * layer.lanes))
+    return -(-layer.ci // -(-layer.ci // max(1, room))) * layer.lanes
 
 
-def _outs(conv: Conv) -> tuple[int, ...]:
-    return (*(1,) * (2 - conv.dims), *(axis.out for axis in conv.axes))
+def _jobs(
+    layer: Layer, runs: list[Words], wide: int, own: int, blocks: int, vectors: int
+) -> Iterator[Words]:
+    """The words of all runs that are not shared, in their order, for so many blocks and vectors of
+    output channels.
+    """
+    groups, ci = layer.conv.groups, layer.conv.ci // layer.conv.groups
+    for run in runs:
+        in_ci, in_co = -(-layer.ci * layer.lanes // wide), -(-vectors * layer.lanes // wide)
+        units = run["boxes"] * groups * (in_ci + in_co)
+        yield run | {"step": POINTS_OF, "units": units, "ranges_ci": in_ci, "ranges_co": in_co}
+        each = own or LEAVING
+        in_ci = -(-ci // each)
+        last = {
+            "step": BOTH if own else TAPS, "units": groups * blocks * in_ci,
+            "ranges_ci": in_ci, "ranges_co": blocks, "ci_each": each,
+        }  # fmt: skip
+        if not own:
+            yield run | _products(layer, blocks)
+        if own or run is runs[-1]:
+            yield run | last
+
+
+def _products(layer: Layer, blocks: int) -> Words:
+    """Ranges of channels: a point's as one, unless threads would wait for each other too long."""
+    together = layer.points * layer.conv.groups
+
+    def price(cut: tuple[int, int]) -> float:
+        units = together * cut[0] * cut[1]
+        waits = -(-units // layer.threads) * layer.threads / units
+        return waits * (1 + 0.02 * (cut[0] + 2 * cut[1]))
+
+    cuts = [(a, b) for a in range(1, min(blocks, 8) + 1) for b in range(1, min(layer.ci, 4) + 1)]
+    in_co, in_ci = min(cuts, key=price)
+    each_co, each_ci = -(-blocks // in_co), -(-layer.ci // in_ci)
+    in_co, in_ci = -(-blocks // each_co), -(-layer.ci // each_ci)
+    return {
+        "step": PRODUCTS, "units": together * in_co * in_ci, "ranges_co": in_co,
+        "ranges_ci": in_ci, "blocks_each": each_co, "ci_each": each_ci * layer.lanes,
+    }  # fmt: skip
 
 
 def _boxes(conv: Conv, both: tuple[Transform, Transform]) -> Boxes:
@@ -135,7 +195,7 @@ def _boxes(conv: Conv, both: tuple[Transform, Transform]) -> Boxes:
     axes = (Axis(1, 1),) * (2 - conv.dims) + conv.axes
     lines = [Line(Axis(1, 1))]
     for axis, t in zip(axes, both, strict=True):
-        # What no output reads is none of a tile's business.
+        # A tile sees zeros where no output reads.
         size = min(axis.size, max(1, axis.out + axis.kernel - 1 - axis.lo))
         beyond = (-(-axis.out // t.m) - 1) * t.m + t.n - size - axis.lo
         lines.append(Line(replace(axis, size=size, kernel=t.n, stride=t.m, hi=beyond)))
@@ -144,20 +204,18 @@ def _boxes(conv: Conv, both: tuple[Transform, Transform]) -> Boxes:
     return Boxes.over(conv, lines, BOX // (lines[1].box * lines[2].box), 1)
 
 
-def _runs(conv: Conv, boxes: Boxes, most: int) -> Iterator[dict[str, int]]:
+def _runs(conv: Conv, boxes: Boxes, most: int) -> Iterator[Words]:
     """Runs of boxes of about so many tiles, each of whole rows of tiles."""
     _, down, along = boxes.lines
-    row = along.boxes  # boxes side by side
-    rows = boxes.count // row
-    each = boxes.images * down.box * along.count  # tiles of a row of boxes
-    runs = -(-rows * each // most)
+    rows = boxes.count // along.boxes
+    runs = -(-rows * boxes.images * down.box * along.count // most)
     step = max(1, -(-rows // runs))
     for first in range(0, rows, step):
         end = min(first + step, rows)
         base, after = (_lines_before(conv, boxes, r) * along.count for r in (first, end))
         yield {
-            "box": first * row, "boxes": (end - first) * row, "base": base, "tiles": after - base,
-            "fresh": int(first == 0),
+            "box": first * along.boxes, "boxes": (end - first) * along.boxes,
+            "base": base, "tiles": after - base, "fresh": int(first == 0),
         }  # fmt: skip
 
 

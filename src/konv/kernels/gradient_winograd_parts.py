@@ -177,7 +177,7 @@ def _emit_transform(module: Module, both: Pair, of_x: bool) -> Routine:
                 d = [line.vector(q * lanes, lanes) for q in range(columns)]
                 place = out + r * along.n * point
                 for i, value in enumerate(emit(along, d)):
-                    f.prefetch(place + (point * i + lanes * TILES_AHEAD))
+                    f.prefetch(place + (point * i + lanes * TILES_AHEAD), write=True)
                     place.put(point * i, value)
         return f.fn
 

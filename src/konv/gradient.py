@@ -12,6 +12,7 @@ from konv.geometry import Conv
 from konv.pair import Pair, pair
 from konv.prepared import prepare
 from konv.runtime import memory
+from konv.runtime.choose import current_precision
 from konv.runtime.gradient import GradientCall, taken
 from konv.runtime.threads import Team, team
 from konv.target import BYTES
@@ -62,7 +63,7 @@ def of_numbers(which: Pair, x: Any, dy: Any) -> Any:
         kind.refuse(dy, "dy")
         arrays = kind.name, kind.signature(x), kind.signature(dy)
     px, py = kind.address(x), kind.address(dy)
-    key = which, px & 7, py & 7, arrays, now.address, now.threads
+    key = which, px & 7, py & 7, arrays, now.address, now.threads, current_precision()
     layer = _layers.get(key)
     if layer is None:
         layer = _Layer(kind, which.conv, x, dy, now)

@@ -42,6 +42,7 @@ from konv.plan import Plan
 from konv.target import Target
 
 name = "gradient_winograd"
+exact = False
 
 # Outputs of a tile along an axis, by taps: 6 points (konv.kernels.winograd).
 OUTPUTS = {3: 4, 5: 2}
@@ -50,6 +51,12 @@ LEAST = 16  # channels of a group, in and out
 # Register tiles, input channels by vectors of output channels, by bytes in a vector and registers.
 # Input channels of a tile are neighbours in a vector of V.
 TILES = {(16, 16): (4, 3), (32, 16): (4, 3), (16, 32): (4, 5), (64, 32): (8, 3)}
+
+# What the cost is made of, in cycles of one core (Zen 3): the share of their peak that products
+# reach; a vector of V or D at a point, its copy and its way to the last cache included; a vector of
+# U likewise, in and out; runs that threads meet at the end of. konv.kernels.gradient takes 1.4
+# times what its own cost says, so all is divided by that.
+PRODUCTS, POINT, TAP, RUNS, GRADIENT = 0.85, 10.0, 11.0, 30_000.0, 1.4
 
 
 def why_not(conv: Conv) -> str | None:
@@ -83,13 +90,16 @@ def transforms(plan: Plan) -> Pair:
 
 
 def cost(conv: Conv, plan: Plan, target: Target) -> float:
-    """Cycles for each output of all groups."""
-    vectors = -(-conv.co // conv.groups // target.lanes(plan.dtype))
-    over, along = transforms(plan)
-    axes = zip(conv.axes, (over, along)[-conv.dims :], strict=True)
-    tiles = prod(-(-a.out // t.m) for a, t in axes)
-    points = over.n * along.n * tiles / prod(a.out for a in conv.axes)
-    return 1.5 * conv.ci * points * tile_cost(vectors, plan.pixels, plan.vectors)
+    """Cycles for each output of all groups, by the measure of konv.kernels.gradient."""
+    lanes, both = target.lanes(plan.dtype), transforms(plan)
+    ci, co = conv.ci // conv.groups, -(-conv.co // conv.groups // lanes)
+    axes = zip(conv.axes, both[-conv.dims :], strict=True)
+    tiles = conv.n * prod(-(-axis.out // t.m) for axis, t in axes)
+    points = prod(t.n for t in both)
+    each = tiles * ci * tile_cost(co, plan.pixels, plan.vectors) / PRODUCTS
+    each += tiles * (-(-ci // lanes) + co) * POINT + ci * co * TAP
+    whole = conv.groups * points * each + RUNS
+    return whole / GRADIENT / (conv.n * prod(axis.out for axis in conv.axes))
 
 
 def emit(plan: Plan, target: Target) -> Module:

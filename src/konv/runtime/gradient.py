@@ -21,6 +21,7 @@ from konv.kernels import (
 )
 from konv.plan import Plan, Strides
 from konv.runtime import memory
+from konv.runtime.choose import current_precision
 from konv.runtime.code import gradient_kernel
 from konv.runtime.threads import Team
 from konv.target import Target
@@ -39,11 +40,12 @@ def taken(conv: Conv) -> bool:
 
 
 def choose(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, Any]:
-    """The plan of least cost, and what cuts a layer for it."""
+    """The plan of least cost in the precision in force, and what cuts a layer for it."""
+    exact = current_precision() == "exact"
     found = [
         (algorithm.cost(conv, plan, target), plan, cut)
         for algorithm, cut in CUT.items()
-        if algorithm.why_not(conv) is None
+        if algorithm.why_not(conv) is None and (algorithm.exact or not exact)
         for plan in (algorithm.plan(conv, target, packed, blocked),)
         if plan is not None
     ]

@@ -50,13 +50,13 @@ LEAST = 16  # channels of a group, in and out
 
 # Register tiles, input channels by vectors of output channels, by bytes in a vector and registers.
 # Input channels of a tile are neighbours in a vector of V.
-TILES = {(16, 16): (4, 3), (32, 16): (4, 3), (16, 32): (4, 5), (64, 32): (8, 3)}
+TILES = {(16, 16): (4, 2), (32, 16): (4, 3), (16, 32): (4, 5), (64, 32): (8, 3)}
 
 # What the cost is made of, in cycles of one core (Zen 3): the share of their peak that products
 # reach; a vector of V or D at a point, its copy and its way to the last cache included; a vector of
 # U likewise, in and out; runs that threads meet at the end of. konv.kernels.gradient takes 1.4
 # times what its own cost says, so all is divided by that.
-PRODUCTS, POINT, TAP, RUNS, GRADIENT = 0.85, 10.0, 11.0, 30_000.0, 1.4
+PRODUCTS, POINT, TAP, RUNS, GRADIENT = 0.85, 10.0, 11.0, 50_000.0, 1.4
 
 
 def why_not(conv: Conv) -> str | None:

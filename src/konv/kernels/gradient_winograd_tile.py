@@ -22,7 +22,14 @@ from konv.kernels.words import Piece, part_function
 from konv.llvm import F32, I64, Function, Module, Pointer, Routine, Value, Variable, pointer_to
 from konv.plan import Plan
 
-UNROLL = 4  # tiles a trip
+
+
+def unroll(lanes: int) -> int:
+    """Tiles a trip: half of what a vector of V has there is a line of cache, which is asked for;
+    with more than 2 of 16 lanes LLVM loads D so early that registers do not suffice.
+    """
+    return max(2, min(4, 32 // lanes))
+
 
 
 def emit_products(module: Module, plan: Plan, both: Pair, products: Widths) -> Routine:
@@ -103,7 +110,8 @@ def emit_block(module: Module, plan: Plan, nr: int) -> Routine:
     params += [("u", pointer_to(F32)), ("fresh", I64)]
     with module.function(f"block_{nr}", params, inline=False) as (f, args):
         v, d, vector, tiles, rows, u, fresh = args
-        panels, whole = [d + vector * n for n in range(nr)], tiles & -UNROLL
+        panels, step = [d + vector * n for n in range(nr)], unroll(lanes)
+        whole = tiles & -step
         coming = f.var((d + vector * nr).address())
         with f.loop(rows, step=lanes) as row, f.loop(lanes, step=mr) as lane:
             numbers = v + row // lanes * vector + lane
@@ -113,10 +121,10 @@ def emit_block(module: Module, plan: Plan, nr: int) -> Routine:
             coming.set(next_d + tiles * 16)
             out = u + (row + lane) * (nr * lanes)
             sums = [[f.var_of(f.zero(F32, lanes)) for _ in range(nr)] for _ in range(mr)]
-            with f.loop(whole, step=UNROLL) as t:
+            with f.loop(whole, step=step) as t:
                 f.prefetch(next_v + t * (lanes // 2))
                 f.prefetch(next_d.to_pointer(F32) + t * 4)
-                for i in range(UNROLL):
+                for i in range(step):
                     _multiply_add(f, sums, numbers, panels, (t + i) * lanes)
             with f.loop(tiles, start=whole) as t:
                 _multiply_add(f, sums, numbers, panels, t * lanes)

@@ -321,7 +321,8 @@ def test_runs_of_winograd_depend_on_sizes_alone(line: str) -> None:
     products = [run[1:] for run in runs[0] if run[0] == gradient_winograd_cut.PRODUCTS]
     again = len([run for run in products if run[-1]])
     once, box, tile = products[: len(products) // again], 0, 0
-    assert len(once) > 1 and again > 1
+    assert len(once) > 1
+    assert again > 1
     for first, boxes, base, tiles, fresh in once:
         assert (first, base, fresh) == (box, tile, int(box == 0))
         box, tile = box + boxes, tile + tiles

@@ -11,7 +11,13 @@ from llvm.assembly import MACHINES, MULTIPLY_ADD, Machine, called, count, functi
 from llvm.test_strip_targets import spills
 
 from konv.geometry import Conv
-from konv.kernels import gradient, gradient_pencils, gradient_planar, gradient_winograd, gradient_winograd_tile
+from konv.kernels import (
+    gradient,
+    gradient_pencils,
+    gradient_planar,
+    gradient_winograd,
+    gradient_winograd_tile,
+)
 from konv.kernels.gradient_tile import UNROLL
 from konv.llvm import assembly, describe
 

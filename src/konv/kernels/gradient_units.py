@@ -121,7 +121,8 @@ def emit_box_words(
     """
     (x, dy, rest), job, unit = args, piece.job, piece.unit
     size = SIZE[element(plan.dtype)]
-    pixels, place, firsts = f.integer(1), f.integer(0), []
+    pixels, place = f.integer(1), f.integer(0)
+    firsts: list[Value] = []
     for axis in reversed(AXES):
         j = rest % job["axis_boxes", axis] * job["box", axis]
         rest = rest // job["axis_boxes", axis]

@@ -1,4 +1,4 @@
-"""Weight gradients by Winograd's algorithm: fewer multiplications for small kernels in steps of one.
+"""Weight gradients by Winograd's algorithm: fewer multiplications for small kernels, stride 1.
 
 The forward is y = A' [(G g G') * (B' d B)] A (konv.kernels.winograd). It is linear in g, so what g
 gets from dy is the transpose of that map, by the very same matrices:
@@ -25,16 +25,12 @@ from math import prod
 from konv.geometry import Conv
 from konv.kernels.direct import last_block, tile_cost
 from konv.kernels.gradient_parts import emit_leave, emit_turn
-from konv.kernels.gradient_winograd_parts import (
-    Pair,
-    emit_box,
-    emit_leaving,
-    emit_taps,
-    emit_widths,
-)
+from konv.kernels.gradient_winograd_points import emit_box
+from konv.kernels.gradient_winograd_taps import emit_leaving, emit_taps, emit_widths
 from konv.kernels.gradient_winograd_tile import emit_block, emit_both, emit_products
 from konv.kernels.gradient_words import JOB, UNIT
 from konv.kernels.region import emit_entry, emit_units
+from konv.kernels.winograd_parts import Pair
 from konv.kernels.winograd_transforms import Transform
 from konv.kernels.words import Words
 from konv.llvm import F32, I64, Function, Module, Routine, Value
@@ -111,7 +107,7 @@ def emit(plan: Plan, target: Target) -> Module:
     leave = emit_leave(module, plan, turn)
     steps = [
         emit_box(module, plan, both, turn),
-        emit_products(module, plan, both, products),
+        emit_products(module, plan, products),
         emit_leaving(module, plan, taps, leave),
         emit_both(module, plan, both, products, taps, leave),
     ]

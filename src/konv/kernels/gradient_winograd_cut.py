@@ -104,8 +104,9 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
 def _sizes(
     layer: Layer, boxes: Boxes, tiles: int, co: int, own: int
 ) -> tuple[Words, dict[str, int], dict[str, int]]:
-    """The words that all jobs share, the parts of a thread's scratch, and those of all threads; for
-    `tiles` of a run, `co` vectors of output channels, `own` input channels of a unit with its own U.
+    """The words that all jobs share, the parts of a thread's scratch, and those of all threads, for
+    so many tiles of a run, vectors of output channels, and input channels of a unit with a U of its
+    own.
     """
     conv, plan, lanes, size = layer.conv, layer.plan, layer.lanes, BYTES["float32"]
     lines, groups = boxes.lines, conv.groups
@@ -136,7 +137,7 @@ def _sizes(
 
 
 def _odd(numbers: int) -> int:
-    """At least so many, an odd number of lines of cache: what lies so far apart is in other sets."""
+    """At least so many, an odd number of lines of cache: things so far apart share no set."""
     each = LINE // BYTES["float32"]
     return (-(-numbers // each) | 1) * each
 

@@ -10,18 +10,17 @@ channels x nr vectors of output channels at once, summed over tiles.
 
 from __future__ import annotations
 
-from konv.kernels.gradient_winograd_parts import (
-    Pair,
+from konv.kernels.gradient_winograd_taps import (
     Widths,
     block_of_u,
     call_by_width,
     emit_own_channels,
 )
 from konv.kernels.gradient_words import RECORDS
+from konv.kernels.winograd_parts import Pair
 from konv.kernels.words import Piece, part_function
 from konv.llvm import F32, I64, Function, Module, Pointer, Routine, Value, Variable, pointer_to
 from konv.plan import Plan
-
 
 
 def unroll(lanes: int) -> int:
@@ -31,8 +30,7 @@ def unroll(lanes: int) -> int:
     return max(2, min(4, 32 // lanes))
 
 
-
-def emit_products(module: Module, plan: Plan, both: Pair, products: Widths) -> Routine:
+def emit_products(module: Module, plan: Plan, products: Widths) -> Routine:
     """products(job, unit, number, shared): some input by some output channels of one point."""
     lanes, labels = module.target.lanes(plan.dtype), ("number", "shared")
     with part_function(module, "products", labels, writes=True, records=RECORDS) as (f, piece, a):
@@ -128,7 +126,7 @@ def emit_block(module: Module, plan: Plan, nr: int) -> Routine:
                     _multiply_add(f, sums, numbers, panels, (t + i) * lanes)
             with f.loop(tiles, start=whole) as t:
                 _multiply_add(f, sums, numbers, panels, t * lanes)
-            every = [(i * lanes, total) for i, total in enumerate(sum(sums, []))]
+            every = [((m * nr + n) * lanes, sums[m][n]) for m in range(mr) for n in range(nr)]
             with f.choose(fresh.differs(0)) as (begin, more):
                 with begin:
                     for at, total in every:

@@ -31,8 +31,8 @@ JOB = (
     # pencils: vectors of channels, in a unit; outputs of a row that a vector takes before the next
     # does; 1 if the next row is to be asked for in advance
     "lines", "lines_each", "segment", "far",
-    # winograd: 0 to 3: points, products, taps, the last two in one; tiles of all boxes at hand, and the first one's
-    # number; first box; 1 if products begin anew; tiles in a row, in an image
+    # winograd: 0 to 3: points, products, taps, the last two in one; tiles of the run, number of its
+    # first, its first box; 1 if products begin anew; tiles in a row, in an image
     "step", "tiles", "base", "box", "fresh", "row_tiles", "image_tiles",
     # output channels at hand: first block, vectors of a group; vectors of its input channels
     "chunk", "vectors_co", "vectors_ci",

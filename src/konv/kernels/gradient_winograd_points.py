@@ -1,31 +1,27 @@
-"""The first step of konv.kernels.gradient_winograd, and the last.
+"""The first step of konv.kernels.gradient_winograd: V and D of some tiles.
 
     copy   [image][row][column][channel]          x under a box or dy of it, padding as zeros; in
                                                   the scratch memory of a thread
     V, D   [point][group][vector of channels][tile][lane]
-    U      [point][group][block][input channel][vector of output channels][lane]
-    sums   [input channel, tap][vector of output channels][lane]   of a thread
 
-A group's channels are rounded up to whole vectors; those that are missing are zeros.
+A group's channels are rounded up to whole vectors; those that are missing are zeros. V and D are
+written a row of tiles at a time, one vector of channels, so that lines of cache fill up at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from konv.kernels.gradient_units import emit_box_words
 from konv.kernels.gradient_words import RECORDS
+from konv.kernels.winograd_parts import Pair
 from konv.kernels.winograd_transforms import Transform
-from konv.kernels.words import Piece, Words, part_function
+from konv.kernels.words import part_function
 from konv.llvm import F32, I64, SIZE, Function, Module, Pointer, Routine, Value, pointer_to
 from konv.plan import Plan
 
-Pair = tuple[Transform, Transform]  # along columns (over rows of pixels), along rows
-AHEAD = 4  # input channels for which U is asked for in advance
-# Tiles for which the places of V and D are: they come from the last cache, 36 of them at once
+AXES = (1, 2)  # of the three that the records know
+# Tiles for which the places of V and D are asked for in advance: they come from the last cache, 36 of them at once
 # (64@56 of 8 images: 3.7 to 2.6 ms, Zen 3).
 TILES_AHEAD = 4
-AXES = (1, 2)  # of the three that the records know
 
 
 def emit_box(module: Module, plan: Plan, both: Pair, turn: Routine) -> Routine:
@@ -75,7 +71,6 @@ def _emit_points(module: Module, plan: Plan, both: Pair, turn: Routine, of_x: bo
         f.call(copy, [job.base, unit.base])
         wide, image = job["wide"], piece.part("at_copy", F32)
         pitch, volume = (job[key if of_x else f"{key}_dy"] for key in ("pitch", "volume"))
-        down, along = (t.m for t in both)
         out = args[0].to_pointer(F32) + (args[1] * job["vector"] + unit["tile"] * lanes)
         vectors = (unit["channels"] + (lanes - 1)) // lanes
         point = job["v_point" if of_x else "d_point"]
@@ -84,7 +79,7 @@ def _emit_points(module: Module, plan: Plan, both: Pair, turn: Routine, of_x: bo
             f.loop(unit["length", 1]) as h,
             f.loop(vectors) as vector,
         ):
-            source = image + ((i * volume + h * down * pitch) * wide + vector * lanes)
+            source = image + ((i * volume + h * both[0].m * pitch) * wide + vector * lanes)
             tile = i * job["image_tiles"] + h * job["row_tiles"]
             to = out + (vector * job["vector"] + tile * lanes)
             f.call(transform, [source, pitch * wide, wide, unit["length", 2], to, point])
@@ -179,93 +174,4 @@ def _emit_transform(module: Module, both: Pair, of_x: bool) -> Routine:
                 for i, value in enumerate(emit(along, d)):
                     f.prefetch(place + (point * i + lanes * TILES_AHEAD), write=True)
                     place.put(point * i, value)
-        return f.fn
-
-
-def emit_leaving(module: Module, plan: Plan, taps: Widths, leave: Routine) -> Routine:
-    """leaving(job, unit, number, shared, weight): G' U G of some input channels and a block of
-    output channels, and on into the weight.
-    """
-    lanes, labels = module.target.lanes(plan.dtype), ("number", "shared", "weight")
-    with part_function(module, "leaving", labels, writes=True, records=RECORDS) as (f, piece, args):
-        number, shared, weight = args
-        job, unit = piece.job, piece.unit
-        block = emit_own_channels(f, job, unit, number)
-        c, channels = unit["channel"], unit["channels"]
-        u = (shared + job["at_u"]).to_pointer(F32) + block_of_u(piece, plan, lanes, block)
-        arguments = [u, c, channels, job["u_point"], piece.part("at_sums", F32)]
-        call_by_width(f, plan, piece, unit["block0"], taps, arguments)
-        f.call(leave, [job.base, unit.base, weight])
-        return f.fn
-
-
-def emit_own_channels(f: Function, job: Words, unit: Words, number: Value) -> Value:
-    """The words of a unit that takes some input channels and a block of output channels. Returns
-    the block, counted from the first at hand.
-    """
-    block, rest = number % job["ranges_co"], number // job["ranges_co"]
-    c, unit["group"] = rest % job["ranges_ci"] * job["ci_each"], rest // job["ranges_ci"]
-    unit["channel"], unit["channels"] = c, f.least(job["ci_each"], job["ci"] - c)
-    unit["block0"] = job["chunk"] + block
-    unit["block1"] = unit["block0"] + 1
-    return block
-
-
-def block_of_u(piece: Piece, plan: Plan, lanes: int, block: Value) -> Value:
-    """Where a block of output channels of the unit's group, counted from the first at hand, begins
-    in a point of U.
-    """
-    vector = piece.unit["group"] * piece.job["vectors_co"] + block * plan.vectors
-    return vector * piece.job["vectors_ci"] * (lanes * lanes)
-
-
-Widths = dict[int, Routine]
-
-
-def emit_widths(plan: Plan, emit: Callable[[int], Routine]) -> Widths:
-    """A routine for full blocks of output channels, and one for the last."""
-    return {nr: emit(nr) for nr in dict.fromkeys((plan.vectors, plan.tail or plan.vectors))}
-
-
-def call_by_width(
-    f: Function, plan: Plan, piece: Piece, block: Value, routines: Widths, arguments: list[Value]
-) -> None:
-    """The routine for full blocks, or that for the last one."""
-    if not plan.tail:
-        f.call(routines[plan.vectors], arguments)
-        return
-    with f.choose(block < piece.job["blocks"]) as (full, last):
-        with full:
-            f.call(routines[plan.vectors], arguments)
-        with last:
-            f.call(routines[plan.tail], arguments)
-
-
-def emit_taps(module: Module, both: Pair, nr: int) -> Routine:
-    """taps(u, first, channels, point, sums): G' U G of a block, from an input channel on; `point`:
-    numbers from one point to the next.
-    """
-    lanes, (over, along) = module.target.lanes("float32"), both
-    params = [("u", pointer_to(F32)), ("first", I64), ("channels", I64), ("point", I64)]
-    params += [("sums", pointer_to(F32))]
-    with module.function(f"taps_{nr}", params, inline=False) as (f, args):
-        u, first, channels, point, sums = args
-        half = f.array(F32, over.r * along.n * lanes)
-        with f.loop(channels) as c, f.loop(nr) as n:
-            begin = u + ((first + c) * nr + n) * lanes
-            with f.loop(along.n) as q:
-                column = begin + q * point
-                v = []
-                for r in range(over.n):
-                    place = column + point * (r * along.n)
-                    f.prefetch(place + AHEAD * nr * lanes)
-                    v.append(place.vector(0, lanes))
-                for i, value in enumerate(over.emit_taps(f, v)):
-                    half.put((q + i * along.n) * lanes, value)
-            out = sums + (c * (over.r * along.r * nr) + n) * lanes
-            with f.loop(over.r) as r:
-                line = half + r * (along.n * lanes)
-                v = [line.vector(q * lanes, lanes) for q in range(along.n)]
-                for i, value in enumerate(along.emit_taps(f, v)):
-                    out.put((r * along.r + i) * (nr * lanes), value)
         return f.fn

@@ -31,11 +31,13 @@ def weight_gradient(conv: Conv, x: Any, dy: Any) -> Any:
 
     The result has conv.weight_shape and conv.dtype, contiguous, and is an array of that library;
     half precision is summed in float32 and rounded once. Its bits do not depend on the number of
-    threads. Large float32 layers of 3 or 5 taps and stride 1 are computed on tiles (Winograd): a
-    NaN or infinity then reaches all taps of its channel, and no infinity stays one;
-    ``konv.precision("exact")`` keeps them where they belong. ProblemError for other shapes or dtypes, UnsupportedError for other padding modes and
+    threads. ProblemError for other shapes or dtypes, UnsupportedError for other padding modes and
     for tensors that require grad (konv.conv2d and its kin differentiate), TypeError for arrays of
     other kinds.
+
+    Large float32 layers of 3 or 5 taps and stride 1 are computed on tiles (Winograd): a NaN or
+    infinity then makes all taps of its channel NaN. ``konv.precision("exact")`` keeps them where
+    they belong.
 
     >>> import numpy as np
     >>> conv = Conv.of((1, 1, 4), co=1, kernel=3, padding=1)

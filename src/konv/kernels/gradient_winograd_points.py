@@ -19,8 +19,9 @@ from konv.llvm import F32, I64, SIZE, Function, Module, Pointer, Routine, Value,
 from konv.plan import Plan
 
 AXES = (1, 2)  # of the three that the records know
-# Tiles for which the places of V and D are asked for in advance: they come from the last cache, 36 of them at once
-# (64@56 of 8 images: 3.7 to 2.6 ms, Zen 3).
+# Tiles for which the places of V and D are asked for in advance: they come from the last cache, 36
+# at once (64@56 of 8 images: 3.7 to 2.6 ms, Zen 3). That they are to be written must be known where
+# another core may have them (two threads: 4.1 to 2.4 ms).
 TILES_AHEAD = 4
 
 

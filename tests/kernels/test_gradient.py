@@ -64,6 +64,7 @@ WINOGRAD = (
     "conv2d 3x24x9x30 o33 k5 p2",
     "conv1d 2x40x77 o50 k3 p1",
     "conv1d 3x16x31 o16 k5",
+    "conv1d 2x17x900 o16 k3 p1",
     "conv2d 2x64x21x19 o48 k3 g2",
     "conv2d 9x33x7x7 o70 k3 p1",
     "conv2d 1x16x3x2 o16 k3 p2:1x0:3",
@@ -98,7 +99,7 @@ def small_boxes() -> Iterator[None]:
         for name, number in pencils.items():
             stack.enter_context(patch.object(gradient_pencils_cut, name, number))
         winograd = {
-            "BOX": 6, "WIDEST": 3, "WIDE": 8, "WIDE_LAST": 16, "DEEP": 5, "POINTS": 2**15,
+            "BOX": 6, "WIDEST": 3, "WIDE": 8, "WIDE_LAST": 16, "DEEP": 5, "POINTS": 2**17,
             "CHUNK": 2**17, "FEW": 0, "LEAVING": 8,
         }  # fmt: skip
         for name, number in winograd.items():
@@ -302,7 +303,10 @@ def test_why_winograd_does_not(line: str, says: str | None) -> None:
     assert gradient_winograd.why_not(Conv.parse(line)) == says
 
 
-@pytest.mark.parametrize("line", ["conv2d 5x17x70x19 o40 k3 p1", "conv2d 40x16x7x7 o64 k3 p1"])
+@pytest.mark.parametrize(
+    "line",
+    ["conv2d 5x17x70x19 o40 k3 p1", "conv2d 40x16x7x7 o64 k3 p1", "conv2d 2x16x9x400 o64 k3 p1"],
+)
 def test_runs_of_winograd_depend_on_sizes_alone(line: str) -> None:
     """All tiles in turn, the same for any number of threads and any cache."""
     conv, target = Conv.parse(line), llvm.detect()

@@ -84,8 +84,9 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
     each = layer.bytes(layer.ci * layer.lanes * plan.vectors)
     chunk = -(-layer.blocks // -(-layer.blocks * each // CHUNK))
     co = min(layer.co, chunk * plan.vectors)
-    boxes = _boxes(conv, both)
-    runs = list(_runs(conv, boxes, max(DEEP, POINTS // layer.bytes(layer.ci + co))))
+    most = max(DEEP, POINTS // layer.bytes(layer.ci + co))
+    boxes = _boxes(conv, both, most)
+    runs = list(_runs(conv, boxes, most))
     few = len(runs) == 1 and runs[0]["tiles"] <= FEW
     own = _own(layer, runs[0]["tiles"], target) if few else 0
     words, parts, apart = _sizes(layer, boxes, max(run["tiles"] for run in runs), co, own)
@@ -191,8 +192,10 @@ def _products(layer: Layer, blocks: int) -> Words:
     }  # fmt: skip
 
 
-def _boxes(conv: Conv, both: tuple[Transform, Transform]) -> Boxes:
-    """Boxes of tiles: an axis of tiles is one of outputs that read n pixels in steps of m."""
+def _boxes(conv: Conv, both: tuple[Transform, Transform], most: int) -> Boxes:
+    """Boxes of tiles: an axis of tiles is one of outputs that read n pixels in steps of m. `most`:
+    tiles of a run, about; of several rows, if a box has several.
+    """
     axes = (Axis(1, 1),) * (2 - conv.dims) + conv.axes
     lines = [Line(Axis(1, 1))]
     for axis, t in zip(axes, both, strict=True):
@@ -201,28 +204,41 @@ def _boxes(conv: Conv, both: tuple[Transform, Transform]) -> Boxes:
         beyond = (-(-axis.out // t.m) - 1) * t.m + t.n - size - axis.lo
         lines.append(Line(replace(axis, size=size, kernel=t.n, stride=t.m, hi=beyond)))
     lines[2].cut(min(BOX, WIDEST))
-    lines[1].cut(max(1, BOX // lines[2].box))
+    lines[1].cut(max(1, min(BOX // lines[2].box, most // lines[2].count)))
     return Boxes.over(conv, lines, BOX // (lines[1].box * lines[2].box), 1)
 
 
 def _runs(conv: Conv, boxes: Boxes, most: int) -> Iterator[Words]:
-    """Runs of boxes of about so many tiles, each of whole rows of tiles."""
+    """Runs of boxes of about so many tiles, which follow each other: whole rows of boxes, or, where
+    boxes have a row of tiles each, any.
+    """
     _, down, along = boxes.lines
-    rows = boxes.count // along.boxes
-    runs = -(-rows * boxes.images * down.box * along.count // most)
-    step = max(1, -(-rows // runs))
-    for first in range(0, rows, step):
-        end = min(first + step, rows)
-        base, after = (_lines_before(conv, boxes, r) * along.count for r in (first, end))
+    alone = down.box == 1 and boxes.images == 1
+    side = 1 if alone else along.boxes
+    count = boxes.count // side
+    before = _tiles_before if alone else _tiles_before_row
+    runs = -(-before(conv, boxes, count) // most)
+    step = max(1, -(-count // runs))
+    for first in range(0, count, step):
+        end = min(first + step, count)
+        base, after = before(conv, boxes, first), before(conv, boxes, end)
         yield {
-            "box": first * along.boxes, "boxes": (end - first) * along.boxes,
+            "box": first * side, "boxes": (end - first) * side,
             "base": base, "tiles": after - base, "fresh": int(first == 0),
         }  # fmt: skip
 
 
-def _lines_before(conv: Conv, boxes: Boxes, row: int) -> int:
-    """Rows of tiles before a row of boxes."""
-    down = boxes.lines[1]
+def _tiles_before(conv: Conv, boxes: Boxes, box: int) -> int:  # noqa: ARG001 - as _tiles_before_row
+    """Tiles before a box of a single row."""
+    along = boxes.lines[2]
+    row, at = divmod(box, along.boxes)
+    return row * along.count + min(at * along.box, along.count)
+
+
+def _tiles_before_row(conv: Conv, boxes: Boxes, row: int) -> int:
+    """Tiles before a row of boxes."""
+    _, down, along = boxes.lines
     if boxes.images > 1:
-        return min(row * boxes.images, conv.n) * down.count
-    return row // down.boxes * down.count + min(row % down.boxes * down.box, down.count)
+        return min(row * boxes.images, conv.n) * down.count * along.count
+    image, at = divmod(row, down.boxes)
+    return (image * down.count + min(at * down.box, down.count)) * along.count

@@ -333,6 +333,30 @@ def test_runs_of_winograd_depend_on_sizes_alone(line: str) -> None:
     assert tile == conv.n * -(-conv.axes[0].out // 4) * -(-conv.axes[1].out // 4)
 
 
+@pytest.mark.parametrize("line", ["conv2d 2x17x11x9 o18 k3 p1", "conv2d 2x64x9x8 o32 k3 p1 g2"])
+def test_odd_numbers_stay_in_their_channels(line: str) -> None:
+    """A NaN of x makes the taps of its input channel NaN, one of dy those of its output channel."""
+    conv, rng = Conv.parse(line), np.random.default_rng(3)
+    x, dy = (rng.standard_normal(s).astype("float32") for s in (conv.in_shape, conv.out_shape))
+    inner, outer = conv.ci // conv.groups, conv.co // conv.groups
+    with pinned(gradient_winograd):
+        want = weight_gradient(conv, x, dy)
+        for c in (0, inner - 1, conv.ci - 1):
+            odd, taken = x.copy(), np.zeros(conv.weight_shape, bool)
+            odd[1, c, 4, 4] = np.nan
+            group = c // inner
+            taken[group * outer : (group + 1) * outer, c % inner] = True
+            got = weight_gradient(conv, odd, dy)
+            assert np.array_equal(np.isnan(got), taken)
+            assert np.array_equal(got[~taken], want[~taken])
+        for c in (0, outer - 1, conv.co - 1):
+            odd, taken = dy.copy(), np.zeros(conv.weight_shape, bool)
+            odd[0, c, 5, 3], taken[c] = np.nan, True
+            got = weight_gradient(conv, x, odd)
+            assert np.array_equal(np.isnan(got), taken)
+            assert np.array_equal(got[~taken], want[~taken])
+
+
 DRAWN = ("conv2d 2x16x20x20 o16 k3 p1", "conv2d 2x16x20x20 o16 k5 p2", "conv1d 4x32x200 o16 k3 p1")
 
 

@@ -15,6 +15,18 @@ for some tiles after the other, so that V and D wait in the last cache:
                                                         V or D of it
     products    for point, some channels: U += V D      konv.kernels.gradient_winograd_tile
     taps        for some channels, at the end: dg       leaves as other sums do
+
+What differs from a plain sum of products is as in konv.kernels.winograd: rounding
+(`reference.weight_gradient_tolerance`), and numbers that are not finite, which reach all taps of
+their channel. `precision("exact")` keeps this kernel out.
+
+Measured, in ms on one Zen 3 core, contiguous / channels-last, beside konv.kernels.gradient:
+
+    64@56 3x3        1.18 / .95   gradient 3.13 / 2.60     8 images   8.6 / 8.4    22.7 / 23.7
+    128@28 3x3        .99 / 1.18           2.62 / 3.08                7.1 / 7.5    22.3 / 20.5
+    256@14 3x3       1.81 / 1.86           3.03 / 3.25               10.5 / 8.5    24.9 / 19.8
+    256@56 3x3       14.6 / 14.7           45.1 / 44.0                111 / 115     380 / 351
+    512@28 3x3       16.7 / 16.9           41.5 / 42.1                106 / 112     371 / 377
 """
 
 from __future__ import annotations

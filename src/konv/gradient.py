@@ -12,6 +12,7 @@ from konv.geometry import Conv
 from konv.pair import Pair, pair
 from konv.prepared import prepare
 from konv.runtime import memory
+from konv.runtime.choose import current_precision
 from konv.runtime.gradient import GradientCall, taken
 from konv.runtime.threads import Team, team
 from konv.target import BYTES
@@ -33,6 +34,10 @@ def weight_gradient(conv: Conv, x: Any, dy: Any) -> Any:
     threads. ProblemError for other shapes or dtypes, UnsupportedError for other padding modes and
     for tensors that require grad (konv.conv2d and its kin differentiate), TypeError for arrays of
     other kinds.
+
+    Large float32 layers of 3 or 5 taps and stride 1 are computed on tiles (Winograd): a NaN or
+    infinity then makes all taps of its channel NaN. ``konv.precision("exact")`` keeps them where
+    they belong.
 
     >>> import numpy as np
     >>> conv = Conv.of((1, 1, 4), co=1, kernel=3, padding=1)
@@ -62,7 +67,7 @@ def of_numbers(which: Pair, x: Any, dy: Any) -> Any:
         kind.refuse(dy, "dy")
         arrays = kind.name, kind.signature(x), kind.signature(dy)
     px, py = kind.address(x), kind.address(dy)
-    key = which, px & 7, py & 7, arrays, now.address, now.threads
+    key = which, px & 7, py & 7, arrays, now.address, now.threads, current_precision()
     layer = _layers.get(key)
     if layer is None:
         layer = _Layer(kind, which.conv, x, dy, now)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import faulthandler
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -16,17 +16,17 @@ import numpy as np
 from functional.check import threads
 from functional.fences import PAGE, Fence
 from kernels.test_gradient import (
-    DEPTHWISE,
+    EVERY,
     KERNELS,
-    LINES,
     arrays,
     pinned,
+    right,
     small_boxes,
     takes,
 )
 
 from konv import arrays as kinds
-from konv import reference, weight_gradient
+from konv import weight_gradient
 from konv.geometry import Conv
 from konv.kernels import gradient_cut, scratch
 from konv.runtime import gradient as runtime
@@ -34,20 +34,24 @@ from konv.runtime import memory
 
 
 def run(conv: Conv, kernel: Any, x: Any, dy: Any) -> None:
-    with small_boxes(), pinned(kernel):
-        got = weight_gradient(conv, x, dy)
-    assert np.array_equal(got, reference.weight_gradient(conv, x, dy))
+    for cut in (small_boxes, nullcontext):
+        with cut(), pinned(kernel):
+            got = weight_gradient(conv, x, dy)
+        assert right(conv, kernel, x, dy, got)
 
 
 def main(end: str, missing: str = "0") -> None:
     faulthandler.enable()
-    fence = Fence(end == "end")
+    fence, laid = Fence(end == "end"), []
 
     def cut(work: Any) -> Any:
         def fenced(*arguments: Any) -> Any:
+            laid.clear()
             made = work(*arguments)
             each = made.words[gradient_cut.JOB.index("thread_bytes")]
-            gaps = [t * each + gap for t in range(made.threads) for gap in fence.gaps]
+            own, *apart = laid
+            gaps = [t * each + gap for t in range(made.threads) for gap in own]
+            gaps += [made.threads * each + gap for some in apart for gap in some]
             whole = -(-made.scratch // PAGE) * PAGE
             fence.scratch[whole] = gaps
             return replace(made, scratch=whole)
@@ -55,7 +59,10 @@ def main(end: str, missing: str = "0") -> None:
         return fenced
 
     def lay_out(words: dict[str, int], parts: dict[str, int]) -> int:
-        return fence.lay_out(words, {n: max(0, size - int(missing)) for n, size in parts.items()})
+        short = {n: max(0, size - int(missing)) for n, size in parts.items()}
+        length = fence.lay_out(words, short)
+        laid.append(fence.gaps)
+        return length
 
     def empty(_: Any, shape: Any, dtype: str, order: Any = None) -> Any:
         return fence.array(np.full(shape, np.nan, dtype))
@@ -73,7 +80,7 @@ def main(end: str, missing: str = "0") -> None:
         memory.release()
         stack.enter_context(threads(2))
         for line, dtype, kernel, last in product(
-            LINES + DEPTHWISE, ("float32", "float16"), KERNELS, (False, True)
+            EVERY, ("float32", "float16"), KERNELS, (False, True)
         ):
             conv = replace(Conv.parse(line), dtype=dtype)
             if takes(kernel, conv, last):

@@ -25,11 +25,14 @@ from konv.kernels import (
     gradient_pencils,
     gradient_pencils_cut,
     gradient_planar,
+    gradient_winograd,
+    gradient_winograd_cut,
     schedule,
 )
 from konv.runtime import gradient as runtime
+from konv.runtime.choose import precision
 
-KERNELS: tuple[Any, ...] = (gradient, gradient_planar, gradient_pencils)
+KERNELS: tuple[Any, ...] = (gradient, gradient_planar, gradient_pencils, gradient_winograd)
 LINES = (
     "conv1d 3x4x70 o5 k4 s3 p2:0",
     "conv2d 2x6x9x8 o8 k3 s2 p1 g2",
@@ -57,6 +60,19 @@ DEPTHWISE = (
     "conv3d 2x12x4x5x9 o12 k3 p1 g12",
     "conv1d 3x20x37 o20 k9 s2 p4 g20",
 )  # fmt: skip
+WINOGRAD = (
+    "conv2d 3x24x9x30 o33 k5 p2",
+    "conv1d 2x40x77 o50 k3 p1",
+    "conv1d 3x16x31 o16 k5",
+    "conv1d 2x17x900 o16 k3 p1",
+    "conv2d 2x64x21x19 o48 k3 g2",
+    "conv2d 9x33x7x7 o70 k3 p1",
+    "conv2d 1x16x3x2 o16 k3 p2:1x0:3",
+    "conv2d 2x17x1x9 o16 k3 p1",
+    "conv2d 1x16x70x23 o16 k3 p4",
+    "tconv2d 2x16x9x8 o24 k3 p1",
+)
+EVERY = LINES + DEPTHWISE + WINOGRAD
 
 
 @contextmanager
@@ -82,14 +98,21 @@ def small_boxes() -> Iterator[None]:
         pencils = {"NEAR": 512, "SEGMENT": 6, "STEP": 4, "OUTPUTS": 24, "OUTPUTS_OF_PART": 32}
         for name, number in pencils.items():
             stack.enter_context(patch.object(gradient_pencils_cut, name, number))
+        winograd = {
+            "BOX": 6, "WIDEST": 3, "WIDE": 8, "WIDE_LAST": 16, "DEEP": 5, "POINTS": 2**17,
+            "CHUNK": 2**17, "FEW": 0, "LEAVING": 8,
+        }  # fmt: skip
+        for name, number in winograd.items():
+            stack.enter_context(patch.object(gradient_winograd_cut, name, number))
         stack.enter_context(patch.object(schedule, "FAR", 0))
         yield
 
 
 def takes(kernel: Any, conv: Conv, last: bool) -> bool:
     """Whether a kernel computes a layer between arrays of this layout."""
-    plan = kernel.plan(conv, llvm.detect(), not last, not last)
-    return kernel.why_not(conv) is None and plan is not None
+    if kernel.why_not(conv) is not None:
+        return False
+    return kernel.plan(conv, llvm.detect(), not last, not last) is not None
 
 
 def arrays(conv: Conv, last: bool) -> tuple[Any, Any]:
@@ -105,18 +128,26 @@ def _last(a: Any) -> Any:
     return np.moveaxis(np.ascontiguousarray(np.moveaxis(a, 1, -1)), -1, 1)
 
 
+def right(conv: Conv, kernel: Any, x: Any, dy: Any, got: Any) -> bool:
+    """Exactly, on integers, or by the bound of what rounds otherwise."""
+    want = reference.weight_gradient(conv, x, dy)
+    if kernel.exact:
+        return bool(np.array_equal(got, want))
+    bound = reference.weight_gradient_tolerance(conv, x, dy, "winograd")
+    return bool((abs(got - want) <= bound).all())
+
+
 @pytest.mark.parametrize("small", [False, True], ids=["as it is", "in small boxes"])
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "last"])
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: str(k.name))
-@pytest.mark.parametrize("line", LINES + DEPTHWISE)
+@pytest.mark.parametrize("line", EVERY)
 def test_right(line: str, kernel: ModuleType, last: bool, small: bool) -> None:
-    """Exactly, on integers; with one thread, two and three."""
+    """With one thread, two and three."""
     for dtype in ("float32", "float64"):
         conv = replace(Conv.parse(line), dtype=dtype)
         if not takes(kernel, conv, last):
             continue
         x, dy = arrays(conv, last)
-        want = reference.weight_gradient(conv, x, dy)
         with ExitStack() as stack:
             stack.enter_context(nan_results())
             if small:
@@ -125,12 +156,12 @@ def test_right(line: str, kernel: ModuleType, last: bool, small: bool) -> None:
             for count in (1, 2, 3):
                 with threads(count):
                     got = weight_gradient(conv, x, dy)
-                assert np.array_equal(got, want), f"{conv}, {count} threads"
+                assert right(conv, kernel, x, dy, got), f"{conv}, {count} threads"
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: str(k.name))
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "last"])
-@pytest.mark.parametrize("line", LINES + DEPTHWISE)
+@pytest.mark.parametrize("line", EVERY)
 def test_threads_change_no_bit(line: str, last: bool, kernel: ModuleType) -> None:
     """With several parts, whose sums are added up in one order."""
     conv, rng = Conv.parse(line), np.random.default_rng(1)
@@ -204,14 +235,21 @@ def conv_of_channels(count: int) -> Conv:
 @pytest.mark.parametrize(
     ("line", "kernel"),
     [
-        ("conv2d 1x64x56x56 o64 k3 p1", gradient),
+        ("conv2d 1x64x56x56 o64 k3 p1", gradient_winograd),
+        ("tconv2d 8x64x28x28 o64 k3 p1", gradient_winograd),
+        ("conv2d 8x512x7x7 o512 k3 p1", gradient_winograd),
+        ("conv2d 1x256x7x7 o256 k3 p1", gradient),
+        ("conv2d 1x64x56x56 o64 k3 s2 p1", gradient),
+        ("conv2d 1x64x56x56 o64 k3 p1 f64", gradient),
         ("conv2d 1x32x112x112 o32 k3 p1 g32", gradient_planar),
         ("conv2d 1x128x56x56 o128 k3 p1 g32", gradient_planar),
         ("conv2d 1x3x224x224 o64 k7 s2 p3", gradient),
     ],
 )
 def test_chosen(line: str, kernel: ModuleType) -> None:
-    """Outputs stand in the lanes where channels would not fill them."""
+    """Outputs stand in the lanes where channels would not fill them; tiles are transformed where
+    that pays.
+    """
     plan, _ = runtime.choose(Conv.parse(line), llvm.detect(), True, True)
     assert plan.algorithm == kernel.name
 
@@ -223,7 +261,7 @@ def test_chosen(line: str, kernel: ModuleType) -> None:
         ("conv2d 1x96x112x112 o96 k3 s2 p1 g96", gradient_pencils),
         ("conv2d 1x240x14x14 o240 k5 p2 g240", gradient_pencils),
         ("conv2d 1x64x56x56 o64 k31 p15 g64", gradient_planar),
-        ("conv2d 1x64x56x56 o64 k3 p1", gradient),
+        ("conv2d 1x64x56x56 o64 k3 p1", gradient_winograd),
     ],
 )
 def test_chosen_channels_last(line: str, kernel: ModuleType) -> None:
@@ -232,6 +270,119 @@ def test_chosen_channels_last(line: str, kernel: ModuleType) -> None:
     """
     plan, _ = runtime.choose(Conv.parse(line), llvm.detect(), False, False)
     assert plan.algorithm == kernel.name
+
+
+def test_exact_forbids_winograd() -> None:
+    """For calls in that precision, before and after others."""
+    conv, rng = Conv.parse("conv2d 1x32x57x50 o32 k3 p1"), np.random.default_rng(4)
+    x, dy = (rng.standard_normal(s).astype("float32") for s in (conv.in_shape, conv.out_shape))
+    fast = weight_gradient(conv, x, dy)
+    with precision("exact"):
+        assert runtime.choose(conv, llvm.detect(), True, True)[0].algorithm == gradient.name
+        exact = weight_gradient(conv, x, dy)
+    assert not np.array_equal(fast, exact)
+    assert np.array_equal(fast, weight_gradient(conv, x, dy))
+    want = reference.weight_gradient(conv, x, dy)
+    assert (abs(exact - want) <= reference.weight_gradient_tolerance(conv, x, dy)).all()
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("conv2d 1x16x14x14 o16 k3 p1", None),
+        ("conv1d 1x16x14 o16 k5 p1", None),
+        ("conv2d 1x16x14x14 o16 k3 p1 f64", "takes float32 only, for its rounding"),
+        ("conv2d 1x30x14x14 o32 k3 p1 g2", "takes 16 channels in and out a group or more"),
+        ("conv3d 1x16x9x9x9 o16 k3 p1", "takes one or two axes"),
+        ("conv2d 1x16x14x14 o16 k3 s2 p1", "takes stride 1 and no dilation only"),
+        ("conv2d 1x16x14x14 o16 k3 p1 d2", "takes stride 1 and no dilation only"),
+        ("conv2d 1x16x14x14 o16 k3x1", "takes kernels of 3 or 5 taps on every axis only"),
+    ],
+)
+def test_why_winograd_does_not(line: str, says: str | None) -> None:
+    assert gradient_winograd.why_not(Conv.parse(line)) == says
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["conv2d 5x17x70x19 o40 k3 p1", "conv2d 40x16x7x7 o64 k3 p1", "conv2d 2x16x9x400 o64 k3 p1"],
+)
+def test_runs_of_winograd_depend_on_sizes_alone(line: str) -> None:
+    """All tiles in turn, the same for any number of threads and any cache."""
+    conv, target = Conv.parse(line), llvm.detect()
+    plan, at = gradient_winograd.plan(conv, target, True, True), gradient_cut.JOB.index
+    with small_boxes():
+        found = [
+            gradient_winograd_cut.work(conv, plan, replace(target, l2=l2), (1,) * 4, (1,) * 4, n)
+            for n, l2 in ((1, 2**18), (2, 2**20), (7, 2**22))
+        ]
+    runs = [
+        [tuple(words[at(name)] for name in ("step", "box", "boxes", "base", "tiles", "fresh"))
+         for words in (work.words, *work.then)]
+        for work in found
+    ]  # fmt: skip
+    assert runs[0] == runs[1] == runs[2]
+    products = [run[1:] for run in runs[0] if run[0] == gradient_winograd_cut.PRODUCTS]
+    again = len([run for run in products if run[-1]])
+    once, box, tile = products[: len(products) // again], 0, 0
+    assert len(once) > 1
+    assert again > 1
+    for first, boxes, base, tiles, fresh in once:
+        assert (first, base, fresh) == (box, tile, int(box == 0))
+        box, tile = box + boxes, tile + tiles
+    assert tile == conv.n * -(-conv.axes[0].out // 4) * -(-conv.axes[1].out // 4)
+
+
+@pytest.mark.parametrize("line", ["conv2d 2x17x11x9 o18 k3 p1", "conv2d 2x64x9x8 o32 k3 p1 g2"])
+def test_odd_numbers_stay_in_their_channels(line: str) -> None:
+    """A NaN of x makes the taps of its input channel NaN, one of dy those of its output channel."""
+    conv, rng = Conv.parse(line), np.random.default_rng(3)
+    x, dy = (rng.standard_normal(s).astype("float32") for s in (conv.in_shape, conv.out_shape))
+    inner, outer = conv.ci // conv.groups, conv.co // conv.groups
+    with pinned(gradient_winograd):
+        want = weight_gradient(conv, x, dy)
+        for c in (0, inner - 1, conv.ci - 1):
+            odd, taken = x.copy(), np.zeros(conv.weight_shape, bool)
+            odd[1, c, 4, 4] = np.nan
+            group = c // inner
+            taken[group * outer : (group + 1) * outer, c % inner] = True
+            got = weight_gradient(conv, odd, dy)
+            assert np.array_equal(np.isnan(got), taken)
+            assert np.array_equal(got[~taken], want[~taken])
+        for c in (0, outer - 1, conv.co - 1):
+            odd, taken = dy.copy(), np.zeros(conv.weight_shape, bool)
+            odd[0, c, 5, 3], taken[c] = np.nan, True
+            got = weight_gradient(conv, x, odd)
+            assert np.array_equal(np.isnan(got), taken)
+            assert np.array_equal(got[~taken], want[~taken])
+
+
+DRAWN = ("conv2d 2x16x20x20 o16 k3 p1", "conv2d 2x16x20x20 o16 k5 p2", "conv1d 4x32x200 o16 k3 p1")
+
+
+@pytest.mark.parametrize("line", DRAWN)
+def test_the_bound_of_winograd(line: str) -> None:
+    """Errors stay under half of what its constant allows, whatever the numbers: random, positive,
+    of very different size, all equal, and few of them not zero.
+    """
+    conv, most = Conv.parse(line), 0.0
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        x, dy = rng.standard_normal(conv.in_shape), rng.standard_normal(conv.out_shape)
+        if seed % 5 == 1:
+            x, dy = abs(x), abs(dy)
+        if seed % 5 == 2:
+            x *= 10.0 ** rng.integers(-3, 4, (1, 1, conv.axes[0].size) + (1,) * (conv.dims - 1))
+        if seed % 5 == 3:
+            x, dy = np.full_like(x, x.flat[0]), np.full_like(dy, dy.flat[0])
+        if seed % 5 == 4:
+            x, dy = (a * (rng.random(a.shape) < 0.02) for a in (x, dy))
+        x, dy = x.astype("float32"), dy.astype("float32")
+        with pinned(gradient_winograd):
+            error = abs(weight_gradient(conv, x, dy) - reference.weight_gradient(conv, x, dy))
+        allowed = reference.weight_gradient_tolerance(conv, x, dy, "winograd")
+        most = max(most, float((error / allowed).max()))
+    assert 0.01 < most < 0.5, most
 
 
 @pytest.mark.parametrize("end", ["end", "start"])

@@ -11,7 +11,13 @@ from llvm.assembly import MACHINES, MULTIPLY_ADD, Machine, called, count, functi
 from llvm.test_strip_targets import spills
 
 from konv.geometry import Conv
-from konv.kernels import gradient, gradient_pencils, gradient_planar
+from konv.kernels import (
+    gradient,
+    gradient_pencils,
+    gradient_planar,
+    gradient_winograd,
+    gradient_winograd_tile,
+)
 from konv.kernels.gradient_tile import UNROLL
 from konv.llvm import assembly, describe
 
@@ -58,3 +64,16 @@ def test_pencils_sums_stay_in_registers(machine: Machine, layer: str) -> None:
     loop = inner_loop(found[f"pass_{rows}x{taps}"], instruction)
     assert count(loop, instruction) == plan.pixels * rows * taps
     assert len(spills(loop)) <= (2 if machine.family == "sse" else 0), spills(loop)
+
+
+@pytest.mark.parametrize("co", [16, 48, 64])
+@each_machine
+def test_winograd_sums_stay_in_registers(machine: Machine, co: int) -> None:
+    plan, found = compiled(machine, gradient_winograd, f"conv2d 1x64x20x20 o{co} k3 p1")
+    instruction = MULTIPLY_ADD[machine.family, "float32"]
+    for nr in {plan.vectors, plan.tail or plan.vectors}:
+        loop = inner_loop(found[f"block_{nr}"], instruction)
+        lanes = describe(machine.triple, machine.cpu, "").lanes("float32")
+        tiles = gradient_winograd_tile.unroll(lanes)
+        assert count(loop, instruction) == plan.pixels * nr * tiles
+        assert len(spills(loop)) <= (2 if machine.family == "sse" else 0), spills(loop)

@@ -21,6 +21,7 @@ from konv.plan import Plan
 from konv.target import Target
 
 name = "gradient"
+exact = True
 
 
 def why_not(conv: Conv) -> str | None:

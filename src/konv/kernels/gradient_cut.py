@@ -37,10 +37,12 @@ CHOICES = 64  # ranges of channels considered
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """The words of one run or of two, threads worth waking, bytes of scratch in all."""
+    """The words of the first run and of those after it, threads worth waking, bytes of scratch in
+    all.
+    """
 
     words: list[int]
-    adding: list[int] | None
+    then: list[list[int]]
     threads: int
     scratch: int
 
@@ -192,7 +194,32 @@ def complete(
     """With the words and parts that all kernels of weight gradients share. `places`: where each tap
     of the kernel reads in a strip, counted from an output's first.
     """
-    lines, size = boxes.lines, COMPUTED[conv.dtype]
+    apart = {}
+    if boxes.parts > 1 or conv.dtype in HALVES:
+        apart["partial"] = boxes.parts * conv.params * COMPUTED[conv.dtype]
+    words, tables, in_all = fill(conv, boxes, words, parts, apart, places, x, y, threads)
+    then = []
+    if apart:
+        units = -(-conv.params // PIECE)
+        then = [[*(words | {"units": units, "adding": 1}).values(), *tables]]
+    return Work([*words.values(), *tables], then, threads, in_all)
+
+
+def fill(
+    conv: Conv,
+    boxes: Boxes,
+    words: dict[str, int],
+    parts: dict[str, int],
+    apart: dict[str, int],
+    places: list[int],
+    x: Strides,
+    y: Strides,
+    threads: int,
+) -> tuple[dict[str, int], list[int], int]:
+    """All words of a job, the tables behind them, and bytes of scratch: `parts` of each thread,
+    behind them what lies `apart`, for all threads together.
+    """
+    lines = boxes.lines
     words = dict.fromkeys(JOB, 0) | words
     words |= {
         "piece": PIECE, "numbers": conv.params, "parts": boxes.parts, "boxes": boxes.count,
@@ -213,13 +240,12 @@ def complete(
         tables += line.raws()
     tables_of_slots = {f"at_slots{a}": line.slots * 8 for a, line in enumerate(lines)}
     words["thread_bytes"] = scratch.lay_out(words, tables_of_slots | parts)
-    in_all, adding = words["thread_bytes"] * threads, None
-    if boxes.parts > 1 or conv.dtype in HALVES:
-        words["partial"] = in_all
-        in_all += boxes.parts * conv.params * size
-        units = -(-conv.params // PIECE)
-        adding = [*(words | {"units": units, "adding": 1}).values()]
-    return Work([*words.values(), *tables], adding, threads, in_all)
+    in_all = words["thread_bytes"] * threads
+    if apart:
+        length = scratch.lay_out(words, apart)
+        words |= {name: words[name] + in_all for name in apart}
+        in_all += length
+    return words, tables, in_all
 
 
 def _whole(lines: list[Line], y: Strides) -> int:

@@ -36,6 +36,7 @@ from konv.plan import Plan
 from konv.target import Target
 
 name = "gradient_pencils"
+exact = True
 
 PIXELS = 4  # outputs in a tile
 

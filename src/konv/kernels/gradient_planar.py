@@ -39,6 +39,7 @@ from konv.plan import Plan
 from konv.target import Target
 
 name = "gradient_planar"
+exact = True
 
 MOST = 4  # output channels in a tile
 ROWS = 10  # rows in a tile: each has its address in one of 16 registers

@@ -73,7 +73,7 @@ def emit_frame(module: Module, plan: Plan, parts: Parts, emit_unit: EmitUnit) ->
 
         def add(number: Value) -> None:
             sums = (call["scratch"] + job["partial"]).to_pointer(REAL[plan.dtype])
-            weight = call.pointer("y", element(plan.dtype))
+            weight = call.pointer("weights", element(plan.dtype))
             f.call(parts["add"], [job.base, sums, weight, number])
 
         def body(number: Value) -> None:
@@ -114,13 +114,15 @@ def _emit_unit(plan: Plan, f: Function, job: Words, unit: Words, number: Value) 
 
 def emit_box_words(
     f: Function, plan: Plan, piece: Piece, slots_of: Routine | None, args: list[Value]
-) -> None:
+) -> list[Value]:
     """The words of a unit that say where the box of a number lies, and the tables of its
-    sources, if wanted; `args`: addresses of x and dy, the number.
+    sources, if wanted; `args`: addresses of x and dy, the number. Returns the box's first image,
+    and its first output on each axis.
     """
     (x, dy, rest), job, unit = args, piece.job, piece.unit
     size = SIZE[element(plan.dtype)]
     pixels, place = f.integer(1), f.integer(0)
+    firsts: list[Value] = []
     for axis in reversed(AXES):
         j = rest % job["axis_boxes", axis] * job["box", axis]
         rest = rest // job["axis_boxes", axis]
@@ -129,6 +131,7 @@ def emit_box_words(
         slots = (length - 1) * job["ahead", axis] + job["first_slots", axis]
         unit["length", axis], unit["raw", axis], unit["slots", axis] = length, raw, slots
         pixels, place = pixels * length, place + j * job["y_stride", axis]
+        firsts.insert(0, j)
         if slots_of:
             arguments: list[Value | int] = [
                 piece.part(("at_slots", axis), I64), job.base + job["at_raws", axis], raw, slots,
@@ -140,6 +143,7 @@ def emit_box_words(
     unit["pixels"] = pixels * unit["images"]
     unit["x"] = x + image * job["x_batch"] * size
     unit["y"] = dy + (image * job["y_batch"] + place) * size
+    return [image, *firsts]
 
 
 def _emit_box(module: Module, plan: Plan, parts: Parts) -> Routine:

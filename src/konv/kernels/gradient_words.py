@@ -31,11 +31,24 @@ JOB = (
     # pencils: vectors of channels, in a unit; outputs of a row that a vector takes before the next
     # does; 1 if the next row is to be asked for in advance
     "lines", "lines_each", "segment", "far",
+    # winograd: 0 to 3: points, products, taps, the last two in one; tiles of the run, number of its
+    # first, its first box; 1 if products begin anew; tiles in a row, in an image
+    "step", "tiles", "base", "box", "fresh", "row_tiles", "image_tiles",
+    # output channels at hand: first block, vectors of a group; vectors of its input channels
+    "chunk", "vectors_co", "vectors_ci",
+    # numbers of a pixel in copies; pixels in a row of the copy of dy, in an image
+    "wide", "pitch_dy", "volume_dy",
+    # numbers from vector to vector in V and D, from point to point in V, D and U
+    "vector", "v_point", "d_point", "u_point",
     "at_taps",  # word where the places of taps in a strip begin
-    "partial",  # bytes into the scratch memory where the sums of parts begin; 0: there are none
+    # bytes into the scratch memory, behind that of all threads; 0: there are none of these
+    "partial",  # where the sums of parts begin
+    "at_v", "at_d", "at_u",  # winograd
     "thread_bytes", "at_pixels", "at_strip", "at_panel", "at_sums",
     "at_rows", "at_zeros", "at_beside",
+    "at_copy", "at_own",
     *per_axis(
+        "outs",  # winograd: outputs of an axis, whose tiles are counted
         "size", "x_stride", "y_stride", "count", "box", "axis_boxes", "jump", "least", "ahead",
         "first_slots", "at_raws", "at_slots",
     ),
@@ -51,6 +64,7 @@ UNIT = (
     # pencils: vectors of channels, from and to; outputs of a row in tiles, likewise, and of
     # those beside them
     "line0", "line1", "inner0", "inner1", "beside",
+    "tile",  # winograd: number of the box's first, counted from those at hand
     *per_axis("length", "raw", "slots"),
 )  # fmt: skip
 RECORDS = (JOB, UNIT)

@@ -114,12 +114,34 @@ class Short:
             out.append(_combined(f, terms))
         return out
 
+    def emit_gradients(self, f: Function, d: list[Value]) -> list[Value]:
+        """A d, for m vectors: n of them."""
+        if self.r == 1:
+            return d
+        out = d[:1] if self.zero else []
+        for a in self.pairs:
+            e = _combined(f, [(a**k, d[k]) for k in range(0, self.m, 2)])
+            o = _combined(f, [(a**k, d[k]) for k in range(1, self.m, 2)])
+            out = [*out, e + o, e - o]
+        return [*out, d[-1]]
+
+    def emit_taps(self, f: Function, v: list[Value]) -> list[Value]:
+        """G' v, for n vectors: r of them."""
+        columns = zip(*self.filters(), strict=True)
+        return [
+            _combined(f, [(c, u) for c, u in zip(column, v, strict=True) if c])
+            for column in columns
+        ]
+
     def emit_filters(self, f: Function, g: list[Value]) -> list[Value]:
         """G g, for r vectors: n of them."""
         return [
             _combined(f, [(c, v) for c, v in zip(row, g, strict=True) if c])
             for row in self.filters()
         ]
+
+
+Shorts = tuple[Short, Short]  # down columns of pixels and along rows
 
 
 def _product(squares: list[float]) -> list[float]:

@@ -67,10 +67,10 @@ class Memory(Lanes):
         ty = ir.VectorType(I1, lanes)
         return ty, ir.Constant(ty, [lane < count for lane in range(lanes)])
 
-    def prefetch(self, p: Pointer) -> None:
-        """Ask for the cache line at an address; no address is wrong."""
+    def prefetch(self, p: Pointer, write: bool = False) -> None:
+        """Ask for the cache line at an address, perhaps to write it; no address is wrong."""
         intrinsic = self.module.declare("llvm.prefetch.p0", ir.VoidType(), [PTR, I32, I32, I32])
-        self.b.call(intrinsic, [p.ir, I32(0), I32(3), I32(1)])
+        self.b.call(intrinsic, [p.ir, I32(int(write)), I32(3), I32(1)])
 
     def now(self, value: Value) -> Value:
         """The same vector, computed before anything behind this is loaded: LLVM loads early, and

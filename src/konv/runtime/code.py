@@ -16,7 +16,7 @@ from time import perf_counter
 from typing import Any
 
 from konv import kernels, llvm, log
-from konv.kernels import digest, gradient, gradient_pencils, gradient_planar
+from konv.kernels import digest, gradient, gradient_pencils, gradient_planar, gradient_winograd
 from konv.kernels.region import RUN, RUN_WITH_RESIDUAL
 from konv.plan import Plan
 from konv.runtime import store
@@ -71,7 +71,7 @@ def gradient_kernel(plan: Plan) -> Callable[..., Any]:
             found = _gradients.get(plan)
             if found is None:
                 target = llvm.detect()
-                all_of_them = (gradient, gradient_planar, gradient_pencils)
+                all_of_them = (gradient, gradient_planar, gradient_pencils, gradient_winograd)
                 emit = {g.name: g.emit for g in all_of_them}[plan.algorithm]
                 loaded = compiled(repr(plan), str(plan), target, lambda: emit(plan, target))
                 found = loaded.function("run", len(RUN)), loaded

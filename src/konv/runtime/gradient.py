@@ -16,9 +16,12 @@ from konv.kernels import (
     gradient_pencils,
     gradient_pencils_cut,
     gradient_planar,
+    gradient_winograd,
+    gradient_winograd_cut,
 )
 from konv.plan import Plan, Strides
 from konv.runtime import memory
+from konv.runtime.choose import current_precision
 from konv.runtime.code import gradient_kernel
 from konv.runtime.threads import Team
 from konv.target import Target
@@ -27,6 +30,7 @@ CUT = {
     gradient: gradient_cut.work,
     gradient_planar: gradient_cut.planar_work,
     gradient_pencils: gradient_pencils_cut.work,
+    gradient_winograd: gradient_winograd_cut.work,
 }
 
 
@@ -36,11 +40,12 @@ def taken(conv: Conv) -> bool:
 
 
 def choose(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, Any]:
-    """The plan of least cost, and what cuts a layer for it."""
+    """The plan of least cost in the precision in force, and what cuts a layer for it."""
+    exact = current_precision() == "exact"
     found = [
         (algorithm.cost(conv, plan, target), plan, cut)
         for algorithm, cut in CUT.items()
-        if algorithm.why_not(conv) is None
+        if algorithm.why_not(conv) is None and (algorithm.exact or not exact)
         for plan in (algorithm.plan(conv, target, packed, blocked),)
         if plan is not None
     ]
@@ -59,7 +64,7 @@ class GradientCall:
         self.plan, work = choose(conv, target, not x_last, not y_last)
         self.work = work(conv, self.plan, target, x, y, team.threads)
         memory.require(self.work.scratch, f"scratch memory of the weight gradient of {conv}")
-        runs = [words for words in (self.work.words, self.work.adding) if words]
+        runs = [self.work.words, *self.work.then]
         self._jobs: list[Any] = [np.array(words, dtype=np.int64) for words in runs]
         self._addresses = [job.ctypes.data for job in self._jobs]
         self._run = gradient_kernel(self.plan)
@@ -73,8 +78,6 @@ class GradientCall:
         scratch = memory.take(self.work.scratch)
         at, team, threads = scratch.address, self._team, self._threads
         # A kernel's arguments are named after those of a convolution: x, weights, y.
-        first, *then = self._addresses
-        self._run(first, x, dw, dy, at, team, threads)
-        for adding in then:
-            self._run(adding, 0, 0, dw, at, team, threads)
+        for job in self._addresses:
+            self._run(job, x, dw, dy, at, team, threads)
         memory.give_back(scratch)

@@ -1,0 +1,141 @@
+"""Weight gradients by Winograd's algorithm: fewer multiplications for small kernels, stride 1.
+
+The forward is y = A' [(G g G') * (B' d B)] A (konv.kernels.winograd). It is linear in g, so what g
+gets from dy is the transpose of that map, by the very same matrices:
+
+    V = B' d B       of each tile of the input         36 points for 3x3 taps, 4x4 outputs a tile
+    D = A dy A'      of the gradients of its outputs
+    U = sum over tiles of V * D                        at each point a product of matrices, ci x co
+    dg = G' U G      once at the end
+
+36 products a tile and pair of channels instead of 144. They are three steps, runs of the kernel,
+for some tiles after the other, so that V and D wait in the last cache:
+
+    points      for box of tiles, some channels of x or dy: a copy channels-last, padding as zeros;
+                                                        V or D of it
+    products    for point, some channels: U += V D      konv.kernels.gradient_winograd_tile
+    taps        for some channels, at the end: dg       leaves as other sums do
+
+What differs from a plain sum of products is as in konv.kernels.winograd: rounding
+(`reference.weight_gradient_tolerance`), and numbers that are not finite, which reach all taps of
+their channel. `precision("exact")` keeps this kernel out.
+
+Measured, in ms on one Zen 3 core, contiguous / channels-last, beside konv.kernels.gradient:
+
+    64@56 3x3        1.18 / .95   gradient 3.13 / 2.60     8 images   8.6 / 8.4    22.7 / 23.7
+    128@28 3x3        .99 / 1.18           2.62 / 3.08                7.1 / 7.5    22.3 / 20.5
+    256@14 3x3       1.81 / 1.86           3.03 / 3.25               10.5 / 8.5    24.9 / 19.8
+    256@56 3x3       14.6 / 14.7           45.1 / 44.0                111 / 115     380 / 351
+    512@28 3x3       16.7 / 16.9           41.5 / 42.1                106 / 112     371 / 377
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from math import prod
+
+from konv.geometry import Conv
+from konv.kernels.direct import last_block, tile_cost
+from konv.kernels.gradient_parts import emit_leave, emit_turn
+from konv.kernels.gradient_winograd_points import emit_box
+from konv.kernels.gradient_winograd_taps import emit_leaving, emit_taps, emit_widths
+from konv.kernels.gradient_winograd_tile import emit_block, emit_both, emit_products
+from konv.kernels.gradient_words import JOB, UNIT
+from konv.kernels.region import emit_entry, emit_units
+from konv.kernels.winograd_points import Short, Shorts
+from konv.kernels.words import Words
+from konv.llvm import F32, I64, Function, Module, Routine, Value
+from konv.plan import Plan
+from konv.target import Target
+
+name = "gradient_winograd"
+exact = False
+
+# Outputs of a tile along an axis, by taps: 6 points (konv.kernels.winograd).
+OUTPUTS = {3: 4, 5: 2}
+LEAST = 16  # channels of a group, in and out
+
+# Register tiles, input channels by vectors of output channels, by bytes in a vector and registers.
+# Input channels of a tile are neighbours in a vector of V.
+TILES = {(16, 16): (4, 2), (32, 16): (4, 3), (16, 32): (4, 5), (64, 32): (8, 3)}
+
+# What the cost is made of, in cycles of one core (Zen 3): the share of their peak that products
+# reach; a vector of V or D at a point, its copy and its way to the last cache included; a vector of
+# U likewise, in and out; runs that threads meet at the end of. konv.kernels.gradient takes 1.4
+# times what its own cost says, so all is divided by that.
+PRODUCTS, POINT, TAP, RUNS, GRADIENT = 0.85, 10.0, 11.0, 50_000.0, 1.4
+
+
+def why_not(conv: Conv) -> str | None:
+    """Only f32, kernels of 3 or 5 taps in steps of one, channels enough."""
+    if conv.dtype != "float32":
+        return "takes float32 only, for its rounding"
+    if min(conv.ci, conv.co) < LEAST * conv.groups:
+        return f"takes {LEAST} channels in and out a group or more"
+    if conv.dims > 2:
+        return "takes one or two axes"
+    if any((a.stride, a.up, a.dilation) != (1, 1, 1) for a in conv.axes):
+        return "takes stride 1 and no dilation only"
+    kernels = {a.kernel for a in conv.axes}
+    if len(kernels) > 1 or not kernels <= OUTPUTS.keys():
+        return "takes kernels of 3 or 5 taps on every axis only"
+    return None
+
+
+def plan(conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan:
+    """The register tile of the machine."""
+    vectors = -(-conv.co // conv.groups // target.lanes(conv.dtype))
+    mr, nr = TILES[target.vector_bytes, target.registers]
+    form = (1, 1) * (2 - conv.dims) + sum([(OUTPUTS[a.kernel], a.kernel) for a in conv.axes], ())
+    tail = last_block(vectors, nr, 0)
+    return Plan(name, conv.dtype, packed, blocked, mr, nr, tail, form=form)
+
+
+def transforms(plan: Plan) -> Shorts:
+    """Down columns of pixels and along rows, by the plan's form: outputs and taps of each."""
+    return Short(*plan.form[:2]), Short(*plan.form[2:])
+
+
+def cost(conv: Conv, plan: Plan, target: Target) -> float:
+    """Cycles for each output of all groups, by the measure of konv.kernels.gradient."""
+    lanes, both = target.lanes(plan.dtype), transforms(plan)
+    ci, co = conv.ci // conv.groups, -(-conv.co // conv.groups // lanes)
+    axes = zip(conv.axes, both[-conv.dims :], strict=True)
+    tiles = conv.n * prod(-(-axis.out // t.m) for axis, t in axes)
+    points = prod(t.n for t in both)
+    each = tiles * ci * tile_cost(co, plan.pixels, plan.vectors) / PRODUCTS
+    each += tiles * (-(-ci // lanes) + co) * POINT + ci * co * TAP
+    whole = conv.groups * points * each + RUNS
+    return whole / GRADIENT / (conv.n * prod(axis.out for axis in conv.axes))
+
+
+def emit(plan: Plan, target: Target) -> Module:
+    """The module of a plan: `run`."""
+    module, both = Module(target, plan.algorithm), transforms(plan)
+    turn = emit_turn(module, plan, F32)
+    products = emit_widths(plan, lambda nr: emit_block(module, plan, nr))
+    taps = emit_widths(plan, lambda nr: emit_taps(module, both, nr))
+    leave = emit_leave(module, plan, turn)
+    steps = [
+        emit_box(module, plan, both, turn),
+        emit_products(module, plan, products),
+        emit_leaving(module, plan, taps, leave),
+        emit_both(module, plan, both, products, taps, leave),
+    ]
+    emit_entry(module, partial(_emit_work, steps))
+    return module
+
+
+def _emit_work(steps: list[Routine], f: Function, call: Words, thread: Value) -> None:
+    """All the units of a step that this thread gets hold of."""
+    job = Words(call.pointer("job", I64), JOB)
+    unit = Words(f.array(I64, len(UNIT)), UNIT)
+    unit["scratch"] = call["scratch"] + thread * job["thread_bytes"]
+    ends = (call["x"], call["y"]), (), (call["weights"],), (call["weights"],)
+    for number, (step, end) in enumerate(zip(steps, ends, strict=True)):
+
+        def body(index: Value, step: Routine = step, end: tuple[Value, ...] = end) -> None:
+            f.call(step, [job.base, unit.base, index, call["scratch"], *end])
+
+        with f.when(job["step"].equals(number)):
+            emit_units(f, call, thread, job["units"], body)

@@ -1,0 +1,177 @@
+"""The first step of konv.kernels.gradient_winograd: V and D of some tiles.
+
+    copy   [image][row][column][channel]          x under a box or dy of it, padding as zeros; in
+                                                  the scratch memory of a thread
+    V, D   [point][group][vector of channels][tile][lane]
+
+A group's channels are rounded up to whole vectors; those that are missing are zeros. V and D are
+written a row of tiles at a time, one vector of channels, so that lines of cache fill up at once.
+"""
+
+from __future__ import annotations
+
+from konv.kernels.gradient_units import emit_box_words
+from konv.kernels.gradient_words import RECORDS
+from konv.kernels.winograd_points import Short, Shorts
+from konv.kernels.words import part_function
+from konv.llvm import F32, I64, SIZE, Function, Module, Pointer, Routine, Value, pointer_to
+from konv.plan import Plan
+
+AXES = (1, 2)  # of the three that the records know
+# Tiles for which the places of V and D are asked for in advance: they come from the last cache, 36
+# at once (64@56 of 8 images: 3.7 to 2.6 ms, Zen 3). That they are to be written must be known where
+# another core may have them (two threads: 4.1 to 2.4 ms).
+TILES_AHEAD = 4
+
+
+def emit_box(module: Module, plan: Plan, both: Shorts, turn: Routine) -> Routine:
+    """points(job, unit, number, shared, x, dy): V of a box and some channels of x, or D of it and
+    some of dy.
+    """
+    labels, lanes = ("number", "shared", "x", "dy"), module.target.lanes(plan.dtype)
+    points = [_emit_points(module, plan, both, turn, of_x) for of_x in (True, False)]
+    with part_function(module, "points", labels, writes=True, records=RECORDS) as (f, piece, args):
+        number, shared, x, dy = args
+        job, unit = piece.job, piece.unit
+        of_x, of_dy = (job["groups"] * job[key] for key in ("ranges_ci", "ranges_co"))
+        at, box = number % (of_x + of_dy), job["box"] + number // (of_x + of_dy)
+        image, _, first1, first2 = emit_box_words(f, plan, piece, None, [x, dy, box])
+        # An axis counts tiles here, so what this makes of places in dy is wrong.
+        unit["y"] = dy + image * job["y_batch"] * SIZE[F32]
+        tile = image * job["image_tiles"] + first1 * job["row_tiles"] + first2
+        unit["tile"] = tile - job["base"]
+        width = plan.vectors * lanes
+        with f.choose(at < of_x) as (yes, no):
+            with yes:
+                unit["group"], c = at // job["ranges_ci"], at % job["ranges_ci"] * job["wide"]
+                unit["channel"], unit["channels"] = c, f.least(job["wide"], job["ci"] - c)
+                vector = unit["group"] * job["vectors_ci"] + c // lanes
+                f.call(points[0], [job.base, unit.base, shared + job["at_v"], vector])
+            with no:
+                at = at - of_x
+                unit["group"], c = at // job["ranges_co"], at % job["ranges_co"] * job["wide"]
+                vector = unit["group"] * job["vectors_co"] + c // lanes
+                first = job["chunk"] * width
+                end = f.least(job["co"] - first, job["vectors_co"] * lanes)
+                unit["channel"], unit["channels"] = first + c, f.least(job["wide"], end - c)
+                f.call(points[1], [job.base, unit.base, shared + job["at_d"], vector])
+        return f.fn
+
+
+def _emit_points(module: Module, plan: Plan, both: Shorts, turn: Routine, of_x: bool) -> Routine:
+    """points(job, unit, points, vector): V of the unit's box and channels, or D; `vector`: number
+    of their first in all of them.
+    """
+    which, lanes = "x" if of_x else "dy", module.target.lanes(plan.dtype)
+    copy = _emit_copy(module, plan, both, turn, of_x)
+    transform = _emit_transform(module, both, of_x)
+    labels = ("points", "vector")
+    with part_function(module, f"points_{which}", labels, records=RECORDS) as (f, piece, args):
+        job, unit = piece.job, piece.unit
+        f.call(copy, [job.base, unit.base])
+        wide, image = job["wide"], piece.part("at_copy", F32)
+        pitch, volume = (job[key if of_x else f"{key}_dy"] for key in ("pitch", "volume"))
+        out = args[0].to_pointer(F32) + (args[1] * job["vector"] + unit["tile"] * lanes)
+        vectors = (unit["channels"] + (lanes - 1)) // lanes
+        point = job["v_point" if of_x else "d_point"]
+        with (
+            f.loop(unit["images"]) as i,
+            f.loop(unit["length", 1]) as h,
+            f.loop(vectors) as vector,
+        ):
+            source = image + ((i * volume + h * both[0].m * pitch) * wide + vector * lanes)
+            tile = i * job["image_tiles"] + h * job["row_tiles"]
+            to = out + (vector * job["vector"] + tile * lanes)
+            f.call(transform, [source, pitch * wide, wide, unit["length", 2], to, point])
+        return f.fn
+
+
+def _emit_copy(module: Module, plan: Plan, both: Shorts, turn: Routine, of_x: bool) -> Routine:
+    """copy(job, unit): x under the box at hand, the unit's channels; or dy, up to whole tiles."""
+    which, lanes = "x" if of_x else "dy", module.target.lanes(plan.dtype)
+    with part_function(module, f"copy_{which}", records=RECORDS) as (f, piece, _):
+        job, unit, to = piece.job, piece.unit, piece.part("at_copy", F32)
+        if of_x:
+            first, count, size = (
+                [record[key, a] for a in AXES]
+                for record, key in ((unit, "raw"), (unit, "slots"), (job, "size"))
+            )
+            channel = unit["group"] * job["ci"] + unit["channel"]
+        else:
+            first = [unit["raw", a] - job["least", a] for a in AXES]
+            count = [unit["length", a] * t.m for a, t in zip(AXES, both, strict=True)]
+            size = [job["outs", a] for a in AXES]
+            channel = unit["group"] * job["co"] + unit["channel"]
+        pitch, volume = (job[key if of_x else f"{key}_dy"] for key in ("pitch", "volume"))
+        key, wide, channels = "x" if of_x else "y", job["wide"], unit["channels"]
+        down, right = (job[f"{key}_stride", a] for a in AXES)
+        with f.when((channels & (lanes - 1)).differs(0)):
+            f.clear(to, unit["images"] * volume * wide)
+        begin = f.least(f.most(0 - first[1], 0), count[1])
+        end = f.most(f.least(size[1] - first[1], count[1]), begin)
+        with f.loop(unit["images"]) as i, f.loop(count[0]) as r:
+            line, row = to + (i * volume + r * pitch) * wide, first[0] + r
+            with f.choose(f.below_unsigned(row, size[0])) as (there, padding):
+                with padding:
+                    f.clear(line, count[1] * wide)
+                with there:
+                    f.clear(line, begin * wide)
+                    f.clear(line + end * wide, (count[1] - end) * wide)
+                    at = i * job[f"{key}_batch"] + channel * job[f"{key}_channel"]
+                    at = at + row * down + (first[1] + begin) * right
+                    source, out = unit.pointer(key, F32) + at, line + begin * wide
+                    if plan.packed if of_x else plan.blocked:
+                        apart = job[f"{key}_channel"]
+                        f.call(turn, [source, apart, out, wide, channels, end - begin])
+                    else:
+                        _copy_pixels(f, (source, right), (out, wide), end - begin, channels)
+        return f.fn
+
+
+def _copy_pixels(
+    f: Function, source: tuple[Pointer, Value], to: tuple[Pointer, Value], count: Value,
+    channels: Value,
+) -> None:  # fmt: skip
+    """Neighbouring pixels that lie channels-last."""
+    lanes = f.module.target.lanes("float32")
+    whole = channels & -lanes
+    with f.loop(count) as i:
+        pixel, out = source[0] + i * source[1], to[0] + i * to[1]
+        with f.loop(whole, step=lanes) as c:
+            out.put(c, pixel.vector(c, lanes))
+        with f.loop(channels, start=whole) as c:
+            out[c] = pixel[c]
+
+
+def _emit_transform(module: Module, both: Shorts, of_x: bool) -> Routine:
+    """transform(source, row, pixel, tiles, to, point): B' d B or A dy A' of a row of tiles, a
+    vector of channels. `row`, `pixel`, `point`: numbers from one to the next.
+    """
+    lanes, (over, along) = module.target.lanes("float32"), both
+    params = [("source", pointer_to(F32))]
+    params += [(label, I64) for label in ("row", "pixel", "tiles")]
+    params += [("to", pointer_to(F32)), ("point", I64)]
+    rows, columns = (t.n if of_x else t.m for t in both)
+    name = f"transform_{'x' if of_x else 'dy'}"
+    with module.function(name, params, inline=False) as (f, args):
+        source, row, pixel, tiles, to, point = args
+
+        def emit(t: Short, d: list[Value]) -> list[Value]:
+            return t.emit_inputs(f, d) if of_x else t.emit_gradients(f, d)
+
+        half = f.array(F32, over.n * columns * lanes)
+        with f.loop(tiles) as tile:
+            first, out = source + tile * along.m * pixel, to + tile * lanes
+            with f.loop(columns) as q:
+                column = first + q * pixel
+                d = [(column + row * r).vector(0, lanes) for r in range(rows)]
+                for i, value in enumerate(emit(over, d)):
+                    half.put((q + i * columns) * lanes, value)
+            with f.loop(over.n) as r:
+                line = half + r * (columns * lanes)
+                d = [line.vector(q * lanes, lanes) for q in range(columns)]
+                place = out + r * along.n * point
+                for i, value in enumerate(emit(along, d)):
+                    f.prefetch(place + (point * i + lanes * TILES_AHEAD), write=True)
+                    place.put(point * i, value)
+        return f.fn

@@ -6,14 +6,19 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from konv.kernels.digest import CHUNK, LANES
+from konv import llvm
+from konv.kernels.digest import CHUNK, LANES, emit
+from konv.kernels.region import RUN
 from konv.runtime import weights
+from konv.runtime.code import Digests
 from konv.runtime.threads import team
 
 Array = np.ndarray[Any, Any]
@@ -23,6 +28,22 @@ LINE = LANES * 8  # bytes that the digest takes at a time
 # Around what is taken at a time: bytes, words, lines of eight words, chunks.
 SMALL = [*range(1, 2 * LINE + 10), 431, 1000, 1001, 1007, 1024]
 LARGE = [m * CHUNK + e for m in (1, 2, 3) for e in (-64, -9, -8, -1, 0, 1, 7, 8, 9, 63, 64, 65)]
+
+
+@pytest.fixture(params=["as it is", "without AES"], autouse=True)
+def processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Digests of this machine, and of the same without AES in vectors."""
+    if request.param == "without AES":
+        monkeypatch.setattr(weights, "digests", without_aes)
+
+
+@cache
+def without_aes() -> Digests:
+    target = llvm.detect()
+    features = tuple(feature for feature in target.features if "aes" not in feature)
+    target = replace(target, features=(*features, "-vaes"))
+    loaded = llvm.load(llvm.object_bytes(emit(target)), target)
+    return Digests(loaded.function("digest", 2), loaded.function("run", len(RUN)), loaded)
 
 
 def digest(a: Array, threads: int = 1) -> int:
@@ -218,6 +239,7 @@ import ctypes, mmap, sys
 import numpy as np
 from konv.kernels.digest import CHUNK
 from konv.runtime import weights
+from konv.runtime.code import Digests
 from konv.runtime.threads import team
 
 PAGE, beyond, side = mmap.PAGESIZE, int(sys.argv[1]), sys.argv[2]

@@ -14,6 +14,11 @@ A rotation by whole bytes is one shuffle, and `odd` has 32 bits, so that a lane'
 multiplications of 32 bits: nine instructions a vector. Of 9.4 MB in the last cache two threads of
 AVX2 take 46 GB/s, where eight scalar lanes took 21.
 
+Where the processor has AES in vectors, lanes are 128 bits and a step is two of its rounds,
+`lane = round(round(lane) xor word)`: bijections too, and after two rounds every bit hangs on every
+other. 8 MB come at 55 GB/s instead of 43 then, 64 MB, from memory, at 36 instead of 24, and
+128 KB take 2 us of one thread instead of 6.
+
 Large weights are cut into chunks of fixed size that threads share; the digest is then that of the
 chunks' digests, so it does not depend on how many threads there were.
 """
@@ -25,11 +30,12 @@ from konv.kernels.words import Words
 from konv.llvm import I8, I32, I64, Function, Module, Pointer, Value, Variable, pointer_to
 from konv.target import Target
 
-CHUNK = 128 * 1024  # bytes; a thread takes about 5 us for one
+CHUNK = 256 * 1024  # bytes; a thread takes 4 to 12 us for one
 LANES = 32  # eight vectors of AVX2: their chains of eight cycles overlap
 ODD = 0x9E3779B1  # 2**32 over the golden ratio: bits without pattern, and odd
 SEED = 0x9E3779B97F4A7C15
 ROTATION = 40
+AES = "+vaes"
 DIGEST_JOB = ("units", "bytes")
 
 
@@ -38,7 +44,7 @@ def emit(target: Target) -> Module:
     module = Module(target, "digest")
     params = [("data", pointer_to(I8)), ("bytes", I64)]
     with module.function("digest", params, I64, exported=True) as (f, (data, size)):
-        f.give(_digest(f, data, size, max(1, target.vector_bytes // 8)))
+        f.give(_digest(f, data, size, 4 if _has_aes(target) else max(1, target.vector_bytes // 8)))
     piece = f.fn
 
     def work(f: Function, call: Words, thread: Value) -> None:
@@ -57,8 +63,14 @@ def emit(target: Target) -> Module:
     return module
 
 
+def _has_aes(target: Target) -> bool:
+    """Whether the processor has AES in vectors of 256 bits."""
+    return AES in target.features and target.vector_bytes >= 32
+
+
 def _digest(f: Function, data: Pointer, size: Value, lanes: int) -> Value:
     words, count = data.cast(I64), size >> 3
+    mix = _stir if _has_aes(f.module.target) else _mix
     whole = count & -LANES
     total = f.var(size)
     with f.when(whole > 0):
@@ -66,7 +78,7 @@ def _digest(f: Function, data: Pointer, size: Value, lanes: int) -> Value:
         vectors = [f.var_of(_seed(f, n, lanes)) for n in each]
         with f.loop(whole, step=LANES) as i:
             for n, vector in zip(each, vectors, strict=True):
-                _mix(f, vector, words.vector(i + n, lanes))
+                mix(f, vector, words.vector(i + n, lanes))
         ends = f.array(I64, LANES)
         for n, vector in zip(each, vectors, strict=True):
             ends.put(n, vector.get())
@@ -90,6 +102,11 @@ def _mix(f: Function, lane: Variable, word: Value) -> None:
     odd = f.constant(word.type, ODD)
     low, high = f.extend(f.shorten(rotated, I32), I64), rotated >> 32
     lane.set(low * odd + ((high * odd) << 32))
+
+
+def _stir(f: Function, lane: Variable, word: Value) -> None:
+    """Two rounds of AES for each 128 bits, the word between them."""
+    lane.set(f.stir(f.stir(lane.get(), word), f.zero(I64, 4)))
 
 
 def _signed(number: int) -> int:

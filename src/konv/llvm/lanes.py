@@ -13,6 +13,14 @@ from konv.llvm.numbers import Numbers
 class Lanes(Numbers):
     """What a function under construction does with the lanes of vectors."""
 
+    def stir(self, state: Value, words: Value) -> Value:
+        """A round of AES on each 128 bits of four 64-bit lanes, then xor with words: a bijection of
+        either. Only for targets with vaes.
+        """
+        ty = state.type
+        round_of_aes = self.module.declare("llvm.x86.aesni.aesenc.256", ty, [ty, ty])
+        return Value(self, self.b.call(round_of_aes, [state.ir, words.ir]))
+
     def zero(self, element: ir.Type, lanes: int) -> Value:
         return Value(self, ir.Constant(ir.VectorType(element, lanes), [0] * lanes))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections import OrderedDict
+from functools import lru_cache
 from math import prod
 from sys import getrefcount
 from threading import Lock
@@ -20,7 +21,7 @@ import numpy as np
 
 from konv import kernels
 from konv.geometry import Conv
-from konv.kernels.digest import CHUNK
+from konv.kernels.digest import CHUNK, DIGEST_JOB
 from konv.plan import Plan
 from konv.runtime.code import Kernel, digests
 from konv.runtime.memory import ALIGN, allocate
@@ -150,12 +151,20 @@ CACHE = _Cache()
 def digest(address: int, size: int, team: int, threads: int) -> int:
     """The digest of `size` bytes; the threads of a team share it if it is large."""
     functions = digests()
-    if size > CHUNK:
-        chunks = -(-size // CHUNK)
-        partial, job = np.empty(chunks, np.int64), np.array([chunks, size], np.int64)
-        functions.run(job.ctypes.data, address, 0, partial.ctypes.data, 0, team, threads)
-        return int(functions.digest(partial.ctypes.data, chunks * 8))
-    return int(functions.digest(address, size))
+    if size <= CHUNK:
+        return int(functions.digest(address, size))
+    chunks, job = _shared(size)
+    partial = chunks()  # with NumPy's arrays instead, and those made anew, 5 us more
+    at = ctypes.addressof(partial)
+    functions.run(ctypes.addressof(job), address, 0, at, 0, team, threads)
+    return int(functions.digest(at, ctypes.sizeof(chunks)))
+
+
+@lru_cache(maxsize=1024)
+def _shared(size: int) -> tuple[Any, Any]:
+    """The type of the digests of chunks, and the job, of so many bytes."""
+    chunks = -(-size // CHUNK)
+    return ctypes.c_int64 * chunks, (ctypes.c_int64 * len(DIGEST_JOB))(chunks, size)
 
 
 if hasattr(os, "register_at_fork"):

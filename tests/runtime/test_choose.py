@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from dataclasses import fields, replace
+from functools import cache
 from itertools import product
 from math import prod
 from typing import Any
@@ -35,9 +36,18 @@ def typical_of(conv: Conv) -> Conv:
     return module._typical(conv, module._is_small(conv))
 
 
+@pytest.fixture
+def remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was chosen for a layer as choosing sees it is not worked out again: all sizes and
+    batches of a layer lead to two of those, and each takes 1 ms. Not for what patches a model.
+    """
+    monkeypatch.setattr(module, "_best", cache(module._best))
+
+
 # What it must not look at
 
 
+@pytest.mark.usefixtures("remembered")
 @every_target
 def test_the_batch_is_not_looked_at(target: Target) -> None:
     for conv, layouts in product(PROBLEMS, LAYOUTS):
@@ -45,6 +55,7 @@ def test_the_batch_is_not_looked_at(target: Target) -> None:
         assert {choose(conv.with_batch(n), target, *layouts) for n in (0, 1, 7)} == {plan}
 
 
+@pytest.mark.usefixtures("remembered")
 @every_target
 def test_two_plans_at_most(target: Target) -> None:
     """One for small images and one for large ones; which is which is decided in one place."""
@@ -212,6 +223,7 @@ def test_exact_forbids_what_is_rough() -> None:
     assert chosen() == "rough"
 
 
+@pytest.mark.usefixtures("remembered")
 def test_choices_are_all_the_plans_of_a_layer() -> None:
     """At whatever size."""
     for conv, layouts in product(PROBLEMS, LAYOUTS):

@@ -158,29 +158,41 @@ def clear() -> int:
 
 def _make_room() -> None:
     """Delete what was not used for longest until the rest fits, and what dead writers have left."""
-    for path, status in _files(sealed.PART):
-        if time() - status.st_mtime > HOUR:
-            _delete(path)
-    oldest_first = sorted(_files(*KINDS), key=lambda found: found[1].st_mtime)
-    excess = sum(status.st_size for _, status in oldest_first) - limit()
-    for path, status in oldest_first:
-        if excess <= 0:
-            return
-        excess -= status.st_size * _delete(path)
+    kept, bytes_kept, an_hour_ago = list[tuple[float, int, str]](), 0, time() - HOUR
+    for entry, status in list(_listed(sealed.PART, *KINDS)):
+        if not entry.name.endswith(sealed.PART):
+            kept.append((status.st_mtime, status.st_size, entry.path))
+            bytes_kept += status.st_size
+        elif status.st_mtime < an_hour_ago:
+            _delete(Path(entry.path))
+    excess = bytes_kept - limit()
+    for _, size, path in sorted(kept) if excess > 0 else ():
+        if excess > 0:
+            excess -= size * _delete(Path(path))
 
 
 def _files(*suffixes: str) -> Iterator[tuple[Path, os.stat_result]]:
     """The files in the folder that bear such a name as konv gives; none if there is no folder."""
+    return ((Path(entry.path), status) for entry, status in _listed(*suffixes))
+
+
+def _listed(*suffixes: str) -> Iterator[tuple[os.DirEntry[str], os.stat_result]]:
+    """The same without a Path for each: a full cache has 17,000 files, and whoever has compiled a
+    kernel has them listed.
+    """
     place = folder()
     if place is None:
         return
-    with suppress(OSError):
-        for path in place.iterdir():
-            key = path.name.partition(".")[0]
-            named = len(key) == DIGITS and set(key) <= set("0123456789abcdef")
-            if named and path.suffix in suffixes:
-                with suppress(OSError):  # another process may have deleted it just now
-                    yield path, path.lstat()
+    with suppress(OSError), os.scandir(place) as found:
+        for entry in found:
+            key = entry.name.partition(".")[0]
+            named = len(key) == DIGITS and not key.strip("0123456789abcdef")
+            if named and entry.name.endswith(suffixes):
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except OSError:  # another process may have deleted it just now
+                    continue
+                yield entry, status
 
 
 def _delete(path: Path) -> bool:

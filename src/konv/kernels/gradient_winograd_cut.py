@@ -29,9 +29,10 @@ WIDEST = 16  # tiles of a row in a box
 # 32 4.1, 64 2.7, 128 3.0; contiguous 2.7, 3.2, 3.2, 3.4; Zen 3).
 WIDE, WIDE_LAST = 16, 64
 # Tiles of a product: V and D of a block, 16 KB, stay in the first-level cache; 64 or 256 are as
-# fast. A run has more of them where V and D have less than so many bytes (64@224, in ms by MB: 15.0
-# of 3, 14.7 of 5, 15.4 of 8, 18.0 of 16; 256@14 of 8 images 10.9, 10.3, 10.3, 10.1).
-DEEP, POINTS = 128, 4 * 1024 * 1024
+# fast. A run has more of them where V and D have less than so many bytes (64@224 channels-last, in
+# ms by MB: 15.5 of 2, 15.1 of 4, 16.5 of 8, 20.3 of 16, Zen 3; 128@28 of 8 images 7.9, 7.7, 7.9,
+# 8.4). Twice a run threads wait for each other, which other programs make long: so 8 rather than 4.
+DEEP, POINTS = 128, 8 * 1024 * 1024
 CHUNK = 32 * 1024 * 1024  # bytes of U: beyond, output channels are taken in turns
 # Tiles of all images up to which U need not go to memory: a unit takes a few channels at all points
 # (256@14 2.03 to 1.75 ms, 16 tiles; 64 tiles 5.5 to 5.7).

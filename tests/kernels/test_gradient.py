@@ -71,6 +71,12 @@ WINOGRAD = (
     "conv2d 2x17x1x9 o16 k3 p1",
     "conv2d 1x16x70x23 o16 k3 p4",
     "tconv2d 2x16x9x8 o24 k3 p1",
+    "conv2d 2x17x16x19 o20 k3 s2 p1",
+    "conv2d 2x16x33x12 o18 k4 s2 p1",
+    "conv2d 1x32x14x31 o34 k5 s2 p2 g2",
+    "conv1d 3x16x90 o20 k4 s2 p1",
+    "tconv2d 2x18x7x9 o16 k4 s2 p1",
+    "tconv2d 1x16x8x5 o17 k3 s2 p1 r1",
 )
 EVERY = LINES + DEPTHWISE + WINOGRAD
 
@@ -239,7 +245,8 @@ def conv_of_channels(count: int) -> Conv:
         ("tconv2d 8x64x28x28 o64 k3 p1", gradient_winograd),
         ("conv2d 8x512x7x7 o512 k3 p1", gradient_winograd),
         ("conv2d 1x256x7x7 o256 k3 p1", gradient),
-        ("conv2d 1x64x56x56 o64 k3 s2 p1", gradient),
+        ("tconv2d 8x128x16x16 o64 k4 s2 p1", gradient_winograd),
+        ("conv2d 1x64x14x14 o64 k3 s2 p1", gradient),
         ("conv2d 1x64x56x56 o64 k3 p1 f64", gradient),
         ("conv2d 1x32x112x112 o32 k3 p1 g32", gradient_planar),
         ("conv2d 1x128x56x56 o128 k3 p1 g32", gradient_planar),
@@ -286,6 +293,9 @@ def test_exact_forbids_winograd() -> None:
     assert (abs(exact - want) <= reference.weight_gradient_tolerance(conv, x, dy)).all()
 
 
+STEPS = "takes kernels of 3, 4 or 5 taps in steps of one or two, the same on every axis"
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
@@ -294,9 +304,12 @@ def test_exact_forbids_winograd() -> None:
         ("conv2d 1x16x14x14 o16 k3 p1 f64", "takes float32 only, for its rounding"),
         ("conv2d 1x30x14x14 o32 k3 p1 g2", "takes 16 channels in and out a group or more"),
         ("conv3d 1x16x9x9x9 o16 k3 p1", "takes one or two axes"),
-        ("conv2d 1x16x14x14 o16 k3 s2 p1", "takes stride 1 and no dilation only"),
-        ("conv2d 1x16x14x14 o16 k3 p1 d2", "takes stride 1 and no dilation only"),
-        ("conv2d 1x16x14x14 o16 k3x1", "takes kernels of 3 or 5 taps on every axis only"),
+        ("conv2d 1x16x14x14 o16 k4 s2 p1", None),
+        ("conv2d 1x16x14x14 o16 k3 p1 d2", "takes no dilation"),
+        ("conv2d 1x16x14x14 o16 k3x1", STEPS),
+        ("conv2d 1x16x14x14 o16 k4", STEPS),
+        ("conv2d 1x16x14x14 o16 k3 s3", STEPS),
+        ("conv2d 1x16x14x14 o16 k3 s2x1 p1", STEPS),
     ],
 )
 def test_why_winograd_does_not(line: str, says: str | None) -> None:
@@ -357,7 +370,14 @@ def test_odd_numbers_stay_in_their_channels(line: str) -> None:
             assert np.array_equal(got[~taken], want[~taken])
 
 
-DRAWN = ("conv2d 2x16x20x20 o16 k3 p1", "conv2d 2x16x20x20 o16 k5 p2", "conv1d 4x32x200 o16 k3 p1")
+DRAWN = (
+    "conv2d 2x16x20x20 o16 k3 p1",
+    "conv2d 2x16x20x20 o16 k5 p2",
+    "conv1d 4x32x200 o16 k3 p1",
+    "conv2d 4x16x32x32 o16 k3 s2 p1",
+    "conv2d 4x16x32x32 o16 k4 s2 p1",
+    "conv2d 4x16x31x31 o16 k5 s2 p2",
+)
 
 
 @pytest.mark.parametrize("line", DRAWN)

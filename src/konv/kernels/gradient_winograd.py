@@ -1,4 +1,5 @@
-"""Weight gradients by Winograd's algorithm: fewer multiplications for small kernels, stride 1.
+"""Weight gradients by Winograd's algorithm: fewer multiplications for small kernels in steps of one
+or two.
 
 The forward is y = A' [(G g G') * (B' d B)] A (konv.kernels.winograd). It is linear in g, so what g
 gets from dy is the transpose of that map, by the very same matrices:
@@ -18,7 +19,7 @@ for some tiles after the other, so that V and D wait in the last cache:
 
 What differs from a plain sum of products is as in konv.kernels.winograd: rounding
 (`reference.weight_gradient_tolerance`), and numbers that are not finite, which reach all taps of
-their channel. `precision("exact")` keeps this kernel out.
+their channel, in steps of two those that begin at the same step. `precision("exact")` keeps this kernel out.
 
 Measured, in ms on one Zen 3 core, contiguous / channels-last, beside konv.kernels.gradient:
 
@@ -43,7 +44,7 @@ from konv.kernels.gradient_winograd_taps import emit_leaving, emit_taps, emit_wi
 from konv.kernels.gradient_winograd_tile import emit_block, emit_both, emit_products
 from konv.kernels.gradient_words import JOB, UNIT
 from konv.kernels.region import emit_entry, emit_units
-from konv.kernels.winograd_points import Short, Shorts
+from konv.kernels.winograd_transforms import Transform, form, transforms
 from konv.kernels.words import Words
 from konv.llvm import F32, I64, Function, Module, Routine, Value
 from konv.plan import Plan
@@ -52,8 +53,8 @@ from konv.target import Target
 name = "gradient_winograd"
 exact = False
 
-# Outputs of a tile along an axis, by taps: 6 points (konv.kernels.winograd).
-OUTPUTS = {3: 4, 5: 2}
+# Outputs of a tile along an axis, by taps and stride (konv.kernels.winograd).
+OUTPUTS = {(3, 1): (4,), (5, 1): (2,), (3, 2): (4, 2), (4, 2): (4, 2), (5, 2): (4, 2)}
 LEAST = 16  # channels of a group, in and out
 
 # Register tiles, input channels by vectors of output channels, by bytes in a vector and registers.
@@ -68,33 +69,32 @@ PRODUCTS, POINT, TAP, RUNS, GRADIENT = 0.85, 10.0, 11.0, 50_000.0, 1.4
 
 
 def why_not(conv: Conv) -> str | None:
-    """Only f32, kernels of 3 or 5 taps in steps of one, channels enough."""
+    """Only f32, kernels of 3 to 5 taps in steps of one or two, channels enough."""
     if conv.dtype != "float32":
         return "takes float32 only, for its rounding"
     if min(conv.ci, conv.co) < LEAST * conv.groups:
         return f"takes {LEAST} channels in and out a group or more"
     if conv.dims > 2:
         return "takes one or two axes"
-    if any((a.stride, a.up, a.dilation) != (1, 1, 1) for a in conv.axes):
-        return "takes stride 1 and no dilation only"
-    kernels = {a.kernel for a in conv.axes}
-    if len(kernels) > 1 or not kernels <= OUTPUTS.keys():
-        return "takes kernels of 3 or 5 taps on every axis only"
+    if any((a.up, a.dilation) != (1, 1) for a in conv.axes):
+        return "takes no dilation"
+    steps = {(a.kernel, a.stride) for a in conv.axes}
+    if len(steps) > 1 or not steps <= OUTPUTS.keys():
+        return "takes kernels of 3, 4 or 5 taps in steps of one or two, the same on every axis"
     return None
 
 
 def plan(conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan:
-    """The register tile of the machine."""
+    """The register tile of the machine, and the tile of outputs that costs least."""
     vectors = -(-conv.co // conv.groups // target.lanes(conv.dtype))
     mr, nr = TILES[target.vector_bytes, target.registers]
-    form = (1, 1) * (2 - conv.dims) + sum([(OUTPUTS[a.kernel], a.kernel) for a in conv.axes], ())
     tail = last_block(vectors, nr, 0)
-    return Plan(name, conv.dtype, packed, blocked, mr, nr, tail, form=form)
-
-
-def transforms(plan: Plan) -> Shorts:
-    """Down columns of pixels and along rows, by the plan's form: outputs and taps of each."""
-    return Short(*plan.form[:2]), Short(*plan.form[2:])
+    found = []
+    for m in OUTPUTS[conv.axes[0].kernel, conv.axes[0].stride]:
+        pair = [Transform(1, 1)] * (2 - conv.dims) + [Transform.of(a, m) for a in conv.axes]
+        both = form(*pair)
+        found.append(Plan(name, conv.dtype, packed, blocked, mr, nr, tail, form=both))
+    return min(found, key=lambda each: cost(conv, each, target))
 
 
 def cost(conv: Conv, plan: Plan, target: Target) -> float:

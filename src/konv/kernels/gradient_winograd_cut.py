@@ -18,7 +18,7 @@ from konv.kernels import gradient_cut
 from konv.kernels.cut import Line
 from konv.kernels.gradient_cut import Boxes, Work, fill
 from konv.kernels.scratch import LINE
-from konv.kernels.winograd_points import Short, Shorts
+from konv.kernels.winograd_transforms import Pair, transforms
 from konv.plan import Plan, Strides
 from konv.target import BYTES, Target
 
@@ -51,7 +51,7 @@ class Layer:
     plan: Plan
     lanes: int
     threads: int
-    both: Shorts
+    both: Pair
 
     @property
     def points(self) -> int:
@@ -80,7 +80,7 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
     """
     if conv.exact_macs < gradient_cut.ALONE:
         threads = 1
-    both = Short(*plan.form[:2]), Short(*plan.form[2:])
+    both = transforms(plan)
     layer = Layer(conv, plan, target.lanes(plan.dtype), threads, both)
     each = layer.bytes(layer.ci * layer.lanes * plan.vectors)
     chunk = -(-layer.blocks // -(-layer.blocks * each // CHUNK))
@@ -193,17 +193,18 @@ def _products(layer: Layer, blocks: int) -> Words:
     }  # fmt: skip
 
 
-def _boxes(conv: Conv, both: Shorts, most: int) -> Boxes:
-    """Boxes of tiles: an axis of tiles is one of outputs that read n pixels in steps of m. `most`:
-    tiles of a run, about; of several rows, if a box has several.
+def _boxes(conv: Conv, both: Pair, most: int) -> Boxes:
+    """Boxes of tiles: an axis of tiles is one of outputs that read all a tile's pixels, a tile's
+    step apart. `most`: tiles of a run, about; of several rows, if a box has several.
     """
     axes = (Axis(1, 1),) * (2 - conv.dims) + conv.axes
     lines = [Line(Axis(1, 1))]
     for axis, t in zip(axes, both, strict=True):
         # A tile sees zeros where no output reads.
-        size = min(axis.size, max(1, axis.out + axis.kernel - 1 - axis.lo))
-        beyond = (-(-axis.out // t.m) - 1) * t.m + t.n - size - axis.lo
-        lines.append(Line(replace(axis, size=size, kernel=t.n, stride=t.m, hi=beyond)))
+        read = (axis.out - 1) * axis.stride + axis.kernel - axis.lo
+        size = min(axis.size, max(1, read))
+        beyond = (-(-axis.out // t.m) - 1) * t.step + t.inputs - size - axis.lo
+        lines.append(Line(replace(axis, size=size, kernel=t.inputs, stride=t.step, hi=beyond)))
     lines[2].cut(min(BOX, WIDEST))
     lines[1].cut(max(1, min(BOX // lines[2].box, most // lines[2].count)))
     return Boxes.over(conv, lines, BOX // (lines[1].box * lines[2].box), 1)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from konv.kernels.gradient_units import emit_box_words
 from konv.kernels.gradient_words import RECORDS
-from konv.kernels.winograd_points import Short, Shorts
+from konv.kernels.winograd_transforms import Pair, Transform
 from konv.kernels.words import part_function
 from konv.llvm import F32, I64, SIZE, Function, Module, Pointer, Routine, Value, pointer_to
 from konv.plan import Plan
@@ -24,7 +24,7 @@ AXES = (1, 2)  # of the three that the records know
 TILES_AHEAD = 4
 
 
-def emit_box(module: Module, plan: Plan, both: Shorts, turn: Routine) -> Routine:
+def emit_box(module: Module, plan: Plan, both: Pair, turn: Routine) -> Routine:
     """points(job, unit, number, shared, x, dy): V of a box and some channels of x, or D of it and
     some of dy.
     """
@@ -58,7 +58,7 @@ def emit_box(module: Module, plan: Plan, both: Shorts, turn: Routine) -> Routine
         return f.fn
 
 
-def _emit_points(module: Module, plan: Plan, both: Shorts, turn: Routine, of_x: bool) -> Routine:
+def _emit_points(module: Module, plan: Plan, both: Pair, turn: Routine, of_x: bool) -> Routine:
     """points(job, unit, points, vector): V of the unit's box and channels, or D; `vector`: number
     of their first in all of them.
     """
@@ -79,14 +79,15 @@ def _emit_points(module: Module, plan: Plan, both: Shorts, turn: Routine, of_x: 
             f.loop(unit["length", 1]) as h,
             f.loop(vectors) as vector,
         ):
-            source = image + ((i * volume + h * both[0].m * pitch) * wide + vector * lanes)
+            down = both[0].step if of_x else both[0].m
+            source = image + ((i * volume + h * down * pitch) * wide + vector * lanes)
             tile = i * job["image_tiles"] + h * job["row_tiles"]
             to = out + (vector * job["vector"] + tile * lanes)
             f.call(transform, [source, pitch * wide, wide, unit["length", 2], to, point])
         return f.fn
 
 
-def _emit_copy(module: Module, plan: Plan, both: Shorts, turn: Routine, of_x: bool) -> Routine:
+def _emit_copy(module: Module, plan: Plan, both: Pair, turn: Routine, of_x: bool) -> Routine:
     """copy(job, unit): x under the box at hand, the unit's channels; or dy, up to whole tiles."""
     which, lanes = "x" if of_x else "dy", module.target.lanes(plan.dtype)
     with part_function(module, f"copy_{which}", records=RECORDS) as (f, piece, _):
@@ -98,7 +99,10 @@ def _emit_copy(module: Module, plan: Plan, both: Shorts, turn: Routine, of_x: bo
             )
             channel = unit["group"] * job["ci"] + unit["channel"]
         else:
-            first = [unit["raw", a] - job["least", a] for a in AXES]
+            first = [
+                (unit["raw", a] - job["least", a]) // t.stride
+                for a, t in zip(AXES, both, strict=True)
+            ]
             count = [unit["length", a] * t.m for a, t in zip(AXES, both, strict=True)]
             size = [job["outs", a] for a in AXES]
             channel = unit["group"] * job["co"] + unit["channel"]
@@ -143,7 +147,7 @@ def _copy_pixels(
             out[c] = pixel[c]
 
 
-def _emit_transform(module: Module, both: Shorts, of_x: bool) -> Routine:
+def _emit_transform(module: Module, both: Pair, of_x: bool) -> Routine:
     """transform(source, row, pixel, tiles, to, point): B' d B or A dy A' of a row of tiles, a
     vector of channels. `row`, `pixel`, `point`: numbers from one to the next.
     """
@@ -151,17 +155,18 @@ def _emit_transform(module: Module, both: Shorts, of_x: bool) -> Routine:
     params = [("source", pointer_to(F32))]
     params += [(label, I64) for label in ("row", "pixel", "tiles")]
     params += [("to", pointer_to(F32)), ("point", I64)]
-    rows, columns = (t.n if of_x else t.m for t in both)
+    rows, columns = (t.inputs if of_x else t.m for t in both)
+    step = along.step if of_x else along.m
     name = f"transform_{'x' if of_x else 'dy'}"
     with module.function(name, params, inline=False) as (f, args):
         source, row, pixel, tiles, to, point = args
 
-        def emit(t: Short, d: list[Value]) -> list[Value]:
+        def emit(t: Transform, d: list[Value]) -> list[Value]:
             return t.emit_inputs(f, d) if of_x else t.emit_gradients(f, d)
 
         half = f.array(F32, over.n * columns * lanes)
         with f.loop(tiles) as tile:
-            first, out = source + tile * along.m * pixel, to + tile * lanes
+            first, out = source + tile * step * pixel, to + tile * lanes
             with f.loop(columns) as q:
                 column = first + q * pixel
                 d = [(column + row * r).vector(0, lanes) for r in range(rows)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from konv.kernels.gradient_words import RECORDS
-from konv.kernels.winograd_points import Shorts
+from konv.kernels.winograd_transforms import Pair
 from konv.kernels.words import Piece, Words, part_function
 from konv.llvm import F32, I64, Function, Module, Routine, Value, pointer_to
 from konv.plan import Plan
@@ -76,7 +76,7 @@ def call_by_width(
             f.call(routines[plan.tail], arguments)
 
 
-def emit_taps(module: Module, both: Shorts, nr: int) -> Routine:
+def emit_taps(module: Module, both: Pair, nr: int) -> Routine:
     """taps(u, first, channels, point, sums): G' U G of a block, from an input channel on; `point`:
     numbers from one point to the next.
     """

@@ -17,7 +17,7 @@ from konv.kernels.gradient_winograd_taps import (
     emit_own_channels,
 )
 from konv.kernels.gradient_words import RECORDS
-from konv.kernels.winograd_points import Shorts
+from konv.kernels.winograd_transforms import Pair
 from konv.kernels.words import Piece, part_function
 from konv.llvm import F32, I64, Function, Module, Pointer, Routine, Value, Variable, pointer_to
 from konv.plan import Plan
@@ -61,7 +61,7 @@ def emit_products(module: Module, plan: Plan, products: Widths) -> Routine:
 
 
 def emit_both(
-    module: Module, plan: Plan, both: Shorts, products: Widths, taps: Widths, leave: Routine
+    module: Module, plan: Plan, both: Pair, products: Widths, taps: Widths, leave: Routine
 ) -> Routine:
     """both(job, unit, number, shared, weight): some input channels and a block of output channels
     at all points, and their G' U G into the weight.

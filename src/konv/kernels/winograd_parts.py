@@ -19,7 +19,7 @@ from typing import Any
 from konv.kernels.epilogue import activate, finish
 from konv.kernels.packing import transpose
 from konv.kernels.scratch import LINE
-from konv.kernels.winograd_transforms import Transform
+from konv.kernels.winograd_transforms import Pair
 from konv.llvm import (
     F32,
     I64,
@@ -33,8 +33,6 @@ from konv.llvm import (
     pointer_to,
 )
 from konv.plan import Plan
-
-Pair = tuple[Transform, Transform]  # along columns (over rows of pixels), along rows
 
 UNROLL = 4  # channels per trip
 

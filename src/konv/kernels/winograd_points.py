@@ -141,9 +141,6 @@ class Short:
         ]
 
 
-Shorts = tuple[Short, Short]  # down columns of pixels and along rows
-
-
 def _product(squares: list[float]) -> list[float]:
     """The coefficients of the product of (z - s) over all squares s, from that of 1 on.
 

@@ -120,6 +120,24 @@ class Transform:
                 out[i] = out[i] + value if i in out else value
         return [out[i] for i in range(self.outputs)]
 
+    def emit_gradients(self, f: Function, d: list[Value]) -> list[Value]:
+        """Gradients of outputs to products: n of them, the transpose of `emit_outputs`."""
+        return [
+            value
+            for part in self.parts
+            for value in part.short.emit_gradients(f, [d[i] for i in part.outputs])
+        ]
+
+    def emit_taps(self, f: Function, v: list[Value]) -> list[Value]:
+        """Products to gradients of taps, the transpose of `emit_filters`."""
+        out: dict[int, Value] = {}
+        first = 0
+        for part in self.parts:
+            values = part.short.emit_taps(f, v[first : first + part.short.n])
+            first += part.short.n
+            out |= dict(zip(part.taps, values, strict=True))
+        return [out[k] for k in range(self.r)]
+
     def emit_filters(self, f: Function, g: list[Value]) -> list[Value]:
         """Taps to products: n of them."""
         return [
@@ -129,8 +147,11 @@ class Transform:
         ]
 
 
-def transforms(plan: Plan) -> tuple[Transform, Transform]:
-    """Down columns of pixels and along rows, by the plan's form."""
+Pair = tuple[Transform, Transform]  # down columns of pixels and along rows
+
+
+def transforms(plan: Plan) -> Pair:
+    """Those of a plan's form."""
     return Transform(*plan.form[:WORDS]), Transform(*plan.form[WORDS:])
 
 

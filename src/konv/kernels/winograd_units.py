@@ -19,7 +19,6 @@ from konv.kernels.pack import HEADER
 from konv.kernels.region import emit_entry, emit_units
 from konv.kernels.winograd_cut import RESTS
 from konv.kernels.winograd_parts import (
-    Pair,
     emit_flush,
     emit_inputs,
     emit_outputs,
@@ -27,6 +26,7 @@ from konv.kernels.winograd_parts import (
     offset,
 )
 from konv.kernels.winograd_tables import OUTS, emit_axes, emit_tables
+from konv.kernels.winograd_transforms import Pair
 from konv.kernels.winograd_weights import emit_weights
 from konv.kernels.winograd_words import TILE_AXES, TILES_JOB, TILES_UNIT, tiles_function
 from konv.kernels.words import Piece, Words

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from konv.kernels.pack import HEADER, Arguments, emit_pack
 from konv.kernels.packing import transpose
-from konv.kernels.winograd_parts import Pair, offset
+from konv.kernels.winograd_parts import offset
+from konv.kernels.winograd_transforms import Pair
 from konv.llvm import F32, F64, I64, SIZE, Function, Module, Pointer, Routine, Value, pointer_to
 
 SIDE = 8  # of a square

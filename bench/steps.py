@@ -1,4 +1,4 @@
-"""Training steps, layer by layer: forward and both gradients, konv.nn beside torch.nn, both layouts.
+"""Training steps, layer by layer: forward and both gradients, konv.nn beside torch.nn.
 
     python bench/steps.py                                problems/article.txt, batch 1
     python bench/steps.py problems/dcgan.txt --batch 8 --seconds 0.5

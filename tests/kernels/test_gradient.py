@@ -245,7 +245,7 @@ def conv_of_channels(count: int) -> Conv:
         ("tconv2d 8x64x28x28 o64 k3 p1", gradient_winograd),
         ("conv2d 8x512x7x7 o512 k3 p1", gradient_winograd),
         ("conv2d 1x256x7x7 o256 k3 p1", gradient),
-        ("tconv2d 8x128x16x16 o64 k4 s2 p1", gradient_winograd),
+        ("conv2d 8x64x32x32 o128 k4 s2 p1", gradient_winograd),
         ("conv2d 1x64x14x14 o64 k3 s2 p1", gradient),
         ("conv2d 1x64x56x56 o64 k3 p1 f64", gradient),
         ("conv2d 1x32x112x112 o32 k3 p1 g32", gradient_planar),

@@ -81,9 +81,10 @@ def conv2d(
     dtypes and devices, OutOfMemoryError for what the machine cannot hold, all before any work.
     Cross-correlation, as in every deep-learning library: the kernel is not flipped.
 
-    Kernels of 3 to 5 taps and stride 1 or 2 are computed on tiles (Winograd) where that is faster:
-    a NaN or infinite pixel then reaches all outputs of its tile of 4 x 4 (8 x 8 if the layer is
-    transposed), and a NaN or infinite weight all outputs of its channel.
+    Kernels of 3 or 5 taps and stride 1, and of 3 to 5 taps and stride 2, are computed on tiles
+    (Winograd) where that is faster: a NaN or infinite pixel then reaches all outputs of its tile of
+    4 x 4 (8 x 8 if the layer is transposed with stride 2), and a NaN or infinite weight all outputs
+    of its channel.
     ``konv.precision("exact")`` keeps them where they belong.
 
     >>> import numpy as np

@@ -25,6 +25,7 @@ from functional.witness import expected
 from konv import llvm, reference
 from konv.geometry import Axis, Conv
 from konv.kernels import ALGORITHMS
+from konv.kernels.winograd_transforms import transforms
 from konv.plan import Algorithm, Plan
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -46,6 +47,9 @@ KINDS = [
     "conv2d 2x17x21x22 o20 k3 p2:0x1:2 reflect",
     "tconv2d 2x20x25x19 o33 k3 p1",
     "conv1d 3x20x203 o45 k3 p1",
+    "conv2d 2x20x33x38 o33 k3 s2 p1",
+    "conv2d 2x20x33x38 o33 k5 s2 p2",
+    "tconv2d 2x20x17x19 o33 k4 s2 p1",
     "tconv2d 2x5x9x10 o83 k4 s2 p1",
     "tconv2d 2x6x8x7 o40 k3 s2x3 p1x0 r1x2 d2x1 g2",
     "tconv2d 2x70x8x7 o70 k4 s2 p1 g70",
@@ -195,7 +199,8 @@ def _grains(plan: Plan, conv: Conv) -> list[tuple[int, int]]:
         return [(plan.alignment, 1)] * conv.dims
     if plan.algorithm != "winograd":
         return [(1, 1)] * conv.dims
-    return [(m, a.dilation) for m, a in zip(plan.form[::2][-conv.dims :], conv.axes, strict=True)]
+    pairs = zip(transforms(plan)[-conv.dims :], conv.axes, strict=True)
+    return [(t.outputs, axis.dilation) for t, axis in pairs]
 
 
 def _interior(

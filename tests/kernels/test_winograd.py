@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from functional.check import threads
 from kernels.layers import TARGETS
 
 import konv
 from konv import llvm, reference
 from konv.geometry import Axis, Conv
 from konv.kernels import winograd
-from konv.kernels.winograd_cut import Model, even
+from konv.kernels.winograd_cut import BOX, Model, even
 from konv.kernels.winograd_points import Short
 from konv.kernels.winograd_schedule import Lines
 from konv.kernels.winograd_transforms import Transform
@@ -108,7 +109,14 @@ def test_the_parts_of_a_tile_are_the_axis(
 
 @pytest.mark.parametrize("threads", [1, 2, 7])
 @pytest.mark.parametrize(
-    "line", [*LAYERS, "conv2d 3x64x99x301 o64 k3 p1", "conv2d 2x32x40x40 o96 k3 p12 d12"]
+    "line",
+    [
+        *LAYERS,
+        "conv2d 3x64x99x301 o64 k3 p1",
+        "conv2d 2x32x40x40 o96 k3 p12 d12",
+        "conv2d 0x16x9x9 o20 k3 p1",
+        "conv2d 9x16x9x10 o20 k3 p1",
+    ],
 )
 def test_boxes_cover_the_grid(line: str, threads: int) -> None:
     """Whatever the threads and layouts, no box is larger than may be, and none is missing."""
@@ -117,10 +125,31 @@ def test_boxes_cover_the_grid(line: str, threads: int) -> None:
         for plan in winograd.plans(conv, target, *layouts):
             model = Model(conv, plan, target)
             cut = model.best(threads, conv.n)
+            assert 1 <= cut.images <= max(1, conv.n)
+            assert cut.images * cut.rows * cut.columns <= BOX
             assert 1 <= cut.rows <= model.lines[0]
             assert 1 <= cut.columns <= model.lines[1]
             assert 1 <= cut.chunk_blocks <= model.blocks
             assert cut.cycles > 0
+
+
+@pytest.mark.parametrize(
+    "line", ["16x9x10 o20 k3 p1", "16x12x9 o17 k5 p2", "20x16x16 o16 k3 s2 p1"]
+)
+@pytest.mark.parametrize("n", [0, 1, 2, 9])
+def test_small_images_share_a_box(line: str, n: int) -> None:
+    """And their results are what each is alone, whatever the memory format and the threads."""
+    conv = Conv.parse(f"conv2d {n}x{line}")
+    x, w = draws(conv, 0)
+    layer = konv.prepare(conv, w, plan="winograd")
+    last = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+    for a in (x, last):
+        each = [layer(a[i : i + 1]) for i in range(n)]
+        for count in (1, 2, 5):
+            with threads(count):
+                y = layer(a)
+            assert y.shape == conv.out_shape
+            assert all(np.array_equal(y[i : i + 1], each[i]) for i in range(n))
 
 
 def test_even() -> None:

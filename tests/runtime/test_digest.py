@@ -30,11 +30,16 @@ SMALL = [*range(1, 2 * LINE + 10), 431, 1000, 1001, 1007, 1024]
 LARGE = [m * CHUNK + e for m in (1, 2, 3) for e in (-64, -9, -8, -1, 0, 1, 7, 8, 9, 63, 64, 65)]
 
 
-@pytest.fixture(params=["as it is", "without AES"], autouse=True)
-def processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+PROCESSORS = ["as it is", "without AES"]
+
+
+@pytest.fixture(params=PROCESSORS, autouse=True)
+def processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Digests of this machine, and of the same without AES in vectors."""
-    if request.param == "without AES":
+    found: str = request.param
+    if found == "without AES":
         monkeypatch.setattr(weights, "digests", without_aes)
+    return found
 
 
 @cache
@@ -239,9 +244,11 @@ import ctypes, mmap, sys
 import numpy as np
 from konv.kernels.digest import CHUNK
 from konv.runtime import weights
-from konv.runtime.code import Digests
 from konv.runtime.threads import team
 
+if sys.argv[3] == "without AES":
+    from runtime.test_digest import without_aes
+    weights.digests = without_aes
 PAGE, beyond, side = mmap.PAGESIZE, int(sys.argv[1]), sys.argv[2]
 inner = (3 * CHUNK + 200) // PAGE * PAGE + PAGE
 memory = np.frombuffer(mmap.mmap(-1, inner + 2 * PAGE), np.uint8)
@@ -263,11 +270,12 @@ print("done")
 
 @pytest.mark.parametrize("side", ["end", "start"])
 @pytest.mark.parametrize("beyond", [0, 1], ids=["within", "this can fail"])
-def test_reads_nothing_beyond(beyond: int, side: str) -> None:
+def test_reads_nothing_beyond(processor: str, beyond: int, side: str) -> None:
     """Pages without access on both sides; a size of one byte more kills."""
-    path = os.pathsep.join([str(TESTS.parent / "src"), os.environ.get("PYTHONPATH", "")])
+    folders = [str(TESTS.parent / "src"), str(TESTS), os.environ.get("PYTHONPATH", "")]
+    path = os.pathsep.join(folders)
     done = subprocess.run(
-        [sys.executable, "-c", GUARDED, str(beyond), side],
+        [sys.executable, "-c", GUARDED, str(beyond), side, processor],
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,

@@ -16,6 +16,7 @@ for some tiles after the other, so that V and D wait in the last cache:
                                                         V or D of it
     products    for point, some channels: U += V D      konv.kernels.gradient_winograd_tile
     taps        for some channels, at the end: dg       leaves as other sums do
+    both        instead of the last two, for few tiles: U of some channels in scratch, and its dg
 
 What differs from a plain sum of products is as in konv.kernels.winograd: rounding
 (`reference.weight_gradient_tolerance`), and numbers that are not finite, which reach all taps of
@@ -66,7 +67,7 @@ TILES = {(16, 16): (4, 2), (32, 16): (4, 3), (16, 32): (4, 5), (64, 32): (8, 3)}
 # reach; a vector of V or D at a point, its copy and its way to the last cache included; a vector of
 # U likewise, in and out; runs that threads meet at the end of. konv.kernels.gradient takes 1.4
 # times what its own cost says, so all is divided by that.
-PRODUCTS, POINT, TAP, RUNS, GRADIENT = 0.85, 10.0, 11.0, 50_000.0, 1.4
+SHARE, POINT, TAP, RUNS, GRADIENT = 0.85, 10.0, 11.0, 50_000.0, 1.4
 STEPS = 1.15  # times that in steps of two: 64@56 of one image costs 0.94, and takes 1.1 times
 
 
@@ -106,7 +107,7 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     axes = zip(conv.axes, both[-conv.dims :], strict=True)
     tiles = conv.n * prod(-(-axis.out // t.m) for axis, t in axes)
     points = prod(t.n for t in both)
-    each = tiles * ci * tile_cost(co, plan.pixels, plan.vectors) / PRODUCTS
+    each = tiles * ci * tile_cost(co, plan.pixels, plan.vectors) / SHARE
     each += tiles * (-(-ci // lanes) + co) * POINT + ci * co * TAP
     whole = (conv.groups * points * each + RUNS) * (STEPS if conv.axes[0].stride > 1 else 1)
     return whole / GRADIENT / (conv.n * prod(axis.out for axis in conv.axes))

@@ -24,8 +24,8 @@ one chain. Padding is zeros in a tile like any others: no tap is left out.
 
 What differs from a plain sum of products. Rounding grows with the points: `reference.ROUNDING` has
 the bound. A NaN or an infinity in the input reaches every output of its tile, up to m - 1 beyond
-its receptive field (2 m - 1 if the layer is transposed); numbers within a factor of 100 of the
-largest float may overflow in a tile; an infinite or NaN weight leaves no output of its channel
+its receptive field (2 m - 1 of a transposed layer of stride 2); numbers within a factor of 100 of
+the largest float may overflow in a tile; an infinite or NaN weight leaves no output of its channel
 finite. `precision("exact")` keeps this algorithm out.
 
 Measured, in ms on two Sapphire Rapids cores (352 GFLOP/s), contiguous / channels-last, everything
@@ -100,17 +100,18 @@ SAVING = 1.6
 
 USUAL = 2 * 1024 * 1024  # bytes of second-level cache that the model of cost takes
 
-# Bytes of U for each tile that no saving pays for: transposed 512->256@16, typical of 512->256@8,
-# has 3 MiB with tiles of 4 and takes 2.5 ms @8, with those of 2 0.3 MiB and 1.3 ms, without tiles
-# 1.7; 1024@28 has 2.3 MiB and is 2.5 times as fast as without.
+# Bytes of U for each tile that no saving pays for: 1024@28 has 2.3 MiB and is 2.5 times as fast as
+# without tiles; 512@7 with tiles of 4 has 9 and is slower than with those of 2, which have 1.
 EACH = 5 * 2**19
-# The same in steps of two, where less is saved than in steps of one: 256@28, 0.3 MiB each and 20 in
-# all, is 8 % slower; 512->256@8 pays with as many each and 18 in all (Zen 3).
+# The same in steps of two, where less is saved than in steps of one, and bytes that pay anyway:
+# 256@28, 0.3 MiB each and 20 in all, is 8 % slower; transposed 512->256@8 pays with tiles of 2, as
+# many each and 18 in all, and not with those of 4, 3 MiB each (2.5 ms, 1.3 with tiles of 2, 1.7
+# without; Zen 3).
 STEPS_EACH, STEPS_FEW = 0.25 * 2**20, 19 * 2**20
 
 
 def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv.plan.Algorithm
-    """Only f32, kernels of 3 or 5 taps in steps of one, channels and tiles enough."""
+    """Only f32, kernels of 3 to 5 taps in steps of one or two, channels and tiles enough."""
     if conv.dtype != "float32":
         return f"takes float32 only, for its rounding; here {conv.dtype}"
     ci, co = conv.ci // conv.groups, conv.co // conv.groups
@@ -141,8 +142,8 @@ def _too_little(conv: Conv, m: int) -> str | None:
     if saved < SAVING:
         return f"would save a factor of {saved:.1f} of the multiplications, less than {SAVING}"
     size = points * conv.ci // conv.groups * conv.co * BYTES[conv.dtype]
-    even = conv.axes[0].stride == conv.axes[0].up
-    if size > (EACH * tiles if even else max(STEPS_EACH * tiles, STEPS_FEW)):
+    by_one = conv.axes[0].stride == conv.axes[0].up
+    if size > (EACH * tiles if by_one else max(STEPS_EACH * tiles, STEPS_FEW)):
         return f"would read {size / 2**20:.0f} MiB of transformed weights for {tiles} tiles"
     return None
 
@@ -159,20 +160,20 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     )
     found = []
     for m in _outputs(conv):
-        if _too_little(conv, m):
-            continue
         pair = [Transform.of(axis, m) for axis in conv.axes]
         steps = [t.outputs * axis.dilation for t, axis in zip(pair, conv.axes, strict=True)]
         both = form(*[Transform(1, 1)] * (2 - conv.dims), *pair)
-        found.append([
+        those = [
             Plan(
                 name, conv.dtype, packed, blocked, mr, nr, vectors % nr, alignment=lcm(*steps),
                 form=both,
             )
             for mr, nr in tiles
-        ])  # fmt: skip
-    found.sort(key=lambda those: cost(conv, those[0], target))
-    return tuple(plan for those in found for plan in those)
+        ]  # fmt: skip
+        # What does not pay stands last, not left out: plans are the same for any image size.
+        found.append((_too_little(conv, m) is not None, cost(conv, those[0], target), those))
+    found.sort(key=lambda each: each[:2])
+    return tuple(plan for *_, those in found for plan in those)
 
 
 def cost(conv: Conv, plan: Plan, target: Target) -> float:

@@ -80,8 +80,8 @@ def emit_inputs(module: Module, transforms: Pair) -> Routine:
 
 
 def emit_product(module: Module, mr: int, nr: int) -> Routine:
-    """product(v, v_vector, u, channels, m, next): mr tiles by nr vectors of output channels, at one
-    point. Every sum is one chain in the order of channels.
+    """product(v, v_vector, u, channels, m, next, more): mr tiles by nr vectors of output channels,
+    at one point; `more`: go on from the sums in m. Every sum is one chain in the order of channels.
 
     U comes from the third-level cache, where it waits: half as much as this product reads is asked
     for from `next` on.

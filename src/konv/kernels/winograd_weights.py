@@ -19,7 +19,8 @@ from konv.kernels.winograd_transforms import Pair
 from konv.llvm import F32, F64, I64, SIZE, Function, Module, Pointer, Routine, Value, pointer_to
 
 SIDE = 8  # of a square
-TOGETHER = SIDE  # input channels that are gathered together
+TOGETHER = SIDE  # input channels that are gathered together, unless a stack has no room for more
+ROOM = 128 * 1024  # bytes of stack for their points
 
 
 def emit_weights(module: Module, transforms: Pair, nr: int) -> None:
@@ -28,6 +29,9 @@ def emit_weights(module: Module, transforms: Pair, nr: int) -> None:
     over, along = transforms
     taps, points = over.r * along.r, over.n * along.n
     filters, gather = _emit_filters(module, transforms), _emit_gather(module, taps)
+    together = TOGETHER
+    while together * points * nr * lanes * SIZE[F32] > ROOM:
+        together //= 2
 
     def rounded(a: Arguments) -> tuple[Value, Value]:
         """Output channels of a group in vectors, and in blocks."""
@@ -42,13 +46,13 @@ def emit_weights(module: Module, transforms: Pair, nr: int) -> None:
         a["packed"].cast(I64)[0] = 0  # nothing here leaves out taps, whatever the weights
         vectors, blocks = rounded(a)
         co, ci = a["co"], a["ci"]
-        numbers = f.array(F32, TOGETHER * taps * lanes)
-        near, run = f.array(F32, points * TOGETHER * nr * lanes), TOGETHER * nr * lanes
+        numbers = f.array(F32, together * taps * lanes)
+        near, run = f.array(F32, points * together * nr * lanes), together * nr * lanes
         g, first = unit // blocks, unit % blocks * nr
         wide = f.least(vectors - first, nr)
         out = a["packed"] + (g * vectors + first) * ci * (points * lanes) + head
-        with f.loop(ci, step=TOGETHER) as c:
-            count = f.least(ci - c, TOGETHER)
+        with f.loop(ci, step=together) as c:
+            count = f.least(ci - c, together)
             with f.loop(wide) as n:
                 channel = offset(f, first + n, co, lanes)
                 source = a["weights"] + (g * a["by_group"] + channel * a["by_co"] + c * a["by_ci"])

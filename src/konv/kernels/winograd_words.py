@@ -4,11 +4,11 @@ its own words.
 The parts that bring contiguous input channels-last (konv.kernels.packing) read the first half of
 both records as in any other kernel.
 
-Tiles lie in a grid. A *line* of it is the place of tiles on one axis: its first output, and how
-many of its m outputs there really are. A dilated axis is `dilation` interleaved ones, so the lines
-of these take turns: first outputs 0, 1, .. dilation - 1, then m * dilation, and so on. A *box* is
-some lines of one axis by some of the other, which a unit takes; all of them in several images, if
-images are small: axis 0 of the records counts these.
+Tiles lie in a grid. A *line* of it is the place of tiles on one axis: its first output, how many of
+its outputs there really are, and the first pixel that it reads. A dilated axis is `dilation`
+interleaved ones, so the lines of these take turns: first outputs 0, 1, .. dilation - 1, then
+m * dilation, and so on. A *box* is some lines of one axis by some of the other, which a unit takes;
+all of them in several images, if images are small: axis 0 of the records counts these.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TILES_JOB = (
     *(
         f"{name}{axis}"
         for name in (
-            "at_lines",  # word where the lines begin: first output, number of outputs, first source
+            "at_lines",  # word where the lines begin (LINE words each)
             "sparse",  # 1 if each line has slots of its own, 0 if slots are neighbouring pixels
             "dilation",
             "out",

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import replace
-from math import prod
+from math import floor, prod
 from types import TracebackType
 from typing import Literal
 
@@ -188,7 +188,7 @@ def _typical(conv: Conv, small: bool) -> Conv:
 
     A padding mode may need more pixels than that to fill from: then the layer is larger.
     """
-    side = max(1, round((SMALL if small else LARGE) ** (1 / conv.dims)))
+    side = max(1, floor((SMALL if small else LARGE) ** (1 / conv.dims)))
     for _ in range(GROWTHS):
         try:
             sized = (_sized(axis, _outputs(axis, side, small)) for axis in conv.axes)
@@ -199,7 +199,9 @@ def _typical(conv: Conv, small: bool) -> Conv:
 
 
 def _outputs(axis: Axis, side: int, small: bool) -> int:
-    """Outputs of an axis at a typical size."""
+    """Outputs of an axis at a typical size; of a large transposed one as many as of any other, but
+    at least half as many inputs, lest tiles of inputs be less full than they mostly are.
+    """
     return side * axis.up if small or axis.up == 1 else max(side, side // 2 * axis.up)
 
 

@@ -34,7 +34,14 @@ FINITE = ctypes.c_int64  # the first word of packed weights
 # at every pass, as the layer that comes next is the one used longest ago: VGG16 has 220 MiB.
 LIMIT = 512 * 1024 * 1024
 
-OURS = 2  # references to an object that only `take` knows, of which getrefcount has one
+
+def _ours() -> int:
+    """What getrefcount says of an object that one name knows: 2, from Python 3.14 on 1."""
+    old = object()
+    return getrefcount(old)
+
+
+OURS = _ours()
 
 Strides = tuple[int, ...]
 
@@ -76,8 +83,10 @@ def pack(
     it backwards.
     """
     how = kernels.by_name(plan.algorithm).packing(conv, plan, kernel.target)
-    packed = stale if stale and stale.size == how.bytes else Packed(how.bytes, digest)
-    packed.digest = digest
+    if stale is not None and stale.size == how.bytes:
+        packed, stale.digest = stale, digest
+    else:
+        packed = Packed(how.bytes, digest)
     taps = prod(axis.kernel for axis in conv.axes)
     tap = next((s for s, a in zip(strides[:1:-1], conv.axes[::-1], strict=True) if a.kernel > 1), 1)
     by_co, by_ci, by_group = strides[0], strides[1], how.co * strides[0]

@@ -130,7 +130,7 @@ def test_boxes_cover_the_grid(line: str, threads: int) -> None:
             assert 1 <= cut.rows <= model.lines[0]
             assert 1 <= cut.columns <= model.lines[1]
             assert 1 <= cut.chunk_blocks <= model.blocks
-            assert cut.cycles > 0
+            assert cut.cycles > 0 or not conv.n
 
 
 @pytest.mark.parametrize(

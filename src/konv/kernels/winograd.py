@@ -178,10 +178,13 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
 
 def cost(conv: Conv, plan: Plan, target: Target) -> float:
     """Modelled cycles of one core for one image, packed weights at hand: those of the best cut
-    into boxes (konv.kernels.winograd_cut). Measured times are 1.2 to 1.5 times that.
+    into boxes (konv.kernels.winograd_cut), and one to store a vector of results. Measured times are
+    1.2 to 1.5 times that.
     """
     # Boxes as for any machine's cache: which plan is best shall not hang on it.
-    return Model(conv, plan, replace(target, l2=USUAL)).best(threads=1, n=1).cycles
+    model = Model(conv, plan, replace(target, l2=USUAL))
+    stores = conv.groups * model.vectors * prod(axis.out for axis in conv.axes)
+    return model.best(threads=1, n=1).cycles + stores
 
 
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from konv.errors import ProblemError
 from konv.geometry import Axis, Conv
 from konv.kernels import by_name
+from konv.kernels.winograd_transforms import transforms
 from konv.plan import Plan
 from konv.target import Target
 
@@ -26,7 +27,9 @@ def shrunk(conv: Conv, plan: Plan, target: Target) -> Conv:
     each = max(1, blocks.co[0] // (conv.co // conv.groups))
     co = _fewer(conv.co // conv.groups, -(-blocks.co[1] // each))
     small = replace(conv, n=min(conv.n, 2), ci=groups * ci, co=groups * co, groups=groups)
-    return _with_outputs(small, [*[3] * (conv.dims - 1), 2 * blocks.pixels[1] + 1])
+    # Tiles of fewer rows than they have save no multiplications, and Winograd would refuse.
+    rows = 2 * transforms(plan)[0].m if plan.algorithm == "winograd" else 3
+    return _with_outputs(small, [*[rows] * (conv.dims - 1), 2 * blocks.pixels[1] + 1])
 
 
 def _shrunk_strips(conv: Conv, plan: Plan, target: Target) -> Conv:

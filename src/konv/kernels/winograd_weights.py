@@ -20,7 +20,7 @@ from konv.llvm import F32, F64, I64, SIZE, Function, Module, Pointer, Routine, V
 
 SIDE = 8  # of a square
 TOGETHER = SIDE  # input channels that are gathered together, unless a stack has no room for more
-ROOM = 128 * 1024  # bytes of stack for their points
+STACK = 128 * 1024  # bytes of it for their points
 
 
 def emit_weights(module: Module, transforms: Pair, nr: int) -> None:
@@ -30,7 +30,7 @@ def emit_weights(module: Module, transforms: Pair, nr: int) -> None:
     taps, points = over.r * along.r, over.n * along.n
     filters, gather = _emit_filters(module, transforms), _emit_gather(module, taps)
     together = TOGETHER
-    while together * points * nr * lanes * SIZE[F32] > ROOM:
+    while together > 1 and together * points * nr * lanes * SIZE[F32] > STACK:
         together //= 2
 
     def rounded(a: Arguments) -> tuple[Value, Value]:

@@ -26,7 +26,8 @@ What differs from a plain sum of products. Rounding grows with the points: `refe
 the bound. A NaN or an infinity in the input reaches every output of its tile, up to m - 1 beyond
 its receptive field (2 m - 1 of a transposed layer of stride 2); numbers within a factor of 100 of
 the largest float may overflow in a tile; an infinite or NaN weight leaves no output of its channel
-finite. `precision("exact")` keeps this algorithm out.
+finite, of a transposed layer of stride 2 none at its step. `precision("exact")` keeps this
+algorithm out.
 
 Measured, in ms on two Sapphire Rapids cores (352 GFLOP/s), contiguous / channels-last, everything
 included, beside konv's direct kernel:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from konv.errors import ProblemError
 from konv.geometry import MODES, Conv
-from konv.kernels import ALGORITHMS, by_name, winograd
+from konv.kernels import ALGORITHMS, by_name
 from konv.plan import Algorithm, Plan
 from konv.target import Target
 
@@ -77,9 +77,6 @@ def case(d: Draw, target: Target, large: bool, by: Algorithm | None = None) -> C
         kernel, stride, dilation = _shape(d, dims, large)
     if dims == 2 and ci == co == groups and not transposed and d.number(0, 1) == 0:
         kernel, stride, dilation = d.one(([28, 30], [29, 28])), [1, 1], [1, 1]
-    if mine == (winograd,) and dims < 3 and d.number(0, 1):
-        taps, step, up = d.one(list(winograd.OUTPUTS))
-        kernel, stride, dilation, transposed = [taps] * dims, [step * up] * dims, [1] * dims, up > 1
     extra = [0] * dims
     if transposed and mode == "zeros" and d.number(0, 1):
         extra = [d.number(0, max(s, a) - 1) for s, a in zip(stride, dilation, strict=True)]

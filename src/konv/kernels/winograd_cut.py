@@ -5,8 +5,7 @@ Few tiles a box: U, which passes by once for each box, is used seldom, and regis
 fill. Many: V leaves the second-level cache, and the threads end unevenly. So every way to cut is
 modelled, and the cheapest is taken. Nothing here changes a result.
 
-Cycles were fitted on a core like a Sapphire Rapids (AVX-512, 2 MB of second-level cache), those by
-bytes in a vector of 32 and less on Zen 3.
+Cycles were fitted on a core like a Sapphire Rapids (AVX-512, 2 MB of second-level cache).
 """
 
 from __future__ import annotations
@@ -25,19 +24,17 @@ RESTS = {14: (8, 4), 12: (8, 4), 10: (5,), 8: (4,), 7: (3,), 6: (3,), 4: (2,)}
 
 BOX = 64  # tiles of a box
 PIECES = 8  # ways to cut an axis that are tried, from the fewest boxes that can be
-# A vector at a point, in and out: loads, stores, a sixth of two transforms; by bytes in a vector.
-# With fewer registers and lines of V that are written by halves (Zen 3) it takes longer.
-TRANSFORM = {64: (3.6, 3.4), 32: (6.5, 6.5), 16: (6.5, 6.5)}
-# Products beside all that passes through the caches, by the cycles of their register tiles: 64@56
-# and 256@56 run at 75 % of the peak of two threads, where tiles alone have 95 (Zen 3).
-BESIDE = {64: 1.0, 32: 1.2, 16: 1.2}
+# A vector at a point, in and out: loads, stores, a sixth of two transforms; a product: the way in
+# and out, its sums to M; products beside all that passes through the caches, by the cycles of their
+# register tiles. In steps of two, with their many points and small savings, what is on Zen 3.
+INPUT, OUTPUT, CALL, BESIDE = 3.6, 3.4, 40.0, 1.0
+STEPS = 6.5, 6.5, 100.0, 1.2
 STAGE = 5.0  # contiguous output: a vector of results transposed, staged and written
 PACK = 0.6  # contiguous input: a number brought channels-last
 # Contiguous input and output: begun lines of a box cost as much as so many numbers; of a box as
 # wide as the image, whose lines follow each other, fewer (512@14, 1024@7 in 32 groups, Zen 3).
 RUN, WHOLE = 32, 12
 ADDRESS = 3.0  # a pixel's or a result's
-CALL = {64: 40.0, 32: 100.0, 16: 100.0}  # a product: the way in and out, its sums to M
 STREAM = 8.0  # bytes that arrive in a cycle from the third-level cache
 
 
@@ -90,8 +87,9 @@ class Model:
         self.vectors = -(-conv.co // conv.groups // self.lanes)
         self.blocks = -(-self.vectors // plan.vectors)
         self.l2 = target.l2
-        self.each, self.beside = TRANSFORM[target.vector_bytes], BESIDE[target.vector_bytes]
-        self.call = CALL[target.vector_bytes]
+        by_one = all(len(t.parts) == 1 for t in self.transforms)
+        cycles = (INPUT, OUTPUT, CALL, BESIDE) if by_one else STEPS
+        self.input, self.output, self.call, self.beside = cycles
         down, along = zip(self.axes, self.transforms, strict=True)
         self.lines = count(*down), count(*along)
 
@@ -126,7 +124,7 @@ class Model:
     def _inputs(self, rows: int, columns: int) -> float:
         """A box's tables, its packed image and V."""
         tiles, vectors = rows * columns, -(-self.ci // self.lanes)
-        cycles = tiles * self.points * (ADDRESS / self.conv.groups + vectors * self.each[0])
+        cycles = tiles * self.points * (ADDRESS / self.conv.groups + vectors * self.input)
         if self.plan.packed:
             over, along = self.transforms
             begun = self._begun(columns)
@@ -156,7 +154,7 @@ class Model:
         if size * rows * columns > self.l2 * 5 // 8:  # and V if it does not stay there
             far += size * rows * columns * blocks
         product = max(product, far / STREAM) + min(product, far / STREAM) / 4
-        out = self.points * self.each[1]
+        out = self.points * self.output
         if self.plan.blocked:
             begun = self._begun(columns)
             out += self.results * STAGE * (1 + begun / (columns * self.transforms[1].outputs))

@@ -217,18 +217,24 @@ def small_units(pixels: int = 16, fewest: int = 4, alone: int = 0) -> Iterator[N
         if name.startswith("konv.kernels.")
         for number in numbers.keys() & vars(module)
     ]
-    before, otherwise = [getattr(*each) for each in found], execute.choose
+    before = [getattr(*each) for each in found]
 
-    def choose(*arguments: Any) -> Plan:
+    def unpatched(choosing: Callable[..., Plan]) -> Callable[..., Plan]:
         """As if nothing were patched: models of cost may know these numbers."""
-        with ExitStack() as stack:
-            for (module, number), value in zip(found, before, strict=True):
-                stack.enter_context(patch.object(module, number, value))
-            return otherwise(*arguments)
+
+        def choose(*arguments: Any) -> Plan:
+            with ExitStack() as stack:
+                for (module, number), value in zip(found, before, strict=True):
+                    stack.enter_context(patch.object(module, number, value))
+                return choosing(*arguments)
+
+        return choose
 
     with ExitStack() as stack:
         for module, number in found:
             stack.enter_context(patch.object(module, number, numbers[number]))
-        stack.enter_context(patch.object(execute, "choose", choose))
+        for name in ("choose", "pin"):
+            how = unpatched(getattr(execute, name))
+            stack.enter_context(patch.object(execute, name, how))
         yield
     forget()

@@ -150,7 +150,7 @@ def _too_little(conv: Conv, m: int) -> str | None:
 
 
 def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
-    """One plan for each size of tile, the one that costs least first, and register tile."""
+    """One plan for each size of tile, the largest that pays first, and register tile."""
     lanes = target.lanes(conv.dtype)
     vectors = -(-conv.co // conv.groups // lanes)
     table = TILES[target.vector_bytes, target.registers]
@@ -172,9 +172,9 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
             for mr, nr in tiles
         ]  # fmt: skip
         # What does not pay stands last, not left out: plans are the same for any image size.
-        found.append((_too_little(conv, m) is not None, cost(conv, those[0], target), those))
-    found.sort(key=lambda each: each[:2])
-    return tuple(plan for *_, those in found for plan in those)
+        found.append((_too_little(conv, m) is not None, those))
+    found.sort(key=lambda each: each[0])
+    return tuple(plan for _, those in found for plan in those)
 
 
 def cost(conv: Conv, plan: Plan, target: Target) -> float:

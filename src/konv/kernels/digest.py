@@ -45,7 +45,7 @@ def emit(target: Target) -> Module:
     module = Module(target, "digest")
     params = [("data", pointer_to(I8)), ("bytes", I64)]
     with module.function("digest", params, I64, exported=True) as (f, (data, size)):
-        f.give(_digest(f, data, size, 4 if _has_aes(target) else max(1, target.vector_bytes // 8)))
+        f.give(_digest(f, data, size))
     piece = f.fn
 
     def work(f: Function, call: Words, thread: Value) -> None:
@@ -69,9 +69,9 @@ def _has_aes(target: Target) -> bool:
     return AES in target.features and target.vector_bytes >= 32
 
 
-def _digest(f: Function, data: Pointer, size: Value, lanes: int) -> Value:
-    words, count = data.cast(I64), size >> 3
-    mix = _stir if _has_aes(f.module.target) else _mix
+def _digest(f: Function, data: Pointer, size: Value) -> Value:
+    words, count, target = data.cast(I64), size >> 3, f.module.target
+    lanes, mix = (4, _stir) if _has_aes(target) else (max(1, target.vector_bytes // 8), _mix)
     whole = count & -LANES
     total = f.var(size)
     with f.when(whole > 0):

@@ -46,6 +46,7 @@ from konv.kernels.gradient_winograd_taps import emit_leaving, emit_taps, emit_wi
 from konv.kernels.gradient_winograd_tile import emit_block, emit_both, emit_products
 from konv.kernels.gradient_words import JOB, UNIT
 from konv.kernels.region import emit_entry, emit_units
+from konv.kernels.winograd import LEAST
 from konv.kernels.winograd_transforms import Transform, form, transforms
 from konv.kernels.words import Words
 from konv.llvm import F32, I64, Function, Module, Routine, Value
@@ -57,7 +58,6 @@ exact = False
 
 # Outputs of a tile along an axis, by taps and stride (konv.kernels.winograd).
 OUTPUTS = {(3, 1): (4,), (5, 1): (2,), (3, 2): (4, 2), (4, 2): (4, 2), (5, 2): (4, 2)}
-LEAST = 16  # channels of a group, in and out
 
 # Register tiles, input channels by vectors of output channels, by bytes in a vector and registers.
 # Input channels of a tile are neighbours in a vector of V.

@@ -59,6 +59,7 @@ KINDS = [
     "conv1d 3x7x301 o45 k9 s2 p8:0",
     "tconv1d 3x7x101 o45 k9 s4 p3",
     "conv3d 2x3x7x6x9 o40 k3 p1",
+    "conv3d 2x16x5x12x13 o20 k3 p1",
     "tconv3d 2x3x4x5x4 o20 k3 s2 p1 r1",
 ]
 every_kind = pytest.mark.parametrize("line", KINDS)
@@ -207,8 +208,9 @@ def _grains(plan: Plan, conv: Conv) -> list[tuple[int, int]]:
         return [(plan.alignment, 1)] * conv.dims
     if plan.algorithm != "winograd":
         return [(1, 1)] * conv.dims
-    pairs = zip(transforms(plan)[-conv.dims :], conv.axes, strict=True)
-    return [(t.outputs, axis.dilation) for t, axis in pairs]
+    planes = [(1, 1)] * (conv.dims - 2)
+    pairs = zip(transforms(plan)[-conv.dims :], conv.axes[-2:], strict=True)
+    return planes + [(t.outputs, axis.dilation) for t, axis in pairs]
 
 
 def _interior(

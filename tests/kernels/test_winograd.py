@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from functional.check import threads
+from functional.check import small_units, threads
 from kernels.layers import TARGETS
 
 import konv
@@ -32,6 +32,9 @@ LAYERS = [
     "tconv2d 1x64x12x12 o16 k4 s2 p1",
     "tconv2d 1x16x12x12 o16 k3 s2 p1 r1",
     "tconv2d 1x16x15x15 o16 k5 s2 p2 r1",
+    "conv3d 1x16x6x12x12 o24 k3 p1",
+    "conv3d 1x32x3x14x14 o16 k1x3x3 p0x1x1",
+    "tconv3d 1x16x5x12x9 o16 k5 p2",
 ]
 
 
@@ -116,6 +119,7 @@ def test_the_parts_of_a_tile_are_the_axis(
         "conv2d 2x32x40x40 o96 k3 p12 d12",
         "conv2d 0x16x9x9 o20 k3 p1",
         "conv2d 9x16x9x10 o20 k3 p1",
+        "conv3d 2x256x9x40x40 o20 k3 p1",
     ],
 )
 def test_boxes_cover_the_grid(line: str, threads: int) -> None:
@@ -125,8 +129,8 @@ def test_boxes_cover_the_grid(line: str, threads: int) -> None:
         for plan in winograd.plans(conv, target, *layouts):
             model = Model(conv, plan, target)
             cut = model.best(threads, conv.n)
-            assert 1 <= cut.images <= max(1, conv.n)
-            assert cut.images * cut.rows * cut.columns <= BOX
+            assert 1 <= cut.planes <= max(1, conv.n if conv.dims < 3 else model.deep.out)
+            assert cut.planes * cut.rows * cut.columns <= BOX
             assert 1 <= cut.rows <= model.lines[0]
             assert 1 <= cut.columns <= model.lines[1]
             assert 1 <= cut.chunk_blocks <= model.blocks
@@ -152,6 +156,26 @@ def test_small_images_share_a_box(line: str, n: int) -> None:
             assert all(np.array_equal(y[i : i + 1], each[i]) for i in range(n))
 
 
+@pytest.mark.parametrize("case", ["o20 k3 p1", "o32 k5x3x3 p2x0x1 g2", "o16 k2x3x3 p1x2x1 reflect"])
+def test_planes_of_a_volume(case: str) -> None:
+    """However many of them share a box, with threads, groups, padding modes and memory formats."""
+    conv = Conv.parse(f"conv3d 2x32x7x9x14 {case}")
+    x, w = draws(conv, 0)
+    layer = konv.prepare(conv, w, plan="winograd")
+    last = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+    close = reference.tolerance(conv, x, w, None, "winograd")
+    want = reference.im2col(conv, x, w)
+    for a in (x, last):
+        results = []
+        for count in (1, 2, 5):
+            with threads(count):
+                results.append(layer(a))
+        with small_units():
+            results.append(konv.prepare(conv, w, plan="winograd")(a))
+        assert (abs(results[0] - want) <= close).all()
+        assert all(np.array_equal(y, results[0]) for y in results)
+
+
 def test_even() -> None:
     assert list(even(14, 14)) == [14, 7, 5, 4, 3, 2]
     assert list(even(33, 16)) == [11, 9, 7, 6, 5, 4, 3]
@@ -170,7 +194,13 @@ def test_even() -> None:
         ("conv2d 1x16x14x14 o16 k3 p1 f64", "takes float32 only, for its rounding; here float64"),
         ("conv2d 1x15x14x14 o16 k3 p1", "takes 16 channels in and out a group or more; here 15"),
         ("conv2d 1x64x14x14 o32 k3 p1 g4", "takes 16 channels in and out a group or more; here"),
-        ("conv3d 1x16x9x9x9 o16 k3 p1", "takes one or two axes; here 3"),
+        ("conv3d 1x16x9x9x9 o16 k3 p1", None),
+        ("conv3d 1x16x9x9x9 o16 k2x3x3 p1", None),
+        ("conv3d 1x16x1x9x9 o16 k3 p1", "would save a factor of 0.8 of the multiplications, less"),
+        ("conv3d 1x16x9x9x9 o16 k3x1x1", "takes kernels of 3, 4 or 5 taps in steps of one or two"),
+        ("conv3d 1x16x9x9x9 o16 k3 s2x1x1", "takes the planes of a volume in steps of one only"),
+        ("tconv3d 1x16x9x9x9 o16 k4 s2 p1", "takes the planes of a volume in steps of one only"),
+        ("conv3d 1x16x9x9x9 o16 k3 d2x1x1", "takes the planes of a volume in steps of one only"),
         ("conv2d 1x16x32x32 o16 k3 s2 p1", None),
         ("conv2d 1x16x32x32 o16 k5 s2 p2", None),
         ("tconv2d 1x16x16x16 o16 k4 s2 p1", None),

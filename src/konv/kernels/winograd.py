@@ -49,7 +49,7 @@ from math import lcm, prod
 from konv.geometry import Conv
 from konv.kernels.direct import tile_cost
 from konv.kernels.pack import HEADER
-from konv.kernels.winograd_cut import Model, count
+from konv.kernels.winograd_cut import Model, count, three
 from konv.kernels.winograd_schedule import schedule
 from konv.kernels.winograd_transforms import Transform, form, transforms
 from konv.kernels.winograd_units import emit_kernel
@@ -118,12 +118,14 @@ def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv
     ci, co = conv.ci // conv.groups, conv.co // conv.groups
     if min(ci, co) < LEAST:
         return f"takes {LEAST} channels in and out a group or more; here {ci} and {co}"
-    if conv.dims > 2:
-        return f"takes one or two axes; here {conv.dims}"
-    steps = {(a.kernel, a.stride, a.up) for a in conv.axes}
+    deep, *plane = three(conv)
+    if max(deep.stride, deep.up, deep.dilation) > 1:
+        return "takes the planes of a volume in steps of one only"
+    plane = plane[-conv.dims :]
+    steps = {(a.kernel, a.stride, a.up) for a in plane}
     if len(steps) > 1 or not steps <= OUTPUTS.keys():  # 4 taps in steps of two only
         return "takes kernels of 3, 4 or 5 taps in steps of one or two, the same on every axis"
-    for axis in conv.axes:
+    for axis in plane:
         if max(axis.stride, axis.up) > 1 and axis.dilation > 1:
             return f"takes dilation in steps of one only; here {axis.dilation}"
     whys = [_too_little(conv, m) for m in _outputs(conv)]
@@ -131,19 +133,23 @@ def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv
 
 
 def _outputs(conv: Conv) -> tuple[int, ...]:
-    axis = conv.axes[0]
+    axis = conv.axes[-1]
     return OUTPUTS[axis.kernel, axis.stride, axis.up]
 
 
 def _too_little(conv: Conv, m: int) -> str | None:
     """Why tiles of m outputs a part do not pay at this image size."""
-    pairs = [(axis, Transform.of(axis, m)) for axis in conv.axes]
+    deep, *plane = three(conv)
+    pairs = [(axis, Transform.of(axis, m)) for axis in plane[-conv.dims :]]
     tiles, points = prod(count(*pair) for pair in pairs), prod(t.n for _, t in pairs)
-    saved = prod(axis.out * axis.kernel / axis.up for axis in conv.axes) / (tiles * points)
+    saved = prod(axis.out * axis.kernel / axis.up for axis, _ in pairs) / (tiles * points)
+    # Planes of padding are multiplied here, which others leave out.
+    saved *= deep.taps(conv.mode) / (deep.out * deep.kernel)
     if saved < SAVING:
         return f"would save a factor of {saved:.1f} of the multiplications, less than {SAVING}"
-    size = points * conv.ci // conv.groups * conv.co * BYTES[conv.dtype]
-    by_one = conv.axes[0].stride == conv.axes[0].up
+    tiles *= deep.out
+    size = points * conv.ci // conv.groups * conv.co * deep.kernel * BYTES[conv.dtype]
+    by_one = conv.axes[-1].stride == conv.axes[-1].up
     if size > (EACH * tiles if by_one else max(STEPS_EACH * tiles, STEPS_FEW)):
         return f"would read {size / 2**20:.0f} MiB of transformed weights for {tiles} tiles"
     return None
@@ -161,9 +167,10 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     )
     found = []
     for m in _outputs(conv):
-        pair = [Transform.of(axis, m) for axis in conv.axes]
-        steps = [t.outputs * axis.dilation for t, axis in zip(pair, conv.axes, strict=True)]
-        both = form(*[Transform(1, 1)] * (2 - conv.dims), *pair)
+        plane = conv.axes[-2:]
+        pair = [Transform.of(axis, m) for axis in plane]
+        steps = [t.outputs * axis.dilation for t, axis in zip(pair, plane, strict=True)]
+        both = form(*[Transform(1, 1)] * (2 - len(plane)), *pair)
         those = [
             Plan(
                 name, conv.dtype, packed, blocked, mr, nr, vectors % nr, alignment=lcm(*steps),
@@ -197,7 +204,7 @@ def packing(conv: Conv, plan: Plan, target: Target) -> Packing:
     """Weights as konv.kernels.winograd_weights packs them."""
     co, ci, lanes = conv.co // conv.groups, conv.ci // conv.groups, target.lanes(plan.dtype)
     over, along = transforms(plan)
-    each = over.n * along.n * ci + 1
+    each = over.n * along.n * ci * three(conv)[0].kernel + 1
     padded = -(-co // lanes) * lanes
     size = HEADER + conv.groups * padded * each * BYTES[plan.dtype]
     return Packing(size, conv.groups, co, ci)
@@ -206,8 +213,8 @@ def packing(conv: Conv, plan: Plan, target: Target) -> Packing:
 def blocks(conv: Conv, plan: Plan, target: Target) -> Blocks:
     """Register tiles of tiles; what a tile has of outputs, all are counted as having."""
     lanes, ci = target.lanes(plan.dtype), conv.ci // conv.groups
-    pairs = zip(conv.axes, transforms(plan)[-conv.dims :], strict=True)
-    tiles = prod(count(*pair) for pair in pairs)
+    deep, *plane = three(conv)
+    tiles = deep.out * prod(count(*pair) for pair in zip(plane, transforms(plan), strict=True))
     each = prod(t.outputs for t in transforms(plan))
     return Blocks(
         pixels=(tiles * each, plan.pixels * each),

@@ -23,7 +23,7 @@ from konv.target import BYTES, Target
 RESTS = {14: (8, 4), 12: (8, 4), 10: (5,), 8: (4,), 7: (3,), 6: (3,), 4: (2,)}
 
 BOX = 64  # tiles of a box
-PIECES = 8  # ways to cut an axis that are tried, from the fewest boxes that can be
+PIECES, FEW = 8, 4  # ways to cut an axis that are tried, from the fewest boxes; of three axes
 # A vector at a point, in and out: loads, stores, a sixth of two transforms; a product: the way in
 # and out, its sums to M; products beside all that passes through the caches, by the cycles of their
 # register tiles. In steps of two, with their many points and small savings, what is on Zen 3.
@@ -38,14 +38,20 @@ ADDRESS = 3.0  # a pixel's or a result's
 STREAM = 8.0  # bytes that arrive in a cycle from the third-level cache
 
 
-def even(count: int, most: int) -> Iterator[int]:
+def even(count: int, most: int, pieces: int = PIECES) -> Iterator[int]:
     """Sizes of boxes, at most `most`, that cut `count` as evenly as can be: largest first."""
     fewest, last = -(-count // max(1, min(most, count))), 0
-    for boxes in range(fewest, min(count, fewest + PIECES) + 1):
+    for boxes in range(fewest, min(count, fewest + pieces) + 1):
         box = -(-count // boxes)
         if box != last:
             yield box
         last = box
+
+
+def three(conv: Conv) -> tuple[Axis, Axis, Axis]:
+    """The axes of a layer, as many as the records know: planes, rows and columns."""
+    down, *rest = ((Axis(1, 1),) * (3 - conv.dims)) + conv.axes
+    return down, rest[0], rest[1]
 
 
 def count(axis: Axis, t: Transform) -> int:
@@ -63,11 +69,11 @@ def count(axis: Axis, t: Transform) -> int:
 
 @dataclass(frozen=True)
 class Cut:
-    """Images and lines of each axis in a box, and blocks of output channels in a unit; the cycles
-    that the slowest thread takes for all units of the call.
+    """Planes of results - of a volume, else images - and lines of each axis in a box, and blocks of
+    output channels in a unit; the cycles that the slowest thread takes for all units of the call.
     """
 
-    images: int
+    planes: int
     rows: int
     columns: int
     chunk_blocks: int
@@ -79,7 +85,7 @@ class Model:
 
     def __init__(self, conv: Conv, plan: Plan, target: Target) -> None:
         self.conv, self.plan = conv, plan
-        self.axes = (Axis(1, 1),) * (2 - conv.dims) + conv.axes
+        self.deep, *self.axes = three(conv)
         self.transforms = transforms(plan)
         self.points = self.transforms[0].n * self.transforms[1].n
         self.results = self.transforms[0].outputs * self.transforms[1].outputs
@@ -96,30 +102,37 @@ class Model:
     def best(self, threads: int, n: int) -> Cut:
         """The cheapest cut for n images and so many threads."""
         rows, columns = self.lines
+        pieces = PIECES if self.deep.out == 1 else FEW
         boxes = [
-            (1, down, along) for along in even(columns, BOX) for down in even(rows, BOX // along)
+            (deep, down, along)
+            for along in even(columns, BOX, pieces)
+            for down in even(rows, BOX // along, pieces)
+            for deep in even(self.deep.out, BOX // (along * down), pieces)
         ]
-        if n > 1 == self.conv.groups and rows * columns <= BOX // 2:  # scratch has one packed image
+        few = self.conv.dims < 3 and rows * columns <= BOX // 2
+        if few and n > 1 == self.conv.groups:  # each group would pack all the images
             boxes += [(i, rows, columns) for i in even(n, BOX // (rows * columns)) if i > 1]
         least = min(self.plan.pixels // 2, BOX)
-        pieces = range(1, min(self.blocks, 4 * threads if threads > 1 else 1) + 1)
+        chunks = range(1, min(self.blocks, 4 * threads if threads > 1 else 1) + 1)
         cuts = [
             self._cut(*box, piece, threads, n)
             for box in [box for box in boxes if prod(box) >= least] or boxes[:1]
-            for piece in pieces
+            for piece in chunks
         ]
         return min(cuts, key=lambda cut: cut.cycles)
 
-    def _cut(self, images: int, rows: int, columns: int, pieces: int, threads: int, n: int) -> Cut:
+    def _cut(self, planes: int, rows: int, columns: int, pieces: int, threads: int, n: int) -> Cut:
         chunk = -(-self.blocks // pieces)
         chunks = -(-self.blocks // chunk)
         down, along = self.lines
-        boxes = -(-down // rows) * -(-along // columns) * -(-n // images) * self.conv.groups
+        boxes = -(-down // rows) * -(-along // columns) * self.conv.groups
+        boxes *= n * -(-self.deep.out // planes) if self.conv.dims > 2 else -(-n // planes)
         # Threads take units that follow each other, which share a box's V.
         shared = min(1.0, 1 / chunks + (threads - 1) / (boxes * chunks or 1))
-        unit = shared * images * self._inputs(rows, columns)
-        unit += self._products(images * rows, columns, chunk)
-        return Cut(images, rows, columns, chunk, -(-boxes * chunks // threads) * unit)
+        read = planes + self.deep.kernel - 1
+        unit = shared * read * self._inputs(rows, columns)
+        unit += self._products(planes * rows, columns, chunk, read / planes)
+        return Cut(planes, rows, columns, chunk, -(-boxes * chunks // threads) * unit)
 
     def _inputs(self, rows: int, columns: int) -> float:
         """A box's tables, its packed image and V."""
@@ -136,8 +149,10 @@ class Model:
     def _begun(self, columns: int) -> int:
         return WHOLE if columns >= self.lines[1] else RUN
 
-    def _products(self, rows: int, columns: int, blocks: int) -> float:
-        """Some blocks of output channels over a box: products and transforms out."""
+    def _products(self, rows: int, columns: int, blocks: int, read: float) -> float:
+        """Some blocks of output channels over a box, products and transforms out; `read`: tiles of
+        V for each of M.
+        """
         nr, rest, sums, calls = self.plan.vectors, rows * columns, 0.0, 0
         sizes = (self.plan.pixels, *RESTS.get(self.plan.pixels, ()))
         for size in sizes:
@@ -147,12 +162,13 @@ class Model:
         vectors = min(blocks * nr, self.vectors)
         share = vectors / (blocks * nr)
         product = self.points * blocks * (sums * share * self.ci / 2 + calls * self.call)
+        product *= self.deep.kernel
         size = self.points * self.ci * BYTES[self.plan.dtype]
-        far = size * vectors * self.lanes  # bytes from beyond the second-level cache: U,
-        if size * self.vectors * self.lanes < self.l2 // 2:
+        far = size * vectors * self.lanes * self.deep.kernel  # from beyond the second-level cache:
+        if size * self.vectors * self.lanes * self.deep.kernel < self.l2 // 2:  # U,
             far //= 4
-        if size * rows * columns > self.l2 * 5 // 8:  # and V if it does not stay there
-            far += size * rows * columns * blocks
+        if size * rows * columns * read > self.l2 * 5 // 8:  # and V if it does not stay there
+            far += size * rows * columns * blocks * self.deep.kernel
         product = max(product, far / STREAM) + min(product, far / STREAM) / 4
         out = self.points * self.output
         if self.plan.blocked:

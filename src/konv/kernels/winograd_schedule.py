@@ -13,7 +13,7 @@ from math import prod
 from konv.geometry import Axis, Conv
 from konv.kernels import scratch
 from konv.kernels.schedule import ALONE, MODES
-from konv.kernels.winograd_cut import RESTS, Model
+from konv.kernels.winograd_cut import RESTS, Model, three
 from konv.kernels.winograd_tables import OUTS
 from konv.kernels.winograd_transforms import Transform, transforms
 from konv.kernels.winograd_words import TILE_AXES, TILES_JOB
@@ -69,8 +69,8 @@ class Lines:
 
 def schedule(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
     """The work of `conv` under a Winograd plan."""
-    axes = (Axis(1, 1),) * (2 - conv.dims) + conv.axes
-    lines = [Lines(axis, t) for axis, t in zip(axes, transforms(plan), strict=True)]
+    deep, *plane = three(conv)
+    lines = [Lines(axis, t) for axis, t in zip(plane, transforms(plan), strict=True)]
     if conv.exact_macs < ALONE:
         threads = 1
     lanes = target.lanes(plan.dtype)
@@ -80,16 +80,24 @@ def schedule(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, thr
     cut = Model(conv, plan, target).best(threads, conv.n)
     for line, box in zip(lines, (cut.rows, cut.columns), strict=True):
         line.cut(box)
-    chunks, together = -(-blocks // cut.chunk_blocks), -(-conv.n // cut.images)
+    chunks, volumes = -(-blocks // cut.chunk_blocks), conv.dims > 2
+    planes, apart = (deep.out, 2) if volumes else (conv.n, 0)
+    together = -(-planes // cut.planes)
+    boxes = (conv.n if volumes else 1) * together * prod(line.boxes for line in lines)
     words = dict.fromkeys(TILES_JOB, 0)
     words |= {
-        "units": together * prod(line.boxes for line in lines) * conv.groups * chunks,
+        "units": boxes * conv.groups * chunks,
         "chunks": chunks, "chunk_blocks": cut.chunk_blocks, "mode": MODES[conv.mode],
         "groups": conv.groups, "ci": ci, "co": co, "blocks": blocks - (plan.tail > 0),
         "tail": plan.tail, "x_batch": x[0], "x_channel": x[1], "y_batch": y[0], "y_channel": y[1],
     }  # fmt: skip
-    tables = _axis_words(words, conv, lines, x[2:], y[2:])
-    words |= {"box0": cut.images, "boxes0": together, "count0": conv.n, "size0": 1}
+    words |= {
+        "count0": planes, "box0": cut.planes, "boxes0": together, "least0": -deep.lo,
+        "span0": deep.kernel - 1, "size0": deep.size if volumes else conv.n,
+        "x_stride0": x[apart], "y_stride0": y[apart],
+    }  # fmt: skip
+    missing = (0,) * (2 - conv.dims)
+    tables = _axis_words(words, conv, lines, (*missing, *x[2:])[-2:], (*missing, *y[2:])[-2:])
     words["thread_bytes"] = scratch.lay_out(words, _parts(conv, plan, words, lines, lanes))
     return Work([*words.values(), *tables], threads, words["thread_bytes"])
 
@@ -102,13 +110,11 @@ def _axis_words(
     y_strides: tuple[int, ...],
 ) -> list[int]:
     """Fill the per-axis words; returns the tables that follow: lines, and sources of slots."""
-    missing = (0,) * (2 - conv.dims)
-    tables: list[int] = []
     apart = conv.ci * BYTES[conv.dtype]
     words["at_raws0"] = len(TILES_JOB)
-    tables += [0]
+    tables = list(range(words["box0"] + words["span0"]))
     for a, line, x_stride, y_stride in reversed(
-        list(zip(TILE_AXES, lines, (*missing, *x_strides), (*missing, *y_strides), strict=True))
+        list(zip(TILE_AXES, lines, x_strides, y_strides, strict=True))
     ):
         axis, d = line.axis, line.dilation
         end = max(0, (axis.reads() or (0, -1))[1] + 1)
@@ -139,14 +145,15 @@ def _parts(
     size, ci = BYTES[plan.dtype], conv.ci // conv.groups
     rows, columns = lines
     each = rows.box * columns.box
-    tiles = each * words["box0"]
-    places = tiles + (plan.pixels, *RESTS.get(plan.pixels, ()))[-1] - 1
+    read = words["box0"] + words["span0"]
+    beyond = (plan.pixels, *RESTS.get(plan.pixels, ()))[-1] - 1
     points, pixels = rows.t.n * columns.t.n, rows.t.inputs * columns.t.inputs
     outs = OUTS if plan.blocked else rows.t.outputs * columns.t.outputs
-    places |= 1  # lest points of a tile fall in few sets of the first-level cache
+    # Odd, lest points of a tile fall in few sets of the first-level cache.
+    places, results = each * read + beyond | 1, each * words["box0"] + beyond | 1
     words["v_point"] = places * lanes
     words["v_vector"] = points * places * lanes
-    words["m_point"] = places * plan.vectors * lanes + lanes * (1 - plan.vectors % 2)
+    words["m_point"] = results * plan.vectors * lanes + lanes * (1 - plan.vectors % 2)
     longest = columns.box * columns.t.outputs
     words["stage_plane"] = rows.t.outputs * longest + 4
     image = conv.ci * rows.slots * columns.slots + lanes if plan.packed else 0
@@ -154,8 +161,9 @@ def _parts(
         "at_slots0": 8,
         "at_slots1": rows.slots * 8,
         "at_slots2": columns.slots * 8,
+        "at_planes": read * 8,
         "at_ins": each * pixels * 8,
-        "at_outs": tiles * outs * 8,
+        "at_outs": each * read * outs * 8,
         "at_zeros": 0 if plan.packed else (conv.ci + lanes) * size,
         "at_image": image * size,
         "at_dump": 0 if plan.blocked else (conv.co + lanes) * size,

@@ -15,7 +15,7 @@ from konv.kernels.packing import emit_image
 from konv.kernels.tables import emit_slots
 from konv.kernels.winograd_transforms import Transform
 from konv.kernels.winograd_words import LINE, TILE_AXES, tiles_function
-from konv.kernels.words import Piece
+from konv.kernels.words import AXES, Piece
 from konv.llvm import I64, REAL, SIZE, Function, Module, Routine, Value
 from konv.plan import Plan
 
@@ -23,7 +23,7 @@ OUTS = 4  # words of a tile in `outs` for contiguous output
 
 
 def emit_tables(module: Module, plan: Plan, transforms: tuple[Transform, Transform]) -> Routine:
-    """tables(job, unit): those of one image of the unit's box, whose tiles join the others'."""
+    """tables(job, unit): those of one plane of the unit's box, whose tiles join the others'."""
     image = emit_image(module, plan.dtype) if plan.packed else None
     tiles = _emit_tiles(module, plan, transforms)
     with tiles_function(module, "tables", writes=True) as (f, piece, _):
@@ -42,12 +42,14 @@ def _line(piece: Piece, axis: int, index: Value) -> list[Value]:
 
 
 def emit_axes(module: Module, transforms: tuple[Transform, Transform]) -> Routine:
-    """axes(job, unit): the slots of each axis of the box."""
+    """axes(job, unit): the planes that the box reads, and the slots of each axis."""
     slots = emit_slots(module)
     with tiles_function(module, "axes", writes=True) as (f, piece, _):
         job, unit = piece.job, piece.unit
-        piece.part(("at_slots", 0), I64)[0] = 0
-        unit["slots", 0] = 1
+        unit["slots", 0] = 1  # one plane at a time
+        planes, at = piece.part("at_planes", I64), job.base + job["at_raws", 0]
+        which = unit["line", 0] + job["least", 0], unit["lines", 0] + job["span", 0]
+        f.call(slots, [planes, at, *which, job["size", 0], job["x_stride", 0], job["mode"]])
         for axis, t in zip(TILE_AXES, transforms, strict=True):
             line, lines = unit["line", axis], unit["lines", axis]
             sparse, d = job["sparse", axis].differs(0), job["dilation", axis]
@@ -72,8 +74,8 @@ def emit_axes(module: Module, transforms: tuple[Transform, Transform]) -> Routin
 
 
 def _emit_tiles(module: Module, plan: Plan, transforms: tuple[Transform, Transform]) -> Routine:
-    """tiles(job, unit): the addresses of each tile of the box in one image. Those of results stand
-    behind those of images before it, of pixels there are this image's only.
+    """tiles(job, unit): the addresses of each tile of the box in one plane. Those of results stand
+    behind those of planes before it, of pixels there are this plane's only.
     """
     size, (over, along) = SIZE[REAL[plan.dtype]], transforms
     pixels = over.inputs * along.inputs
@@ -115,10 +117,10 @@ def _source(f: Function, piece: Piece, plan: Plan, at: list[Value], size: int) -
     if plan.packed:
         image = unit["scratch"] + job["at_image"]
         return image + at[0] * job["apart", 1] + at[1] * job["apart", 2]
-    offsets = [piece.part(("at_slots", a), I64)[s] for a, s in zip(TILE_AXES, at, strict=True)]
+    places = zip(AXES, (f.integer(0), *at), strict=True)
+    deep, down, along = (piece.part(("at_slots", axis), I64)[slot] for axis, slot in places)
     zeros = unit["scratch"] + job["at_zeros"]
-    inside = (offsets[0] | offsets[1]) >= 0
-    return f.select(inside, unit["x"] + (offsets[0] + offsets[1]) * size, zeros)
+    return f.select((deep | down | along) >= 0, unit["x"] + (deep + down + along) * size, zeros)
 
 
 def _result(

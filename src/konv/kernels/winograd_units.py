@@ -2,13 +2,15 @@
 
 for unit in units, taken by threads one after the other:   a box of tiles, a group, some blocks
                                                            of its output channels
-    for image of the box, unless of the unit before:
+    for plane that the box reads, unless of the unit before:   of a volume; else an image
         tables and the packed image                                  konv.kernels.winograd_tables
-        V, if there is one group
-    V of the box and group, unless of the unit before or there already
+        V
     for block of output channels:
-        for point: for register tile of tiles: product    V, U -> M
-        for tile: transform out                           M -> y
+        for point: for tap across planes: for register tile of tiles: product    V, U -> M
+        for tile: transform out                                                  M -> y
+
+The taps across planes are more channels to sum over: tiles of one plane after the other follow each
+other in V, so the tap of the next plane is as many places further on for all tiles of M.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from konv.kernels.winograd_tables import OUTS, emit_axes, emit_tables
 from konv.kernels.winograd_transforms import Pair
 from konv.kernels.winograd_weights import emit_weights
 from konv.kernels.winograd_words import TILE_AXES, TILES_JOB, TILES_UNIT, tiles_function
-from konv.kernels.words import Piece, Words
+from konv.kernels.words import AXES, Piece, Words
 from konv.llvm import F32, I64, Function, Module, Routine, Value
 from konv.plan import Plan
 from konv.target import Target
@@ -42,13 +44,13 @@ def emit_kernel(plan: Plan, target: Target, transforms: Pair) -> Module:
     module = Module(target, plan.algorithm)
     emit_weights(module, transforms, plan.vectors)
     axes, tables = emit_axes(module, transforms), emit_tables(module, plan, transforms)
-    v = _emit_v(module, plan, transforms)
+    planes = _emit_planes(module, tables, _emit_v(module, transforms))
     outputs = emit_outputs(module, plan, transforms)
     blocks = [
         _emit_block(module, plan, transforms, nr, outputs)
         for nr in ([plan.vectors, plan.tail] if plan.tail else [plan.vectors])
     ]
-    unit = _emit_unit(module, plan, transforms, axes, tables, v, blocks)
+    unit = _emit_unit(module, plan, transforms, axes, planes, blocks)
     emit_entry(module, partial(_emit_work, plan, unit), plan.residual)
     return module
 
@@ -75,8 +77,7 @@ def _emit_unit(
     plan: Plan,
     transforms: Pair,
     axes: Routine,
-    tables: Routine,
-    v: Routine,
+    planes: Routine,
     blocks: list[Routine],
 ) -> Routine:
     """unit(job, unit, number, x, y): chunks of output channels vary fastest, images slowest."""
@@ -87,37 +88,31 @@ def _emit_unit(
         job, unit = piece.job, piece.unit
         chunk, rest = number % job["chunks"], number // job["chunks"]
         g, place = rest % job["groups"], rest // job["groups"]
-        with f.when(unit["place"].differs(place)):
+        new = unit["place"].differs(place)
+        with f.when(new):
             unit["place"], unit["group"] = place, -1
             rest = place
-            for axis in reversed(TILE_AXES):
+            for axis in reversed(AXES):
                 line = rest % job["boxes", axis] * job["box", axis]
                 unit["line", axis] = line
                 unit["lines", axis] = f.least(job["box", axis], job["count", axis] - line)
                 rest = rest // job["boxes", axis]
+            unit["x"] = x + rest * job["x_batch"] * 4
             f.call(axes, [job.base, unit.base])
-            unit["tiles"] = 0
-            first = rest * job["box", 0]
-            last = f.least(first + job["box", 0], job["count", 0])
-            with f.loop(last, start=first) as image:
-                unit["x"] = x + image * job["x_batch"] * 4
-                unit["y"] = y + image * job["y_batch"] * 4
-                before = unit["tiles"]
-                f.call(tables, [job.base, unit.base])
-                with f.when(job["groups"].equals(1)):
-                    unit["group"] = 0
-                    f.call(v, [job.base, unit.base, before])
         with f.when(unit["group"].differs(g)):
             unit["group"] = g
-            f.call(v, [job.base, unit.base, f.integer(0)])
+            image = place // (job["boxes", 0] * job["boxes", 1] * job["boxes", 2])
+            y = y + image * job["y_batch"] * 4
+            f.call(planes, [job.base, unit.base, y, f.extend(new, I64)])
         padded = (job["blocks"] * plan.vectors + job["tail"]) * lanes
+        each = job["ci"] * (job["span", 0] + 1) * points
         weights = unit.pointer("weights", F32)
-        biases = weights + job["groups"] * padded * job["ci"] * points + g * padded
+        biases = weights + job["groups"] * padded * each + g * padded
         begin = chunk * job["chunk_blocks"]
         end = f.least(begin + job["chunk_blocks"], job["blocks"] + f.least(job["tail"], 1))
         with f.loop(end, start=begin) as block:
             k = block * (plan.vectors * lanes)
-            u = weights + (g * padded + k) * job["ci"] * points
+            u = weights + (g * padded + k) * each
             arguments = [job.base, unit.base, u, biases + k, block * plan.vectors]
             if len(blocks) == 1:
                 f.call(blocks[0], arguments)
@@ -130,18 +125,37 @@ def _emit_unit(
         return f.fn
 
 
-def _emit_v(module: Module, plan: Plan, transforms: Pair) -> Routine:
-    """v(job, unit, before): V of the box's tiles in the image at hand, all channels of the group;
-    `before`: tiles of other images.
+def _emit_planes(module: Module, tables: Routine, v: Routine) -> Routine:
+    """planes(job, unit, y, new): V of the unit's group in all planes that the box reads. Tables and
+    the packed image are those of one plane: they serve several groups if there is only this one.
     """
-    lanes = module.target.lanes(plan.dtype)
+    with tiles_function(module, "planes", ("y", "new"), writes=True) as (f, piece, (y, new)):
+        job, unit = piece.job, piece.unit
+        slots, sources = piece.part(("at_slots", 0), I64), piece.part("at_planes", I64)
+        each, count = unit["lines", 1] * unit["lines", 2], unit["lines", 0] + job["span", 0]
+        unit["tiles"] = 0
+        with f.loop(count) as plane:
+            with f.when(new.differs(0) | (count > 1)):
+                slots[0] = sources[plane]
+                unit["y"] = y + (unit["line", 0] + plane) * job["y_stride", 0] * 4
+                f.call(tables, [job.base, unit.base])
+            f.call(v, [job.base, unit.base, plane * each])
+        unit["tiles"] = unit["lines", 0] * each
+        return f.fn
+
+
+def _emit_v(module: Module, transforms: Pair) -> Routine:
+    """v(job, unit, before): V of the box's tiles in the plane at hand, all channels of the group;
+    `before`: tiles of other planes.
+    """
+    lanes = module.target.lanes("float32")
     pixels = transforms[0].inputs * transforms[1].inputs
     inputs = emit_inputs(module, transforms)
     with tiles_function(module, "v", ("before",)) as (f, piece, (before,)):
         job, unit = piece.job, piece.unit
         ins, v = piece.part("at_ins", I64), piece.part("at_v", F32)
         first, v_vector = unit["group"] * job["ci"], job["v_vector"]
-        with f.loop(unit["tiles"] - before) as tile:
+        with f.loop(unit["lines", 1] * unit["lines", 2]) as tile:
             place = v + (before + tile) * lanes
             end = job["v_point"], v_vector
             f.call(inputs, [ins + tile * pixels, first, job["ci"], place, *end])
@@ -232,11 +246,12 @@ def _emit_products(module: Module, plan: Plan, transforms: Pair, nr: int) -> Rou
     with tiles_function(module, f"products_{nr}", ("u",)) as (f, piece, (address,)):
         job, unit = piece.job, piece.unit
         u, v, m = address.to_pointer(F32), piece.part("at_v", F32), piece.part("at_m", F32)
-        v_vector = job["v_vector"]
-        with f.loop(points) as point, f.loop(job["ci"], step=DEPTH) as c:
-            here = u + (point * job["ci"] + c) * (nr * lanes)
-            channels = f.least(job["ci"] - c, DEPTH)
-            v_here = v + (point * job["v_point"] + c // lanes * job["v_vector"])
+        v_vector, ci, taps = job["v_vector"], job["ci"], job["span", 0] + 1
+        apart = unit["lines", 1] * unit["lines", 2] * lanes
+        with f.loop(points) as point, f.loop(taps) as tap, f.loop(ci, step=DEPTH) as c:
+            here = u + ((point * taps + tap) * ci + c) * (nr * lanes)
+            channels, more = f.least(ci - c, DEPTH), tap + c
+            v_here = v + (point * job["v_point"] + tap * apart + c // lanes * v_vector)
             m_here, panel = m + point * job["m_point"], channels * (nr * lanes)
             at, coming = f.var(0), f.var(0)
             coming.set(panel)
@@ -246,7 +261,7 @@ def _emit_products(module: Module, plan: Plan, transforms: Pair, nr: int) -> Rou
                 with f.loop((unit["tiles"] - at.get() + (size - least)) // size):
                     where = v_here + at.get() * lanes, m_here + at.get() * (nr * lanes)
                     ahead = here + coming.get()
-                    f.call(tile, [where[0], v_vector, here, channels, where[1], ahead, c])
+                    f.call(tile, [where[0], v_vector, here, channels, where[1], ahead, more])
                     at.add(size)
                     coming.add(panel >> 1)
         return f.fn

@@ -1,6 +1,7 @@
 """U: weights transformed, once for each layer.
 
-    [group][block of co][point][ci][vector of co][lane], then biases [group][vector of co][lane]
+    [group][block of co][point][tap across planes][ci][vector of co][lane], then biases
+    [group][vector of co][lane]
 
 Transformed in double precision and rounded once, as each number is used many times. The last
 vector of output channels begins earlier, as in konv.kernels.winograd_parts.
@@ -49,23 +50,24 @@ def emit_weights(module: Module, transforms: Pair, nr: int) -> None:
         numbers = f.array(F32, together * taps * lanes)
         near, run = f.array(F32, points * together * nr * lanes), together * nr * lanes
         g, first = unit // blocks, unit % blocks * nr
-        wide = f.least(vectors - first, nr)
-        out = a["packed"] + (g * vectors + first) * ci * (points * lanes) + head
-        with f.loop(ci, step=together) as c:
+        wide, deep = f.least(vectors - first, nr), a["taps"] // taps
+        out = a["packed"] + (g * vectors + first) * ci * deep * (points * lanes) + head
+        with f.loop(deep) as tap, f.loop(ci, step=together) as c:
             count = f.least(ci - c, together)
             with f.loop(wide) as n:
                 channel = offset(f, first + n, co, lanes)
                 source = a["weights"] + (g * a["by_group"] + channel * a["by_co"] + c * a["by_ci"])
+                source = source + tap * taps * a["by_tap"]
                 strides = a["by_co"], a["by_ci"], a["by_tap"]
                 f.call(gather, [source, numbers, count, *strides])
                 with f.loop(count) as i:
                     to = near + (i * wide + n) * lanes
                     f.call(filters, [numbers + i * (taps * lanes), to, f.integer(run)])
             with f.loop(points) as point:
-                to = out + (point * ci + c) * wide * lanes
+                to = out + ((point * deep + tap) * ci + c) * wide * lanes
                 with f.loop(count * wide * lanes, step=lanes) as at:
                     to.put(at, (near + (point * run + at)).vector(0, lanes))
-        biases = a["packed"] + a["groups"] * vectors * ci * (points * lanes) + head
+        biases = a["packed"] + a["groups"] * vectors * ci * deep * (points * lanes) + head
         with f.loop(wide) as n:
             channel = offset(f, first + n, co, lanes)
             to = biases + (g * vectors + first + n) * lanes

@@ -7,8 +7,9 @@ both records as in any other kernel.
 Tiles lie in a grid. A *line* of it is the place of tiles on one axis: its first output, how many of
 its outputs there really are, and the first pixel that it reads. A dilated axis is `dilation`
 interleaved ones, so the lines of these take turns: first outputs 0, 1, .. dilation - 1, then
-m * dilation, and so on. A *box* is some lines of one axis by some of the other, which a unit takes;
-all of them in several images, if images are small: axis 0 of the records counts these.
+m * dilation, and so on. A *box* is some lines of one axis by some of the other, which a unit takes,
+in some *planes*, which axis 0 of the records counts: those of a volume, whose results read several
+of the image's (`span0` more than there are results); else images, if they are small.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from konv.kernels.words import JOB, UNIT, Piece, part_function
+from konv.kernels.words import JOB, UNIT, Piece, part_function, per_axis
 from konv.llvm import Function, Module, Value
 
 TILE_AXES = (1, 2)  # of the three that the records know
@@ -26,7 +27,8 @@ TILES_JOB = (
     "v_point", "v_vector",  # numbers from one point, and one vector of channels, to the next in V
     "m_point",  # the same in M
     "stage_plane",  # numbers from one channel to the next in staged results
-    "at_ins", "at_outs", "at_dump", "at_v", "at_m", "at_stage",  # bytes into the thread's scratch
+    # Bytes into the thread's scratch.
+    "at_planes", "at_ins", "at_outs", "at_dump", "at_v", "at_m", "at_stage",
     *(
         f"{name}{axis}"
         for name in (
@@ -45,7 +47,7 @@ LINE = 3  # words of a line: first output, outputs, first source
 TILES_UNIT = (
     *UNIT,
     "place", "group",  # the box and the group whose tables, image and V are in scratch; -1: none
-    "line1", "line2", "lines1", "lines2",  # of the box: first line, and how many
+    *per_axis("line", "lines"),  # of the box: first line (plane), and how many
     "base1", "base2",  # its first outputs
     "source1", "source2",  # its first sources, from which slots of dense axes are counted
     "width1", "width2",  # outputs from there to those of the next box, where the axis is dense

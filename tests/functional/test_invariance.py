@@ -27,6 +27,7 @@ from functional.witness import expected
 from konv import llvm, reference
 from konv.geometry import Axis, Conv
 from konv.kernels import ALGORITHMS
+from konv.kernels.winograd_cut import order, three
 from konv.kernels.winograd_transforms import transforms
 from konv.plan import Algorithm, Plan
 from konv.runtime import execute
@@ -60,6 +61,7 @@ KINDS = [
     "tconv1d 3x7x101 o45 k9 s4 p3",
     "conv3d 2x3x7x6x9 o40 k3 p1",
     "conv3d 2x16x5x12x13 o20 k3 p1",
+    "conv3d 2x16x12x5x13 o20 k3x1x1 p1x0x0",
     "tconv3d 2x3x4x5x4 o20 k3 s2 p1 r1",
 ]
 every_kind = pytest.mark.parametrize("line", KINDS)
@@ -208,9 +210,9 @@ def _grains(plan: Plan, conv: Conv) -> list[tuple[int, int]]:
         return [(plan.alignment, 1)] * conv.dims
     if plan.algorithm != "winograd":
         return [(1, 1)] * conv.dims
-    planes = [(1, 1)] * (conv.dims - 2)
-    pairs = zip(transforms(plan)[-conv.dims :], conv.axes[-2:], strict=True)
-    return planes + [(t.outputs, axis.dilation) for t, axis in pairs]
+    pairs = zip(transforms(plan), three(conv)[1:], strict=True)
+    grains = [(1, 1), *((t.outputs, axis.dilation) for t, axis in pairs)]
+    return [grains[i] for i in order(conv)][-conv.dims :]
 
 
 def _interior(

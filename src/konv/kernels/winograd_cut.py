@@ -49,9 +49,18 @@ def even(count: int, most: int, pieces: int = PIECES) -> Iterator[int]:
 
 
 def three(conv: Conv) -> tuple[Axis, Axis, Axis]:
-    """The axes of a layer, as many as the records know: planes, rows and columns."""
-    down, *rest = ((Axis(1, 1),) * (3 - conv.dims)) + conv.axes
-    return down, rest[0], rest[1]
+    """The axes of a layer, as many as the records know: planes, rows and columns. What has taps on
+    its first axis only has its second as planes.
+    """
+    axes = (Axis(1, 1),) * (3 - conv.dims) + conv.axes
+    deep, down, along = (axes[i] for i in order(conv))
+    return deep, down, along
+
+
+def order(conv: Conv) -> tuple[int, int, int]:
+    """Which axis is which of `three`."""
+    turned = conv.dims == 3 and [axis.kernel > 1 for axis in conv.axes] == [True, False, False]
+    return (1, 0, 2) if turned else (0, 1, 2)
 
 
 def count(axis: Axis, t: Transform) -> int:

@@ -13,7 +13,7 @@ from math import prod
 from konv.geometry import Axis, Conv
 from konv.kernels import scratch
 from konv.kernels.schedule import ALONE, MODES
-from konv.kernels.winograd_cut import RESTS, Model, three
+from konv.kernels.winograd_cut import RESTS, Model, order, three
 from konv.kernels.winograd_tables import OUTS
 from konv.kernels.winograd_transforms import Transform, transforms
 from konv.kernels.winograd_words import TILE_AXES, TILES_JOB
@@ -81,7 +81,11 @@ def schedule(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, thr
     for line, box in zip(lines, (cut.rows, cut.columns), strict=True):
         line.cut(box)
     chunks, volumes = -(-blocks // cut.chunk_blocks), conv.dims > 2
-    planes, apart = (deep.out, 2) if volumes else (conv.n, 0)
+    planes = deep.out if volumes else conv.n
+    missing = (0,) * (3 - conv.dims)
+    x_strides, y_strides = (
+        [(*missing, *strides[2:])[i] for i in order(conv)] for strides in (x, y)
+    )
     together = -(-planes // cut.planes)
     boxes = (conv.n if volumes else 1) * together * prod(line.boxes for line in lines)
     words = dict.fromkeys(TILES_JOB, 0)
@@ -94,10 +98,10 @@ def schedule(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, thr
     words |= {
         "count0": planes, "box0": cut.planes, "boxes0": together, "least0": -deep.lo,
         "span0": deep.kernel - 1, "size0": deep.size if volumes else conv.n,
-        "x_stride0": x[apart], "y_stride0": y[apart],
+        "x_stride0": x_strides[0] if volumes else x[0],
+        "y_stride0": y_strides[0] if volumes else y[0],
     }  # fmt: skip
-    missing = (0,) * (2 - conv.dims)
-    tables = _axis_words(words, conv, lines, (*missing, *x[2:])[-2:], (*missing, *y[2:])[-2:])
+    tables = _axis_words(words, conv, lines, x_strides[1:], y_strides[1:])
     words["thread_bytes"] = scratch.lay_out(words, _parts(conv, plan, words, lines, lanes))
     return Work([*words.values(), *tables], threads, words["thread_bytes"])
 
@@ -106,8 +110,8 @@ def _axis_words(
     words: dict[str, int],
     conv: Conv,
     lines: list[Lines],
-    x_strides: tuple[int, ...],
-    y_strides: tuple[int, ...],
+    x_strides: list[int],
+    y_strides: list[int],
 ) -> list[int]:
     """Fill the per-axis words; returns the tables that follow: lines, and sources of slots."""
     apart = conv.ci * BYTES[conv.dtype]

@@ -61,7 +61,9 @@ class Transform:
 
     @staticmethod
     def of(axis: Axis, m: int) -> Transform:
-        """The tile of an axis, m outputs a part."""
+        """The tile of an axis, m outputs a part; of one tap the axis as it is."""
+        if axis.kernel == 1:
+            return Transform(1, 1)
         return Transform(m, axis.kernel, axis.stride, axis.up, axis.lo % axis.up)
 
     @property

@@ -16,10 +16,11 @@ from time import perf_counter
 from typing import Any
 
 from konv import kernels, llvm, log
+from konv.kernels import builtin as bridge
 from konv.kernels import digest, gradient, gradient_pencils, gradient_planar, gradient_winograd
 from konv.kernels.region import RUN, RUN_WITH_RESIDUAL
 from konv.plan import Plan
-from konv.runtime import store
+from konv.runtime import builtin, store
 from konv.target import Target
 
 
@@ -74,7 +75,7 @@ def gradient_kernel(plan: Plan) -> Callable[..., Any]:
                 all_of_them = (gradient, gradient_planar, gradient_pencils, gradient_winograd)
                 emit = {g.name: g.emit for g in all_of_them}[plan.algorithm]
                 loaded = compiled(repr(plan), str(plan), target, lambda: emit(plan, target))
-                found = loaded.function("run", len(RUN)), loaded
+                found = _function(loaded, "run", len(RUN)), loaded
                 _gradients[plan] = found
     return found[0]
 
@@ -92,8 +93,8 @@ def _load(plan: Plan) -> Kernel:
     return Kernel(
         plan,
         target,
-        loaded.function("run", len(RUN_WITH_RESIDUAL if plan.residual else RUN)),
-        loaded.function("pack", len(RUN)),
+        _function(loaded, "run", len(RUN_WITH_RESIDUAL if plan.residual else RUN)),
+        _function(loaded, "pack", len(RUN)),
         loaded,
     )
 
@@ -103,7 +104,25 @@ def digests() -> Digests:
     """The functions that tell whether a weight has changed."""
     target = llvm.detect()
     loaded = compiled("digest", "digest", target, lambda: digest.emit(target))
-    return Digests(loaded.function("digest", 2), loaded.function("run", len(RUN)), loaded)
+    run = _function(loaded, "run", len(RUN))
+    return Digests(_function(loaded, "digest", 2), run, loaded)
+
+
+def _function(loaded: llvm.Loaded, name: str, arguments: int) -> Callable[..., int]:
+    """An exported function that takes so many integers; it releases the GIL."""
+    way = _bridge()
+    if way is None:
+        return loaded.function(name, arguments)  # type: ignore[no-any-return]  # of ctypes
+    return builtin.function(way, loaded.address(name), arguments)
+
+
+@cache
+def _bridge() -> llvm.Loaded | None:
+    """What makes built-in functions of machine code; None: ctypes must do."""
+    if not builtin.known():
+        return None
+    target, header = llvm.detect(), builtin.HEADER
+    return compiled(f"builtin {header}", "builtin", target, lambda: bridge.emit(target, header))
 
 
 def compiled(what: str, label: str, target: Target, emit: Callable[[], llvm.Module]) -> llvm.Loaded:

@@ -17,7 +17,14 @@ from typing import Any
 
 from konv import kernels, llvm, log
 from konv.kernels import builtin as bridge
-from konv.kernels import digest, gradient, gradient_pencils, gradient_planar, gradient_winograd
+from konv.kernels import (
+    digest,
+    gradient,
+    gradient_pencils,
+    gradient_planar,
+    gradient_winograd,
+    single,
+)
 from konv.kernels.region import RUN, RUN_WITH_RESIDUAL
 from konv.plan import Plan
 from konv.runtime import builtin, store
@@ -48,7 +55,7 @@ class Digests:
 
 
 _kernels: dict[Plan, Kernel] = {}
-_gradients: dict[Plan, tuple[Callable[..., Any], llvm.Loaded]] = {}
+_others: dict[Plan, tuple[Callable[..., Any], llvm.Loaded]] = {}
 _lock = Lock()
 
 
@@ -66,17 +73,26 @@ def kernel(plan: Plan) -> Kernel:
 
 def gradient_kernel(plan: Plan) -> Callable[..., Any]:
     """`run` of a weight gradient's kernel, compiled at the first call."""
-    found = _gradients.get(plan)
+    algorithms = (gradient, gradient_planar, gradient_pencils, gradient_winograd)
+    return _run(plan, {g.name: g.emit for g in algorithms}[plan.algorithm])
+
+
+def single_kernel(plan: Plan) -> Callable[..., Any]:
+    """`run` of the kernel for one pixel, compiled at the first call."""
+    return _run(plan, single.emit)
+
+
+def _run(plan: Plan, emit: Callable[[Plan, Target], llvm.Module]) -> Callable[..., Any]:
+    """`run` of a kernel that packs no weights."""
+    found = _others.get(plan)
     if found is None:
         with _lock:
-            found = _gradients.get(plan)
+            found = _others.get(plan)
             if found is None:
                 target = llvm.detect()
-                all_of_them = (gradient, gradient_planar, gradient_pencils, gradient_winograd)
-                emit = {g.name: g.emit for g in all_of_them}[plan.algorithm]
                 loaded = compiled(repr(plan), str(plan), target, lambda: emit(plan, target))
                 found = _function(loaded, "run", len(RUN)), loaded
-                _gradients[plan] = found
+                _others[plan] = found
     return found[0]
 
 

@@ -18,7 +18,7 @@ from konv.llvm import assembly, describe
 from konv.plan import Plan
 from konv.runtime import weights
 
-CHANNELS = (1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 31, 32, 33, 50, 64, 100)
+CHANNELS = (1, 2, 3, 8, 17, 33, 48, 100)
 
 
 def arrays(ci: int, co: int, dtype: str, bias: bool = True) -> tuple[Any, Any, Any]:
@@ -103,7 +103,7 @@ def test_strides_that_it_leaves_to_others() -> None:
     assert single.fits(conv, plan, dense, dense)
     assert not single.fits(conv, plan, (40, 2, 1, 1), dense)
     assert not single.fits(conv, plan, dense, (1, 30, 1, 1))
-    assert not single.fits(conv, Plan("planar", "float32", True, True, 4, 3), dense, dense)
+    assert not single.fits(conv, Plan("another", "float32", True, True, 4, 3), dense, dense)
     assert not single.fits(
         conv, Plan("direct", "float32", False, False, 4, 3, residual=True), dense, dense
     )

@@ -9,8 +9,8 @@ and a few channels of as many rows of the weight as a vector has lanes are trans
         for 16 bytes of channels:
             for group in groups: load, transpose, multiply-adds
 
-Every output is the one chain of multiply-adds that konv.kernels.direct computes, from the bias on,
-in the order of the channels: the bits are the same, so this may stand in for it wherever it fits.
+Every output is the one chain of multiply-adds that direct and planar compute, from the bias on, in
+the order of the channels: the bits are the same, so this may stand in for them wherever it fits.
 
 Of 1152 x 48 weights: 6 us, where digest and packed product took 3 and 5, and more in a network, as
 they need room for both copies in the second-level cache (Zen 3). Rows are read 16 bytes at a time,
@@ -30,6 +30,11 @@ from konv.target import BYTES, Target
 
 # `row`: numbers from one output's weights to the next's; `each`: groups in a unit.
 SINGLE_JOB = ("units", "ci", "co", "row", "each")
+ALIKE = (
+    "direct",
+    "planar",
+    "planes",
+)  # algorithms with that chain; of one tap, they differ in none
 GROUPS = 4  # at most: chains that hide the four cycles of a multiply-add, and registers for them
 PIECE = 16  # bytes of a row that are transposed together
 # Bytes of weights: of more, from the last cache, so many rows at once come slowly (2 MB in 86 us of
@@ -53,7 +58,7 @@ def fits(conv: Conv, plan: Plan, x: Strides, weight: Strides) -> bool:
         one
         and conv.n == conv.groups == 1
         and not (conv.transposed or plan.residual)
-        and plan.algorithm == "direct"
+        and plan.algorithm in ALIKE
         and plan.dtype in ("float32", "float64")
         and (conv.ci == 1 or x[1] == weight[1] == 1)
         and conv.params * size <= LARGEST

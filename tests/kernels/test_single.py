@@ -86,11 +86,11 @@ def test_tensors_of_either_format() -> None:
     [
         "conv2d 2x20x1x1 o30 k1", "conv2d 1x20x1x2 o30 k1", "conv2d 1x20x1x1 o30 k3 p1",
         "conv2d 1x20x1x1 o30 k1 g2", "tconv2d 1x20x1x1 o30 k1", "conv2d 1x20x1x1 o30 k1 f16",
-        "conv2d 1x512x1x1 o30 k1", "conv2d 1x1000x1x1 o100 k1",
+        "conv2d 1x512x1x1 o30 k1",
     ],
 )  # fmt: skip
 def test_what_it_leaves_to_others(line: str) -> None:
-    """Other pixels, taps, groups, precisions; rows that crowd a cache, more than a cache holds."""
+    """Other pixels, taps, groups, precisions; rows that crowd a cache."""
     conv = Conv.parse(line)
     plan = Plan("direct", conv.dtype, False, False, 4, 3)
     strides = conv.ci, 1, 1, 1

@@ -8,7 +8,6 @@ plan may depend on, one look into a dictionary, the addresses, the digest of the
 from __future__ import annotations
 
 from dataclasses import replace
-from operator import is_
 from typing import Any
 
 import numpy as np
@@ -30,9 +29,29 @@ _eagerly: Any = None  # of konv.nn.gradients, once it is wanted
 
 
 def convolve(
-    x: Any, weight: Any, bias: Any, activation: Any, residual: Any, out: Any, *arguments: Any
+    x: Any,
+    weight: Any,
+    bias: Any,
+    activation: Any,
+    residual: Any,
+    out: Any,
+    dims: int,
+    transposed: bool,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: Any,
+    output_padding: Any,
+    output_size: Any,
+    padding_mode: Any,
+    layout: Any,
+    plan: Any,
 ) -> Any:
     """Run the layer that these arguments have led to before, or build it first."""
+    arguments = (
+        dims, transposed, stride, padding, dilation, groups, output_padding, output_size,
+        padding_mode, layout, plan,
+    )  # fmt: skip
     seen = PLAIN
     if type(x) is type(weight) is _ndarray and (bias is None or type(bias) is _ndarray):
         kind: Kind = NUMPY  # spelt out, because a method call each would be a fifth of a small call
@@ -59,14 +78,17 @@ def convolve(
     )  # fmt: skip
     try:
         layer = _layers.get(key)
-        # The very objects are the usual case; of others, True and 1.0 equal 1.
-        if layer is not None and not all(map(is_, arguments, layer.arguments)):
-            types = type_tree(arguments)
-            if types == layer.types:
-                layer.arguments = arguments  # mostly the next call's too
-            else:
-                key = key, types
-                layer = _layers.get(key)
+        # The very objects are the usual case; of others, True and 1.0 equal 1. What is not asked
+        # for here equals nothing of another type.
+        if layer is not None and not (
+            stride is layer.stride
+            and padding is layer.padding
+            and dilation is layer.dilation
+            and groups is layer.groups
+            and output_padding is layer.output_padding
+            and output_size is layer.output_size
+        ):
+            key, layer = _told_apart(key, layer, arguments)
     except TypeError:  # a list among the arguments
         plain = hashable(activation), residual, out
         return convolve(x, weight, bias, *plain, *map(hashable, arguments))
@@ -74,11 +96,24 @@ def convolve(
         _refuse(kind, x, weight, bias, residual, out)
         options = replace(Options(*arguments), activation=activation)
         layer = Layer(kind, x, weight, bias, options, residual, out, now, run)
+        layer.called_with(arguments)
         y = _compute(seen, layer, x, weight, bias, activation, residual, out, arguments)
-        layer.arguments, layer.types = arguments, type_tree(arguments)
         _remember(key, layer)  # as nothing was refused
         return y
-    return _compute(seen, layer, x, weight, bias, activation, residual, out, arguments)
+    y = None if seen == GRADIENT else layer.run(x, weight, bias, residual, out)
+    if y is None:
+        return _compute(seen, layer, x, weight, bias, activation, residual, out, arguments)
+    return y
+
+
+def _told_apart(key: Any, layer: Layer, arguments: Any) -> tuple[Any, Layer | None]:
+    """The key and the layer of arguments that equal those of a layer."""
+    types = type_tree(arguments)
+    if types == layer.types:
+        layer.called_with(arguments)  # mostly the next call's too
+        return key, layer
+    key = key, types
+    return key, _layers.get(key)
 
 
 def _compute(
@@ -90,12 +125,12 @@ def _compute(
     activation: Any,
     residual: Any,
     out: Any,
-    arguments: tuple[Any, ...],
+    arguments: Any,
 ) -> Any:
     """Compute the numbers, or so that PyTorch can differentiate."""
     if seen == GRADIENT:
         return _differentiate(layer, x, weight, bias, activation, arguments)
-    y = layer(x, weight, bias, residual, out)
+    y = layer.run(x, weight, bias, residual, out)
     if y is None:
         ready = layer.copies(x, weight, bias)
         return convolve(*ready, activation, residual, out, *arguments)
@@ -173,7 +208,7 @@ def run(which: Pair, x: Any, weight: Any, bias: Any = None, plan: str | None = N
         )
         layer = Layer(kind, x, weight, bias, options, None, None, now, run, conv)
         _remember(key, layer)
-    y = layer(x, weight, bias, None, None)
+    y = layer.run(x, weight, bias, None, None)
     return run(which, *layer.copies(x, weight, bias), plan) if y is None else y
 
 

@@ -9,10 +9,12 @@ from typing import Any
 from konv.arrays import Kind, channels_last, no_memory
 from konv.checks import Options, problem
 from konv.geometry import Conv
+from konv.keys import type_tree
 from konv.pair import pair
 from konv.request import Request, packable, plain
 from konv.runtime import memory
 from konv.runtime.execute import Weights
+from konv.runtime.single import made
 from konv.runtime.threads import Team
 
 
@@ -22,8 +24,13 @@ class Layer:
     `again(pair, x, weight, bias)` computes copies, which lie another way and so are another layer.
     """
 
-    arguments: tuple[Any, ...] = ()
     types: Any = ()
+    stride: Any = None  # with those that follow: the objects that it was last called with
+    padding: Any = None
+    dilation: Any = None
+    groups: Any = None
+    output_padding: Any = None
+    output_size: Any = None
 
     def __init__(
         self,
@@ -48,26 +55,40 @@ class Layer:
         self.ready = all(self.readable)
         if self.ready:
             self.weights = Weights(self.request.call, strides)
+            call, self.fresh = self.request.call, self.request.fresh
+            self.packed, self.compute_packed = self.weights.packed, call.run
+            self.single = made(call, self.request.x_strides, strides)
         self.odd = self.request.itemsize - 1  # bits of an address that is not aligned
         bare = options.activation is options.layout is residual is None
         self.differentiable = bare and self.request.batched and conv.mode == "zeros"
 
-    def __call__(self, x: Any, weight: Any, bias: Any, residual: Any, out: Any) -> Any:
+    def called_with(self, arguments: tuple[Any, ...]) -> None:
+        """Remember the arguments of a call, by which the next one is told to be alike."""
+        _, _, self.stride, self.padding, self.dilation, self.groups, *more = arguments
+        self.output_padding, self.output_size, *_ = more
+        self.types = type_tree(arguments)
+
+    def run(self, x: Any, weight: Any, bias: Any, residual: Any, out: Any) -> Any:
         """Compute; None if arrays must be copied first, which alignment may ask for at any call."""
         if not self.ready:
             return None
-        address, weights = self.address, self.weights
+        address = self.address
         px, pw, pb = address(x), address(weight), 0 if bias is None else address(bias)
         if (px | pw | pb) & self.odd:
             return None
         if not pw or (bias is not None and not pb):  # 0 would mean no bias
             raise no_memory("bias" if pw else "weight")
+        if out is residual is None:
+            if self.single is not None:
+                return self.fresh(self.single.run, px, (pw, pb))
+            return self.fresh(self.compute_packed, px, self.packed(pw, pb))
+        weights = self.weights
         reads = ((pw, weights.bytes), (pb, weights.bias_bytes)) if out is not None else ()
-        return self.request.run(px, weights.packed(pw, pb), out, reads, residual)
+        return self.request.run(px, self.packed(pw, pb), out, reads, residual)
 
     def compute(self, x: Any, weight: Any, bias: Any) -> Any:
         """Compute, of copies if need be; for a layer without residual."""
-        y = self(x, weight, bias, None, None)
+        y = self.run(x, weight, bias, None, None)
         return self.again(self.pair, *self.copies(x, weight, bias)) if y is None else y
 
     def copies(self, x: Any, weight: Any, bias: Any) -> tuple[Any, Any, Any]:

@@ -6,6 +6,7 @@ Made once for every combination and remembered; running one takes a few microsec
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -39,10 +40,11 @@ class Request:
         weight_last: bool,
         residual: Any = None,
     ) -> None:
-        self.kind, self.conv = kind, conv
+        self.kind, self.conv, self._address = kind, conv, kind.address
         after = epilogue(options, residual is not None)
         self.last = last = layout_last(options)
-        self.batched, shape, strides = canonical(kind, x, options, last)
+        self.batched, shape, self.x_strides = canonical(kind, x, options, last)
+        strides = self.x_strides
         self.itemsize, self.dtype = BYTES[conv.dtype], conv.dtype
         self.result_name = f"the result of {conv}"
         self.bytes = prod(conv.out_shape) * self.itemsize
@@ -129,6 +131,17 @@ class Request:
         self.direct = False
         return y_last
 
+    def fresh(self, run: Callable[[int, Any, int], None], px: int, weights: Any) -> Any:
+        """A new array, computed by run(x, weights, y) from an x at an address; arrays are as those
+        it was made for.
+        """
+        y = self._new()
+        py = self._address(y)
+        if not (px and py) and 0 not in self.conv.in_shape:
+            raise no_memory("out" if px else "x")
+        run(px, weights, py)
+        return y
+
     def run(
         self,
         px: int,
@@ -137,17 +150,12 @@ class Request:
         reads: tuple[tuple[int, int], ...],
         residual: Any = None,
     ) -> Any:
-        """Compute from an x at an address; arrays are as those it was made for. `reads`: (address,
-        bytes) of what else is read.
+        """Compute with packed weights, into `out` if there is one. `reads`: (address, bytes) of
+        what else is read.
         """
-        kind = self.kind
         if out is residual is None:
-            y = self._new()
-            py = kind.address(y)
-            if not (px and py) and 0 not in self.conv.in_shape:
-                raise no_memory("out" if px else "x")
-            self.call.run(px, packed, py)
-            return y
+            return self.fresh(self.call.run, px, packed)
+        kind = self.kind
         y, pr = out, None
         if residual is not None:
             residual = self._readable_residual(residual)

@@ -42,16 +42,21 @@ __all__ = [
 
 NUMPY = NumpyKind()
 _torch: TorchKind | None = None
+_exact: dict[type, Kind] = {np.ndarray: NUMPY}  # of the types that most arrays have
 
 
 def kind_of(a: Any) -> Kind | None:
     """The library an array belongs to, None if it is neither NumPy's nor PyTorch's."""
     global _torch
+    found = _exact.get(type(a))
+    if found is not None:
+        return found
     if isinstance(a, np.ndarray):
         return NUMPY
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(a, torch.Tensor):
         if _torch is None or _torch.torch is not torch:
             _torch = TorchKind(torch)
+            _exact.update(dict.fromkeys(_torch.types, _torch))
         return _torch
     return None

@@ -30,8 +30,9 @@ class TorchKind:
         self.modes = torch._C._len_torch_dispatch_stack
         self.transforms = torch._C._are_functorch_transforms_active
         self.grad, self.autocast = torch.is_grad_enabled, torch.is_autocast_enabled
+        self.casts = torch._C._is_any_autocast_enabled
         self.traced = torch.compiler.is_dynamo_compiling
-        self.tracing = torch._C._get_tracing_state
+        self.tracing = torch._C._is_tracing
         self.types, self.strided = (torch.Tensor, torch.nn.Parameter), torch.strided
 
     def owns(self, a: Any) -> bool:
@@ -56,9 +57,9 @@ class TorchKind:
         return a.detach().resolve_neg().clone(memory_format=self.torch.contiguous_format)
 
     def glance(self, x: Any, weight: Any, bias: Any) -> tuple[int, Any]:
-        if self.traced() or self.modes() or self.transforms() or self.autocast("cpu"):
+        if self.traced() or self.modes() or self.transforms() or self.casts():
             return UNSEEN
-        if self.forward._current_level >= 0 or self.tracing() is not None:
+        if self.forward._current_level >= 0 or self.tracing():
             return UNSEEN
         types, strided = self.types, self.strided
         if type(x) not in types or type(weight) not in types:
@@ -66,18 +67,23 @@ class TorchKind:
         # Spelt out, as a loop takes 1 us; what is quantized has a dtype of its own, in the key.
         if not (x.is_cpu and weight.is_cpu and x.layout is strided and weight.layout is strided):
             return UNSEEN
-        gradient, last = x.requires_grad or weight.requires_grad, None
+        last = None
         if bias is not None:
             if type(bias) not in types or not bias.is_cpu or bias.layout is not strided:
                 return UNSEEN
-            gradient |= bias.requires_grad
             last = bias.shape, bias.stride(), bias.dtype, bias.is_neg()
-        first = x.shape, x.stride(), x.dtype, x.is_neg()
-        key = *first, weight.shape, weight.stride(), weight.dtype, weight.is_neg(), last
-        return GRADIENT if gradient and self.grad() else PLAIN, key
+        key = (
+            x.shape, x.stride(), x.dtype, x.is_neg(),
+            weight.shape, weight.stride(), weight.dtype, weight.is_neg(), last,
+        )  # fmt: skip
+        if self.grad() and (
+            x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+        ):
+            return GRADIENT, key
+        return PLAIN, key
 
     def followed(self, *arrays: Any) -> bool:
-        if self.traced() or self.modes() or self.autocast("cpu") or self.tracing() is not None:
+        if self.traced() or self.modes() or self.autocast("cpu") or self.tracing():
             return True
         grad, forward = self.grad(), self.forward._current_level >= 0
         for a in arrays:

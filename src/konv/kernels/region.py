@@ -39,7 +39,7 @@ def emit_entry(module: Module, emit_work: Work, residual: bool = False, name: st
     what one thread does.
 
     `residual`: run takes one argument more. Without it there is none, as passing an argument from
-    Python takes 0.15 us.
+    Python takes 0.15 us where ctypes does it.
     """
     own = "" if name == "run" else f"{name}_"  # the names of what it is made of
     params = [("call", pointer_to(I64)), ("thread", I64)]

@@ -49,7 +49,7 @@ def convolution(x: Any, weight: Any, bias: Any, *arguments: Any) -> Any:
     if not known or x.dtype not in _DTYPES:
         return _by_pytorch(x, weight, bias, Options(*(*arguments, None)))
     try:
-        return convolve(x, weight, bias, None, None, None, *arguments, None, None)
+        return convolve(x, weight, bias, None, None, None, *(*arguments, None, None))
     except UnsupportedError:
         return _by_pytorch(x, weight, bias, Options(*(*arguments, None)))
 

@@ -16,10 +16,18 @@ from time import perf_counter
 from typing import Any
 
 from konv import kernels, llvm, log
-from konv.kernels import digest, gradient, gradient_pencils, gradient_planar, gradient_winograd
+from konv.kernels import builtin as bridge
+from konv.kernels import (
+    digest,
+    gradient,
+    gradient_pencils,
+    gradient_planar,
+    gradient_winograd,
+    single,
+)
 from konv.kernels.region import RUN, RUN_WITH_RESIDUAL
 from konv.plan import Plan
-from konv.runtime import store
+from konv.runtime import builtin, store
 from konv.target import Target
 
 
@@ -47,7 +55,7 @@ class Digests:
 
 
 _kernels: dict[Plan, Kernel] = {}
-_gradients: dict[Plan, tuple[Callable[..., Any], llvm.Loaded]] = {}
+_others: dict[Plan, tuple[Callable[..., Any], llvm.Loaded]] = {}
 _lock = Lock()
 
 
@@ -65,17 +73,26 @@ def kernel(plan: Plan) -> Kernel:
 
 def gradient_kernel(plan: Plan) -> Callable[..., Any]:
     """`run` of a weight gradient's kernel, compiled at the first call."""
-    found = _gradients.get(plan)
+    algorithms = (gradient, gradient_planar, gradient_pencils, gradient_winograd)
+    return _run(plan, {g.name: g.emit for g in algorithms}[plan.algorithm])
+
+
+def single_kernel(plan: Plan) -> Callable[..., Any]:
+    """`run` of the kernel for one pixel, compiled at the first call."""
+    return _run(plan, single.emit)
+
+
+def _run(plan: Plan, emit: Callable[[Plan, Target], llvm.Module]) -> Callable[..., Any]:
+    """`run` of a kernel that packs no weights."""
+    found = _others.get(plan)
     if found is None:
         with _lock:
-            found = _gradients.get(plan)
+            found = _others.get(plan)
             if found is None:
                 target = llvm.detect()
-                all_of_them = (gradient, gradient_planar, gradient_pencils, gradient_winograd)
-                emit = {g.name: g.emit for g in all_of_them}[plan.algorithm]
                 loaded = compiled(repr(plan), str(plan), target, lambda: emit(plan, target))
-                found = loaded.function("run", len(RUN)), loaded
-                _gradients[plan] = found
+                found = _function(loaded, "run", len(RUN)), loaded
+                _others[plan] = found
     return found[0]
 
 
@@ -92,8 +109,8 @@ def _load(plan: Plan) -> Kernel:
     return Kernel(
         plan,
         target,
-        loaded.function("run", len(RUN_WITH_RESIDUAL if plan.residual else RUN)),
-        loaded.function("pack", len(RUN)),
+        _function(loaded, "run", len(RUN_WITH_RESIDUAL if plan.residual else RUN)),
+        _function(loaded, "pack", len(RUN)),
         loaded,
     )
 
@@ -103,7 +120,25 @@ def digests() -> Digests:
     """The functions that tell whether a weight has changed."""
     target = llvm.detect()
     loaded = compiled("digest", "digest", target, lambda: digest.emit(target))
-    return Digests(loaded.function("digest", 2), loaded.function("run", len(RUN)), loaded)
+    run = _function(loaded, "run", len(RUN))
+    return Digests(_function(loaded, "digest", 2), run, loaded)
+
+
+def _function(loaded: llvm.Loaded, name: str, arguments: int) -> Callable[..., int]:
+    """An exported function that takes so many integers; it releases the GIL."""
+    way = _bridge()
+    if way is None:
+        return loaded.function(name, arguments)  # type: ignore[no-any-return]  # of ctypes
+    return builtin.function(way, loaded.address(name), arguments)
+
+
+@cache
+def _bridge() -> llvm.Loaded | None:
+    """What makes built-in functions of machine code; None: ctypes must do."""
+    if not builtin.known():
+        return None
+    target, header = llvm.detect(), builtin.HEADER
+    return compiled(f"builtin {header}", "builtin", target, lambda: bridge.emit(target, header))
 
 
 def compiled(what: str, label: str, target: Target, emit: Callable[[], llvm.Module]) -> llvm.Loaded:

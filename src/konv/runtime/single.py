@@ -1,0 +1,36 @@
+"""Layers of one pixel and one tap, computed from the weights as they lie (konv.kernels.single):
+nothing is packed, so nothing can be out of date.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from konv import llvm
+from konv.kernels import single
+from konv.plan import Strides
+from konv.runtime.code import single_kernel
+from konv.runtime.execute import Call
+
+
+class Single:
+    """What stands in for a Call of such a layer; its results are the same to the bit."""
+
+    def __init__(self, call: Call, weight: Strides) -> None:
+        target = llvm.detect()
+        self._words: Any = np.array(single.job(call.conv, target, weight), np.int64)
+        self._job, self._team = self._words.ctypes.data, call.team.address
+        self._threads = single.threads(call.conv, call.team.threads)
+        self._run = single_kernel(single.plan_like(call.plan))
+
+    def run(self, x: int, arrays: tuple[int, int], y: int) -> None:
+        """Compute y from x with the weight and the bias, 0 for none, at two addresses."""
+        weight, bias = arrays
+        self._run(self._job, x, weight, y, bias, self._team, self._threads)
+
+
+def made(call: Call, x: Strides, weight: Strides) -> Single | None:
+    """What stands in for a call on arrays of such strides in elements, if anything does."""
+    return Single(call, weight) if single.fits(call.conv, call.plan, x, weight) else None

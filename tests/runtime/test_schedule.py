@@ -334,7 +334,9 @@ def test_this_can_fail(word: str) -> None:
         check(s)
 
 
-@pytest.mark.parametrize("text", ["2x64x9x9x9 o20 k3 p1", "1x8x5x400x40 o8 k3 p1x100x1 d1x100x1"])
+@pytest.mark.parametrize(
+    "text", ["2x64x12x12x12 o20 k3 p1", "1x8x5x400x40 o8 k3 p1x100x1 d1x100x1"]
+)
 def test_wrong_tables_are_noticed(text: str) -> None:
     """Any word of the phases' records, of the triples or of the slots' raw sources."""
     s = Simulated(Conv.parse(f"conv3d {text}"), True, True, 2)
@@ -420,6 +422,27 @@ def test_large_dilation_keeps_little() -> None:
         assert s.words[f"ahead{a}"] == s.words[f"first_slots{a}"] == 3
         assert s.slots(a) <= 3 * s.words[f"box{a}"] < 200
     assert s.words["thread_bytes"] <= MIB
+
+
+def test_a_hollow_image_has_uneven_tiles() -> None:
+    """Packed and mostly padding: tiles look for taps to leave out. Others need not, or do so."""
+    hollow = "conv1d 1x768x49 o768 k128 p64 g16"
+    for text, packed, even in [
+        (hollow, True, False),
+        (hollow, False, True),
+        ("conv1d 1x768x999 o768 k128 p64 g16", True, True),
+        ("conv2d 1x3x9x9 o8 k7 p9", True, True),  # runs of taps, which are not left out
+    ]:
+        s = Simulated(Conv.parse(text), packed, packed)
+        assert s.plan.algorithm == "direct"
+        assert bool(s.words["even"]) == even, text
+
+
+def test_deep_images_are_read_once() -> None:
+    """Channels-last, 17 MB: boxes that stay in the cache take all output channels."""
+    s = Simulated(Conv.parse("conv2d 1x1024x65x65 o256 k1"), False, False, 2)
+    assert s.words["chunks"] == 1
+    assert s.words["box2"] * 1024 * 4 <= llvm.detect().l2
 
 
 def test_nothing_to_do() -> None:

@@ -25,10 +25,18 @@ WIDEST_LINE = 256  # of boxes whose results leave in lines
 FEWEST = 48  # pixels below which more units are no gain
 TABLES = 4 * 1024 * 1024  # bytes of addresses beyond which a unit is cut down to a single tile
 CHOICES = 12  # boxes considered on an axis
-# Prices in cycles of a core (Emerald Rapids; only their ratios matter): of a unit, a number packed,
-# a number out through a block, an address; bytes a cycle of weights that a core's second-level
-# cache does not hold from one unit to the next.
-UNIT, PACKED, OUT, ADDRESS, STREAMED = 3000, 0.6, 0.7, 1.5, 5
+# Prices in cycles of a core (Emerald Rapids; only their ratios matter): of a unit, a number packed
+# (Zen 3, from the last cache; with 0.6, five chunks each packed 480->80@14 anew: 0.23 ms, now
+# 0.16), a number out through a block, an address; bytes a cycle of weights that a core's
+# second-level cache does not hold from one unit to the next.
+UNIT, PACKED, OUT, ADDRESS, STREAMED = 3000, 1.0, 0.7, 1.5, 5
+# So many times as much a number costs where the slots of a row are no neighbours: pixel by pixel
+# (64 channels of 16000, dilation 512: 5.1 ms, densely packed 3.8, though twice as many, Zen 3).
+SCATTERED = 5
+# Bytes a cycle of an image that is not packed, and the bytes beyond which it comes from memory, no
+# faster than such weights (1x1 1024->256@65, 17 MB, a block of channels at a time: 72 % of the
+# peak, now 97, Zen 3).
+READ, HELD = 12, 8 * 1024 * 1024
 
 
 class Line:
@@ -61,6 +69,8 @@ class Line:
         self.ahead = len(self.reads) if self.sparse else self.jump
         self.first_slots = len(self.reads) if self.sparse else self.span + 1
         self.slots = (self.box - 1) * self.ahead + self.first_slots
+        self.sources = min(self.slots, self.box * len(self.reads), self.axis.size)
+        self.fresh = self.box * min(self.jump, len(self.reads))  # not read by the box before
 
     def raws(self) -> list[int] | range:
         """The source of each slot, counted from the box's first."""
@@ -119,7 +129,8 @@ def _boxes(lines: list[Line], most: int, packed: bool, in_lines: bool) -> Iterat
         widest = WIDEST_LINE
     limits = (most, most, widest)
     sizes = [_sizes(line.count, limit) for line, limit in zip(lines, limits, strict=True)]
-    for boxes in product(*sizes):
+    for inward in product(*sizes[::-1]):  # the widest first: tiles are even in a row
+        boxes = inward[::-1]
         whole = not in_lines or boxes[2] == sizes[2][0] or boxes[0] == boxes[1] == 1
         if prod(boxes) <= most and whole:
             yield boxes
@@ -158,12 +169,15 @@ def _price(layer: _Layer, blocks: int) -> float:
     unit = phases * (each + ADDRESS * addresses) + UNIT
     lanes, wide = layer.target.lanes(plan.dtype), lines[2].boxes == 1
     row = lines[2].slots if wide else _lines(lines[2].slots, lanes)
-    unit += PACKED * slots // lines[2].slots * row * conv.ci * plan.packed
+    number = PACKED * (SCATTERED if lines[2].sparse else 1)
+    unit += number * slots // lines[2].slots * row * conv.ci * plan.packed
     row = lines[2].box if wide else _lines(lines[2].box, lanes)
     unit += OUT * phases * pixels // lines[2].box * row * conv.co / chunks * plan.blocked
     weights = conv.params * size
     if weights > layer.target.l2 * 3 // 4:
         unit += weights / chunks / STREAMED
+    if not plan.packed:
+        unit += _read(layer, blocks, plan.vectors * lanes * reduction * size)
     rounds: float = -(-units // layer.threads)
     if rounds > 2:  # threads help one another: the last round is rarely whole
         rounds = (rounds + units / layer.threads) / 2
@@ -173,6 +187,23 @@ def _price(layer: _Layer, blocks: int) -> float:
     crowd = max(5 * image / (2 * layer.target.l2), 8 * taps * pixels / TABLES)
     crowded = crowd > 1 and pixels > plan.pixels
     return rounds * unit * (1 + 0.2 * few) * (1 + 9 * crowd * crowded)
+
+
+def _read(layer: _Layer, blocks: int, block: int) -> float:
+    """Cycles for the image of a unit, where it is not packed: read once if it stays in the
+    second-level cache beside the weights of a `block`, else for each block; at no price if all of
+    the image stays there. What overlaps the box before it is still there.
+    """
+    conv, channels, lines = layer.conv, layer.channels, layer.lines
+    pixel = conv.ci * COMPUTED[layer.plan.dtype]
+    every = prod(conv.in_shape) // conv.ci * pixel
+    if every <= layer.target.l2:
+        return 0
+    image = pixel * prod(line.sources for line in lines)
+    first = pixel * prod(line.fresh for line in lines) / (READ if every <= HELD else STREAMED)
+    if channels.summed and image // channels.groups + block > layer.target.l2:
+        return first + image * (blocks - 1) / READ
+    return first
 
 
 def _lines(pixels: int, lanes: int) -> int:

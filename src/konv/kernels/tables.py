@@ -82,10 +82,11 @@ def emit_rows(module: Module, mr: int, size: int, packed: bool) -> Routine:
     `size` is a number's bytes.
 
     A tile is *even* if all its addresses are those of its pixels plus those of the taps: inside the
-    image, or in a packed image of no sparse axis. Its rows take 1 cycle an address, those of other
-    tiles about 5. There, a tap that lies in the padding for all pixels of a tile is left out where
-    `skip` allows it. Pixels in one row of the image are found together; one by one they take 25
-    cycles each, as many as the multiply-adds of a 1x1 layer of 24 channels by 16.
+    image, or in a packed image of no sparse axis and little padding. Its rows take 1 cycle an
+    address, those of other tiles about 5. There, a tap that lies in the padding for all pixels of a
+    tile is left out where `skip` allows it. Pixels in one row of the image are found together; one
+    by one they take 25 cycles each, as many as the multiply-adds of a 1x1 layer of 24 channels by
+    16.
     """
     even = _emit_even_rows(module, mr)
     mixed = _emit_mixed_rows(module, mr, size, packed, even)

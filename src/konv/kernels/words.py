@@ -31,7 +31,7 @@ JOB = (
     "units",  # pieces of work, handed out to the threads one by one
     "chunks",  # of the output channels: pieces that share a box of pixels
     "far",  # 1 if results go to memory and their places are asked for in advance
-    "even",  # 1 if no axis is sparse (konv.runtime.schedule)
+    "even",  # 1 if no axis is sparse and a packed image has little padding (konv.kernels.schedule)
     "mode",  # padding: 0 zeros, 1 reflect, 2 replicate, 3 circular
     "groups", "ci", "co",  # channels of one group
     "channels",  # output channels of a group; where `co` counts the columns that are made of them

@@ -250,6 +250,18 @@ def test_what_winograd_costs() -> None:
     assert cost(few, TARGETS["avx512"]) < cost(few, TARGETS["avx2"]) < cost(few, TARGETS["sse"])
 
 
+def test_groups_of_a_volume_each_pack_the_planes() -> None:
+    """So many of them cost more than they save, unless nothing is packed."""
+    conv, target = Conv.parse("conv3d 1x512x8x28x28 o512 k3 p1 g32"), llvm.detect()
+    alone = Conv.parse("conv3d 1x16x8x28x28 o16 k3 p1")
+
+    def cost(layer: Conv, packed: bool) -> float:
+        return winograd.cost(layer, winograd.plans(layer, target, packed, True)[0], target)
+
+    assert cost(conv, True) > 1.5 * 32 * cost(alone, True)
+    assert cost(conv, False) == pytest.approx(32 * cost(alone, False), rel=0.05)
+
+
 def test_exact_forbids_winograd() -> None:
     conv, target = Conv.parse("conv2d 1x64x56x56 o64 k3 p1"), llvm.detect()
     assert choose(conv, target, True, True).algorithm == "winograd"

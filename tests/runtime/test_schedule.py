@@ -181,6 +181,12 @@ def all_channels_once(s: Simulated) -> None:
                 valid += s.plan.odd - s.lanes
         written += valid
     assert written == w["co"], str(s)
+    # Passes are of whole channels, and what a packed image holds is that of one or of all.
+    taken = [min(w["share"], w["ci"] - p * w["share"]) for p in range(w["passes"])]
+    assert sum(taken) == w["ci"]
+    assert min(taken) >= 1
+    assert w["held"] == (w["share"] if w["sliced"] else s.conv.ci)
+    assert not w["sliced"] or (w["groups"] == 1 and set(taken) == {w["share"]})
 
 
 def sources_are_right(s: Simulated) -> None:
@@ -223,7 +229,9 @@ def slots_are_right(s: Simulated) -> None:
     for a in AXES:
         box, jump, ahead, span = (s.words[f"{n}{a}"] for n in ("box", "jump", "ahead", "span"))
         raws, slots = s.raws(a), s.slots(a)
-        assert s.words[f"apart{a}"] == s.conv.ci * s.size * prod(s.slots(b) for b in AXES[a + 1 :])
+        assert s.words[f"apart{a}"] == s.words["held"] * s.size * prod(
+            s.slots(b) for b in AXES[a + 1 :]
+        )
         dense.append((ahead, s.words[f"first_slots{a}"]) == (jump, span + 1))
         # Packing takes neighbouring slots for neighbouring pixels here.
         assert not dense[a] or raws == list(range(slots)), f"{s}: {a}: gaps in a dense axis"
@@ -243,7 +251,7 @@ def slots_are_right(s: Simulated) -> None:
     assert not s.words["even"] or all(dense), f"{s}: even with a sparse axis"
     if s.plan.packed:
         room = s.words["at_block"] - s.words["at_image"]
-        assert last_place + s.conv.ci * s.size <= room, f"{s}: the packed image is too long"
+        assert last_place + s.words["held"] * s.size <= room, f"{s}: the packed image is too long"
 
 
 def parts_are_apart(s: Simulated) -> None:
@@ -259,9 +267,12 @@ def parts_are_apart(s: Simulated) -> None:
         "at_places": 8 * tiles * s.plan.pixels,
         "at_rows": 8 * tiles * taps * (s.plan.pixels + 1),
         "at_zeros": 0 if s.plan.packed else s.conv.ci * s.size,
-        "at_image": s.conv.ci * prod(map(s.slots, AXES)) * s.size if s.plan.packed else 0,
+        "at_image": w["held"] * prod(map(s.slots, AXES)) * s.size if s.plan.packed else 0,
         "at_block": (tiles * s.plan.pixels * width if s.plan.blocked else s.conv.co) * s.size,
+        "at_sums": w["groups"] * w["chunk_blocks"] * tiles * s.plan.pixels * width * s.size,
     }
+    if w["passes"] == 1:
+        need["at_sums"] = 0
     assert set(need) == {name for name in JOB if name.startswith("at_")} - {
         f"{name}{a}" for name in ("at_phases", "at_raws") for a in AXES
     }, "a part of the scratch memory is not known here"
@@ -353,6 +364,7 @@ def test_wrong_tables_are_noticed(text: str) -> None:
 
 SAME = (
     "mode", "groups", "ci", "co", "channels", "reduction", "run", "blocks", "tail",
+    "passes", "share",
     "x_batch", "x_channel", "y_batch", "y_channel",
     *(f"{name}{a}" for a in AXES for name in (
         "size", "x_stride", "y_stride", "count", "outputs", "jump", "least", "span", "step",
@@ -408,7 +420,7 @@ def test_packed_images_fit_into_the_cache(l2: int) -> None:
     target = replace(llvm.detect(), l2=l2)
     for conv in FILES["article.txt"]:
         s = Simulated(conv, True, True, 2, target)
-        image = prod(map(s.slots, AXES)) * conv.ci * s.size
+        image = prod(map(s.slots, AXES)) * s.words["held"] * s.size
         assert image <= l2 * 2 // 5 or prod(s.axis("box")) < 2 * FEWEST, str(s)
 
 

@@ -15,6 +15,7 @@ from math import prod
 
 from konv.geometry import Axis, Conv
 from konv.kernels.channels import Channels
+from konv.kernels.passes import Passes
 from konv.plan import Plan
 from konv.target import COMPUTED, Target
 
@@ -24,6 +25,7 @@ WIDEST = 64
 WIDEST_LINE = 256  # of boxes whose results leave in lines
 FEWEST = 48  # pixels below which more units are no gain
 TABLES = 4 * 1024 * 1024  # bytes of addresses beyond which a unit is cut down to a single tile
+SUMS = 1024 * 1024  # bytes of sums between passes, likewise
 CHOICES = 12  # boxes considered on an axis
 # Prices in cycles of a core (Emerald Rapids; only their ratios matter): of a unit, a number packed
 # (Zen 3, from the last cache; with 0.6, five chunks each packed 480->80@14 anew: 0.23 ms, now
@@ -92,6 +94,7 @@ class _Layer:
     target: Target
     lines: list[Line]
     channels: Channels
+    passes: Passes
     threads: int
 
 
@@ -101,13 +104,14 @@ def cut(
     target: Target,
     lines: list[Line],
     channels: Channels,
+    passes: Passes,
     threads: int,
     in_lines: bool = False,
 ) -> int:
     """Choose the boxes; returns how many blocks of output channels one unit takes. `in_lines`:
     boxes are as wide as the image, parts of a single row if that is too much.
     """
-    layer = _Layer(conv, plan, target, lines, channels, threads)
+    layer = _Layer(conv, plan, target, lines, channels, passes, threads)
     best: tuple[float, tuple[int, ...], int] | None = None
     for boxes in _boxes(lines, 2 * PIXELS if plan.packed else PIXELS, plan.packed, in_lines):
         for line, box in zip(lines, boxes, strict=True):
@@ -166,7 +170,7 @@ def _price(layer: _Layer, blocks: int) -> float:
     reduction = channels.groups * (channels.ci if channels.summed else 1) * taps * runs
     each = tiles * blocks * reduction * plan.pixels * plan.vectors / 2
     addresses = tiles * (plan.pixels + 1) * taps
-    unit = phases * (each + ADDRESS * addresses) + UNIT
+    unit = phases * (each + ADDRESS * addresses * layer.passes.count) + UNIT
     lanes, wide = layer.target.lanes(plan.dtype), lines[2].boxes == 1
     row = lines[2].slots if wide else _lines(lines[2].slots, lanes)
     number = PACKED * (SCATTERED if lines[2].sparse else 1)
@@ -182,9 +186,12 @@ def _price(layer: _Layer, blocks: int) -> float:
     if rounds > 2:  # threads help one another: the last round is rarely whole
         rounds = (rounds + units / layer.threads) / 2
     few = pixels < FEWEST and units > layer.threads
-    image = slots * conv.ci * size if plan.packed else 0
-    # More than there is room for, in caches for the packed image and at all for the tables.
+    image = slots * layer.passes.held * size if plan.packed else 0
+    sums = pixels * channels.groups * blocks * plan.vectors * lanes * size
+    # More than there is room for: in caches for the packed image, at all for tables and sums.
     crowd = max(5 * image / (2 * layer.target.l2), 8 * taps * pixels / TABLES)
+    if layer.passes.count > 1:
+        crowd = max(crowd, sums / SUMS)
     crowded = crowd > 1 and pixels > plan.pixels
     return rounds * unit * (1 + 0.2 * few) * (1 + 9 * crowd * crowded)
 

@@ -15,6 +15,7 @@ from konv.geometry import Conv
 from konv.kernels import channels
 from konv.kernels.channels import Channels
 from konv.kernels.microtile import UNROLL, emit_tile
+from konv.kernels.passes import is_deep
 from konv.kernels.schedule import schedule
 from konv.kernels.stored import HALVES
 from konv.kernels.units import emit_kernel
@@ -67,6 +68,7 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     co, ci = conv.co // conv.groups, conv.ci // conv.groups
     vectors, odd = -(-co // lanes), 0 if blocked else co % lanes
     depth = ci * _run(conv, packed) if ci < UNROLL else 0
+    form = (1,) if packed and is_deep(conv) else ()
     table = TILES[target.vector_bytes, target.registers]
     pixels = prod(-(-axis.out // axis.up) for axis in conv.axes)
 
@@ -76,9 +78,12 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
 
     tiles = sorted(table, key=price)
     return tuple(
-        Plan(name, conv.dtype, packed, blocked, mr, nr, last_block(vectors, nr, odd), odd, depth)
+        Plan(
+            name, conv.dtype, packed, blocked, mr, nr, last_block(vectors, nr, odd), odd, depth,
+            form=form,
+        )
         for mr, nr in tiles
-    )
+    )  # fmt: skip
 
 
 def _run(conv: Conv, packed: bool) -> int:
@@ -86,7 +91,8 @@ def _run(conv: Conv, packed: bool) -> int:
     all of them, or 1.
     """
     axis = conv.axes[-1]
-    return axis.kernel if packed and conv.groups == axis.dilation == axis.up == 1 else 1
+    dense = conv.groups == axis.dilation == axis.up == 1
+    return axis.kernel if packed and dense and not is_deep(conv) else 1
 
 
 def last_block(vectors: int, nr: int, odd: int) -> int:
@@ -127,7 +133,8 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
     """Units of work as konv.kernels.schedule cuts them."""
     seen = Channels.of(conv, plan, target, per_channel=False)
     run = _run(conv, plan.packed)
-    return schedule(conv, plan, target, seen, x, y, threads, run=run, one_row=True)
+    deep = bool(plan.form)
+    return schedule(conv, plan, target, seen, x, y, threads, run=run, one_row=True, deep=deep)
 
 
 def packing(conv: Conv, plan: Plan, target: Target) -> Packing:
@@ -144,6 +151,6 @@ def emit(plan: Plan, target: Target) -> Module:
     """The module of a plan: `run` and `pack`."""
 
     def tile(module: Module, vectors: int, odd: int) -> Routine:
-        return emit_tile(module, plan, vectors, odd)
+        return emit_tile(module, plan, vectors, odd, passes=bool(plan.form))
 
-    return emit_kernel(plan, target, tile)
+    return emit_kernel(plan, target, tile, passes=bool(plan.form))

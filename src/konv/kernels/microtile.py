@@ -9,7 +9,7 @@ reduction.
 Bound by multiply-adds, not by loads, as long as mr * nr >= 2 (mr + nr) on a machine with two of
 each a cycle; 4 x 3 on 16 registers (12 sums, 3 weights, 1 broadcast) and 6 x 4 on 32 satisfy it.
 Every output is one chain of multiply-adds in the order taps, channels: the same whatever tile,
-thread or batch it is in.
+thread or batch it is in. Of deep layers a tile computes one pass (konv.kernels.passes).
 """
 
 from __future__ import annotations
@@ -32,19 +32,24 @@ PARAMETERS = (
     "first", "channels",  # channels of the group in the input: where they begin, how many
     "places", "to",  # results: address per pixel, offset in elements
 )  # fmt: skip
+PASS = (
+    "sums",  # of this tile, between passes
+    "begun", "ends",  # as in UNIT
+)  # fmt: skip
 APART = "apart"  # one more where a tile adds the residual: bytes from a result to its own
 
 
-def parameters(plan: Plan) -> tuple[str, ...]:
+def parameters(plan: Plan, passes: bool = False) -> tuple[str, ...]:
     """What the function of a tile takes."""
-    return (*PARAMETERS, APART) if plan.residual and not plan.blocked else PARAMETERS
+    apart = (APART,) if plan.residual and not plan.blocked else ()
+    return (*PARAMETERS, *(PASS if passes else ()), *apart)
 
 
-def emit_tile(module: Module, plan: Plan, nr: int, odd: int) -> Routine:
+def emit_tile(module: Module, plan: Plan, nr: int, odd: int, passes: bool = False) -> Routine:
     """The function that computes one tile of nr vectors; `odd`: channels of the last one, 0 if it
-    is full.
+    is full; `passes`: or what one pass adds to it.
     """
-    with tile_function(module, plan, nr, odd) as (f, sums, a):
+    with tile_function(module, plan, nr, odd, passes) as (f, sums, a):
         with f.loop(a["count"]) as t:
             row = a["rows"] + t * (plan.pixels + 1)
             add_channels(f, plan, sums, a, row, a["weights"] + row[0] * a["tap_stride"])
@@ -79,20 +84,36 @@ def add_channels(
 
 @contextmanager
 def tile_function(
-    module: Module, plan: Plan, nr: int, odd: int
+    module: Module, plan: Plan, nr: int, odd: int, passes: bool = False
 ) -> Iterator[tuple[Function, list[list[Variable]], dict[str, Any]]]:
     """The frame of a tile: sums begin as the bias, the block adds to them, then they are stored."""
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
-    pointers = {"rows": I64, "weights": real, "bias": real, "places": I64}
-    names = parameters(plan)
+    pointers = {"rows": I64, "weights": real, "bias": real, "places": I64, "sums": real}
+    names, wide = parameters(plan, passes), nr * lanes
     params = [(p, pointer_to(pointers[p]) if p in pointers else I64) for p in names]
     name = f"tile_{plan.pixels}x{nr}" + (f"_{odd}" if odd else "")
     with module.function(name, params, inline=False) as (f, args):
         a = dict(zip(names, args, strict=True))
-        bias = [a["bias"].vector(n * lanes, lanes) for n in range(nr)]
-        sums = [[Variable(f, b) for b in bias] for _ in range(plan.pixels)]
+        if not passes:
+            bias = [a["bias"].vector(n * lanes, lanes) for n in range(nr)]
+            sums = [[Variable(f, b) for b in bias] for _ in range(plan.pixels)]
+            yield f, sums, a
+            _store(f, plan, sums, a, odd)
+            return
+        begun, at = a["begun"].differs(0), [n * lanes for n in range(nr)]
+        begin = f.select_pointer(begun, a["sums"], a["bias"])
+        step = f.select(begun, f.integer(wide), 0)  # all pixels begin as the bias
+        sums = [
+            [Variable(f, begin.vector(step * m + n, lanes)) for n in at] for m in range(plan.pixels)
+        ]
         yield f, sums, a
-        _store(f, plan, sums, a, odd)
+        with f.choose(a["ends"].differs(0)) as (last, others):
+            with last:
+                _store(f, plan, sums, a, odd)
+            with others:
+                for m, row in enumerate(sums):
+                    for n, total in zip(at, row, strict=True):
+                        a["sums"].put(m * wide + n, total.get())
 
 
 def _multiply_add(

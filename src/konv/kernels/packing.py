@@ -50,8 +50,10 @@ def transpose(f: Function, rows: list[Value]) -> list[Value]:
     return rows
 
 
-def emit_image(module: Module, dtype: str) -> Routine:
-    """image(job, unit): fill the unit's packed image, every slot of its box, all channels."""
+def emit_image(module: Module, dtype: str, passes: bool = False) -> Routine:
+    """image(job, unit): fill the unit's packed image, every slot of its box, all channels; or
+    those of one of several `passes`.
+    """
     real = REAL[dtype]
     lanes = module.target.lanes(dtype)
     sides = sorted({16 // SIZE[real], lanes})
@@ -62,6 +64,8 @@ def emit_image(module: Module, dtype: str) -> Routine:
         image = piece.part("at_image", I8)
         tables = [piece.part(("at_slots", a), I64) for a in AXES]
         channels, width = job["groups"] * job["ci"], unit["slots", 2]
+        if passes:
+            channels, x = job["held"], x + unit["from"] * job["sliced"] * job["x_channel"]
         # Where slots are all pixels from the first to the last, those in the image are one run; of
         # an image that lies channels last itself, a run of numbers.
         pixel, in_a_row = job["x_stride", 2], job["first_slots", 2].equals(job["span", 2] + 1)

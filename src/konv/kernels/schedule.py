@@ -9,6 +9,7 @@ from konv.geometry import Axis, Conv
 from konv.kernels import scratch
 from konv.kernels.channels import Channels, mean_taps
 from konv.kernels.cut import Line, cut
+from konv.kernels.passes import Passes
 from konv.kernels.tables import TAP
 from konv.kernels.words import JOB, PHASE, TRIPLE
 from konv.plan import Plan, Strides, Work
@@ -33,10 +34,11 @@ def schedule(
     in_lines: bool = False,
     run: int = 1,
     one_row: bool = False,
+    deep: bool = False,
 ) -> Work:
     """The work of `conv` under `plan`, whose kernel sees these channels; `in_lines`: boxes are to
     be as wide as the image; `run`: taps of the last axis that the kernel takes as one; `one_row`: a
-    layer of one tap may be taken as one row of pixels (`flat`).
+    layer of one tap may be taken as one row of pixels (`flat`); `deep`: its sums go in passes.
     """
     if one_row:
         conv, x_strides, y_strides = flat(conv, x_strides, y_strides)
@@ -44,7 +46,8 @@ def schedule(
     lines = [Line(axes[0]), Line(axes[1]), Line(axes[2], run)]
     if conv.exact_macs < ALONE:
         threads = 1
-    chunk_blocks = cut(conv, plan, target, lines, channels, threads, in_lines)
+    passes = Passes.of(conv, channels.groups, deep)
+    chunk_blocks = cut(conv, plan, target, lines, channels, passes, threads, in_lines)
     chunks = -(-channels.all_blocks // chunk_blocks)
     words = dict.fromkeys(JOB, 0)
     words |= {
@@ -55,11 +58,15 @@ def schedule(
         "groups": channels.groups, "ci": channels.ci, "co": channels.co,
         "blocks": channels.blocks, "tail": channels.tail,
         "channels": channels.co, "reduction": channels.reduction, "run": run,
+        "passes": passes.count, "share": passes.share, "held": passes.held,
+        "sliced": passes.held < conv.ci,
         "x_batch": x_strides[0], "x_channel": x_strides[1],
         "y_batch": y_strides[0], "y_channel": y_strides[1],
     }  # fmt: skip
-    tables = _axis_words(words, conv, lines, x_strides[2:], y_strides[2:])
-    parts = _parts(conv, plan, lines, target.lanes(plan.dtype))
+    tables = _axis_words(words, conv, lines, passes.held, x_strides[2:], y_strides[2:])
+    parts = _parts(conv, plan, lines, passes.held, target.lanes(plan.dtype))
+    sums = parts["at_places"] // 8 * plan.vectors * target.lanes(plan.dtype) * deep
+    parts["at_sums"] = sums * channels.groups * chunk_blocks * COMPUTED[conv.dtype]
     words["thread_bytes"] = scratch.lay_out(words, parts)
     return Work([*words.values(), *tables], threads, words["thread_bytes"])
 
@@ -107,6 +114,7 @@ def _axis_words(
     words: dict[str, int],
     conv: Conv,
     lines: list[Line],
+    held: int,
     x_strides: tuple[int, ...],
     y_strides: tuple[int, ...],
 ) -> list[int]:
@@ -129,7 +137,7 @@ def _axis_words(
             f"jump{a}": line.jump, f"least{a}": line.least, f"span{a}": line.span,
             f"ahead{a}": line.ahead, f"first_slots{a}": line.first_slots, f"step{a}": line.step,
             f"phases{a}": len(line.phases), f"at_phases{a}": len(JOB) + len(records),
-            f"apart{a}": conv.ci * COMPUTED[conv.dtype] * prod(o.slots for o in lines[a + 1 :]),
+            f"apart{a}": held * COMPUTED[conv.dtype] * prod(o.slots for o in lines[a + 1 :]),
             f"at_raws{a}": at_tables + len(tables),
         }  # fmt: skip
         tables += line.raws()
@@ -142,14 +150,16 @@ def _axis_words(
     return records + triples + tables
 
 
-def _parts(conv: Conv, plan: Plan, lines: list[Line], lanes: int) -> dict[str, int]:
-    """The parts of a thread's scratch by the word that says where they begin, in bytes."""
+def _parts(conv: Conv, plan: Plan, lines: list[Line], held: int, lanes: int) -> dict[str, int]:
+    """The parts of a thread's scratch by the word that says where they begin, in bytes; `held`:
+    channels of a packed image.
+    """
     size = COMPUTED[conv.dtype]
     pixels = prod(line.box for line in lines)
     tiles = -(-pixels // plan.pixels)
     taps = prod(line.reach for line in lines)
     width = plan.vectors * lanes
-    image = conv.ci * prod(line.slots for line in lines) + lanes if plan.packed else 0
+    image = held * prod(line.slots for line in lines) + lanes if plan.packed else 0
     return {
         **{f"at_slots{a}": line.slots * 8 for a, line in enumerate(lines)},
         "at_taps": taps * 8 * TAP,

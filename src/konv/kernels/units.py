@@ -49,10 +49,12 @@ def emit_kernel(
     emit_weights: EmitWeights = emit_weights,
     emit_output: EmitOutput | None = None,
     sweeps: int = 1,
+    passes: bool = False,
 ) -> Module:
     """The module of a plan: `run` and `pack`. emit_tile(module, vectors, odd) writes the function
     of a tile; the others, where given, replace those of konv.kernels.packing. A block is computed
-    in so many sweeps over the tiles, whose results lie side by side in scratch.
+    in so many sweeps over the tiles, whose results lie side by side in scratch; `passes`: as
+    konv.kernels.passes says.
     """
     module = Module(target, plan.algorithm)
     lanes, real = target.lanes(plan.dtype), REAL[plan.dtype]
@@ -66,26 +68,28 @@ def emit_kernel(
         "places": emit_places(module, plan.pixels, result, width if plan.blocked else None),
     }
     if plan.packed:
-        parts["image"] = emit_image(module, plan.dtype)
+        parts["image"] = emit_image(module, plan.dtype, passes)
     if plan.blocked:
         if emit_output:
             parts["output"] = emit_output(module, width)
         else:
             parts["output"] = emit_channels(module, plan, width)
     parts["full"] = _emit_sweep(
-        module, plan, plan.vectors, emit_tile(module, plan.vectors, 0), per_channel
+        module, plan, plan.vectors, emit_tile(module, plan.vectors, 0), per_channel, passes
     )
     if plan.tail:
         parts["last"] = _emit_sweep(
-            module, plan, plan.tail, emit_tile(module, plan.tail, plan.odd), per_channel
+            module, plan, plan.tail, emit_tile(module, plan.tail, plan.odd), per_channel, passes
         )
-    parts["blocks"] = _emit_blocks(module, plan, parts, per_channel, sweeps)
+    parts["blocks"] = _emit_blocks(module, plan, parts, per_channel, sweeps, passes)
     parts["phases"] = _emit_phases(module, plan, parts)
-    emit_entry(module, partial(_emit_work, plan, parts), plan.residual)
+    emit_entry(module, partial(_emit_work, plan, parts, passes), plan.residual)
     return module
 
 
-def _emit_work(plan: Plan, parts: Parts, f: Function, call: Words, thread: Value) -> None:
+def _emit_work(
+    plan: Plan, parts: Parts, passes: bool, f: Function, call: Words, thread: Value
+) -> None:
     """All the units that this thread gets hold of."""
     job = Words(call.pointer("job", I64), JOB)
     unit = Words(f.array(I64, len(UNIT)), UNIT)
@@ -101,13 +105,32 @@ def _emit_work(plan: Plan, parts: Parts, f: Function, call: Words, thread: Value
         inside = _measure(f, job, unit)
         if plan.packed:
             _list_slots(f, parts, piece)
-            f.call(parts["image"], [job.base, unit.base])
         else:
             with f.when(inside.equals(0)):  # else all tiles are even and read no slots
                 _list_slots(f, parts, piece)
+        if passes:
+            _emit_passes(plan, parts, f, piece)
+            return
+        if plan.packed:
+            f.call(parts["image"], [job.base, unit.base])
         f.call(parts["phases"], [job.base, unit.base])
 
     emit_units(f, call, thread, job["units"], body)
+
+
+def _emit_passes(plan: Plan, parts: Parts, f: Function, piece: Piece) -> None:
+    """A unit, some channels after the others."""
+    job, unit = piece.job, piece.unit
+    with f.loop(job["passes"]) as number:
+        unit["from"] = number * job["share"]
+        unit["some"] = f.least(job["share"], job["ci"] - unit["from"])
+        unit["begun"], unit["ends"] = f.least(number, 1), 0
+        with f.when(number.equals(job["passes"] - 1)):
+            unit["ends"] = 1
+        if plan.packed:
+            with f.when(job["sliced"].differs(0) | number.equals(0)):
+                f.call(parts["image"], [job.base, unit.base])
+        f.call(parts["phases"], [job.base, unit.base])
 
 
 def _place_unit(
@@ -178,7 +201,7 @@ def _emit_phases(module: Module, plan: Plan, parts: Parts) -> Routine:
 
 
 def _emit_blocks(
-    module: Module, plan: Plan, parts: Parts, per_channel: bool, sweeps: int
+    module: Module, plan: Plan, parts: Parts, per_channel: bool, sweeps: int, passes: bool
 ) -> Routine:
     """blocks(job, unit): every group and block of output channels over the unit's tiles."""
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
@@ -193,6 +216,8 @@ def _emit_blocks(
             k = block * (wide * sweeps)
             channel, valid = g * job["co"] + k, job["co"] - k
             first = k if per_channel else g * job["ci"]
+            if passes:
+                first = first + unit["from"] * ((1 - job["sliced"]) if plan.packed else 1)
             with f.loop(sweeps) as sweep:
                 column, aside = g * padded + k + sweep * wide, sweep * wide
                 block_weights, bias = weights + column * reduction, biases + column
@@ -200,6 +225,10 @@ def _emit_blocks(
                 new = unit["taps"].equals(1) & block.equals(unit["block0"]) & (not per_channel)
                 places = first, to, f.extend(new, I64)
                 arguments = [job.base, unit.base, block_weights, bias, *places]
+                if passes:
+                    number = g * (unit["block1"] - unit["block0"]) + (block - unit["block0"])
+                    sums = number * unit["tiles"] * (plan.pixels * wide)
+                    arguments.append(piece.part("at_sums", real) + sums)
                 if not plan.tail:
                     f.call(parts["full"], arguments)
                 else:
@@ -210,26 +239,33 @@ def _emit_blocks(
                             f.call(parts["last"], arguments)
             if plan.blocked:
                 valid = f.least(valid, wide * sweeps)
-                f.call(parts["output"], [job.base, unit.base, channel, valid])
+                results = [job.base, unit.base, channel, valid]
+                if passes:
+                    with f.when(unit["ends"].differs(0)):
+                        f.call(parts["output"], results)
+                else:
+                    f.call(parts["output"], results)
         return f.fn
 
 
-def _emit_sweep(module: Module, plan: Plan, nr: int, tile: Routine, per_channel: bool) -> Routine:
-    """sweep(job, unit, weights, bias, first, to, new): one block of nr vectors over the unit's
-    tiles; `new`: nothing has read these channels of its pixels before, and nothing else will.
+def _emit_sweep(
+    module: Module, plan: Plan, nr: int, tile: Routine, per_channel: bool, passes: bool
+) -> Routine:
+    """sweep(job, unit, weights, bias, first, to, new[, sums]): one block of nr vectors over the
+    unit's tiles; `new`: nothing has read these channels of its pixels before, and nothing else
+    will.
     """
     mr, lanes, real = plan.pixels, module.target.lanes(plan.dtype), REAL[plan.dtype]
-    labels = ("weights", "bias", "first", "to", "new")
-    with part_function(module, f"sweep_{tile.name}", labels) as (
-        f,
-        piece,
-        (weights, bias, first, to, new),
-    ):
+    labels = ("weights", "bias", "first", "to", "new", *(("sums",) if passes else ()))
+    with part_function(module, f"sweep_{tile.name}", labels) as (f, piece, given):
         job, unit = piece.job, piece.unit
+        weights, bias, first, to, new = given[:5]
         channels = f.integer(1) if per_channel else job["ci"] * job["run"]
         row, counts = piece.part("at_rows", I64), piece.part("at_counts", I64)
         places, stride = piece.part("at_places", I64), channels * (nr * lanes)
         weights, bias = weights.to_pointer(real), bias.to_pointer(real)
+        if passes:
+            weights, channels = weights + unit["from"] * (nr * lanes), unit["some"]
         with f.loop(unit["tiles"]) as t:
             if not plan.packed:
                 with f.when(new.differs(0)):
@@ -243,6 +279,9 @@ def _emit_sweep(module: Module, plan: Plan, nr: int, tile: Routine, per_channel:
                 row + t * unit["taps"] * (mr + 1), counts[t],
                 weights, stride, bias, first, channels, places + t * mr, to,
             ]  # fmt: skip
+            if passes:
+                sums = given[5].to_pointer(real) + t * (mr * nr * lanes)
+                arguments += [sums, unit["begun"], unit["ends"]]
             if APART in parameters(plan):
                 arguments.append(unit["residual"])
             f.call(tile, arguments)

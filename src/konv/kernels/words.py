@@ -37,11 +37,15 @@ JOB = (
     "channels",  # output channels of a group; where `co` counts the columns that are made of them
     "reduction",  # numbers of packed weights for each of `co`
     "run",  # taps of the last axis that are taken as one tap of so many more channels
+    "passes", "share",  # over the channels of a group, and how many each takes
+    "held",  # channels of all groups that a packed image holds of a pixel
+    "sliced",  # 1 if those are the channels of one pass
     "blocks", "tail",  # full blocks of output channels a group; vectors in one more, other block
     "chunk_blocks",  # blocks (the last one included) in a chunk
     "x_batch", "x_channel", "y_batch", "y_channel",  # strides, in elements
     "thread_bytes",  # scratch of one thread; then where its parts begin, in bytes:
     "at_zeros", "at_taps", "at_rows", "at_counts", "at_places", "at_image", "at_block",
+    "at_sums",
     *per_axis(
         "size",  # of the input
         "x_stride", "y_stride",  # in elements
@@ -69,6 +73,8 @@ UNIT = (
     "skip",  # 1 if taps that lie wholly in the padding may be left out
     "block0", "block1",  # output channel blocks to compute
     "taps", "tiles", "pixels",  # of the phase at hand
+    "from", "some",  # first channel of a group in the pass at hand, and how many
+    "begun", "ends",  # 0 in the first pass, 1 in the last; else 1 and 0
     *per_axis(
         "j", "length",  # first j of the unit, and how many in the phase at hand
         "raw", "slots",  # first raw source of the unit, and how many

@@ -1,0 +1,79 @@
+"""Deep layers in passes: the channels of a pass are the layer's own, whatever image is computed,
+and together they are all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+
+import konv
+from konv import llvm
+from konv.geometry import Conv
+from konv.kernels import direct
+from konv.kernels.passes import Passes, is_deep
+
+DEEP = ("conv2d 1x256x9x11 o20 k3 p1", "conv2d 1x201x9x11 o20 k3 p1", "conv2d 1x520x9x11 o8 k3 g2")
+
+
+@pytest.mark.parametrize("ci", [1, 63, 64, 65, 192, 193, 257, 1024, 4095])
+@pytest.mark.parametrize("kernel", [1, 3, 7])
+def test_all_channels_are_in_one_pass_each(ci: int, kernel: int) -> None:
+    conv = Conv.of((1, ci, 9, 9), 8, kernel)
+    passes = Passes.of(conv, 1, is_deep(conv))
+    assert passes.share * (passes.count - 1) < ci <= passes.share * passes.count
+    assert passes.held in (ci, passes.share)
+    assert passes.held == ci or ci % passes.share == 0
+    assert (passes.count > 1) == (ci * kernel**2 > 1536 and ci > 64)
+
+
+@pytest.mark.parametrize("text", DEEP)
+def test_passes_are_those_of_the_layer(text: str) -> None:
+    """Not of the image, nor of the batch."""
+    conv = Conv.parse(text)
+    others = (conv.with_batch(5), replace(conv, axes=tuple(replace(a, size=40) for a in conv.axes)))
+    assert Passes.of(conv, conv.groups, True).count > 1
+    for other in others:
+        assert Passes.of(other, conv.groups, True) == Passes.of(conv, conv.groups, True)
+
+
+def test_channels_last_goes_in_one_pass() -> None:
+    conv = Conv.parse(DEEP[0])
+    forms = {
+        packed: direct.plans(conv, llvm.detect(), packed, True)[0].form for packed in (True, False)
+    }
+    assert forms == {True: (1,), False: ()}
+
+
+@pytest.mark.parametrize("text", DEEP)
+def test_bits_and_bound(text: str) -> None:
+    """One thread or two, a crop or the whole: the same bits; bias, residual and activation once."""
+    conv, rng = Conv.parse(text), np.random.default_rng(7)
+    x, z = (rng.standard_normal(s, np.float32) for s in (conv.in_shape, conv.out_shape))
+    w, b = (rng.standard_normal(s, np.float32) for s in (conv.weight_shape, (conv.co,)))
+    lo = conv.axes[0].lo
+    options = {"padding": lo, "groups": conv.groups, "plan": "direct"}
+    results = []
+    for threads in (1, 2):
+        konv.set_num_threads(threads)
+        results.append(konv.conv2d(x, w, b, activation="relu", residual=z, **options))
+    crop = konv.conv2d(
+        np.ascontiguousarray(x[:, :, :, :6]), w, b, activation="relu",
+        residual=np.ascontiguousarray(z[..., : 6 + 2 * lo - conv.axes[1].kernel + 1]), **options,
+    )  # fmt: skip
+    assert np.array_equal(*results)
+    inside = 5 if lo else 4  # columns that see nothing of what the crop lacks
+    assert np.array_equal(crop[..., :inside], results[0][..., :inside])
+
+    wide = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (lo, lo), (lo, lo)))
+    plain, k, g = np.zeros(conv.out_shape), conv.axes[0].kernel, conv.groups
+    high, low = conv.out_shape[2:]
+    for dy, dx in product(range(k), range(k)):
+        seen = wide[:, :, dy : dy + high, dx : dx + low].reshape(1, g, -1, high, low)
+        taps = w[:, :, dy, dx].astype(np.float64).reshape(g, conv.co // g, -1)
+        plain += np.einsum("goc,ngchw->ngohw", taps, seen).reshape(plain.shape)
+    wanted = np.maximum(plain + b[:, None, None] + z, 0)
+    assert np.abs(results[0] - wanted).max() < 1e-3

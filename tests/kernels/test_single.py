@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from konv.plan import Plan
 from konv.runtime import weights
 
 CHANNELS = (1, 2, 3, 8, 17, 33, 48, 100)
+PAIRS = [*product(CHANNELS, CHANNELS), (512, 33), (1024, 8)]  # the last: rows that crowd a cache
 
 
 def arrays(ci: int, co: int, dtype: str, bias: bool = True) -> tuple[Any, Any, Any]:
@@ -50,7 +52,7 @@ def test_bits_are_those_of_packed_weights(
             konv.set_num_threads(threads)
             dispatch.forget()
             results.append([])
-            for i, (ci, co) in enumerate((ci, co) for ci in CHANNELS for co in CHANNELS):
+            for i, (ci, co) in enumerate(PAIRS):
                 y = konv.conv2d(*arrays(ci, co, dtype, i % 3 > 0), activation=activation)
                 results[-1].append(y.tobytes())
                 assert taken() == (way is real)
@@ -86,15 +88,24 @@ def test_tensors_of_either_format() -> None:
     [
         "conv2d 2x20x1x1 o30 k1", "conv2d 1x20x1x2 o30 k1", "conv2d 1x20x1x1 o30 k3 p1",
         "conv2d 1x20x1x1 o30 k1 g2", "tconv2d 1x20x1x1 o30 k1", "conv2d 1x20x1x1 o30 k1 f16",
-        "conv2d 1x512x1x1 o30 k1",
     ],
 )  # fmt: skip
 def test_what_it_leaves_to_others(line: str) -> None:
-    """Other pixels, taps, groups, precisions; rows that crowd a cache."""
+    """Other pixels, taps, groups, precisions."""
     conv = Conv.parse(line)
     plan = Plan("direct", conv.dtype, False, False, 4, 3)
     strides = conv.ci, 1, 1, 1
     assert not single.fits(conv, plan, strides, strides)
+
+
+def test_crowded_rows_of_any_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows 2048 bytes apart, which need not be full."""
+    monkeypatch.setattr(weights, "pack", None)
+    for ci in (1, 15, 16, 37, 512):
+        x, w, b = arrays(512, 45, "float32")
+        x, w = x[:, :ci], w[:, :ci]
+        expected = (w[:, :, 0, 0].astype("float64") @ x[0, :, 0, 0] + b).astype("float32")
+        assert np.allclose(konv.conv2d(x, w, b)[0, :, 0, 0], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_strides_that_it_leaves_to_others() -> None:
@@ -110,10 +121,11 @@ def test_strides_that_it_leaves_to_others() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("row", [30, 512])
 @pytest.mark.parametrize("machine", MACHINES, ids=str)
-def test_sums_stay_in_registers(machine: Machine, dtype: str) -> None:
+def test_sums_stay_in_registers(machine: Machine, row: int, dtype: str) -> None:
     target = describe(machine.triple, machine.cpu, "")
-    plan = single.plan_like(Plan("direct", dtype, False, False, 4, 3))
+    plan = single.plan_like(Plan("direct", dtype, False, False, 4, 3), (row, 1, 1, 1))
     found = functions(assembly(single.emit(plan, target)))
     for name, lines in found.items():
         assert not spills(loops(lines)), name

@@ -23,8 +23,9 @@ from konv.geometry import Conv
 from konv.kernels.epilogue import activate
 from konv.kernels.region import emit_entry, emit_units
 from konv.kernels.schedule import ALONE
+from konv.kernels.scratch import LINE
 from konv.kernels.words import Words
-from konv.llvm import I8, I64, REAL, SIZE, Function, Module, Pointer, Routine, Value
+from konv.llvm import I8, I64, REAL, SIZE, Function, Module, Pointer, Routine, Value, Variable
 from konv.plan import Plan, Strides
 from konv.target import BYTES, Target
 
@@ -38,8 +39,10 @@ ALIKE = (
 GROUPS = 4  # at most: chains that hide the four cycles of a multiply-add, and registers for them
 PIECE = 16  # bytes of a row that are transposed together
 # Bytes from row to row: in such steps, 32 rows have room for 16 lines in a first-level cache of 64
-# sets of 8, and each line is fetched four times (2048 x 256: 300 us, packed 80).
+# sets of 8. Then a whole line of a row is taken at a time, lest each be fetched four times (2048 x
+# 256: 300 us, now 55; packed weights and their digest 75; Zen 3).
 CROWDED = 2048
+AHEAD = 1024  # bytes of such rows asked for in advance: more rows than prefetchers follow
 PARAMETERS = ("x", "weights", "bias", "y", "count", "row", "ci")
 
 name = "single"
@@ -49,7 +52,6 @@ def fits(conv: Conv, plan: Plan, x: Strides, weight: Strides) -> bool:
     """Whether this computes a layer by a plan, on arrays of such strides in elements, and is the
     quicker way.
     """
-    size = BYTES[plan.dtype]
     one = all(a.size == a.kernel == a.up == 1 and a.lo == a.hi == 0 for a in conv.axes)
     return (
         one
@@ -58,15 +60,18 @@ def fits(conv: Conv, plan: Plan, x: Strides, weight: Strides) -> bool:
         and plan.algorithm in ALIKE
         and plan.dtype in ("float32", "float64")
         and (conv.ci == 1 or x[1] == weight[1] == 1)
-        and (weight[0] * size % CROWDED != 0 or conv.co == 1)
     )
 
 
-def plan_like(plan: Plan) -> Plan:
-    """The plan that stands for this kernel instead of one of direct."""
+def plan_like(plan: Plan, weight: Strides) -> Plan:
+    """The plan that stands for this kernel instead of one of direct, on a weight of such strides in
+    elements.
+    """
+    crowded = weight[0] * BYTES[plan.dtype] % CROWDED == 0
     return Plan(
-        name, plan.dtype, False, False, 1, GROUPS, activation=plan.activation, slope=plan.slope
-    )
+        name, plan.dtype, False, False, 1, GROUPS, form=(LINE // PIECE if crowded else 1,),
+        activation=plan.activation, slope=plan.slope,
+    )  # fmt: skip
 
 
 def job(conv: Conv, target: Target, weight: Strides) -> list[int]:
@@ -129,24 +134,21 @@ def _emit_tile(module: Module, plan: Plan, groups: int) -> Routine:
                 bias = a["bias"].to_pointer(real) + begin
                 total.set(f.load_masked(bias, some) if some else bias.vector(0, lanes))
 
-        def add(c: Value, numbers: list[Value]) -> None:
-            """The products of the channels from c on with these numbers of x."""
-            at = a["weights"] + c * SIZE[real]
-            for total, far in zip(sums, aside, strict=True):
-                base = (at + far).to_pointer(I8)
-                here = [(base + row).cast(real) for row in rows]
-                for number, weights in zip(
-                    numbers, _transposed(f, here, len(numbers)), strict=True
-                ):
-                    total.set(f.fma(number, weights, total.get()))
-                # One group after the other, or LLVM needs more registers than there are.
-                total.set(f.now(total.get()))
-
-        whole = a["ci"] & -few
-        with f.loop(whole, step=few) as c:
-            add(c, [f.splat(x[c + n], lanes) for n in range(few)])
-        with f.loop(a["ci"], start=whole) as c:
-            add(c, [f.splat(x[c], lanes)])
+        done: Value = f.integer(0)
+        for wide, pieces in dict.fromkeys(((few, plan.form[0]), (few, 1), (1, 1))):
+            end = a["ci"] & -(wide * pieces)
+            with f.loop(end, start=done, step=wide * pieces) as c:
+                at = a["weights"] + c * SIZE[real]
+                for total, far in zip(sums, aside, strict=True):
+                    _add(
+                        f,
+                        total,
+                        x + c,
+                        [(at + far + row).to_pointer(real) for row in rows],
+                        wide,
+                        pieces,
+                    )
+            done = end
         for total, begin in zip(sums, begins, strict=True):
             value, y = activate(f, plan, total.get() + 0.0), a["y"].to_pointer(real) + begin
             if some:
@@ -154,6 +156,21 @@ def _emit_tile(module: Module, plan: Plan, groups: int) -> Routine:
             else:
                 y.put(0, value)
         return f.fn
+
+
+def _add(
+    f: Function, total: Variable, x: Pointer, rows: list[Pointer], wide: int, pieces: int
+) -> None:
+    """The products of so many pieces, so many numbers wide, of some rows of the weight."""
+    if pieces > 1:
+        for row in rows:
+            f.prefetch(row.cast(I8) + AHEAD)
+    for first in range(0, wide * pieces, wide):
+        here = [row + first for row in rows]
+        for n, weights in enumerate(_transposed(f, here, wide), first):
+            total.set(f.fma(f.splat(x[n], len(rows)), weights, total.get()))
+        # One after the other, or LLVM needs more registers than there are.
+        total.set(f.now(total.get()))
 
 
 def _transposed(f: Function, rows: list[Pointer], few: int) -> list[Value]:

@@ -23,7 +23,7 @@ class Single:
         self._words: Any = np.array(single.job(call.conv, target, weight), np.int64)
         self._job, self._team = self._words.ctypes.data, call.team.address
         self._threads = single.threads(call.conv, call.team.threads)
-        self._run = single_kernel(single.plan_like(call.plan))
+        self._run = single_kernel(single.plan_like(call.plan, weight))
 
     def run(self, x: int, arrays: tuple[int, int], y: int) -> None:
         """Compute y from x with the weight and the bias, 0 for none, at two addresses."""

@@ -32,7 +32,7 @@ def optimise(module: Module) -> llvm.ModuleRef:
     LLVM's words.
     """
     machine = target_machine(module.target)
-    parsed = llvm.parse_assembly(str(module.ir))
+    parsed = llvm.parse_assembly(str(module))
     parsed.verify()
     builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=1))
     passes = llvm.create_new_module_pass_manager()

@@ -28,15 +28,21 @@ class Block:
 class Routine:
     """A function of a module, which other functions of it call; without blocks it is declared only.
 
-    `head` is what stands before its result type where it is defined, `tail` its attributes.
+    `inline` True has LLVM inline it everywhere, False forbids it.
     """
 
     def __init__(
-        self, name: str, returns: Type, params: Sequence[Operand], head: str = "", tail: str = ""
-    ):
+        self,
+        name: str,
+        returns: Type,
+        params: Sequence[Operand],
+        exported: bool = False,
+        inline: bool | None = None,
+    ) -> None:
         self.name, self.returns, self.params = name, returns, tuple(params)
-        self.head, self.tail = head, tail
+        self.exported, self.inline = exported, inline
         self.blocks: list[Block] = []
+        self.uses: dict[str, Routine] = {}  # what it calls or knows the address of
         self._names = 0
 
     def fresh(self) -> int:
@@ -50,12 +56,23 @@ class Routine:
         self.blocks.append(added)
         return added
 
-    def __str__(self) -> str:
-        if not self.blocks:
-            types = ", ".join([param.type.text for param in self.params])
-            return f"declare {self.returns} @{self.name}({types})"
-        begin = f"define {self.head}{self.returns} @{self.name}({', '.join(map(str, self.params))})"
-        return "\n".join([f"{begin} {self.tail} {{", *map(str, self.blocks), "}"])
+    @property
+    def size(self) -> int:
+        """How many instructions it has."""
+        return sum(len(block.lines) + 1 for block in self.blocks)
+
+    def declared(self) -> str:
+        """For code that calls it and is compiled apart."""
+        types = ", ".join([param.type.text for param in self.params])
+        seen = "hidden " if self.blocks and not self.exported else ""
+        return f"declare {seen}{self.returns} @{self.name}({types})"
+
+    def defined(self, apart: bool = False) -> str:
+        """With all its code; `apart`: for other code that is compiled apart."""
+        seen = "" if self.exported else "hidden " if apart else "internal "
+        begin = f"define {seen}{self.returns} @{self.name}({', '.join(map(str, self.params))})"
+        tail = {None: "", True: " alwaysinline", False: " noinline"}[self.inline]
+        return "\n".join([f"{begin} nounwind{tail} {{", *map(str, self.blocks), "}"])
 
 
 class Builder:
@@ -153,7 +170,12 @@ class Builder:
     # Calls.
 
     def call(self, callee: Routine, args: Sequence[Operand]) -> Operand:
-        return self.call_at(f"@{callee.name}", callee.returns, args)
+        return self.call_at(self.address(callee).text, callee.returns, args)
+
+    def address(self, of: Routine) -> Operand:
+        """Where a routine of this module stands."""
+        self.routine.uses[of.name] = of
+        return Operand(PTR, f"@{of.name}")
 
     def call_at(self, address: str, returns: Type, args: Sequence[Operand]) -> Operand:
         """Call what stands at an address, or an instruction `asm ...`."""

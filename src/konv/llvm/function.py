@@ -27,8 +27,13 @@ class Module:
 
     def __str__(self) -> str:
         """The module in LLVM's language."""
-        begin = f'; ModuleID = "{self.name}"\ntarget triple = "{self.target.triple}"'
-        return "\n\n".join([begin, *map(str, self.routines.values())]) + "\n"
+        routines = (r.defined() if r.blocks else r.declared() for r in self.routines.values())
+        return "\n\n".join([f'; ModuleID = "{self.name}"', self.triple, *routines]) + "\n"
+
+    @property
+    def triple(self) -> str:
+        """What every text for LLVM says of the target."""
+        return f'target triple = "{self.target.triple}"'
 
     def declare(self, name: str, returns: Type, params: Sequence[Type]) -> Routine:
         """An intrinsic or a function defined elsewhere in this module."""
@@ -54,11 +59,9 @@ class Module:
         args = [
             Operand(PTR if isinstance(ty, _PointerTo) else ty, f"%{label}") for label, ty in params
         ]
-        head = "" if exported else "internal "
-        tail = "nounwind" + {None: "", True: " alwaysinline", False: " noinline"}[inline]
         if name in self.routines:
             raise ValueError(f"a second function {name}")
-        fn = self.routines[name] = Routine(name, returns, args, head, tail)
+        fn = self.routines[name] = Routine(name, returns, args, exported, inline)
         f = Function(self, fn)
         yield f, [f.wrap(arg, ty) for arg, (_, ty) in zip(args, params, strict=True)]
         if not f.b.block.end:
@@ -163,7 +166,7 @@ class Function(Memory):
 
     def address_of(self, fn: Routine) -> Value:
         """Where a function of this module stands, as a number."""
-        return Value(self, self.b.convert("ptrtoint", Operand(PTR, f"@{fn.name}"), I64))
+        return Value(self, self.b.convert("ptrtoint", self.b.address(fn), I64))
 
     def call_pointer(self, address: Value, returns: Type, args: Sequence[Value]) -> Value:
         """Call a function known by its address only: run-time functions come through the

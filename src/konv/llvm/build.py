@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from functools import lru_cache
+from hashlib import sha256
 from typing import Any
 
 from llvmlite import binding as llvm
@@ -21,6 +21,9 @@ from konv.llvm.pieces import pieces
 from konv.target import Target
 
 LENGTH = 8  # bytes that say how long an object is
+KNOWN = 4096  # pieces of machine code that are kept, of some 3 KB each; ResNet-50 has 113
+
+_known: dict[bytes, bytes] = {}  # by a digest of their text and target
 
 
 def target_machine(target: Target) -> llvm.TargetMachine:
@@ -52,10 +55,16 @@ def object_bytes(module: Module) -> bytes:
     return b"".join(len(code).to_bytes(LENGTH, "little") + code for code in objects)
 
 
-@lru_cache(maxsize=512)  # of some 10 KB each: twice what ResNet-50 has
 def _object(piece: str, target: Target) -> bytes:
-    machine = target_machine(target)
-    return bytes(machine.emit_object(optimise(piece, machine)))
+    key = sha256(f"{target}\n{piece}".encode()).digest()
+    code = _known.get(key)
+    if code is None:
+        machine = target_machine(target)
+        code = bytes(machine.emit_object(optimise(piece, machine)))
+        if len(_known) >= KNOWN:
+            _known.clear()
+        _known[key] = code
+    return code
 
 
 def assembly(module: Module) -> str:

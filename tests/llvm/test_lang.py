@@ -18,6 +18,7 @@ from konv.llvm import (
     F64,
     I8,
     I64,
+    VOID,
     Function,
     Module,
     Value,
@@ -33,7 +34,7 @@ I64_POINTER, F32_POINTER, F64_POINTER = map(pointer_to, (I64, F32, F64))
 KEPT: list[Any] = []  # machine code lives as long as what load() returned
 
 
-def compiled(emit: Callable[..., None], *params: Any, returns: Any = None) -> Callable[..., int]:
+def compiled(emit: Callable[..., None], *params: Any, returns: Any = VOID) -> Callable[..., int]:
     """A function with these parameters, its body written by `emit(f, *arguments)`."""
     module = Module(detect(), "test")
     names = [(f"p{i}", ty) for i, ty in enumerate(params)]
@@ -193,7 +194,7 @@ def test_pointers_count_in_elements() -> None:
     def emit(f: Function, p: Any, i: Value) -> None:
         moved = p + i
         moved[1] = moved[0] + moved[-1]
-        moved.cast(I8)[16] = Value(f, f.b.trunc(i.ir, I8))
+        moved.cast(I8)[16] = Value(f, f.b.convert("trunc", i.ir, I8))
         same = (moved.address() - p.address()).equals(i * 8)
         with f.when(same):
             p[0] = 77
@@ -264,6 +265,21 @@ for real, kind, size in ((F32, ctypes.c_float, 4), (F64, ctypes.c_double, 8)):
         assert list(wide) == [6] * count + [5] * (lanes + 1 - count)
 print("whole")
 """
+
+
+@pytest.mark.parametrize("number", [-0.0, 0.1, -1e30, 1e-42, 3], ids=str)
+def test_numbers_keep_their_bits(number: float) -> None:
+    """A number of Python is rounded to its type once; the sign of a zero stays."""
+
+    def emit(f: Function, x: Any, y: Any) -> None:
+        x[0] = number
+        x.put(1, f.constant(f.zero(F32, 2).type, number))
+        y[0] = number
+
+    x, y = reals(*[7.0] * 3), reals(7.0, double=True)
+    compiled(emit, F32_POINTER, F64_POINTER)(address(x), address(y))
+    assert bytes(x) == bytes(reals(*[number] * 3))
+    assert bytes(y) == bytes(reals(number, double=True))
 
 
 def test_masked_access_ends_with_the_buffer() -> None:

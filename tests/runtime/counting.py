@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 
 from konv import llvm
 from konv.kernels.region import emit_entry, emit_units
 from konv.kernels.shared import Shared
 from konv.kernels.words import Words
-from konv.llvm import I32, I64, PTR, Function, Module, Value
+from konv.llvm import I32, I64, PTR, VOID, Function, Module, Value
 from konv.runtime.threads import Team
 
 JOB = ("units", "turns")
@@ -48,18 +47,18 @@ def _state(f: Function) -> Value:
     if f.module.target.arch == "aarch64":
         return Value(f, f.b.call(f.module.declare("llvm.aarch64.get.fpcr", I64, []), []))
     slot = f.array(I32, 1)
-    f.b.call(f.module.declare("llvm.x86.sse.stmxcsr", ir.VoidType(), [PTR]), [slot.ir])
-    return Value(f, f.b.zext(slot[0].ir, I64))
+    f.b.call(f.module.declare("llvm.x86.sse.stmxcsr", VOID, [PTR]), [slot.ir])
+    return Value(f, f.b.convert("zext", slot[0].ir, I64))
 
 
 def _set_state(f: Function, value: Value) -> None:
     if f.module.target.arch == "aarch64":
         name, argument = "llvm.aarch64.set.fpcr", value
-        f.b.call(f.module.declare(name, ir.VoidType(), [I64]), [argument.ir])
+        f.b.call(f.module.declare(name, VOID, [I64]), [argument.ir])
         return
     slot = f.array(I32, 1)
-    slot[0] = Value(f, f.b.trunc(value.ir, I32))
-    f.b.call(f.module.declare("llvm.x86.sse.ldmxcsr", ir.VoidType(), [PTR]), [slot.ir])
+    slot[0] = Value(f, f.b.convert("trunc", value.ir, I32))
+    f.b.call(f.module.declare("llvm.x86.sse.ldmxcsr", VOID, [PTR]), [slot.ir])
 
 
 class Counting:

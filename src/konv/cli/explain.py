@@ -78,7 +78,7 @@ def _code(conv: Conv, layout: str, assembly: bool) -> str:
     if layout not in LAYOUTS:
         raise ProblemError(f"layout={layout!r} is unknown. Use {' or '.join(LAYOUTS)}.")
     module = module_of(conv, LAYOUTS[layout])
-    return llvm.assembly(module) if assembly else str(module.ir)
+    return llvm.assembly(module) if assembly else str(module)
 
 
 def _print(page: Page, found: Explanation) -> None:

@@ -85,7 +85,7 @@ def _outside(f: Function, plan: Plan, body: Body, value: Value) -> Value:
     there is none.
     """
     name, module = f"{plan.activation}_{value.lanes or 'one'}", f.module
-    function = module.ir.globals.get(name)
+    function = module.routines.get(name)
     if function is None:
         with module.function(name, [("x", value.type)], value.type, inline=False) as (g, (x,)):
             g.give(body(g, plan, x))

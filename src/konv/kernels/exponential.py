@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from konv.llvm import F32, F64, I32, I64, Function, Type, Value, scalar_type
+from konv.llvm import F32, F64, I32, I64, Function, Type, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def exponential(f: Function, a: Value, small: Value | None = None) -> Value:
 
     Within 1 ulp; 0 where the result would be denormal, at minus infinity too; NaN of NaN.
     """
-    known = _NUMBERS[scalar_type(a.type)]
+    known = _NUMBERS[a.type.element]
     lifted = f.fma(a, f.constant(a.type, 1.4426950408889634), f.constant(a.type, known.magic))
     n = lifted - known.magic
     r = f.fma(n, f.constant(a.type, -known.high), a)
@@ -103,7 +103,7 @@ def normal(f: Function, x: Value) -> Value:
     Within 5 ulp in float32 and 7 in float64, on either side of 0 and not only near 1; 0 where the
     result would be denormal.
     """
-    known = _NUMBERS[scalar_type(x.type)]
+    known = _NUMBERS[x.type.element]
     t = f.absolute(x)
     t = f.select(t > known.last, f.constant(x.type, known.last), t)
     inverse = 1.0 / (t + known.center)

@@ -17,6 +17,7 @@ from konv.llvm import (
     Module,
     Pointer,
     Routine,
+    Type,
     Value,
     Variable,
     pointer_to,
@@ -59,7 +60,7 @@ def emit_tiles(module: Module, plan: Plan, nc: int) -> Routine:
         return f.fn
 
 
-def _parameters(real: object) -> list[tuple[str, object]]:
+def _parameters(real: Type) -> list[tuple[str, object]]:
     pointers = {"x": real, "weights": real, "bias": real, "list": I64, "to": real}
     return [(p, pointer_to(pointers[p]) if p in pointers else I64) for p in PARAMETERS]
 

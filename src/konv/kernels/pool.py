@@ -70,7 +70,7 @@ def _emit_parallel(module: Module, parts: Parts, dismiss: Routine) -> None:
         callers = Shared(record, CALLERS)
         with f.choose(callers.turn("busy", 0, 1)) as (together, alone):
             with together:
-                wanted = Value(f, f.b.sext(n.ir, I64))
+                wanted = Value(f, f.b.convert("sext", n.ir, I64))
                 threads = f.least(wanted, callers.get("present") + 1)
                 _share(f, parts, record, fn, data, threads)
                 callers.put("busy", 0)

@@ -77,7 +77,7 @@ def _start_team(
     team = a["team"].to_pointer(I64)
     own = team[1].equals(0)
     entry = f.select(own, f.address_of(region), f.address_of(openmp))
-    count = Value(f, f.b.trunc(a["threads"].ir, I32))
+    count = Value(f, f.b.convert("trunc", a["threads"].ir, I32))
     parallel = team.pointer(0, I8)
     f.call_pointer(parallel, VOID, [entry, data, count, Value(f, I32(0))])
 
@@ -87,7 +87,8 @@ def _emit_openmp_region(module: Module, region: Routine, own: str) -> Routine:
     with module.function(f"{own}openmp_region", [("call", pointer_to(I64))]) as (f, (call,)):
         team = call.pointer(len(CALL), I64)
         thread, threads = (
-            Value(f, f.b.sext(f.call_pointer(team.pointer(i, I8), I32, []).ir, I64)) for i in (1, 2)
+            Value(f, f.b.convert("sext", f.call_pointer(team.pointer(i, I8), I32, []).ir, I64))
+            for i in (1, 2)
         )
         f.call(region, [call, thread, threads])
         return f.fn

@@ -19,7 +19,7 @@ class Shared(Words):
 
     def get(self, name: str) -> Value:
         f = self.base.f
-        return Value(f, f.b.load_atomic(self._address(name), ORDER, 8, typ=I64))
+        return Value(f, f.b.load_atomic(self._address(name), ORDER))
 
     def put(self, name: str, value: int) -> None:
         self.base.f.b.atomic_rmw("xchg", self._address(name), I64(value), ORDER)
@@ -32,8 +32,7 @@ class Shared(Words):
     def turn(self, name: str, old: int, new: int) -> Value:
         """Turn a word from `old` to `new`; whether it was `old`."""
         f = self.base.f
-        pair = f.b.cmpxchg(self._address(name), I64(old), I64(new), ORDER, ORDER)
-        return Value(f, f.b.extract_value(pair, 1))
+        return Value(f, f.b.exchange(self._address(name), I64(old), I64(new), ORDER))
 
     def _address(self, name: str) -> Any:
         return (self.base + self.index[name]).ir

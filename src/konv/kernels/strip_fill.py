@@ -87,7 +87,7 @@ def _emit_clear(module: Module, plan: Plan, form: Form, half: int) -> Routine:
 def _emit_copy(module: Module, plan: Plan, form: Form, half: int, fold: Routine) -> Routine:
     """copy(job, unit, row, source): one row of the input, its padding on both sides."""
     real, stride = REAL[plan.dtype], form.phases
-    clear = module.ir.globals["clear"]
+    clear = module.routines["clear"]
     with strip_function(module, "copy", ("row", "source")) as (f, job, unit, args):
         row, source = (a.to_pointer(real) for a in args)
         raw, size, slots = unit["raw", 2], job["size", 2], unit["slots", 2]

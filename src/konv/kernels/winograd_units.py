@@ -186,7 +186,7 @@ def _emit_stores(
     lanes = module.target.lanes(plan.dtype)
     places = transforms[0].outputs * transforms[1].outputs
     flush = emit_flush(module, plan) if plan.blocked and nr == plan.vectors else None
-    flush = flush or (module.ir.globals.get("flush") if plan.blocked else None)
+    flush = flush or (module.routines.get("flush") if plan.blocked else None)
     labels = ("n", "bias", "channel")
     with tiles_function(module, f"stores_{nr}", labels) as (f, piece, (n, bias, channel)):
         job, unit, outs = piece.job, piece.unit, piece.part("at_outs", I64)

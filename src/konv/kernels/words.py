@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from konv.llvm import I8, I64, Function, Module, Number, Pointer, Type, Value, pointer_to
+from konv.llvm import I8, I64, VOID, Function, Module, Number, Pointer, Type, Value, pointer_to
 
 Key = str | tuple[str, int]
 
@@ -104,7 +104,7 @@ class Words:
         if self.read is None:
             return self.base[at]
         if at not in self.read:
-            with self.base.f.b.goto_entry_block():
+            with self.base.f.b.at_entry():
                 self.read[at] = self.base[at]
         return self.read[at]
 
@@ -140,7 +140,7 @@ def part_function(
     extra: Sequence[str] = (),
     *,
     writes: bool = False,
-    returns: Type | None = None,
+    returns: Type = VOID,
     records: tuple[Sequence[str], Sequence[str]] = (JOB, UNIT),
 ) -> Iterator[tuple[Function, Piece, list[Value]]]:
     """A function `name(job, unit, *extra)`, compiled apart: LLVM takes ten small functions in a

@@ -1,9 +1,11 @@
 """A kernel language over LLVM: write loops in Python, get machine code. Knows no convolution."""
 
 from konv.llvm.build import Loaded, assembly, load, object_bytes, optimise
+from konv.llvm.builder import Routine
 from konv.llvm.function import Function, Module, pointer_to
 from konv.llvm.host import describe, detect
-from konv.llvm.lang import (
+from konv.llvm.lang import INTEGER, REAL, SIZE, Pointer, Value, Variable
+from konv.llvm.types import (
     F16,
     F32,
     F64,
@@ -12,23 +14,14 @@ from konv.llvm.lang import (
     I16,
     I32,
     I64,
-    INTEGER,
     PTR,
-    REAL,
-    SIZE,
     VOID,
     Number,
-    Pointer,
-    Routine,
     Type,
-    Value,
-    Variable,
-    scalar_type,
 )  # fmt: skip
 
 __all__ = [
     "F16", "F32", "F64", "I1", "I8", "I16", "I32", "I64", "INTEGER", "PTR", "REAL", "SIZE", "VOID",
     "Function", "Loaded", "Module", "Number", "Pointer", "Routine", "Type", "Value", "Variable",
     "assembly", "describe", "detect", "load", "object_bytes", "optimise", "pointer_to",
-    "scalar_type",
 ]  # fmt: skip

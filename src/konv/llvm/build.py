@@ -10,13 +10,20 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 from llvmlite import binding as llvm
 
 from konv.llvm.function import Module
 from konv.llvm.host import initialize
+from konv.llvm.pieces import pieces
 from konv.target import Target
+
+LENGTH = 8  # bytes that say how long an object is
+KNOWN = 4096  # pieces of machine code that are kept, of some 3 KB each; ResNet-50 has 113
+
+_known: dict[bytes, bytes] = {}  # by a digest of their text and target
 
 
 def target_machine(target: Target) -> llvm.TargetMachine:
@@ -27,12 +34,11 @@ def target_machine(target: Target) -> llvm.TargetMachine:
     )
 
 
-def optimise(module: Module) -> llvm.ModuleRef:
+def optimise(text: str, machine: llvm.TargetMachine) -> llvm.ModuleRef:
     """The verified module after the passes konv relies on; broken IR raises RuntimeError with
     LLVM's words.
     """
-    machine = target_machine(module.target)
-    parsed = llvm.parse_assembly(str(module.ir))
+    parsed = llvm.parse_assembly(text)
     parsed.verify()
     builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=1))
     passes = llvm.create_new_module_pass_manager()
@@ -44,13 +50,27 @@ def optimise(module: Module) -> llvm.ModuleRef:
 
 
 def object_bytes(module: Module) -> bytes:
-    """Relocatable machine code of a module."""
-    return bytes(target_machine(module.target).emit_object(optimise(module)))
+    """Relocatable machine code of a module: objects, each behind its length."""
+    objects = [_object(piece, module.target) for piece in pieces(module)]
+    return b"".join(len(code).to_bytes(LENGTH, "little") + code for code in objects)
+
+
+def _object(piece: str, target: Target) -> bytes:
+    key = sha256(f"{target}\n{piece}".encode()).digest()
+    code = _known.get(key)
+    if code is None:
+        machine = target_machine(target)
+        code = bytes(machine.emit_object(optimise(piece, machine)))
+        if len(_known) >= KNOWN:
+            _known.clear()
+        _known[key] = code
+    return code
 
 
 def assembly(module: Module) -> str:
     """The same machine code, to be read."""
-    return str(target_machine(module.target).emit_assembly(optimise(module)))
+    machine = target_machine(module.target)
+    return str(machine.emit_assembly(optimise(str(module), machine)))
 
 
 @dataclass(frozen=True)
@@ -77,11 +97,14 @@ class Loaded:
 
 
 def load(code: bytes, target: Target) -> Loaded:
-    """Object bytes made ready to run in this process; RuntimeError if they are no object file."""
+    """Object bytes made ready to run in this process; RuntimeError if they are no object files."""
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target_machine(target))
-    file = llvm.ObjectFileRef.from_data(code)
-    if not file._ptr:  # llvmlite passes on what LLVM returns, and a null pointer crashes
-        raise RuntimeError("not an object file")
-    engine.add_object_file(file)
+    while code:
+        end = LENGTH + int.from_bytes(code[:LENGTH], "little")
+        file = llvm.ObjectFileRef.from_data(code[LENGTH:end]) if end <= len(code) else None
+        if file is None or not file._ptr:  # llvmlite passes on what LLVM returns: null crashes
+            raise RuntimeError("not an object file")
+        engine.add_object_file(file)
+        code = code[end:]
     engine.finalize_object()
     return Loaded(engine)

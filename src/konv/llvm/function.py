@@ -5,37 +5,48 @@ numbers, lanes and memory stands in the files of those names.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from llvmlite import ir
-
-from konv.llvm.lang import I64, PTR, Pointer, Value, Variable
+from konv.llvm.builder import Block, Routine
+from konv.llvm.lang import Pointer, Value, Variable
 from konv.llvm.memory import Memory
+from konv.llvm.types import I64, PTR, VOID, Operand, Type
 from konv.target import Target
 
-Parameter = tuple[str, ir.Type]
+Way = AbstractContextManager[None]  # one side of a choice
+Parameter = tuple[str, Any]  # a name; a Type, or what pointer_to gives
 
 
 class Module:
     """A set of functions for one target, to be built together."""
 
     def __init__(self, target: Target, name: str) -> None:
-        self.target = target
-        self.ir = ir.Module(name)
-        self.ir.triple = target.triple
+        self.target, self.name = target, name
+        self.routines: dict[str, Routine] = {}
 
-    def declare(self, name: str, returns: ir.Type, params: Sequence[ir.Type]) -> ir.Function:
+    def __str__(self) -> str:
+        """The module in LLVM's language."""
+        routines = (r.defined() if r.blocks else r.declared() for r in self.routines.values())
+        return "\n\n".join([f'; ModuleID = "{self.name}"', self.triple, *routines]) + "\n"
+
+    @property
+    def triple(self) -> str:
+        """What every text for LLVM says of the target."""
+        return f'target triple = "{self.target.triple}"'
+
+    def declare(self, name: str, returns: Type, params: Sequence[Type]) -> Routine:
         """An intrinsic or a function defined elsewhere in this module."""
-        known = self.ir.globals.get(name)
-        return known or ir.Function(self.ir, ir.FunctionType(returns, list(params)), name)
+        if name not in self.routines:
+            self.routines[name] = Routine(name, returns, [Operand(ty, "") for ty in params])
+        return self.routines[name]
 
     @contextmanager
     def function(
         self,
         name: str,
         params: Sequence[Parameter],
-        returns: ir.Type | None = None,
+        returns: Type = VOID,
         *,
         exported: bool = False,
         inline: bool | None = None,
@@ -45,24 +56,24 @@ class Module:
         A parameter given as `("x", "float*")`-like pair `(name, pointer_to(element))` arrives as a
         Pointer. `inline` True asks LLVM to inline it everywhere, False forbids it.
         """
-        types = [PTR if isinstance(ty, _PointerTo) else ty for _, ty in params]
-        fn = ir.Function(self.ir, ir.FunctionType(returns or ir.VoidType(), types), name)
-        fn.linkage = "external" if exported else "internal"
-        fn.attributes.add("nounwind")
-        if inline is not None:
-            fn.attributes.add("alwaysinline" if inline else "noinline")
+        args = [
+            Operand(PTR if isinstance(ty, _PointerTo) else ty, f"%{label}") for label, ty in params
+        ]
+        if name in self.routines:
+            raise ValueError(f"a second function {name}")
+        fn = self.routines[name] = Routine(name, returns, args, exported, inline)
         f = Function(self, fn)
-        yield f, [f.wrap(arg, ty, label) for arg, (label, ty) in zip(fn.args, params, strict=True)]
-        if not f.b.block.is_terminated:
-            f.b.ret_void()
+        yield f, [f.wrap(arg, ty) for arg, (_, ty) in zip(args, params, strict=True)]
+        if not f.b.block.end:
+            f.b.give(None)
 
 
 class _PointerTo:
-    def __init__(self, element: ir.Type) -> None:
+    def __init__(self, element: Type) -> None:
         self.element = element
 
 
-def pointer_to(element: ir.Type) -> Any:
+def pointer_to(element: Type) -> Any:
     """The type of a parameter that is an address of `element`s."""
     return _PointerTo(element)
 
@@ -70,13 +81,13 @@ def pointer_to(element: ir.Type) -> Any:
 class Function(Memory):
     """One function under construction: parameters, variables, loops, conditions and calls."""
 
-    def wrap(self, arg: ir.Argument, ty: Any, label: str) -> Value:
-        arg.name = label
+    def wrap(self, arg: Operand, ty: Any) -> Value:
+        """A parameter of this type."""
         return Pointer(self, arg, ty.element) if isinstance(ty, _PointerTo) else Value(self, arg)
 
     def give(self, value: Value) -> None:
         """Return a value from this function."""
-        self.b.ret(value.ir)
+        self.b.give(value.ir)
 
     def var(self, initial: Value | int) -> Variable:
         return Variable(self, self.integer(initial))
@@ -92,73 +103,74 @@ class Function(Memory):
         """for i in range(start, stop, step); the test stands at the bottom, so an empty range is
         tested first.
         """
-        stop, step = self.integer(stop), self.integer(step)
-        i = self.var(start)
-        body, done = (self.fn.append_basic_block(s) for s in ("loop", "done"))
-        self.b.cbranch((i.get() < stop).ir, body, done)
-        self.b.position_at_end(body)
-        yield i.get()
-        after = Value(self, self.b.add(i.get().ir, step.ir, flags=["nsw"]))
-        i.set(after)
-        self.b.cbranch((after < stop).ir, body, done)
-        self.b.position_at_end(done)
+        first, stop, step = self.integer(start), self.integer(stop), self.integer(step)
+        body, done, before = self.fn.block("loop"), self.fn.block("done"), self.b.block
+        self.b.fork((first < stop).ir, body, done)
+        self.b.block = body
+        i = Value(self, Operand(I64, f"%.{self.fn.fresh()}"))
+        yield i
+        after = Value(self, self.b.binary("add nsw", i.ir, step.ir))
+        self.b.fork((after < stop).ir, body, done)
+        ways = f"[ {first.ir.text}, %{before.label} ], [ {after.ir.text}, %{self.b.block.label} ]"
+        body.lines.insert(0, f"{i.ir.text} = phi i64 {ways}")
+        self.b.block = done
 
     @contextmanager
-    def forever(self) -> Iterator[ir.Block]:
+    def forever(self) -> Iterator[Block]:
         """A loop left by `leave_if`."""
-        body, done = (self.fn.append_basic_block(s) for s in ("forever", "left"))
+        body, done = self.fn.block("forever"), self.fn.block("left")
         self.b.branch(body)
-        self.b.position_at_end(body)
+        self.b.block = body
         yield done
         self.b.branch(body)
-        self.b.position_at_end(done)
+        self.b.block = done
 
-    def leave_if(self, done: ir.Block, condition: Value) -> None:
-        go_on = self.fn.append_basic_block("stay")
-        self.b.cbranch(condition.ir, done, go_on)
-        self.b.position_at_end(go_on)
+    def leave_if(self, done: Block, condition: Value) -> None:
+        go_on = self.fn.block("stay")
+        self.b.fork(condition.ir, done, go_on)
+        self.b.block = go_on
 
     @contextmanager
     def when(self, condition: Value) -> Iterator[None]:
-        with self.b.if_then(condition.ir):
+        inside, behind = self.fn.block("if"), self.fn.block("behind")
+        self.b.fork(condition.ir, inside, behind)
+        with self._way(inside, behind):
             yield
+        self.b.block = behind
 
     @contextmanager
-    def choose(self, condition: Value) -> Iterator[tuple[Any, Any]]:
+    def choose(self, condition: Value) -> Iterator[tuple[Way, Way]]:
         """`with f.choose(c) as (yes, no): with yes: ... with no: ...`"""
-        with self.b.if_else(condition.ir) as branches:
-            yield branches
+        yes, no, behind = (self.fn.block(label) for label in ("if", "else", "behind"))
+        self.b.fork(condition.ir, yes, no)
+        yield self._way(yes, behind), self._way(no, behind)
+        self.b.block = behind
 
-    def call(self, fn: ir.Function, args: Sequence[Value | int]) -> Value:
+    @contextmanager
+    def _way(self, begin: Block, end: Block) -> Iterator[None]:
+        """Write from one block on; it goes on in another, unless it returns."""
+        self.b.block = begin
+        yield
+        if not self.b.block.end:
+            self.b.branch(end)
+
+    def call(self, fn: Routine, args: Sequence[Value | int]) -> Value:
         """Call a function of this module; addresses go as numbers or pointers, as it declares."""
         values = [
-            self._as(self.integer(a).ir, want) for a, want in zip(args, fn.ftype.args, strict=True)
+            self._as(self.integer(a).ir, param.type)
+            for a, param in zip(args, fn.params, strict=True)
         ]
         return Value(self, self.b.call(fn, values))
 
-    def _as(self, value: ir.Value, want: ir.Type) -> ir.Value:
-        if isinstance(want, ir.IntType) and isinstance(value.type, ir.PointerType):
-            return self.b.ptrtoint(value, want)
-        return value
+    def _as(self, value: Operand, want: Type) -> Operand:
+        return self.b.convert("ptrtoint", value, I64) if (value.type, want) == (PTR, I64) else value
 
-    def address_of(self, fn: ir.Function) -> Value:
+    def address_of(self, fn: Routine) -> Value:
         """Where a function of this module stands, as a number."""
-        return Value(self, self.b.ptrtoint(fn, I64))
+        return Value(self, self.b.convert("ptrtoint", self.b.address(fn), I64))
 
-    def call_pointer(self, address: Value, returns: ir.Type, args: Sequence[Value]) -> Value:
+    def call_pointer(self, address: Value, returns: Type, args: Sequence[Value]) -> Value:
         """Call a function known by its address only: run-time functions come through the
         context.
         """
-        fnty = ir.FunctionType(returns, [a.type for a in args])
-        typed = _TypedPointer(address.ir, fnty)
-        return Value(self, self.b.call(typed, [a.ir for a in args]))
-
-
-class _TypedPointer:
-    """What llvmlite's `call` wants of a callee that is only an opaque pointer."""
-
-    def __init__(self, pointer: ir.Value, function_type: ir.FunctionType) -> None:
-        self.pointer, self.function_type, self.type = pointer, function_type, pointer.type
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.pointer, name)
+        return Value(self, self.b.call_at(address.ir.text, returns, [a.ir for a in args]))

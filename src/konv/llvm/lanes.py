@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llvmlite import ir
-
-from konv.llvm.lang import I32, Value
+from konv.llvm.lang import Value
 from konv.llvm.numbers import Numbers
+from konv.llvm.types import I32, Operand, Type, vector
 
 
 class Lanes(Numbers):
@@ -21,19 +20,17 @@ class Lanes(Numbers):
         round_of_aes = self.module.declare("llvm.x86.aesni.aesenc.256", ty, [ty, ty])
         return Value(self, self.b.call(round_of_aes, [state.ir, words.ir]))
 
-    def zero(self, element: ir.Type, lanes: int) -> Value:
-        return Value(self, ir.Constant(ir.VectorType(element, lanes), [0] * lanes))
+    def zero(self, element: Type, lanes: int) -> Value:
+        return Value(self, vector(element, lanes)(0))
 
     def splat(self, x: Value, lanes: int) -> Value:
         """One number in every lane."""
-        ty = ir.VectorType(x.type, lanes)
-        first = self.b.insert_element(ir.Constant(ty, ir.Undefined), x.ir, I32(0))
+        first = self.b.insert_element(vector(x.type, lanes).undefined, x.ir, I32(0))
         return self.shuffle(Value(self, first), Value(self, first), [0] * lanes)
 
     def shuffle(self, a: Value, b: Value, lanes: Sequence[int]) -> Value:
         """Lanes chosen from a (0..n-1) and b (n..2n-1)."""
-        mask = ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes))
-        return Value(self, self.b.shuffle_vector(a.ir, b.ir, mask))
+        return Value(self, self.b.shuffle(a.ir, b.ir, lanes))
 
     def join(self, parts: Sequence[Value]) -> Value:
         """Vectors of one length one after the other as a single one; 1, 2, 4, ... of them."""
@@ -53,30 +50,32 @@ class Lanes(Numbers):
         """Which lanes are counted from `first` up to `end`: a mask made when the code runs. Both
         may lie beyond all lanes.
         """
-        order = ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
+        order = vector(I32, lanes).each(range(lanes))
 
-        def compared(op: str, bound: Value | int) -> ir.Value:
+        def compared(op: str, bound: Value | int) -> Operand:
             capped = self.least(self.most(self.integer(bound), 0), lanes)
-            each = self.splat(Value(self, self.b.trunc(capped.ir, I32)), lanes)
-            return self.b.icmp_signed(op, order, each.ir)
+            each = self.splat(Value(self, self.b.convert("trunc", capped.ir, I32)), lanes)
+            return self.b.compare(op, order, each.ir)
 
         below = compared("<", end)
         if isinstance(first, int) and first <= 0:
             return Value(self, below)
-        return Value(self, self.b.and_(compared(">=", first), below))
+        return Value(self, self.b.binary("and", compared(">=", first), below))
 
     def below(self, count: Value, lanes: int) -> Value:
         """A mask of the first `count` lanes, a number below 2**31 known when the code runs."""
-        wanted = self.splat(Value(self, self.b.trunc(count.ir, I32)), lanes)
-        numbers = ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
+        wanted = self.splat(Value(self, self.b.convert("trunc", count.ir, I32)), lanes)
+        numbers = vector(I32, lanes).each(range(lanes))
         return Value(self, numbers) < wanted
 
     def inside(self, first: Value, end: Value, lanes: int) -> Value:
         """A mask of the lanes for which 0 <= first + lane < end; all below 2**31."""
-        low, high = (self.splat(Value(self, self.b.trunc(v.ir, I32)), lanes) for v in (first, end))
-        numbers = ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
+        low, high = (
+            self.splat(Value(self, self.b.convert("trunc", v.ir, I32)), lanes) for v in (first, end)
+        )
+        numbers = vector(I32, lanes).each(range(lanes))
         return self.below_unsigned(low + Value(self, numbers), high)
 
     def below_unsigned(self, a: Value, b: Value) -> Value:
         """0 <= a < b in one comparison, for b that is not negative."""
-        return Value(self, self.b.icmp_unsigned("<", a.ir, b.ir))
+        return Value(self, self.b.compare("<", a.ir, b.ir, signed=False))

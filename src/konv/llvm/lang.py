@@ -16,32 +16,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llvmlite import ir
+from konv.llvm.types import (
+    F32,
+    F64,
+    I8,
+    I16,
+    I32,
+    I64,
+    PTR,
+    Number,
+    Operand,
+    Type,
+    vector,
+)
 
 if TYPE_CHECKING:
     from konv.llvm.numbers import Numbers
 
-I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
-F16, F32, F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
-PTR, VOID = ir.PointerType(), ir.VoidType()
 # What numbers of a dtype are in a register.
 REAL = {"float32": F32, "float64": F64, "float16": F32, "bfloat16": F32}
 INTEGER = {F32: I32, F64: I64}  # as wide as a number
 SIZE = {I8: 1, I16: 2, I32: 4, I64: 8, F32: 4, F64: 8, PTR: 8}
-
-Number = int | float
-Type = ir.Type  # of a value or an element
-Routine = ir.Function  # a function of a module, which other functions of it call
-
-
-def scalar_type(ty: ir.Type) -> ir.Type:
-    """The element type of a vector type; any other type itself."""
-    return ty.element if isinstance(ty, ir.VectorType) else ty
-
-
-def is_real(ty: ir.Type) -> bool:
-    """True for floating point numbers and vectors of them."""
-    return isinstance(scalar_type(ty), ir.HalfType | ir.FloatType | ir.DoubleType)
 
 
 class Value:
@@ -49,50 +44,44 @@ class Value:
 
     __slots__ = ("f", "ir")
 
-    def __init__(self, f: Numbers, value: ir.Value) -> None:
+    def __init__(self, f: Numbers, value: Operand) -> None:
         self.f, self.ir = f, value
 
     @property
-    def type(self) -> ir.Type:
+    def type(self) -> Type:
         return self.ir.type
 
     @property
     def lanes(self) -> int:
         """Lanes of a vector; 0 for a single number."""
-        return self.type.count if isinstance(self.type, ir.VectorType) else 0
+        return self.ir.type.count
 
-    def lift(self, other: Value | Number) -> ir.Value:
-        """`other` as an IR value of this value's type; a Python number fills every lane."""
-        if isinstance(other, Value):
-            return other.ir
-        if isinstance(self.type, ir.VectorType):
-            return ir.Constant(self.type, [other] * self.type.count)
-        return ir.Constant(self.type, other)
+    def lift(self, other: Value | Number) -> Operand:
+        """`other` as an operand of this value's type; a Python number fills every lane."""
+        return other.ir if isinstance(other, Value) else self.ir.type(other)
 
-    def _arith(self, other: Value | Number, integer: str, real: str) -> Value:
-        op = getattr(self.f.b, real if is_real(self.type) else integer)
-        return Value(self.f, op(self.ir, self.lift(other)))
+    def _binary(self, op: str, other: Value | Number) -> Value:
+        return Value(self.f, self.f.b.binary(op, self.ir, self.lift(other)))
 
     def _compare(self, op: str, other: Value | Number) -> Value:
-        compare = self.f.b.fcmp_ordered if is_real(self.type) else self.f.b.icmp_signed
-        return Value(self.f, compare(op, self.ir, self.lift(other)))
+        return Value(self.f, self.f.b.compare(op, self.ir, self.lift(other)))
 
     def __add__(self, other: Value | Number) -> Value:
-        if other == 0 and not is_real(self.type):
-            return self
-        return self._arith(other, "add", "fadd")
+        if self.ir.type.real:
+            return self._binary("fadd", other)
+        return self if other == 0 else self._binary("add", other)
 
     def __sub__(self, other: Value | Number) -> Value:
-        return self._arith(other, "sub", "fsub")
+        return self._binary("fsub" if self.ir.type.real else "sub", other)
 
     def __mul__(self, other: Value | Number) -> Value:
         if other == 1:
             return self
-        return self._arith(other, "mul", "fmul")
+        return self._binary("fmul" if self.ir.type.real else "mul", other)
 
     def __truediv__(self, other: Value | Number) -> Value:
         """The quotient of reals."""
-        return Value(self.f, self.f.b.fdiv(self.ir, self.lift(other)))
+        return self._binary("fdiv", other)
 
     def __rtruediv__(self, other: Number) -> Value:
         return Value(self.f, self.lift(other)) / self
@@ -104,25 +93,25 @@ class Value:
 
     def __floordiv__(self, other: Value | int) -> Value:
         """Integer quotient; both sides are never negative where konv uses it."""
-        return Value(self.f, self.f.b.sdiv(self.ir, self.lift(other)))
+        return self._binary("sdiv", other)
 
     def __mod__(self, other: Value | int) -> Value:
-        return Value(self.f, self.f.b.srem(self.ir, self.lift(other)))
+        return self._binary("srem", other)
 
     def __and__(self, other: Value | int) -> Value:
-        return Value(self.f, self.f.b.and_(self.ir, self.lift(other)))
+        return self._binary("and", other)
 
     def __or__(self, other: Value | int) -> Value:
-        return Value(self.f, self.f.b.or_(self.ir, self.lift(other)))
+        return self._binary("or", other)
 
     def __xor__(self, other: Value | int) -> Value:
-        return Value(self.f, self.f.b.xor(self.ir, self.lift(other)))
+        return self._binary("xor", other)
 
     def __rshift__(self, other: Value | int) -> Value:
-        return Value(self.f, self.f.b.lshr(self.ir, self.lift(other)))
+        return self._binary("lshr", other)
 
     def __lshift__(self, other: Value | int) -> Value:
-        return Value(self.f, self.f.b.shl(self.ir, self.lift(other)))
+        return self._binary("shl", other)
 
     def __lt__(self, other: Value | Number) -> Value:
         return self._compare("<", other)
@@ -144,9 +133,9 @@ class Value:
         """Lane-wise != of integers."""
         return self._compare("!=", other)
 
-    def to_pointer(self, element: ir.Type) -> Pointer:
+    def to_pointer(self, element: Type) -> Pointer:
         """This number as an address of elements."""
-        return Pointer(self.f, self.f.b.inttoptr(self.ir, PTR), element)
+        return Pointer(self.f, self.f.b.convert("inttoptr", self.ir, PTR), element)
 
 
 class Pointer(Value):
@@ -154,7 +143,7 @@ class Pointer(Value):
 
     __slots__ = ("element",)
 
-    def __init__(self, f: Numbers, value: ir.Value, element: ir.Type) -> None:
+    def __init__(self, f: Numbers, value: Operand, element: Type) -> None:
         super().__init__(f, value)
         self.element = element
 
@@ -162,59 +151,66 @@ class Pointer(Value):
         if isinstance(offset, int) and offset == 0:
             return self
         index = offset.ir if isinstance(offset, Value) else I64(offset)
-        moved = self.f.b.gep(self.ir, [index], source_etype=self.element)
+        moved = self.f.b.move(self.ir, index, self.element)
         return Pointer(self.f, moved, self.element)
 
-    def cast(self, element: ir.Type) -> Pointer:
+    def cast(self, element: Type) -> Pointer:
         """The same address, seen as elements of another type."""
         return Pointer(self.f, self.ir, element)
 
     def __getitem__(self, index: Value | int) -> Value:
-        loaded = self.f.b.load((self + index).ir, align=SIZE[self.element], typ=self.element)
-        return Value(self.f, loaded)
+        return self._load(self.element, index)
 
     def __setitem__(self, index: Value | int, value: Value | Number) -> None:
         if not isinstance(value, Value):
-            value = Value(self.f, ir.Constant(self.element, value))
-        self.f.b.store(value.ir, (self + index).ir, align=SIZE[self.element])
+            value = Value(self.f, self.element(value))
+        self.put(index, value)
 
-    def pointer(self, index: Value | int, element: ir.Type) -> Pointer:
+    def pointer(self, index: Value | int, element: Type) -> Pointer:
         """The address stored at `index` of an array of addresses."""
-        address = self.f.b.load((self + index).ir, align=8, typ=PTR)
+        address = self.f.b.load(PTR, (self + index).ir, align=8)
         return Pointer(self.f, address, element)
 
     def address(self) -> Value:
         """The address as a number."""
-        return Value(self.f, self.f.b.ptrtoint(self.ir, I64))
+        return Value(self.f, self.f.b.convert("ptrtoint", self.ir, I64))
 
     def vector(self, index: Value | int, lanes: int) -> Value:
         """Load `lanes` elements from `index` on; no alignment beyond the element's is assumed."""
-        ty = ir.VectorType(self.element, lanes)
-        return Value(self.f, self.f.b.load((self + index).ir, align=SIZE[self.element], typ=ty))
+        return self._load(vector(self.element, lanes), index)
+
+    def _load(self, ty: Type, index: Value | int) -> Value:
+        return Value(self.f, self.f.b.load(ty, (self + index).ir, SIZE[self.element]))
 
     def put(self, index: Value | int, value: Value) -> None:
         """Store a vector from `index` on."""
-        self.f.b.store(value.ir, (self + index).ir, align=SIZE[self.element])
+        self.f.b.store(value.ir, (self + index).ir, SIZE[self.element])
 
 
 class Variable:
-    """A mutable local. It stands on the stack in the IR; LLVM's SROA makes a register of it."""
+    """A mutable local. It stands on the stack in the IR; LLVM's SROA makes a register of it. Within
+    a block what was last set or read is known and not loaded again.
+    """
 
-    __slots__ = ("f", "slot", "type")
+    __slots__ = ("block", "f", "known", "slot", "type")
 
     def __init__(self, f: Numbers, initial: Value) -> None:
         self.f, self.type = f, initial.type
-        with f.b.goto_entry_block():
-            self.slot = f.b.alloca(self.type)
+        with f.b.at_entry():
+            self.slot = f.b.reserve(self.type.text)
         self.set(initial)
 
     def get(self) -> Value:
-        return Value(self.f, self.f.b.load(self.slot, typ=self.type))
+        if self.block is not self.f.b.block:
+            self._know(self.f.b.load(self.type, self.slot))
+        return Value(self.f, self.known)
 
     def set(self, value: Value | Number) -> None:
-        if not isinstance(value, Value):
-            value = Value(self.f, ir.Constant(self.type, value))
-        self.f.b.store(value.ir, self.slot)
+        self._know(value.ir if isinstance(value, Value) else self.type(value))
+        self.f.b.store(self.known, self.slot)
+
+    def _know(self, value: Operand) -> None:
+        self.block, self.known = self.f.b.block, value
 
     def add(self, value: Value | Number) -> None:
         self.set(self.get() + value)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llvmlite import ir
-
-from konv.llvm.lang import I64, Number, Value, is_real, scalar_type
+from konv.llvm.builder import Builder, Routine
+from konv.llvm.lang import Value
+from konv.llvm.types import F32, F64, I16, I32, I64, Number, Type, like, vector
 
 if TYPE_CHECKING:
     from konv.llvm.function import Module
@@ -14,35 +14,35 @@ if TYPE_CHECKING:
 
 class Numbers:
     """A function under construction: constants, conversions, choices and products. `b` is
-    llvmlite's builder, for what has no word here.
+    the builder of instructions, for what has no word here.
     """
 
-    def __init__(self, module: Module, fn: ir.Function) -> None:
+    def __init__(self, module: Module, fn: Routine) -> None:
         self.module, self.fn = module, fn
-        self.b = ir.IRBuilder(fn.append_basic_block("entry"))
+        self.b = Builder(fn)
 
-    def constant(self, ty: ir.Type, number: Number) -> Value:
+    def constant(self, ty: Type, number: Number) -> Value:
         """A number of any type; of a vector, in every lane."""
-        filled = [number] * ty.count if isinstance(ty, ir.VectorType) else number
-        return Value(self, ir.Constant(ty, filled))
+        return Value(self, ty(number))
 
-    def bits(self, value: Value, element: ir.Type) -> Value:
+    def bits(self, value: Value, element: Type) -> Value:
         """The same bits as numbers of another type of the same size, lane by lane."""
-        return Value(self, self.b.bitcast(value.ir, like(value.type, scalar_type(element))))
+        return Value(self, self.b.convert("bitcast", value.ir, like(value.type, element.element)))
 
-    def extend(self, value: Value, element: ir.Type) -> Value:
+    def extend(self, value: Value, element: Type) -> Value:
         """Numbers as a wider type that holds them all: reals as reals, bits as bits above 0."""
-        longer = self.b.fpext if is_real(value.type) else self.b.zext
-        return Value(self, longer(value.ir, like(value.type, element)))
+        return self._convert("fpext" if value.type.real else "zext", value, element)
 
-    def shorten(self, value: Value, element: ir.Type) -> Value:
+    def shorten(self, value: Value, element: Type) -> Value:
         """Reals rounded to a narrower type, integers without their upper bits."""
-        shorter = self.b.fptrunc if is_real(value.type) else self.b.trunc
-        return Value(self, shorter(value.ir, like(value.type, element)))
+        return self._convert("fptrunc" if value.type.real else "trunc", value, element)
 
-    def to_real(self, value: Value, element: ir.Type) -> Value:
+    def to_real(self, value: Value, element: Type) -> Value:
         """Integers, with their sign, as reals."""
-        return Value(self, self.b.sitofp(value.ir, like(value.type, element)))
+        return self._convert("sitofp", value, element)
+
+    def _convert(self, op: str, value: Value, element: Type) -> Value:
+        return Value(self, self.b.convert(op, value.ir, like(value.type, element)))
 
     def absolute(self, x: Value) -> Value:
         """Reals without their sign."""
@@ -64,24 +64,21 @@ class Numbers:
     def fma(self, a: Value, b: Value, c: Value) -> Value:
         """a * b + c, with one rounding wherever the machine has an instruction for it.
 
-        `llvm.fma` would call the C library on a machine without one; IRBuilder.fma refuses vectors.
+        `llvm.fma` would call the C library on a machine without one.
         """
         name = f"llvm.fmuladd.{suffix(a.type)}"
         intrinsic = self.module.declare(name, a.type, [a.type] * 3)
         return Value(self, self.b.call(intrinsic, [a.ir, b.ir, c.ir]))
 
-    def regard(self, value: Value, element: ir.Type, count: int) -> Value:
+    def regard(self, value: Value, element: Type, count: int) -> Value:
         """The bits of a vector as `count` elements of another type."""
-        return Value(self, self.b.bitcast(value.ir, ir.VectorType(element, count)))
+        return Value(self, self.b.convert("bitcast", value.ir, vector(element, count)))
 
 
-def like(ty: ir.Type, element: ir.Type) -> ir.Type:
-    """The type with as many lanes, of other elements."""
-    return ir.VectorType(element, ty.count) if isinstance(ty, ir.VectorType) else element
+_SHORT = {F32: "f32", F64: "f64", I64: "i64", I32: "i32", I16: "i16"}
 
 
-def suffix(ty: ir.Type) -> str:
+def suffix(ty: Type) -> str:
     """How intrinsics spell a type: f32, v8f32."""
-    names = {"float": "f32", "double": "f64", "i64": "i64", "i32": "i32", "i16": "i16"}
-    name = names[str(scalar_type(ty))]
-    return f"v{ty.count}{name}" if isinstance(ty, ir.VectorType) else name
+    name = _SHORT[ty.element]
+    return f"v{ty.count}{name}" if ty.count else name

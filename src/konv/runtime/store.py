@@ -29,7 +29,7 @@ __all__ = [
     "size",
 ]  # fmt: skip
 
-LIMIT = 256 * 1024 * 1024  # bytes; a kernel has some 15 KB, so no one's networks fill it
+LIMIT = 256 * 1024 * 1024  # bytes; a kernel has some 30 KB, so no one's networks fill it
 HOUR = 3600.0  # seconds: how finely "last used" is kept, so that a hit seldom writes to the disk
 KINDS = (sealed.SUFFIX, sealed.TUNED)
 DIGITS = 64  # of a key, hexadecimal
@@ -177,7 +177,7 @@ def _files(*suffixes: str) -> Iterator[tuple[Path, os.stat_result]]:
 
 
 def _listed(*suffixes: str) -> Iterator[tuple[os.DirEntry[str], os.stat_result]]:
-    """The same without a Path for each: a full cache has 17,000 files, and whoever has compiled a
+    """The same without a Path for each: a full cache has 9,000 files, and whoever has compiled a
     kernel has them listed.
     """
     place = folder()

@@ -1,0 +1,94 @@
+"""A module in pieces is the same machine code, and what modules have in common is compiled once."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+from llvm.assembly import functions
+from llvmlite import binding
+
+from konv.geometry import Conv
+from konv.kernels import by_name
+from konv.llvm import Module, build, detect, load, object_bytes
+from konv.llvm.pieces import pieces
+from konv.plan import Plan
+from konv.runtime.choose import choose
+
+LINES = ("conv2d 1x16x9x9 o16 k1", "conv2d 1x64x30x30 o64 k3 p1", "conv2d 1x32x30x30 o32 k3 g32")
+
+
+def plan(line: str) -> Plan:
+    return choose(Conv.parse(line), detect(), True, True)
+
+
+def emitted(plan: Plan) -> Module:
+    return by_name(plan.algorithm).emit(plan, detect())
+
+
+def assembly(text: str) -> dict[str, list[str]]:
+    machine = build.target_machine(detect())
+    return functions(str(machine.emit_assembly(build.optimise(text, machine))))
+
+
+def plain(lines: list[str]) -> list[str]:
+    """Instructions without the numbers of labels: those count on through a module."""
+    instructions = (line for line in lines if not line.endswith(":"))
+    return [re.sub(r"\bL[A-Za-z_]+\d[\d_]*", "L", line) for line in instructions]
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_functions_are_those_of_the_whole_module(line: str) -> None:
+    """Each stands in one piece, instruction for instruction as if all were compiled together."""
+    module = emitted(plan(line))
+    whole = assembly(str(module))
+    found: dict[str, list[str]] = {}
+    for piece in pieces(module):
+        for name, lines in assembly(piece).items():
+            assert name not in found
+            found[name] = lines
+    assert set(found) == set(whole)
+    for name, lines in whole.items():
+        assert plain(found[name]) == plain(lines), name
+
+
+def test_each_piece_stands_on_its_own() -> None:
+    """It declares what it calls: LLVM takes it by itself."""
+    for piece in pieces(emitted(plan(LINES[0]))):
+        binding.parse_assembly(piece).verify()
+
+
+def test_kernels_share_pieces() -> None:
+    """Another activation changes tiles, not how images are packed: most of the code is known."""
+    one = plan(LINES[0])
+    first, other = (set(pieces(emitted(p))) for p in (one, replace(one, activation="relu")))
+    assert first != other
+    assert len(first & other) > len(first) // 2
+
+
+def test_what_is_known_is_not_compiled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same bytes, without LLVM; of another target nothing is known."""
+    module = emitted(plan(LINES[1]))
+    code = object_bytes(module)
+    monkeypatch.setattr(build, "optimise", None)
+    assert object_bytes(module) == code
+    other = replace(detect(), features=("+fma",))
+    with pytest.raises(TypeError):
+        object_bytes(by_name("direct").emit(plan(LINES[0]), other))
+
+
+def test_what_is_known_does_not_grow_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "_known", {})
+    monkeypatch.setattr(build, "KNOWN", 3)
+    code = object_bytes(emitted(plan(LINES[0])))
+    assert 0 < len(build._known) <= 3
+    assert object_bytes(emitted(plan(LINES[0]))) == code
+
+
+def test_code_that_ends_early_is_refused() -> None:
+    """A bundle of objects cut anywhere is no code."""
+    code = object_bytes(emitted(plan(LINES[0])))
+    for cut in (4, 100, len(code) - 1):
+        with pytest.raises(RuntimeError, match="not an object file"):
+            load(code[:cut], detect())

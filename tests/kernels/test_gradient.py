@@ -76,6 +76,12 @@ WINOGRAD = (
     "conv1d 3x16x90 o20 k4 s2 p1",
     "tconv2d 2x18x7x9 o16 k4 s2 p1",
     "tconv2d 1x16x8x5 o17 k3 s2 p1 r1",
+    "conv2d 2x17x21x30 o20 k3 p2 d2",
+    "conv2d 3x16x14x9 o33 k3 p4x3 d4x3",
+    "conv2d 2x32x13x40 o32 k5 p6 d3 g2",
+    "conv2d 2x16x9x26 o16 k3 p12 d12",
+    "conv2d 1x16x20x7 o18 k3 p2x1 d2x1",
+    "conv1d 3x16x90 o20 k3 p7:2 d7",
 )
 EVERY = LINES + DEPTHWISE + WINOGRAD
 

@@ -48,7 +48,7 @@ JOB = (
     "at_rows", "at_zeros", "at_beside",
     "at_copy", "at_own",
     *per_axis(
-        "outs",  # winograd: outputs of an axis, whose tiles are counted
+        "outs", "dilation",  # winograd: outputs of an axis, whose tiles are counted; between taps
         "size", "x_stride", "y_stride", "count", "box", "axis_boxes", "jump", "least", "ahead",
         "first_slots", "at_raws", "at_slots",
     ),
@@ -65,6 +65,9 @@ UNIT = (
     # those beside them
     "line0", "line1", "inner0", "inner1", "beside",
     "tile",  # winograd: number of the box's first, counted from those at hand
-    *per_axis("length", "raw", "slots"),
+    *per_axis(
+        "spread",  # winograd: outputs from that of its first tile to that of its last
+        "length", "raw", "slots",
+    ),
 )  # fmt: skip
 RECORDS = (JOB, UNIT)

@@ -43,6 +43,8 @@ LINES = (
     "conv2d 2x3x24x23 o17 k7 s2 p3",
     "conv2d 1x20x5x8 o40 k3 p1 g20",
     "conv3d 2x4x5x6x9 o3 k3x1x2 p1",
+    "conv2d 2x17x17x9 o24 k3 p12x8 d12x8",
+    "conv2d 3x34x5x2 o34 k3 s2x1 p1x2 d1x2 g2",
 )  # fmt: skip
 DEPTHWISE = (
     "conv2d 2x8x12x11 o8 k3 p1 g8",

@@ -14,12 +14,14 @@ from konv.kernels.words import per_axis
 
 JOB = (
     "units",  # parts x groups x ranges of output channels x ranges of input channels
-    "adding",  # 1: the second run, which adds up what the parts have left; units of `piece` numbers
+    # 2: the last run of konv.kernels.gradient_apart; 1: the second run of others,
+    "adding",  # which adds up what the parts have left; units of `piece` numbers
     "piece", "numbers",  # of the whole weight
     "parts", "boxes", "images", "image_boxes",  # images in a box
     "n", "groups", "ci", "co", "taps",  # channels of a group
     "blocks", "tail",  # full blocks of output channels; vectors in one more, other block
     "ranges_co", "blocks_each", "ranges_ci", "ci_each",
+    "x_first", "dy_first",  # bytes of x and dy before those that are read
     "x_batch", "x_channel", "y_batch", "y_channel",
     "in_a_row",  # 1 if the slots of a row are neighbours in the image
     "pitch", "face", "volume", "plane",  # numbers in a row of a strip, a depth, an image, a channel

@@ -74,7 +74,7 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
     strides.
     """
     if share(conv) == 1.0 or conv.exact_macs < gradient_cut.ALONE:
-        return gradient_cut.work(conv, plan, target, x, y, threads)
+        return gradient_cut.work(*_thinned(conv, plan, target, x), y, threads)
     jobs: list[tuple[dict[str, int], list[int]]] = []
     parts: dict[str, int] = {}
     counts = []
@@ -104,6 +104,22 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
     }  # fmt: skip
     first, *then = [*runs, [*weave.values(), *counts]]
     return Work(first, then, threads, in_all)
+
+
+def _thinned(
+    conv: Conv, plan: Plan, target: Target, x: Strides
+) -> tuple[Conv, Plan, Target, Strides]:
+    """The layer without the pixels that one tap in steps passes over, and what belongs to it; of a
+    contiguous image its rows stay whole, to be copied as vectors (256->512@56 1x1 in steps of two,
+    8 images: 14.2 to 10.6 ms channels-last, 15.0 to 13.5 contiguous).
+    """
+    axes, strides = list(conv.axes), list(x)
+    for a, axis in enumerate(conv.axes):
+        inside = axis.lo == 0 and (axis.out - 1) * axis.stride < axis.size
+        if axis.kernel == 1 and inside and not (plan.packed and a == conv.dims - 1):
+            axes[a] = Axis(axis.out, 1)
+            strides[2 + a] *= axis.stride
+    return replace(conv, axes=tuple(axes)), plan, target, tuple(strides)
 
 
 def _layer(

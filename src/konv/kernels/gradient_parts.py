@@ -196,6 +196,7 @@ def emit_panel(module: Module, plan: Plan, turn: Routine) -> Routine:
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     size = SIZE[element(plan.dtype)]
     run = _emit_run(module, plan, turn)
+    pixelwise = None if plan.blocked else _emit_pixelwise(module, plan)
     with part_function(module, "panel", records=RECORDS) as (f, piece, _):
         job, unit = piece.job, piece.unit
         width, pixels = plan.vectors * lanes, unit["pixels"]
@@ -204,9 +205,21 @@ def emit_panel(module: Module, plan: Plan, turn: Routine) -> Routine:
         rows = f.select(job["whole"] >= 1, f.integer(1), lengths[1])
         depths = f.select(job["whole"] >= 2, f.integer(1), lengths[0])
         count = pixels // unit["images"] // (rows * depths)
-        with f.loop(unit["block1"], start=unit["block0"]) as block:
+        begin, panel = unit["block0"], piece.part("at_panel", real)
+        if not plan.blocked:
+            # Of channels-last dy whole blocks come a pixel at a time, as they lie in memory.
+            whole = f.least(f.least(unit["block1"], job["blocks"]), job["co"] // width)
+            channel, at = unit["group"] * job["co"] + begin * width, f.var(0)
+            with f.loop(unit["images"]) as image, f.loop(depths) as d, f.loop(rows) as h:
+                place = channel + image * job["y_batch"]
+                place = place + d * job["y_stride", 0] + h * job["y_stride", 1]
+                arguments = [unit["y"] + place * size, panel + at.get() * width, count]
+                f.call(pixelwise, [job.base, unit.base, *arguments, whole - begin])
+                at.add(count)
+            begin = f.most(whole, begin)
+        with f.loop(unit["block1"], start=begin) as block:
             wide = f.select(block < job["blocks"], f.integer(width), job["tail"] * lanes)
-            to = piece.part("at_panel", real) + (block - unit["block0"]) * pixels * width
+            to = panel + (block - unit["block0"]) * pixels * width
             channel = block * width
             valid = f.least(job["co"] - channel, wide)
             first = (unit["group"] * job["co"] + channel) * job["y_channel"]
@@ -218,6 +231,23 @@ def emit_panel(module: Module, plan: Plan, turn: Routine) -> Routine:
                 arguments = [source, to + at.get() * wide, count, wide, valid]
                 f.call(run, [job.base, unit.base, *arguments])
                 at.add(count)
+        return f.fn
+
+
+def _emit_pixelwise(module: Module, plan: Plan) -> Routine:
+    """pixelwise(job, unit, source, to, count, blocks): whole blocks of neighbouring outputs that
+    lie channels-last.
+    """
+    real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
+    labels, width = ("source", "to", "count", "blocks"), plan.vectors * lanes
+    with part_function(module, "pixelwise", labels, records=RECORDS) as (f, piece, args):
+        source, to = args[0].to_pointer(element(plan.dtype)), args[1].to_pointer(real)
+        count, blocks = args[2:]
+        step, apart = piece.job["y_stride", 2], piece.unit["pixels"] * width
+        with f.loop(count) as p, f.loop(blocks) as block:
+            pixel, out = source + (p * step + block * width), to + (block * apart + p * width)
+            for k in range(0, width, lanes):
+                out.put(k, read(f, plan.dtype, pixel + k, lanes))
         return f.fn
 
 

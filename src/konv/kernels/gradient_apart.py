@@ -83,7 +83,7 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
         if 0 in (n for _, n, _ in taps):
             continue
         one, firsts = _layer(conv, taps, x, y)
-        cut = sizes(one, plan, target, y, threads)
+        cut = sizes(one, plan, target, x, y, threads)
         words, tables = describe(one, cut.boxes, cut.words, cut.places, x, y)
         jobs.append((words | firsts | {"partial": sum(counts)}, tables))
         counts[-1] = cut.boxes.parts

@@ -101,10 +101,10 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
     """
     if conv.exact_macs < ALONE:
         threads = 1
-    return complete(conv, sizes(conv, plan, target, y, threads), x, y, threads)
+    return complete(conv, sizes(conv, plan, target, x, y, threads), x, y, threads)
 
 
-def sizes(conv: Conv, plan: Plan, target: Target, y: Strides, threads: int) -> Sizes:
+def sizes(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Sizes:
     """Those of such a plan."""
     lanes, size = target.lanes(plan.dtype), COMPUTED[plan.dtype]
     boxes = Boxes.of(conv, PANEL // (plan.vectors * target.vector_bytes), OUTPUTS_OF_PART)
@@ -130,6 +130,7 @@ def sizes(conv: Conv, plan: Plan, target: Target, y: Strides, threads: int) -> S
         "in_a_row": int(not lines[2].sparse),
         "pitch": pitch, "face": face, "volume": volume, "plane": plane,
         "whole": _whole(lines, (*(0,) * (3 - conv.dims), *y[2:])), "padded_rows": rows,
+        "x_whole": 0 if plan.packed else _x_whole(conv, lines, x),
     }  # fmt: skip
     parts = {
         "at_pixels": pixels * 8,
@@ -283,6 +284,13 @@ def _whole(lines: list[Line], y: Strides) -> int:
     if lines[1].boxes > 1 or (lines[0].count > 1 and y[0] != lines[1].count * y[1]):
         return 1
     return 2
+
+
+def _x_whole(conv: Conv, lines: list[Line], x: Strides) -> int:
+    """The same of pixels, where each output reads its own and no other."""
+    if any((a.kernel, a.stride, a.lo, a.size) != (1, 1, 0, a.out) for a in conv.axes):
+        return 0
+    return _whole(lines, (*(0,) * (3 - conv.dims), *x[2:]))
 
 
 def _even(channels: int, taps: int, mr: int) -> int:

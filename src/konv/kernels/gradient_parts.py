@@ -90,15 +90,22 @@ def emit_strip(module: Module, plan: Plan, turn: Routine) -> Routine:
     real, size = REAL[plan.dtype], SIZE[element(plan.dtype)]
     row = _emit_row(module, plan) if plan.packed else _emit_turned_row(module, plan, turn)
     slow = _emit_slow_row(module, plan)
+    whole = None if plan.packed else _emit_whole_rows(module, plan, turn)
     with part_function(module, "strip", records=RECORDS) as (f, piece, _):
         job, unit = piece.job, piece.unit
         tables = [piece.part(("at_slots", axis), I64) for axis in AXES]
         strip = piece.part("at_strip", real)
         first = unit["group"] * job["ci"] + unit["channel"]
+        rows = unit["slots", 1]
+        if whole is not None:
+            # Rows that follow each other are one.
+            rows = f.select(job["x_whole"] >= 1, f.integer(0), rows)
+            with f.when(job["x_whole"] >= 1):
+                f.call(whole, [job.base, unit.base])
         with (
             f.loop(unit["images"]) as image,
             f.loop(unit["slots", 0]) as d,
-            f.loop(unit["slots", 1]) as h,
+            f.loop(rows) as h,
         ):
             deep, high = tables[0][d], tables[1][h]
             to = strip + (image * job["volume"] + d * job["face"] + h * job["pitch"])
@@ -172,6 +179,28 @@ def _emit_turned_row(module: Module, plan: Plan, turn: Routine) -> Routine:
         step = job["x_stride", 2]
         first = source + (unit["raw", 2] + begin) * step
         f.call(turn, [first, step, to + begin, job["plane"], end - begin, unit["channels"]])
+        return f.fn
+
+
+def _emit_whole_rows(module: Module, plan: Plan, turn: Routine) -> Routine:
+    """whole_rows(job, unit): the unit's channels of a channels-last box without padding, whose rows
+    lie in one run; turned at once, small maps fill squares, too.
+    """
+    real, size = REAL[plan.dtype], SIZE[element(plan.dtype)]
+    with part_function(module, "whole_rows", records=RECORDS) as (f, piece, _):
+        job, unit, step = piece.job, piece.unit, piece.job["x_stride", 2]
+        tables = [piece.part(("at_slots", axis), I64) for axis in AXES]
+        strip = piece.part("at_strip", real)
+        first = unit["group"] * job["ci"] + unit["channel"]
+        deep = job["x_whole"] >= 2
+        depths = f.select(deep, f.integer(1), unit["slots", 0])
+        count = unit["slots", 1] * unit["slots", 2] * f.select(deep, unit["slots", 0], 1)
+        with f.loop(unit["images"]) as image, f.loop(depths) as d:
+            at = tables[0][d] + tables[1][0] + unit["raw", 2] * step
+            at = at + image * job["x_batch"] + first * job["x_channel"]
+            source = (unit["x"] + at * size).to_pointer(element(plan.dtype))
+            to = strip + (image * job["volume"] + d * job["face"])
+            f.call(turn, [source, step, to, job["plane"], count, unit["channels"]])
         return f.fn
 
 

@@ -25,6 +25,8 @@ JOB = (
     "x_batch", "x_channel", "y_batch", "y_channel",
     "in_a_row",  # 1 if the slots of a row are neighbours in the image
     "pitch", "face", "volume", "plane",  # numbers in a row of a strip, a depth, an image, a channel
+    # axes from the last on whose boxes are whole, and whose pixels lie in one run, too
+    "x_whole",
     "whole",  # axes from the last on whose boxes are whole: outputs there lie in one run
     "padded_rows",  # rows of a block of sums; planar: vectors of sums of a group
     # planar: groups in a unit, numbers in a row of one phase, in a channel of dy

@@ -1,27 +1,23 @@
-"""What a box of a weight gradient needs before its sums are formed, and how sums leave.
+"""What a box of a weight gradient needs of its input before sums are formed.
 
     strip   [channel][image][slot d][slot h][slot w]   the input under the box, padding as zeros
-    panel   [block][output][vector][lane]              dy of the box, zeros behind the last channel
     places  [output]                                   where its first tap reads in a channel
-    sums    [block][row][vector][lane]                 ->  [output channel][row], as the weight lies
 
 Whatever has to be turned - channels-last input, contiguous dy, sums - goes through one routine.
 """
 
 from __future__ import annotations
 
-from konv.kernels.gradient_words import JOB, RECORDS
+from konv.kernels.gradient_words import RECORDS
 from konv.kernels.packing import transpose
-from konv.kernels.stored import HALVES, element, read, write
-from konv.kernels.words import AXES, Piece, Words, part_function
+from konv.kernels.stored import HALVES, element, read
+from konv.kernels.words import AXES, Piece, part_function
 from konv.llvm import (
-    I16,
     I64,
     REAL,
     SIZE,
     Function,
     Module,
-    Pointer,
     Routine,
     Type,
     Value,
@@ -29,9 +25,6 @@ from konv.llvm import (
 )
 from konv.plan import Plan
 
-# Pixels that dy is asked for in advance; x, which is turned in squares, a square. With batch 8 and
-# 1x1 layers of 64 to 256 channels at 56 pixels 1.1 to 1.2 times as fast (Zen 3).
-AHEAD = 12
 TURN = ("from", "step", "to", "apart", "rows", "columns")
 
 
@@ -218,176 +211,3 @@ def _emit_slow_row(module: Module, plan: Plan) -> Routine:
                 with pixel:
                     line[q] = read(f, plan.dtype, source + (c * job["x_channel"] + place))
         return f.fn
-
-
-def emit_panel(module: Module, plan: Plan, turn: Routine) -> Routine:
-    """panel(job, unit): dy of the box at hand, the unit's output channels, block by block."""
-    real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
-    size = SIZE[element(plan.dtype)]
-    run = _emit_run(module, plan, turn)
-    pixelwise = None if plan.blocked else _emit_pixelwise(module, plan)
-    with part_function(module, "panel", records=RECORDS) as (f, piece, _):
-        job, unit = piece.job, piece.unit
-        width, pixels = plan.vectors * lanes, unit["pixels"]
-        lengths = [unit["length", axis] for axis in AXES]
-        # Outputs of whole axes lie in one run.
-        rows = f.select(job["whole"] >= 1, f.integer(1), lengths[1])
-        depths = f.select(job["whole"] >= 2, f.integer(1), lengths[0])
-        count = pixels // unit["images"] // (rows * depths)
-        begin, panel = unit["block0"], piece.part("at_panel", real)
-        if not plan.blocked:
-            # Of channels-last dy whole blocks come a pixel at a time, as they lie in memory.
-            whole = f.least(f.least(unit["block1"], job["blocks"]), job["co"] // width)
-            channel, at = unit["group"] * job["co"] + begin * width, f.var(0)
-            with f.loop(unit["images"]) as image, f.loop(depths) as d, f.loop(rows) as h:
-                place = channel + image * job["y_batch"]
-                place = place + d * job["y_stride", 0] + h * job["y_stride", 1]
-                arguments = [unit["y"] + place * size, panel + at.get() * width, count]
-                f.call(pixelwise, [job.base, unit.base, *arguments, whole - begin])
-                at.add(count)
-            begin = f.most(whole, begin)
-        with f.loop(unit["block1"], start=begin) as block:
-            wide = f.select(block < job["blocks"], f.integer(width), job["tail"] * lanes)
-            to = panel + (block - unit["block0"]) * pixels * width
-            channel = block * width
-            valid = f.least(job["co"] - channel, wide)
-            first = (unit["group"] * job["co"] + channel) * job["y_channel"]
-            at = f.var(0)
-            with f.loop(unit["images"]) as image, f.loop(depths) as d, f.loop(rows) as h:
-                place = first + image * job["y_batch"]
-                place = place + d * job["y_stride", 0] + h * job["y_stride", 1]
-                source = unit["y"] + place * size
-                arguments = [source, to + at.get() * wide, count, wide, valid]
-                f.call(run, [job.base, unit.base, *arguments])
-                at.add(count)
-        return f.fn
-
-
-def _emit_pixelwise(module: Module, plan: Plan) -> Routine:
-    """pixelwise(job, unit, source, to, count, blocks): whole blocks of neighbouring outputs that
-    lie channels-last.
-    """
-    real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
-    labels, width = ("source", "to", "count", "blocks"), plan.vectors * lanes
-    with part_function(module, "pixelwise", labels, records=RECORDS) as (f, piece, args):
-        source, to = args[0].to_pointer(element(plan.dtype)), args[1].to_pointer(real)
-        count, blocks = args[2:]
-        step, apart = piece.job["y_stride", 2], piece.unit["pixels"] * width
-        with f.loop(count) as p, f.loop(blocks) as block:
-            pixel, out = source + (p * step + block * width), to + (block * apart + p * width)
-            for k in range(0, width, lanes):
-                out.put(k, read(f, plan.dtype, pixel + k, lanes))
-        return f.fn
-
-
-def _emit_run(module: Module, plan: Plan, turn: Routine) -> Routine:
-    """run(job, unit, source, to, count, wide, valid): neighbouring outputs, `valid` channels of
-    them in `wide` places.
-    """
-    real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
-    labels = ("source", "to", "count", "wide", "valid")
-    with part_function(module, "run_of_outputs", labels, records=RECORDS) as (f, piece, args):
-        source, to = args[0].to_pointer(element(plan.dtype)), args[1].to_pointer(real)
-        count, wide, valid = args[2:]
-        job = piece.job
-        with f.when(valid < wide):
-            f.clear(to, count * wide)
-        if plan.blocked:
-            f.call(turn, [source, job["y_channel"], to, wide, valid, count])
-            return f.fn
-        full = valid & -lanes
-        with f.loop(count) as p:
-            pixel, out = source + p * job["y_stride", 2], to + p * wide
-            with f.loop(full, step=lanes) as k:
-                f.prefetch(pixel + (k + job["y_stride", 2] * AHEAD))
-                out.put(k, read(f, plan.dtype, pixel + k, lanes))
-            with f.loop(valid, start=full) as k:
-                out[k] = read(f, plan.dtype, pixel + k)
-        return f.fn
-
-
-def emit_leave(module: Module, plan: Plan, turn: Routine) -> Routine:
-    """leave(job, unit, to): the unit's sums go where they belong in a weight that begins at
-    `to`.
-    """
-    real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
-    with part_function(module, "leave", ("to",), records=RECORDS) as (f, piece, args):
-        job, unit, width = piece.job, piece.unit, plan.vectors * lanes
-        weight, reduction = args[0].to_pointer(real), job["ci"] * job["taps"]
-        with f.loop(unit["block1"], start=unit["block0"]) as block:
-            wide = f.select(block < job["blocks"], f.integer(width), job["tail"] * lanes)
-            first, number = block * width, block - unit["block0"]
-            sums = piece.part("at_sums", real) + number * job["padded_rows"] * width
-            channel = unit["group"] * job["co"] + first
-            to = weight + (channel * reduction + unit["channel"] * job["taps"])
-            valid = f.least(job["co"] - first, wide)
-            rows = unit["channels"] * job["taps"]
-            f.call(turn, [sums, wide, to, reduction, rows, valid])
-        return f.fn
-
-
-def emit_add(module: Module, plan: Plan) -> Routine:
-    """add(job, partial, y, unit): a piece of the weight, the sums of all parts in their order."""
-    real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
-    params = [("job", pointer_to(I64)), ("partial", pointer_to(real))]
-    params += [("y", pointer_to(element(plan.dtype))), ("unit", I64)]
-    with module.function("add", params, inline=False) as (f, (job_at, partial, y, unit)):
-        job = Words(job_at, JOB, frozen=True)
-        begin = unit * job["piece"]
-        end = f.least(begin + job["piece"], job["numbers"])
-        whole = begin + ((end - begin) & -lanes)
-
-        def total(i: Value, lanes: int) -> Value:
-            return _total(f, plan, partial + i, job["parts"], job["numbers"], lanes)
-
-        with f.loop(whole, start=begin, step=lanes) as i:
-            write(f, plan.dtype, y + i, total(i, lanes))
-        with f.loop(end, start=whole) as i:
-            write(f, plan.dtype, y + i, total(i, 0))
-        return f.fn
-
-
-def emit_weave(module: Module, plan: Plan) -> Routine:
-    """weave(job, partial, y, unit): a piece of a weight whose taps have parts of their own each;
-    those of a tap that meets padding only are none, and it is 0.
-
-    Tap by tap, as long as the piece stays in the first-level cache.
-    """
-    real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
-    params = [("job", pointer_to(I64)), ("partial", pointer_to(real))]
-    params += [("y", pointer_to(element(plan.dtype))), ("unit", I64)]
-    with module.function("weave", params, inline=False) as (f, (job_at, partial, y, unit)):
-        job = Words(job_at, JOB, frozen=True)
-        begin, count, taps = unit * job["piece"], f.var(0), job["taps"]
-        end = f.least(begin + job["piece"], job["numbers"])
-        aside = f.array(real, lanes)
-        whole, each = begin + ((end - begin) & -lanes), job.base + job["at_taps"]
-        with f.loop(taps) as tap:
-            first = partial + count.get() * job["numbers"]
-            parts, out = each[tap], y + tap
-            count.add(parts)
-
-            def total(i: Value, lanes: int, first: Pointer = first, parts: Value = parts) -> Value:
-                return _total(f, plan, first + i, parts, job["numbers"], lanes)
-
-            with f.choose(parts.equals(0)) as (none, some):
-                with none, f.loop(end, start=begin) as i:
-                    out[i * taps] = 0 if out.element == I16 else 0.0
-                with some:
-                    with f.loop(whole, start=begin, step=lanes) as i:
-                        aside.put(0, total(i, lanes))
-                        for lane in range(lanes):
-                            write(f, plan.dtype, out + (i + lane) * taps, aside[lane])
-                    with f.loop(end, start=whole) as i:
-                        write(f, plan.dtype, out + i * taps, total(i, 0))
-        return f.fn
-
-
-def _total(
-    f: Function, plan: Plan, first: Pointer, parts: Value, numbers: Value, lanes: int
-) -> Value:
-    """The sum of what all parts have at a place, in their order; of neighbouring ones if lanes."""
-    found = f.var_of(read(f, plan.dtype, first, lanes))
-    with f.loop(parts, start=1) as part:
-        found.add(read(f, plan.dtype, first + part * numbers, lanes))
-    return found.get()

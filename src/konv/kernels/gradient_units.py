@@ -16,15 +16,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from konv.kernels.gradient_parts import (
-    emit_add,
-    emit_leave,
-    emit_panel,
-    emit_places,
-    emit_strip,
-    emit_turn,
-    emit_weave,
-)
+from konv.kernels.gradient_panel import emit_panel
+from konv.kernels.gradient_parts import emit_places, emit_strip, emit_turn
+from konv.kernels.gradient_sums import emit_add, emit_leave, emit_weave
 from konv.kernels.gradient_tile import emit_tile
 from konv.kernels.gradient_words import JOB, RECORDS, UNIT
 from konv.kernels.region import emit_entry, emit_units

@@ -51,7 +51,8 @@ from math import prod
 
 from konv.geometry import Conv
 from konv.kernels.direct import last_block, tile_cost
-from konv.kernels.gradient_parts import emit_leave, emit_turn
+from konv.kernels.gradient_parts import emit_turn
+from konv.kernels.gradient_sums import emit_leave
 from konv.kernels.gradient_winograd_points import emit_box
 from konv.kernels.gradient_winograd_taps import emit_leaving, emit_taps, emit_widths
 from konv.kernels.gradient_winograd_tile import emit_block, emit_both, emit_products

@@ -35,9 +35,9 @@ def weight_gradient(conv: Conv, x: Any, dy: Any) -> Any:
     for tensors that require grad (konv.conv2d and its kin differentiate), TypeError for arrays of
     other kinds.
 
-    Large float32 layers of 3 or 5 taps and stride 1, and of 3 to 5 taps and stride 2, are computed
-    on tiles (Winograd): a NaN or infinity may then make all taps of its channel NaN.
-    ``konv.precision("exact")`` keeps them where they belong.
+    Large float32 layers of 3 or 5 taps and stride 1, dilated or not, and of 3 to 5 taps and stride
+    2, are computed on tiles (Winograd): a NaN or infinity may then make all taps of its channel
+    NaN. ``konv.precision("exact")`` keeps them where they belong.
 
     >>> import numpy as np
     >>> conv = Conv.of((1, 1, 4), co=1, kernel=3, padding=1)

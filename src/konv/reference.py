@@ -219,8 +219,9 @@ def weight_gradient_tolerance(
     near: Array = magnitude
     if algorithm == "winograd" and magnitude.size:
         axes = tuple(
-            replace(a, kernel=a.kernel + 2 * REACH, lo=a.lo + REACH, hi=a.hi + REACH)
+            replace(a, kernel=a.kernel + 2 * REACH, lo=a.lo + far, hi=a.hi + far)
             for a in conv.axes
+            for far in (REACH * a.dilation,)
         )
         near = weight_gradient(replace(conv, axes=axes), x, dy)
         near = near.max(axis=tuple(range(2, near.ndim)), keepdims=True)

@@ -39,10 +39,15 @@ LINES = (
     "conv2d 3x5x8x17 o5 k3 p2 d2 g5",
     "conv2d 1x6x20x9 o6 k5 s3 p2 g6",
     "conv2d 2x16x16x16 o48 k1",
+    "conv2d 2x19x15x16 o40 k1 s2",
+    "conv2d 3x17x7x7 o34 k1",
+    "conv3d 2x20x3x4x5 o24 k1",
     "conv2d 1x2x33x40 o3 k3 p12 d12",
     "conv2d 2x3x24x23 o17 k7 s2 p3",
     "conv2d 1x20x5x8 o40 k3 p1 g20",
     "conv3d 2x4x5x6x9 o3 k3x1x2 p1",
+    "conv2d 2x17x17x9 o24 k3 p12x8 d12x8",
+    "conv2d 3x34x5x2 o34 k3 s2x1 p1x2 d1x2 g2",
 )  # fmt: skip
 DEPTHWISE = (
     "conv2d 2x8x12x11 o8 k3 p1 g8",
@@ -76,6 +81,12 @@ WINOGRAD = (
     "conv1d 3x16x90 o20 k4 s2 p1",
     "tconv2d 2x18x7x9 o16 k4 s2 p1",
     "tconv2d 1x16x8x5 o17 k3 s2 p1 r1",
+    "conv2d 2x17x21x30 o20 k3 p2 d2",
+    "conv2d 3x16x14x9 o33 k3 p4x3 d4x3",
+    "conv2d 2x32x13x40 o32 k5 p6 d3 g2",
+    "conv2d 2x16x9x26 o16 k3 p12 d12",
+    "conv2d 1x16x20x7 o18 k3 p2x1 d2x1",
+    "conv1d 3x16x90 o20 k3 p7:2 d7",
 )
 EVERY = LINES + DEPTHWISE + WINOGRAD
 

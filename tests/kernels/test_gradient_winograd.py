@@ -41,7 +41,8 @@ STEPS = "takes kernels of 3, 4 or 5 taps in steps of one or two, the same on eve
         ("conv2d 1x30x14x14 o32 k3 p1 g2", "takes 16 channels in and out a group or more"),
         ("conv3d 1x16x9x9x9 o16 k3 p1", "takes one or two axes"),
         ("conv2d 1x16x14x14 o16 k4 s2 p1", None),
-        ("conv2d 1x16x14x14 o16 k3 p1 d2", "takes no dilation"),
+        ("conv2d 1x16x14x14 o16 k3 p1 d2", None),
+        ("conv2d 1x16x14x14 o16 k3 s2 p1 d2", "takes dilation in steps of one only"),
         ("conv2d 1x16x14x14 o16 k3x1", STEPS),
         ("conv2d 1x16x14x14 o16 k4", STEPS),
         ("conv2d 1x16x14x14 o16 k3 s3", STEPS),
@@ -113,6 +114,9 @@ DRAWN = (
     "conv2d 4x16x32x32 o16 k3 s2 p1",
     "conv2d 4x16x32x32 o16 k4 s2 p1",
     "conv2d 4x16x31x31 o16 k5 s2 p2",
+    "conv2d 4x16x31x31 o16 k3 p2 d2",
+    "conv2d 4x16x24x24 o16 k3 p8 d8",
+    "conv2d 4x16x22x22 o16 k3 p12 d12",
 )
 
 

@@ -25,7 +25,16 @@ from konv.geometry import Conv
 from konv.kernels import ALGORITHMS, by_name, direct
 from konv.plan import Algorithm, Plan
 from konv.runtime import choose as module
-from konv.runtime.choose import BETWEEN, LARGE, SMALL, choices, choose, current_precision, precision
+from konv.runtime.choose import (
+    APART,
+    BETWEEN,
+    LARGE,
+    SMALL,
+    choices,
+    choose,
+    current_precision,
+    precision,
+)
 from konv.target import Target
 
 every_target = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
@@ -37,8 +46,11 @@ def typical_of(conv: Conv) -> Conv:
 
 
 def large(conv: Conv) -> bool:
-    """More outputs than BETWEEN; of a transposed layer, those from an input to the next are one."""
-    return prod(axis.out / axis.up for axis in conv.axes) > BETWEEN
+    """More outputs than BETWEEN; of a transposed layer, those from an input to the next are one.
+    More than APART for each pixel from tap to tap.
+    """
+    far = [a.out / a.up > APART * a.dilation for a in conv.axes if a.dilation > 1]
+    return all(far) and prod(axis.out / axis.up for axis in conv.axes) > BETWEEN
 
 
 @pytest.fixture
@@ -72,6 +84,13 @@ def test_two_plans_at_most(target: Target) -> None:
                 found[large(other)].add(choose(other, target, *layouts))
         assert len(found[False]) <= 1, f"{conv}: {found}"
         assert len(found[True]) <= 1, f"{conv}: {found}"
+
+
+@pytest.mark.parametrize(("size", "name"), [(28, "direct"), (30, "direct"), (40, "winograd")])
+def test_tiles_of_a_dilated_layer_are_mostly_full(size: int, name: str) -> None:
+    """Else its taps mostly meet padding, which tiles multiply and others leave out."""
+    conv = Conv.parse("conv2d 1x256x9x9 o256 k3 p12 d12").with_size(size, size)
+    assert choose(conv, TARGETS["avx2"], True, True).algorithm == name
 
 
 @given(convs(most=9))

@@ -15,6 +15,7 @@ from math import prod
 
 from konv.geometry import Conv
 from konv.kernels.direct import TILES, last_block, tile_cost
+from konv.kernels.gradient_apart import share
 from konv.kernels.gradient_units import emit_kernel
 from konv.llvm import Module
 from konv.plan import Plan
@@ -49,6 +50,7 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
         conv.ci
         * prod(axis.kernel for axis in conv.axes)
         * tile_cost(vectors, plan.pixels, plan.vectors)
+        * share(conv)
     )
 
 

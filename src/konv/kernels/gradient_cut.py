@@ -83,16 +83,33 @@ class Boxes:
         return cls(lines, images, count, count // -(-count // parts))
 
 
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How a layer is cut, its words, the parts of a thread's scratch, and where each tap of the
+    kernel reads in a strip, counted from an output's first.
+    """
+
+    boxes: Boxes
+    words: dict[str, int]
+    parts: dict[str, int]
+    places: list[int]
+
+
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
     """The work of a layer under a plan of konv.kernels.gradient, for x and dy with these
     strides.
     """
+    if conv.exact_macs < ALONE:
+        threads = 1
+    return complete(conv, sizes(conv, plan, target, x, y, threads), x, y, threads)
+
+
+def sizes(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Sizes:
+    """Those of such a plan."""
     lanes, size = target.lanes(plan.dtype), COMPUTED[plan.dtype]
     boxes = Boxes.of(conv, PANEL // (plan.vectors * target.vector_bytes), OUTPUTS_OF_PART)
     lines, taps = boxes.lines, prod(axis.kernel for axis in conv.axes)
     ci, co = conv.ci // conv.groups, conv.co // conv.groups
-    if conv.exact_macs < ALONE:
-        threads = 1
     pitch, face, volume = (prod(line.slots for line in lines[a:]) for a in (2, 1, 0))
     plane = boxes.images * volume + lanes
     vectors = -(-co // lanes)
@@ -113,6 +130,7 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
         "in_a_row": int(not lines[2].sparse),
         "pitch": pitch, "face": face, "volume": volume, "plane": plane,
         "whole": _whole(lines, (*(0,) * (3 - conv.dims), *y[2:])), "padded_rows": rows,
+        "x_whole": 0 if plan.packed else _x_whole(conv, lines, x),
     }  # fmt: skip
     parts = {
         "at_pixels": pixels * 8,
@@ -121,7 +139,7 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
         "at_sums": blocks_each * rows * width * size,
     }
     places = [d * face + h * pitch + w for d in along[0] for h in along[1] for w in along[2]]
-    return complete(conv, boxes, words, parts, places, x, y, threads)
+    return Sizes(boxes, words, parts, places)
 
 
 def planar_work(
@@ -163,7 +181,7 @@ def planar_work(
     }
     dealt = [w % stride * half + w // stride for w in along[2]]
     places = [d * face + h * pitch + w for d in along[0] for h in along[1] for w in dealt]
-    return complete(conv, boxes, words, parts, places, x, y, threads)
+    return complete(conv, Sizes(boxes, words, parts, places), x, y, threads)
 
 
 def _in_place(conv: Conv, plan: Plan, boxes: Boxes, lanes: int, y: Strides) -> bool:
@@ -181,23 +199,14 @@ def _chunks(conv: Conv, parts: int, numbers: int, threads: int) -> int:
     return min(conv.groups, -(-fewest // threads) * threads)
 
 
-def complete(
-    conv: Conv,
-    boxes: Boxes,
-    words: dict[str, int],
-    parts: dict[str, int],
-    places: list[int],
-    x: Strides,
-    y: Strides,
-    threads: int,
-) -> Work:
-    """With the words and parts that all kernels of weight gradients share. `places`: where each tap
-    of the kernel reads in a strip, counted from an output's first.
-    """
-    apart = {}
+def complete(conv: Conv, sizes: Sizes, x: Strides, y: Strides, threads: int) -> Work:
+    """With the words and parts that all kernels of weight gradients share."""
+    apart, boxes = {}, sizes.boxes
     if boxes.parts > 1 or conv.dtype in HALVES:
         apart["partial"] = boxes.parts * conv.params * COMPUTED[conv.dtype]
-    words, tables, in_all = fill(conv, boxes, words, parts, apart, places, x, y, threads)
+    words, tables, in_all = fill(
+        conv, boxes, sizes.words, sizes.parts, apart, sizes.places, x, y, threads
+    )
     then = []
     if apart:
         units = -(-conv.params // PIECE)
@@ -219,6 +228,33 @@ def fill(
     """All words of a job, the tables behind them, and bytes of scratch: `parts` of each thread,
     behind them what lies `apart`, for all threads together.
     """
+    words, tables = describe(conv, boxes, words, places, x, y)
+    in_all = lay_out(words, slots(boxes) | parts, apart, threads)
+    return words, tables, in_all
+
+
+def slots(boxes: Boxes) -> dict[str, int]:
+    """Bytes of the tables of slots."""
+    return {f"at_slots{a}": line.slots * 8 for a, line in enumerate(boxes.lines)}
+
+
+def lay_out(
+    words: dict[str, int], parts: dict[str, int], apart: dict[str, int], threads: int
+) -> int:
+    """Place all scratch; returns its bytes."""
+    words["thread_bytes"] = scratch.lay_out(words, parts)
+    in_all = words["thread_bytes"] * threads
+    if apart:
+        length = scratch.lay_out(words, apart)
+        words |= {name: words[name] + in_all for name in apart}
+        in_all += length
+    return in_all
+
+
+def describe(
+    conv: Conv, boxes: Boxes, words: dict[str, int], places: list[int], x: Strides, y: Strides
+) -> tuple[dict[str, int], list[int]]:
+    """All words of a job but those of scratch, and the tables behind them."""
     lines = boxes.lines
     words = dict.fromkeys(JOB, 0) | words
     words |= {
@@ -238,14 +274,7 @@ def fill(
             f"first_slots{a}": line.first_slots, f"at_raws{a}": len(JOB) + len(tables),
         }  # fmt: skip
         tables += line.raws()
-    tables_of_slots = {f"at_slots{a}": line.slots * 8 for a, line in enumerate(lines)}
-    words["thread_bytes"] = scratch.lay_out(words, tables_of_slots | parts)
-    in_all = words["thread_bytes"] * threads
-    if apart:
-        length = scratch.lay_out(words, apart)
-        words |= {name: words[name] + in_all for name in apart}
-        in_all += length
-    return words, tables, in_all
+    return words, tables
 
 
 def _whole(lines: list[Line], y: Strides) -> int:
@@ -255,6 +284,13 @@ def _whole(lines: list[Line], y: Strides) -> int:
     if lines[1].boxes > 1 or (lines[0].count > 1 and y[0] != lines[1].count * y[1]):
         return 1
     return 2
+
+
+def _x_whole(conv: Conv, lines: list[Line], x: Strides) -> int:
+    """The same of pixels, where each output reads its own and no other."""
+    if any((a.kernel, a.stride, a.lo, a.size) != (1, 1, 0, a.out) for a in conv.axes):
+        return 0
+    return _whole(lines, (*(0,) * (3 - conv.dims), *x[2:]))
 
 
 def _even(channels: int, taps: int, mr: int) -> int:

@@ -1,25 +1,30 @@
-"""What a box of a weight gradient needs before its sums are formed, and how sums leave.
+"""What a box of a weight gradient needs of its input before sums are formed.
 
     strip   [channel][image][slot d][slot h][slot w]   the input under the box, padding as zeros
-    panel   [block][output][vector][lane]              dy of the box, zeros behind the last channel
     places  [output]                                   where its first tap reads in a channel
-    sums    [block][row][vector][lane]                 ->  [output channel][row], as the weight lies
 
 Whatever has to be turned - channels-last input, contiguous dy, sums - goes through one routine.
 """
 
 from __future__ import annotations
 
-from konv.kernels.gradient_words import JOB, RECORDS
+from konv.kernels.gradient_words import RECORDS
 from konv.kernels.packing import transpose
-from konv.kernels.stored import HALVES, element, read, write
-from konv.kernels.words import AXES, Piece, Words, part_function
-from konv.llvm import I64, REAL, SIZE, Function, Module, Routine, Type, Value, pointer_to
+from konv.kernels.stored import HALVES, element, read
+from konv.kernels.words import AXES, Piece, part_function
+from konv.llvm import (
+    I64,
+    REAL,
+    SIZE,
+    Function,
+    Module,
+    Routine,
+    Type,
+    Value,
+    pointer_to,
+)
 from konv.plan import Plan
 
-# Pixels that dy is asked for in advance; x, which is turned in squares, a square. With batch 8 and
-# 1x1 layers of 64 to 256 channels at 56 pixels 1.1 to 1.2 times as fast (Zen 3).
-AHEAD = 12
 TURN = ("from", "step", "to", "apart", "rows", "columns")
 
 
@@ -78,15 +83,22 @@ def emit_strip(module: Module, plan: Plan, turn: Routine) -> Routine:
     real, size = REAL[plan.dtype], SIZE[element(plan.dtype)]
     row = _emit_row(module, plan) if plan.packed else _emit_turned_row(module, plan, turn)
     slow = _emit_slow_row(module, plan)
+    whole = None if plan.packed else _emit_whole_rows(module, plan, turn)
     with part_function(module, "strip", records=RECORDS) as (f, piece, _):
         job, unit = piece.job, piece.unit
         tables = [piece.part(("at_slots", axis), I64) for axis in AXES]
         strip = piece.part("at_strip", real)
         first = unit["group"] * job["ci"] + unit["channel"]
+        rows = unit["slots", 1]
+        if whole is not None:
+            # Rows that follow each other are one.
+            rows = f.select(job["x_whole"] >= 1, f.integer(0), rows)
+            with f.when(job["x_whole"] >= 1):
+                f.call(whole, [job.base, unit.base])
         with (
             f.loop(unit["images"]) as image,
             f.loop(unit["slots", 0]) as d,
-            f.loop(unit["slots", 1]) as h,
+            f.loop(rows) as h,
         ):
             deep, high = tables[0][d], tables[1][h]
             to = strip + (image * job["volume"] + d * job["face"] + h * job["pitch"])
@@ -163,6 +175,28 @@ def _emit_turned_row(module: Module, plan: Plan, turn: Routine) -> Routine:
         return f.fn
 
 
+def _emit_whole_rows(module: Module, plan: Plan, turn: Routine) -> Routine:
+    """whole_rows(job, unit): the unit's channels of a channels-last box without padding, whose rows
+    lie in one run; turned at once, small maps fill squares, too.
+    """
+    real, size = REAL[plan.dtype], SIZE[element(plan.dtype)]
+    with part_function(module, "whole_rows", records=RECORDS) as (f, piece, _):
+        job, unit, step = piece.job, piece.unit, piece.job["x_stride", 2]
+        tables = [piece.part(("at_slots", axis), I64) for axis in AXES]
+        strip = piece.part("at_strip", real)
+        first = unit["group"] * job["ci"] + unit["channel"]
+        deep = job["x_whole"] >= 2
+        depths = f.select(deep, f.integer(1), unit["slots", 0])
+        count = unit["slots", 1] * unit["slots", 2] * f.select(deep, unit["slots", 0], 1)
+        with f.loop(unit["images"]) as image, f.loop(depths) as d:
+            at = tables[0][d] + tables[1][0] + unit["raw", 2] * step
+            at = at + image * job["x_batch"] + first * job["x_channel"]
+            source = (unit["x"] + at * size).to_pointer(element(plan.dtype))
+            to = strip + (image * job["volume"] + d * job["face"])
+            f.call(turn, [source, step, to, job["plane"], count, unit["channels"]])
+        return f.fn
+
+
 def _emit_slow_row(module: Module, plan: Plan) -> Routine:
     """slow_row(job, unit, source, to): number by number, by the table of sources."""
     real = REAL[plan.dtype]
@@ -176,104 +210,4 @@ def _emit_slow_row(module: Module, plan: Plan) -> Routine:
                     line[q] = 0.0
                 with pixel:
                     line[q] = read(f, plan.dtype, source + (c * job["x_channel"] + place))
-        return f.fn
-
-
-def emit_panel(module: Module, plan: Plan, turn: Routine) -> Routine:
-    """panel(job, unit): dy of the box at hand, the unit's output channels, block by block."""
-    real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
-    size = SIZE[element(plan.dtype)]
-    run = _emit_run(module, plan, turn)
-    with part_function(module, "panel", records=RECORDS) as (f, piece, _):
-        job, unit = piece.job, piece.unit
-        width, pixels = plan.vectors * lanes, unit["pixels"]
-        lengths = [unit["length", axis] for axis in AXES]
-        # Outputs of whole axes lie in one run.
-        rows = f.select(job["whole"] >= 1, f.integer(1), lengths[1])
-        depths = f.select(job["whole"] >= 2, f.integer(1), lengths[0])
-        count = pixels // unit["images"] // (rows * depths)
-        with f.loop(unit["block1"], start=unit["block0"]) as block:
-            wide = f.select(block < job["blocks"], f.integer(width), job["tail"] * lanes)
-            to = piece.part("at_panel", real) + (block - unit["block0"]) * pixels * width
-            channel = block * width
-            valid = f.least(job["co"] - channel, wide)
-            first = (unit["group"] * job["co"] + channel) * job["y_channel"]
-            at = f.var(0)
-            with f.loop(unit["images"]) as image, f.loop(depths) as d, f.loop(rows) as h:
-                place = first + image * job["y_batch"]
-                place = place + d * job["y_stride", 0] + h * job["y_stride", 1]
-                source = unit["y"] + place * size
-                arguments = [source, to + at.get() * wide, count, wide, valid]
-                f.call(run, [job.base, unit.base, *arguments])
-                at.add(count)
-        return f.fn
-
-
-def _emit_run(module: Module, plan: Plan, turn: Routine) -> Routine:
-    """run(job, unit, source, to, count, wide, valid): neighbouring outputs, `valid` channels of
-    them in `wide` places.
-    """
-    real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
-    labels = ("source", "to", "count", "wide", "valid")
-    with part_function(module, "run_of_outputs", labels, records=RECORDS) as (f, piece, args):
-        source, to = args[0].to_pointer(element(plan.dtype)), args[1].to_pointer(real)
-        count, wide, valid = args[2:]
-        job = piece.job
-        with f.when(valid < wide):
-            f.clear(to, count * wide)
-        if plan.blocked:
-            f.call(turn, [source, job["y_channel"], to, wide, valid, count])
-            return f.fn
-        full = valid & -lanes
-        with f.loop(count) as p:
-            pixel, out = source + p * job["y_stride", 2], to + p * wide
-            with f.loop(full, step=lanes) as k:
-                f.prefetch(pixel + (k + job["y_stride", 2] * AHEAD))
-                out.put(k, read(f, plan.dtype, pixel + k, lanes))
-            with f.loop(valid, start=full) as k:
-                out[k] = read(f, plan.dtype, pixel + k)
-        return f.fn
-
-
-def emit_leave(module: Module, plan: Plan, turn: Routine) -> Routine:
-    """leave(job, unit, to): the unit's sums go where they belong in a weight that begins at
-    `to`.
-    """
-    real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
-    with part_function(module, "leave", ("to",), records=RECORDS) as (f, piece, args):
-        job, unit, width = piece.job, piece.unit, plan.vectors * lanes
-        weight, reduction = args[0].to_pointer(real), job["ci"] * job["taps"]
-        with f.loop(unit["block1"], start=unit["block0"]) as block:
-            wide = f.select(block < job["blocks"], f.integer(width), job["tail"] * lanes)
-            first, number = block * width, block - unit["block0"]
-            sums = piece.part("at_sums", real) + number * job["padded_rows"] * width
-            channel = unit["group"] * job["co"] + first
-            to = weight + (channel * reduction + unit["channel"] * job["taps"])
-            valid = f.least(job["co"] - first, wide)
-            rows = unit["channels"] * job["taps"]
-            f.call(turn, [sums, wide, to, reduction, rows, valid])
-        return f.fn
-
-
-def emit_add(module: Module, plan: Plan) -> Routine:
-    """add(job, partial, y, unit): a piece of the weight, the sums of all parts in their order."""
-    real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
-    params = [("job", pointer_to(I64)), ("partial", pointer_to(real))]
-    params += [("y", pointer_to(element(plan.dtype))), ("unit", I64)]
-    with module.function("add", params, inline=False) as (f, (job_at, partial, y, unit)):
-        job = Words(job_at, JOB, frozen=True)
-        begin = unit * job["piece"]
-        end = f.least(begin + job["piece"], job["numbers"])
-        whole = begin + ((end - begin) & -lanes)
-
-        def total(i: Value, lanes: int) -> Value:
-            found = f.var_of(read(f, plan.dtype, partial + i, lanes))
-            with f.loop(job["parts"], start=1) as part:
-                found.add(read(f, plan.dtype, partial + (part * job["numbers"] + i), lanes))
-            return found.get()
-
-        with f.loop(whole, start=begin, step=lanes) as i:
-            write(f, plan.dtype, y + i, total(i, lanes))
-        with f.loop(end, start=whole) as i:
-            write(f, plan.dtype, y + i, total(i, 0))
         return f.fn

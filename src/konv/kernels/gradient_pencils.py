@@ -23,8 +23,9 @@ from math import prod
 
 from konv.geometry import Conv
 from konv.kernels.gradient_cut import COPIED, TURNED
-from konv.kernels.gradient_parts import emit_add, emit_turn
+from konv.kernels.gradient_parts import emit_turn
 from konv.kernels.gradient_pencils_tile import Form, emit_pass, even, most_sums, spans
+from konv.kernels.gradient_sums import emit_add
 from konv.kernels.gradient_units import emit_box_words, emit_frame
 from konv.kernels.gradient_words import RECORDS
 from konv.kernels.scratch import LINE

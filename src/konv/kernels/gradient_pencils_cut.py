@@ -7,7 +7,7 @@ from math import prod
 from konv.geometry import Axis, Conv
 from konv.kernels import gradient_cut, schedule
 from konv.kernels.cut import Line
-from konv.kernels.gradient_cut import Boxes, Work, complete
+from konv.kernels.gradient_cut import Boxes, Sizes, Work, complete
 from konv.kernels.scratch import LINE
 from konv.plan import Plan, Strides
 from konv.target import COMPUTED, Target
@@ -48,7 +48,7 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
         "at_beside": boxes.lines[2].box * (axes[2].kernel + 1) * 8,
         "at_sums": each * taps * lanes * size,
     }
-    return complete(conv, boxes, words, parts, [], x, y, threads)
+    return complete(conv, Sizes(boxes, words, parts, []), x, y, threads)
 
 
 def _boxes(conv: Conv, axes: tuple[Axis, ...], slot: int) -> Boxes:

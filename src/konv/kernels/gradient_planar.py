@@ -22,13 +22,14 @@ from math import prod
 
 from konv.geometry import Conv
 from konv.kernels.cut import Line
-from konv.kernels.gradient_parts import emit_add, emit_turn
+from konv.kernels.gradient_parts import emit_turn
 from konv.kernels.gradient_planar_parts import (
     emit_leave,
     emit_panel,
     emit_places,
     emit_strip,
 )
+from konv.kernels.gradient_sums import emit_add
 from konv.kernels.gradient_units import emit_box_words, emit_frame, list_rows
 from konv.kernels.gradient_words import RECORDS
 from konv.kernels.stored import element

@@ -16,14 +16,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from konv.kernels.gradient_parts import (
-    emit_add,
-    emit_leave,
-    emit_panel,
-    emit_places,
-    emit_strip,
-    emit_turn,
-)
+from konv.kernels.gradient_panel import emit_panel
+from konv.kernels.gradient_parts import emit_places, emit_strip, emit_turn
+from konv.kernels.gradient_sums import emit_add, emit_leave, emit_weave
 from konv.kernels.gradient_tile import emit_tile
 from konv.kernels.gradient_words import JOB, RECORDS, UNIT
 from konv.kernels.region import emit_entry, emit_units
@@ -49,6 +44,7 @@ def emit_kernel(plan: Plan, target: Target) -> Module:
         "panel": emit_panel(module, plan, turn),
         "leave": emit_leave(module, plan, own),
         "add": emit_add(module, plan),
+        "weave": emit_weave(module, plan),
         "full": _emit_sweep(module, plan, plan.vectors),
     }
     if plan.tail:
@@ -74,14 +70,22 @@ def emit_frame(module: Module, plan: Plan, parts: Parts, emit_unit: EmitUnit) ->
         def add(number: Value) -> None:
             sums = (call["scratch"] + job["partial"]).to_pointer(REAL[plan.dtype])
             weight = call.pointer("weights", element(plan.dtype))
-            f.call(parts["add"], [job.base, sums, weight, number])
+            if "weave" not in parts:
+                f.call(parts["add"], [job.base, sums, weight, number])
+                return
+            with f.choose(job["adding"].equals(1)) as (one, taps):
+                with one:
+                    f.call(parts["add"], [job.base, sums, weight, number])
+                with taps:
+                    f.call(parts["weave"], [job.base, sums, weight, number])
 
         def body(number: Value) -> None:
             part = emit_unit(f, job, unit, number)
             begin = part * job["boxes"] // job["parts"]
             end = (part + 1) * job["boxes"] // job["parts"]
+            x, dy = call["x"] + job["x_first"], call["y"] + job["dy_first"]
             with f.loop(end, start=begin) as box:
-                f.call(parts["box"], [job.base, unit.base, call["x"], call["y"], box])
+                f.call(parts["box"], [job.base, unit.base, x, dy, box])
             aside = call["scratch"] + job["partial"]
             aside = aside + part * job["numbers"] * SIZE[REAL[plan.dtype]]
             to = f.select(job["partial"].equals(0), call["weights"], aside)

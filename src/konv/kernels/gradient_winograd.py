@@ -18,6 +18,9 @@ for some tiles after the other, so that V and D wait in the last cache:
     taps        for some channels, at the end: dg       leaves as other sums do
     both        instead of the last two, for few tiles: U of some channels in scratch, and its dg
 
+A dilated axis is `dilation` interleaved ones, whose tiles follow each other in the order of their
+first outputs (konv.kernels.gradient_winograd_cut.first_output): their sums add up into one.
+
 What differs from a plain sum of products is as in konv.kernels.winograd: rounding
 (`reference.weight_gradient_tolerance`), and numbers that are not finite, which reach all taps of
 their channel, in steps of two those that begin at the same step. `precision("exact")` keeps this
@@ -31,6 +34,14 @@ Measured, in ms on one Zen 3 core, contiguous / channels-last, beside konv.kerne
     512@7 3x3                                                        12.5 / 12.2   26.7 / 24.4
     256@56 3x3       17.8 / 17.8            54.8 / 59.3               119 / 126     394 / 379
     64@224 3x3       22.3 / 20.3            48.4 / 50.3               166 / 139     355 / 386
+
+and of dilated layers on two:
+
+    256@64 by 2       9.1 / 9.1           30.3 / 30.3           8 images    68 / 67   235 / 229
+    512@33 by 4      12.9 / 13.2          31.6 / 32.5
+    512@17 by 4                                                          29.6 / 31    67.4 / 71.6
+    256@65 by 12     13.6 / 14.3          33.4 / 33.0
+    256@65 by 36     18.8 / 18.7          35.9 / 36.0
 """
 
 from __future__ import annotations
@@ -40,13 +51,15 @@ from math import prod
 
 from konv.geometry import Conv
 from konv.kernels.direct import last_block, tile_cost
-from konv.kernels.gradient_parts import emit_leave, emit_turn
+from konv.kernels.gradient_parts import emit_turn
+from konv.kernels.gradient_sums import emit_leave
 from konv.kernels.gradient_winograd_points import emit_box
 from konv.kernels.gradient_winograd_taps import emit_leaving, emit_taps, emit_widths
 from konv.kernels.gradient_winograd_tile import emit_block, emit_both, emit_products
 from konv.kernels.gradient_words import JOB, UNIT
 from konv.kernels.region import emit_entry, emit_units
 from konv.kernels.winograd import LEAST
+from konv.kernels.winograd_cut import count
 from konv.kernels.winograd_transforms import Transform, form, transforms
 from konv.kernels.words import Words
 from konv.llvm import F32, I64, Function, Module, Routine, Value
@@ -58,6 +71,9 @@ exact = False
 
 # Outputs of a tile along an axis, by taps and stride (konv.kernels.winograd).
 OUTPUTS = {(3, 1): (4,), (5, 1): (2,), (3, 2): (4, 2), (4, 2): (4, 2), (5, 2): (4, 2)}
+# The same of a dilated axis of 3 taps, of which an interleaved one may have few: 5 or 6 outputs of
+# 65 by 12 are two tiles of 3, 10 products, of 4 they are 12.
+DILATED = (4, 3, 2)
 
 # Register tiles, input channels by vectors of output channels, by bytes in a vector and registers.
 # Input channels of a tile are neighbours in a vector of V.
@@ -79,8 +95,8 @@ def why_not(conv: Conv) -> str | None:
         return f"takes {LEAST} channels in and out a group or more"
     if conv.dims > 2:
         return "takes one or two axes"
-    if any((a.up, a.dilation) != (1, 1) for a in conv.axes):
-        return "takes no dilation"
+    if any(a.up > 1 or (a.stride > 1 and a.dilation > 1) for a in conv.axes):
+        return "takes dilation in steps of one only"
     steps = {(a.kernel, a.stride) for a in conv.axes}
     if len(steps) > 1 or not steps <= OUTPUTS.keys():
         return "takes kernels of 3, 4 or 5 taps in steps of one or two, the same on every axis"
@@ -93,11 +109,19 @@ def plan(conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan:
     mr, nr = TILES[target.vector_bytes, target.registers]
     tail = last_block(vectors, nr, 0)
     found = []
-    for m in OUTPUTS[conv.axes[0].kernel, conv.axes[0].stride]:
+    for m in outputs(conv):
         pair = [Transform(1, 1)] * (2 - conv.dims) + [Transform.of(a, m) for a in conv.axes]
         both = form(*pair)
         found.append(Plan(name, conv.dtype, packed, blocked, mr, nr, tail, form=both))
     return min(found, key=lambda each: cost(conv, each, target))
+
+
+def outputs(conv: Conv) -> tuple[int, ...]:
+    """Outputs of a tile along an axis, as many as are worth considering."""
+    axis = conv.axes[0]
+    if max(a.dilation for a in conv.axes) > 1 and axis.kernel == 3:
+        return DILATED
+    return OUTPUTS[axis.kernel, axis.stride]
 
 
 def cost(conv: Conv, plan: Plan, target: Target) -> float:
@@ -105,7 +129,7 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     lanes, both = target.lanes(plan.dtype), transforms(plan)
     ci, co = conv.ci // conv.groups, -(-conv.co // conv.groups // lanes)
     axes = zip(conv.axes, both[-conv.dims :], strict=True)
-    tiles = conv.n * prod(-(-axis.out // t.m) for axis, t in axes)
+    tiles = conv.n * prod(count(axis, t) for axis, t in axes)
     points = prod(t.n for t in both)
     each = tiles * ci * tile_cost(co, plan.pixels, plan.vectors) / SHARE
     each += tiles * (-(-ci // lanes) + co) * POINT + ci * co * TAP

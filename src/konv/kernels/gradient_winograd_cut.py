@@ -10,7 +10,7 @@ sizes of the layer and on nothing else. Which channels and points a unit takes c
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 
 from konv.geometry import Axis, Conv
@@ -18,12 +18,14 @@ from konv.kernels import gradient_cut
 from konv.kernels.cut import Line
 from konv.kernels.gradient_cut import Boxes, Work, fill
 from konv.kernels.scratch import LINE
-from konv.kernels.winograd_transforms import Pair, transforms
+from konv.kernels.winograd_cut import count
+from konv.kernels.winograd_transforms import Pair, Transform, transforms
 from konv.plan import Plan, Strides
 from konv.target import BYTES, Target
 
 BOX = 32  # tiles of a box: its copy, 64 channels of 1.4 pixels each, stays in a second-level cache
 WIDEST = 16  # tiles of a row in a box
+FAR_APART = 36  # the same of a dilated axis: a tile of each interleaved one, which share columns
 # Channels of a copy: of contiguous arrays such as fill a line of cache, of channels-last ones so
 # many that runs of memory are long enough to be foreseen (64@56 of 8 images: 16 channels 4.3 ms,
 # 32 4.1, 64 2.7, 128 3.0; contiguous 2.7, 3.2, 3.2, 3.4; Zen 3).
@@ -93,6 +95,10 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
     words, parts, apart = _sizes(layer, boxes, max(run["tiles"] for run in runs), co, own)
     made, tables, in_all = fill(conv, boxes, words, parts, apart, [], x, y, threads)
     made["piece"] = DEEP
+    for a, axis in enumerate(plane(conv), 1):
+        # A tile sees zeros where no output reads.
+        read = (axis.out - 1) * axis.stride + axis.extent - axis.lo
+        made |= {f"size{a}": min(axis.size, max(1, read)), f"least{a}": -axis.lo}
     jobs = []
     for first in range(0, layer.blocks, chunk):
         blocks = min(chunk, layer.blocks - first)
@@ -111,26 +117,31 @@ def _sizes(
     own.
     """
     conv, plan, lanes, size = layer.conv, layer.plan, layer.lanes, BYTES["float32"]
+    axes = plane(conv)
     lines, groups = boxes.lines, conv.groups
     tiles |= 1  # so that vectors of a point, too, lie in different sets of a cache
-    pitch, volume = (prod(line.slots for line in lines[a:]) for a in (2, 1))
-    down, along = (line.box * t.m for line, t in zip(lines[1:], layer.both, strict=True))
+    x_rows, x_pitch, dy_rows, dy_pitch = (
+        reach(axis, line, t, copied, rows)
+        for copied in ("inputs", "m")
+        for axis, line, t, rows in zip(axes, lines[1:], layer.both, (True, False), strict=True)
+    )
     most = WIDE if plan.packed and plan.blocked else WIDE_LAST
     wide = min(max(1, most // lanes), max(layer.ci, co)) * lanes
     taps, width = prod(axis.kernel for axis in conv.axes), plan.vectors * lanes
     vectors = {"v": layer.ci * tiles, "d": co * tiles, "u": 0 if own else layer.ci * lanes * co}
     numbers = {name: _odd(groups * count * lanes) for name, count in vectors.items()}
-    outs = (*(1,) * (2 - conv.dims), *(axis.out for axis in conv.axes))
     words = {
         "blocks": layer.blocks - (plan.tail > 0), "tail": plan.tail, "wide": wide,
-        "pitch": pitch, "volume": volume, "pitch_dy": along, "volume_dy": down * along,
+        "pitch": x_pitch, "volume": x_rows * x_pitch,
+        "pitch_dy": dy_pitch, "volume_dy": dy_rows * dy_pitch,
         "row_tiles": lines[2].count, "image_tiles": lines[1].count * lines[2].count,
         "vectors_ci": layer.ci, "vector": tiles * lanes, "padded_rows": LEAVING * taps,
-        "outs1": outs[0], "outs2": outs[1],
+        **{f"outs{a}": axis.out for a, axis in enumerate(axes, 1)},
+        **{f"dilation{a}": axis.dilation for a, axis in enumerate(axes, 1)},
         **{f"{name}_point": count for name, count in numbers.items()},
     }  # fmt: skip
     parts = {
-        "at_copy": boxes.images * max(volume, down * along) * wide * size,
+        "at_copy": boxes.images * max(x_rows * x_pitch, dy_rows * dy_pitch) * wide * size,
         "at_sums": taps * max(LEAVING, own) * width * size,
         "at_own": layer.points * own * width * size,
     }
@@ -194,20 +205,47 @@ def _products(layer: Layer, blocks: int) -> Words:
 
 
 def _boxes(conv: Conv, both: Pair, most: int) -> Boxes:
-    """Boxes of tiles: an axis of tiles is one of outputs that read all a tile's pixels, a tile's
-    step apart. `most`: tiles of a run, about; of several rows, if a box has several.
+    """Boxes of tiles, each axis a line of those. `most`: tiles of a run, about; of several rows, if
+    a box has several.
     """
-    axes = (Axis(1, 1),) * (2 - conv.dims) + conv.axes
-    lines = [Line(Axis(1, 1))]
-    for axis, t in zip(axes, both, strict=True):
-        # A tile sees zeros where no output reads.
-        read = (axis.out - 1) * axis.stride + axis.kernel - axis.lo
-        size = min(axis.size, max(1, read))
-        beyond = (-(-axis.out // t.m) - 1) * t.step + t.inputs - size - axis.lo
-        lines.append(Line(replace(axis, size=size, kernel=t.inputs, stride=t.step, hi=beyond)))
-    lines[2].cut(min(BOX, WIDEST))
+    axes = plane(conv)
+    tiles = (count(*pair) for pair in zip(axes, both, strict=True))
+    lines = [Line(Axis(number, 1)) for number in (1, *tiles)]
+    lines[2].cut(max(min(BOX, WIDEST), min(axes[1].dilation, FAR_APART)))
     lines[1].cut(max(1, min(BOX // lines[2].box, most // lines[2].count)))
     return Boxes.over(conv, lines, BOX // (lines[1].box * lines[2].box), 1)
+
+
+def plane(conv: Conv) -> tuple[Axis, Axis]:
+    """The axes of a layer, two of them."""
+    down, along = (Axis(1, 1),) * (2 - conv.dims) + conv.axes
+    return down, along
+
+
+def first_output(axis: Axis, t: Transform, tile: int) -> int:
+    """Where a tile begins. Those of a dilated axis belong to one of so many interleaved ones each,
+    and stand in the order of their first outputs.
+
+    >>> dilated = Axis(14, 3, dilation=3, lo=3, hi=3)
+    >>> [first_output(dilated, Transform(4, 3), tile) for tile in range(5)]
+    [0, 1, 2, 12, 13]
+    """
+    d = axis.dilation
+    return tile // d * d * t.m + tile % d
+
+
+def reach(axis: Axis, line: Line, t: Transform, copied: str, rows: bool) -> int:
+    """Pixels that the copy of any box has along an axis: x under it, of `inputs` a tile, or dy, of
+    `m` a tile. Columns are all from the first to the last; rows of a dilated axis each tile's own.
+    """
+    of_x = copied == "inputs"
+    pixels, step = (t.inputs, axis.stride) if of_x else (t.m, 1)
+    if rows and axis.dilation > 1:
+        return line.box * pixels
+    ends = ((first, min(first + line.box, line.count) - 1)
+            for first in range(0, line.count, line.box))  # fmt: skip
+    spread = max(first_output(axis, t, last) - first_output(axis, t, first) for first, last in ends)
+    return spread * step + (pixels - 1) * axis.dilation + 1
 
 
 def _runs(conv: Conv, boxes: Boxes, most: int) -> Iterator[Words]:

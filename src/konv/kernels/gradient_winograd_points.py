@@ -36,7 +36,12 @@ def emit_box(module: Module, plan: Plan, both: Pair, turn: Routine) -> Routine:
         of_x, of_dy = (job["groups"] * job[key] for key in ("ranges_ci", "ranges_co"))
         at, box = number % (of_x + of_dy), job["box"] + number // (of_x + of_dy)
         image, _, first1, first2 = emit_box_words(f, plan, piece, None, [x, dy, box])
-        # An axis counts tiles here, so what this makes of places in dy is wrong.
+        # An axis counts tiles here, so what this makes of places in x and dy is wrong.
+        for axis, t, tile in zip(AXES, both, (first1, first2), strict=True):
+            begin = _first_output(job["dilation", axis], t, tile)
+            last = _first_output(job["dilation", axis], t, tile + unit["length", axis] - 1)
+            unit["spread", axis] = last - begin
+            unit["raw", axis] = begin * t.stride + job["least", axis]
         unit["y"] = dy + image * job["y_batch"] * SIZE[F32]
         tile = image * job["image_tiles"] + first1 * job["row_tiles"] + first2
         unit["tile"] = tile - job["base"]
@@ -73,18 +78,36 @@ def _emit_points(module: Module, plan: Plan, both: Pair, turn: Routine, of_x: bo
         pitch, volume = (job[key if of_x else f"{key}_dy"] for key in ("pitch", "volume"))
         out = args[0].to_pointer(F32) + (args[1] * job["vector"] + unit["tile"] * lanes)
         vectors = (unit["channels"] + (lanes - 1)) // lanes
-        point = job["v_point" if of_x else "d_point"]
+        point, apart = job["v_point" if of_x else "d_point"], job["dilation", 2]
+        steps = [t.step if of_x else t.m for t in both]
+        rows = both[0].inputs if of_x else both[0].m
+        down = f.select(job["dilation", 1].equals(1), f.integer(steps[0]), rows)
+        phase = (unit["raw", 2] - job["least", 2]) // both[1].stride % apart
         with (
             f.loop(unit["images"]) as i,
             f.loop(unit["length", 1]) as h,
             f.loop(vectors) as vector,
         ):
-            down = both[0].step if of_x else both[0].m
             source = image + ((i * volume + h * down * pitch) * wide + vector * lanes)
             tile = i * job["image_tiles"] + h * job["row_tiles"]
             to = out + (vector * job["vector"] + tile * lanes)
-            f.call(transform, [source, pitch * wide, wide, unit["length", 2], to, point])
+            with f.choose(apart.equals(1)) as (plain, dilated):
+                with plain:
+                    size = [pitch * wide, wide, wide * steps[1], unit["length", 2]]
+                    f.call(transform, [source, *size, to, point])
+                with dilated, f.loop((phase + unit["length", 2] + (apart - 1)) // apart) as k:
+                    # Tiles of the next outputs each, as many as there are interleaved axes.
+                    begin = f.most(k * apart - phase, 0)
+                    end = f.least((k + 1) * apart - phase, unit["length", 2])
+                    column = f.most(k * apart * both[1].m - phase, 0) * wide
+                    size = [pitch * wide, apart * wide, wide, end - begin]
+                    f.call(transform, [source + column, *size, to + begin * lanes, point])
         return f.fn
+
+
+def _first_output(d: Value, t: Transform, tile: Value) -> Value:
+    """konv.kernels.gradient_winograd_cut.first_output; `d`: dilation."""
+    return tile // d * d * t.m + tile % d
 
 
 def _emit_copy(module: Module, plan: Plan, both: Pair, turn: Routine, of_x: bool) -> Routine:
@@ -92,20 +115,23 @@ def _emit_copy(module: Module, plan: Plan, both: Pair, turn: Routine, of_x: bool
     which, lanes = "x" if of_x else "dy", module.target.lanes(plan.dtype)
     with part_function(module, f"copy_{which}", records=RECORDS) as (f, piece, _):
         job, unit, to = piece.job, piece.unit, piece.part("at_copy", F32)
+        begins = [
+            (unit["raw", a] - job["least", a]) // t.stride for a, t in zip(AXES, both, strict=True)
+        ]
+        apart, count = [job["dilation", a] for a in AXES], []
+        for a, t, d in zip(AXES, both, apart, strict=True):
+            pixels, each = (t.inputs, t.stride) if of_x else (t.m, 1)
+            count.append(unit["spread", a] * each + d * (pixels - 1) + 1)
         if of_x:
-            first, count, size = (
-                [record[key, a] for a in AXES]
-                for record, key in ((unit, "raw"), (unit, "slots"), (job, "size"))
-            )
+            first, size = [unit["raw", a] for a in AXES], [job["size", a] for a in AXES]
             channel = unit["group"] * job["ci"] + unit["channel"]
         else:
-            first = [
-                (unit["raw", a] - job["least", a]) // t.stride
-                for a, t in zip(AXES, both, strict=True)
-            ]
-            count = [unit["length", a] * t.m for a, t in zip(AXES, both, strict=True)]
-            size = [job["outs", a] for a in AXES]
+            first, size = begins, [job["outs", a] for a in AXES]
             channel = unit["group"] * job["co"] + unit["channel"]
+        # Rows of a dilated axis are each tile's own, others all from the first to the last.
+        dilated, phase = apart[0] > 1, begins[0] % apart[0]
+        pieces = f.select(dilated, unit["length", 1], 1)
+        rows = f.select(dilated, f.integer(both[0].inputs if of_x else both[0].m), count[0])
         pitch, volume = (job[key if of_x else f"{key}_dy"] for key in ("pitch", "volume"))
         key, wide, channels = "x" if of_x else "y", job["wide"], unit["channels"]
         down, right = (job[f"{key}_stride", a] for a in AXES)
@@ -113,22 +139,25 @@ def _emit_copy(module: Module, plan: Plan, both: Pair, turn: Routine, of_x: bool
             f.clear(to, unit["images"] * volume * wide)
         begin = f.least(f.most(0 - first[1], 0), count[1])
         end = f.most(f.least(size[1] - first[1], count[1]), begin)
-        with f.loop(unit["images"]) as i, f.loop(count[0]) as r:
-            line, row = to + (i * volume + r * pitch) * wide, first[0] + r
-            with f.choose(f.below_unsigned(row, size[0])) as (there, padding):
-                with padding:
-                    f.clear(line, count[1] * wide)
-                with there:
-                    f.clear(line, begin * wide)
-                    f.clear(line + end * wide, (count[1] - end) * wide)
-                    at = i * job[f"{key}_batch"] + channel * job[f"{key}_channel"]
-                    at = at + row * down + (first[1] + begin) * right
-                    source, out = unit.pointer(key, F32) + at, line + begin * wide
-                    if plan.packed if of_x else plan.blocked:
-                        apart = job[f"{key}_channel"]
-                        f.call(turn, [source, apart, out, wide, channels, end - begin])
-                    else:
-                        _copy_pixels(f, (source, right), (out, wide), end - begin, channels)
+        with f.loop(unit["images"]) as i, f.loop(pieces) as h:
+            at = first[0] - phase + _first_output(apart[0], both[0], phase + h)
+            block = to + (i * volume + h * rows * pitch) * wide
+            with f.loop(rows) as r:
+                line, row = block + r * pitch * wide, at + r * apart[0]
+                with f.choose(f.below_unsigned(row, size[0])) as (there, padding):
+                    with padding:
+                        f.clear(line, count[1] * wide)
+                    with there:
+                        f.clear(line, begin * wide)
+                        f.clear(line + end * wide, (count[1] - end) * wide)
+                        place = i * job[f"{key}_batch"] + channel * job[f"{key}_channel"]
+                        place = place + row * down + (first[1] + begin) * right
+                        source, out = unit.pointer(key, F32) + place, line + begin * wide
+                        if plan.packed if of_x else plan.blocked:
+                            step = job[f"{key}_channel"]
+                            f.call(turn, [source, step, out, wide, channels, end - begin])
+                        else:
+                            _copy_pixels(f, (source, right), (out, wide), end - begin, channels)
         return f.fn
 
 
@@ -148,25 +177,25 @@ def _copy_pixels(
 
 
 def _emit_transform(module: Module, both: Pair, of_x: bool) -> Routine:
-    """transform(source, row, pixel, tiles, to, point): B' d B or A dy A' of a row of tiles, a
-    vector of channels. `row`, `pixel`, `point`: numbers from one to the next.
+    """transform(source, row, pixel, ahead, tiles, to, point): B' d B or A dy A' of a row of tiles,
+    a vector of channels. `row`, `pixel`, `ahead`, `point`: numbers from one row, pixel, tile or
+    point to the next.
     """
     lanes, (over, along) = module.target.lanes("float32"), both
     params = [("source", pointer_to(F32))]
-    params += [(label, I64) for label in ("row", "pixel", "tiles")]
+    params += [(label, I64) for label in ("row", "pixel", "ahead", "tiles")]
     params += [("to", pointer_to(F32)), ("point", I64)]
     rows, columns = (t.inputs if of_x else t.m for t in both)
-    step = along.step if of_x else along.m
     name = f"transform_{'x' if of_x else 'dy'}"
     with module.function(name, params, inline=False) as (f, args):
-        source, row, pixel, tiles, to, point = args
+        source, row, pixel, ahead, tiles, to, point = args
 
         def emit(t: Transform, d: list[Value]) -> list[Value]:
             return t.emit_inputs(f, d) if of_x else t.emit_gradients(f, d)
 
         half = f.array(F32, over.n * columns * lanes)
         with f.loop(tiles) as tile:
-            first, out = source + tile * step * pixel, to + tile * lanes
+            first, out = source + tile * ahead, to + tile * lanes
             with f.loop(columns) as q:
                 column = first + q * pixel
                 d = [(column + row * r).vector(0, lanes) for r in range(rows)]

@@ -14,15 +14,19 @@ from konv.kernels.words import per_axis
 
 JOB = (
     "units",  # parts x groups x ranges of output channels x ranges of input channels
-    "adding",  # 1: the second run, which adds up what the parts have left; units of `piece` numbers
+    # 2: the last run of konv.kernels.gradient_apart; 1: the second run of others,
+    "adding",  # which adds up what the parts have left; units of `piece` numbers
     "piece", "numbers",  # of the whole weight
     "parts", "boxes", "images", "image_boxes",  # images in a box
     "n", "groups", "ci", "co", "taps",  # channels of a group
     "blocks", "tail",  # full blocks of output channels; vectors in one more, other block
     "ranges_co", "blocks_each", "ranges_ci", "ci_each",
+    "x_first", "dy_first",  # bytes of x and dy before those that are read
     "x_batch", "x_channel", "y_batch", "y_channel",
     "in_a_row",  # 1 if the slots of a row are neighbours in the image
     "pitch", "face", "volume", "plane",  # numbers in a row of a strip, a depth, an image, a channel
+    # axes from the last on whose boxes are whole, and whose pixels lie in one run, too
+    "x_whole",
     "whole",  # axes from the last on whose boxes are whole: outputs there lie in one run
     "padded_rows",  # rows of a block of sums; planar: vectors of sums of a group
     # planar: groups in a unit, numbers in a row of one phase, in a channel of dy
@@ -48,7 +52,7 @@ JOB = (
     "at_rows", "at_zeros", "at_beside",
     "at_copy", "at_own",
     *per_axis(
-        "outs",  # winograd: outputs of an axis, whose tiles are counted
+        "outs", "dilation",  # winograd: outputs of an axis, whose tiles are counted; between taps
         "size", "x_stride", "y_stride", "count", "box", "axis_boxes", "jump", "least", "ahead",
         "first_slots", "at_raws", "at_slots",
     ),
@@ -65,6 +69,9 @@ UNIT = (
     # those beside them
     "line0", "line1", "inner0", "inner1", "beside",
     "tile",  # winograd: number of the box's first, counted from those at hand
-    *per_axis("length", "raw", "slots"),
+    *per_axis(
+        "spread",  # winograd: outputs from that of its first tile to that of its last
+        "length", "raw", "slots",
+    ),
 )  # fmt: skip
 RECORDS = (JOB, UNIT)

@@ -12,6 +12,7 @@ from konv import llvm, log
 from konv.geometry import Conv
 from konv.kernels import (
     gradient,
+    gradient_apart,
     gradient_cut,
     gradient_pencils,
     gradient_pencils_cut,
@@ -27,7 +28,7 @@ from konv.runtime.threads import Team
 from konv.target import Target
 
 CUT = {
-    gradient: gradient_cut.work,
+    gradient: gradient_apart.work,
     gradient_planar: gradient_cut.planar_work,
     gradient_pencils: gradient_pencils_cut.work,
     gradient_winograd: gradient_winograd_cut.work,

@@ -15,6 +15,7 @@ from konv.geometry import Conv
 from konv.kernels import channels
 from konv.kernels.channels import Channels
 from konv.kernels.microtile import UNROLL, emit_tile
+from konv.kernels.row_tile import emit_row_sweep
 from konv.kernels.schedule import schedule
 from konv.kernels.stored import HALVES
 from konv.kernels.units import emit_kernel
@@ -29,6 +30,7 @@ TRIP = 12  # cycles to begin with the next tap: its row of addresses and weights
 # Zen 3).
 CALL, MASKED = 60, 12
 SMALL = 64  # pixels below which tiles that are not full count
+DEEPEST = 64  # numbers that a row of taps reads, up to which all are unrolled
 FEW = 8  # channels up to which channels-last images are packed too, if that makes runs of taps
 
 name = "direct"
@@ -59,26 +61,43 @@ def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv
 def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
     """One plan for each register tile, cheapest first by `tile_cost` and, of small images, by how
     full tiles are (1x1 512->2048@7: 4 x 3 takes 0.66 ms, 6 x 2 0.71, Zen 3). Half precision is
-    always packed: that converts it. So are few channels whose taps can be run together.
+    always packed: that converts it. So are few channels whose taps can be run together; if a run is
+    short, tiles may go along rows instead of by tables, which rows of small images do not fill.
     """
     run = _run(conv, True)
     packed = packed or conv.dtype in HALVES or (run > 1 and conv.ci <= FEW)
     lanes = target.lanes(conv.dtype)
     co, ci = conv.co // conv.groups, conv.ci // conv.groups
     vectors, odd = -(-co // lanes), 0 if blocked else co % lanes
-    depth = ci * _run(conv, packed) if ci < UNROLL else 0
     table = TILES[target.vector_bytes, target.registers]
     pixels = prod(-(-axis.out // axis.up) for axis in conv.axes)
+    depth = ci * _run(conv, packed)
 
     def price(tile: tuple[int, int]) -> tuple[float, int]:
         full = -(-pixels // tile[0]) * tile[0] / pixels if pixels < SMALL else 1
         return tile_cost(vectors, *tile) * full, max(tile[1], vectors)
 
-    tiles = sorted(table, key=price)
+    ways: list[tuple[int, tuple[int, ...]]] = [(depth if ci < UNROLL else 0, ())]
+    if _in_rows(conv, packed, target):
+        ways.insert(pixels < SMALL, (depth, (conv.axes[-1].stride * ci,)))
     return tuple(
-        Plan(name, conv.dtype, packed, blocked, mr, nr, last_block(vectors, nr, odd), odd, depth)
-        for mr, nr in tiles
-    )
+        Plan(
+            name, conv.dtype, packed, blocked, mr, nr, last_block(vectors, nr, odd), odd, deep,
+            form=form,
+        )
+        for deep, form in ways
+        for mr, nr in sorted(table, key=price)
+    )  # fmt: skip
+
+
+def _in_rows(conv: Conv, packed: bool, target: Target) -> bool:
+    """Whether tiles may go along the rows of a packed image (konv.kernels.row_tile). With
+    vectors of 16 bytes LLVM does not keep their sums in registers.
+    """
+    run = _run(conv, packed)
+    if target.vector_bytes < 32:
+        return False
+    return run > 1 and conv.ci * run <= DEEPEST and all(axis.up == 1 for axis in conv.axes)
 
 
 def _run(conv: Conv, packed: bool) -> int:
@@ -127,7 +146,9 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
     """Units of work as konv.kernels.schedule cuts them."""
     seen = Channels.of(conv, plan, target, per_channel=False)
     run = _run(conv, plan.packed)
-    return schedule(conv, plan, target, seen, x, y, threads, run=run, one_row=True)
+    return schedule(
+        conv, plan, target, seen, x, y, threads, run=run, one_row=True, ahead=sum(plan.form)
+    )
 
 
 def packing(conv: Conv, plan: Plan, target: Target) -> Packing:
@@ -146,4 +167,4 @@ def emit(plan: Plan, target: Target) -> Module:
     def tile(module: Module, vectors: int, odd: int) -> Routine:
         return emit_tile(module, plan, vectors, odd)
 
-    return emit_kernel(plan, target, tile)
+    return emit_kernel(plan, target, tile, emit_sweep=emit_row_sweep if plan.form else None)

@@ -89,11 +89,12 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
 def tiles(co: int, target: Target) -> list[tuple[int, int]]:
     """(output channels, vectors of pixels) whose sums, inputs and one weight fit in registers.
 
-    NEON multiplies by a lane of a vector, so LLVM reads weights ahead, by fours: 8 x 3 spills.
+    NEON multiplies by a lane of a vector, so LLVM reads weights ahead, by fours: 8 x 3 spills. SSE
+    needs a register for the product.
     """
-    room = target.registers - 2
+    room = target.registers - (1 if target.vector_bytes > 16 else 3)
     most = MOST - 1 if (target.vector_bytes, target.registers) == (16, 32) else MOST
-    return [(nc, (room - 1) // (nc + 1)) for nc in range(1, min(co, most) + 1) if room > nc + 1]
+    return [(nc, room // (nc + 1)) for nc in range(1, min(co, most) + 1) if room > nc]
 
 
 def loop_cost(co: int, nc: int, nv: int, target: Target) -> float:

@@ -29,8 +29,11 @@ TRIP = 12  # cycles to begin with the next tap: its row of addresses and weights
 # the multiply-adds at their peak); and of a vector that is stored in part (AVX2's masked store;
 # Zen 3).
 CALL, MASKED = 60, 12
+ROW_TRIP, ROW_CALL = 4, 35  # the same of tiles along rows, whose sums overlap the next tile's
 SMALL = 64  # pixels below which tiles that are not full count
-DEEPEST = 64  # numbers that a row of taps reads, up to which all are unrolled
+# Numbers that a row of taps reads, up to which tiles go along rows: beyond, tables cost less than
+# tiles that rows do not fill (4@84 k8 s4, of 32 numbers: 0.050 ms, along rows 0.055, Zen 3).
+DEEPEST = 24
 FEW = 8  # channels up to which channels-last images are packed too, if that makes runs of taps
 
 name = "direct"
@@ -128,18 +131,21 @@ def tile_cost(vectors: int, mr: int, nr: int) -> float:
 def cost(conv: Conv, plan: Plan, target: Target) -> float:
     """Cycles of a core for one image: the tiles at 92 % of what they could do, the tables of their
     rows (2 cycles an address), packing (0.5 cycles a number in and out, 1.5 where results go out
-    between others).
+    between others). Tiles along rows have no tables, and packing is more of what few channels take:
+    1.5 cycles a number of three planes, 0.8 of results (3 -> 16 @512x1024, Zen 3).
     """
     pixels, taps = prod(axis.out for axis in conv.axes), channels.mean_taps(conv)
     vectors = -(-conv.co // conv.groups // target.lanes(plan.dtype))
     loop = conv.ci * taps * tile_cost(vectors, plan.pixels, plan.vectors) / 0.92
     # What is the same for each tap however few channels it has: a trip of the loop over taps.
     taps /= _run(conv, plan.packed)
+    trip, call, address = (ROW_TRIP, ROW_CALL, 0) if plan.form else (TRIP, CALL, 2)
     blocks = conv.groups * -(-vectors // plan.vectors)
-    loop += blocks * (taps * TRIP + CALL) / plan.pixels + conv.groups * MASKED * bool(plan.odd)
-    packed = conv.ci * prod(axis.size for axis in conv.axes) * 0.5 * plan.packed
-    out = 0.5 if conv.axes[-1].up == 1 else 1.5
-    return pixels * (loop + 2 * taps + conv.co * out * plan.blocked) + packed
+    loop += blocks * (taps * trip + call) / plan.pixels + conv.groups * MASKED * bool(plan.odd)
+    number = 1.5 if plan.form and conv.ci < UNROLL else 0.5
+    packed = conv.ci * prod(axis.size for axis in conv.axes) * number * plan.packed
+    out = (0.8 if plan.form else 0.5) if conv.axes[-1].up == 1 else 1.5
+    return pixels * (loop + address * taps + conv.co * out * plan.blocked) + packed
 
 
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:

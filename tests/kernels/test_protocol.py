@@ -79,7 +79,10 @@ def follows_tiles(plan: Plan, conv: Conv, target: Target) -> None:
     assert vectors >= plan.tail
     if plan.odd:
         assert plan.tail, "the odd vector is in no block of its own"
-    assert plan.form == ()
+    assert plan.form in ((), (conv.axes[-1].stride * conv.ci,))
+    if plan.form:  # along rows
+        assert plan.packed
+        assert plan.depth == conv.axes[-1].kernel * conv.ci
 
 
 def follows_planes(plan: Plan, conv: Conv, target: Target) -> None:

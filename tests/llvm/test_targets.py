@@ -28,6 +28,7 @@ from konv.geometry import Conv
 from konv.kernels import direct, interleave, planar, subpixel, winograd, winograd_parts
 from konv.kernels.microtile import UNROLL, emit_tile
 from konv.kernels.planar_tile import emit_tiles
+from konv.kernels.row_tile import emit_row
 from konv.kernels.winograd_cut import RESTS
 from konv.kernels.winograd_parts import emit_product
 from konv.llvm import Module, assembly, describe
@@ -67,6 +68,33 @@ def test_a_tile_stays_in_registers(machine: Machine, mr: int, nr: int, depth: in
     # tiles that keep it (30.1 GFLOP/s, 4 x 2: 27.4).
     allowed = 2 if machine.family == "sse" and depth else 0
     check_loop(machine, "float32", lines, mr * nr * (depth or UNROLL), allowed)
+
+
+def rows() -> Iterator[object]:
+    """Every tile in the table along rows, with every width its last block can have; the runs of
+    some first layers.
+    """
+    for machine in MACHINES:
+        target = target_of(machine)
+        if target.vector_bytes < 32:
+            continue
+        shapes = direct.TILES[target.vector_bytes, target.registers]
+        for mr, nr in sorted({(mr, nr) for mr, most in shapes for nr in range(1, most + 1)}):
+            for depth, ahead in ((9, 6), (21, 6), (12, 4)):
+                yield pytest.param(machine, mr, nr, depth, ahead, id=f"{machine}-{mr}x{nr}-{depth}")
+
+
+@pytest.mark.parametrize(("machine", "mr", "nr", "depth", "ahead"), list(rows()))
+def test_a_tile_along_a_row_stays_in_registers(
+    machine: Machine, mr: int, nr: int, depth: int, ahead: int
+) -> None:
+    """All of a run is unrolled, though neighbours read the same numbers."""
+    target = target_of(machine)
+    module = Module(target, "tile")
+    plan = Plan("direct", "float32", True, False, mr, nr, depth=depth, form=(ahead,))
+    row = emit_row(module, plan, nr, 0)
+    lines = functions(assembly(module))[row.name]
+    check_loop(machine, "float32", lines, mr * nr * depth)
 
 
 def planes() -> Iterator[object]:

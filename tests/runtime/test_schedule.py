@@ -260,14 +260,19 @@ def parts_are_apart(s: Simulated) -> None:
     tiles = -(-prod(box) // s.plan.pixels)
     taps = prod(max(p["reach"] for p in s.phases(a)) for a in AXES)
     width = s.plan.vectors * s.lanes
+    listed = (
+        0 if s.plan.form else tiles
+    )  # tiles along rows need no tables, and reach over their ends
+    beyond = s.plan.pixels * sum(s.plan.form)
+    tiles += len(s.plan.form)
     need = {
         **{f"at_slots{a}": 8 * s.slots(a) for a in AXES},
         "at_taps": 8 * TAP * taps,
-        "at_counts": 8 * tiles,
-        "at_places": 8 * tiles * s.plan.pixels,
-        "at_rows": 8 * tiles * taps * (s.plan.pixels + 1),
+        "at_counts": 8 * listed,
+        "at_places": 8 * listed * s.plan.pixels,
+        "at_rows": 8 * listed * taps * (s.plan.pixels + 1),
         "at_zeros": 0 if s.plan.packed else s.conv.ci * s.size,
-        "at_image": w["held"] * prod(map(s.slots, AXES)) * s.size if s.plan.packed else 0,
+        "at_image": (w["held"] * prod(map(s.slots, AXES)) + beyond) * s.size * s.plan.packed,
         "at_block": (tiles * s.plan.pixels * width if s.plan.blocked else s.conv.co) * s.size,
         "at_sums": w["groups"] * w["chunk_blocks"] * tiles * s.plan.pixels * width * s.size,
     }

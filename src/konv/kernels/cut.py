@@ -32,6 +32,8 @@ CHOICES = 12  # boxes considered on an axis
 # 0.16), a number out through a block, an address; bytes a cycle of weights that a core's
 # second-level cache does not hold from one unit to the next.
 UNIT, PACKED, OUT, ADDRESS, STREAMED = 3000, 1.0, 0.7, 1.5, 5
+# Of a row, or part of a row, that is packed: memory sends what follows at once, but not its first.
+PIECE = 200
 # So many times as much a number costs where the slots of a row are no neighbours: pixel by pixel
 # (64 channels of 16000, dilation 512: 5.1 ms, densely packed 3.8, though twice as many, Zen 3).
 SCATTERED = 5
@@ -96,6 +98,7 @@ class _Layer:
     channels: Channels
     passes: Passes
     threads: int
+    in_rows: bool
 
 
 def cut(
@@ -107,13 +110,16 @@ def cut(
     passes: Passes,
     threads: int,
     in_lines: bool = False,
+    in_rows: bool = False,
 ) -> int:
     """Choose the boxes; returns how many blocks of output channels one unit takes. `in_lines`:
-    boxes are as wide as the image, parts of a single row if that is too much.
+    boxes are as wide as the image, parts of a single row if that is too much. `in_rows`: no tile
+    goes beyond a row, and there are no tables.
     """
-    layer = _Layer(conv, plan, target, lines, channels, passes, threads)
+    layer = _Layer(conv, plan, target, lines, channels, passes, threads, in_rows)
     best: tuple[float, tuple[int, ...], int] | None = None
-    for boxes in _boxes(lines, 2 * PIXELS if plan.packed else PIXELS, plan.packed, in_lines):
+    most = 4 * PIXELS if in_rows else 2 * PIXELS if plan.packed else PIXELS
+    for boxes in _boxes(lines, most, plan.packed and not in_rows, in_lines):
         for line, box in zip(lines, boxes, strict=True):
             line.cut(box)
         for blocks in _chunks(channels.all_blocks):
@@ -165,16 +171,17 @@ def _price(layer: _Layer, blocks: int) -> float:
     phases = prod(len(line.phases) for line in lines)
     chunks = -(-channels.all_blocks // blocks)
     units = chunks * conv.n * prod(line.boxes for line in lines)
-    tiles = -(-pixels // plan.pixels)
+    rows = pixels // lines[2].box if layer.in_rows else 1
+    tiles = rows * -(-pixels // rows // plan.pixels)
     runs = prod(line.run for line in lines)
     reduction = channels.groups * (channels.ci if channels.summed else 1) * taps * runs
     each = tiles * blocks * reduction * plan.pixels * plan.vectors / 2
-    addresses = tiles * (plan.pixels + 1) * taps
+    addresses = 0 if layer.in_rows else tiles * (plan.pixels + 1) * taps
     unit = phases * (each + ADDRESS * addresses * layer.passes.count) + UNIT
     lanes, wide = layer.target.lanes(plan.dtype), lines[2].boxes == 1
     row = lines[2].slots if wide else _lines(lines[2].slots, lanes)
     number = PACKED * (SCATTERED if lines[2].sparse else 1)
-    unit += number * slots // lines[2].slots * row * conv.ci * plan.packed
+    unit += (number * row * conv.ci + PIECE) * (slots // lines[2].slots) * plan.packed
     row = lines[2].box if wide else _lines(lines[2].box, lanes)
     unit += OUT * phases * pixels // lines[2].box * row * conv.co / chunks * plan.blocked
     weights = conv.params * size

@@ -16,6 +16,7 @@ from konv.kernels import channels
 from konv.kernels.channels import Channels
 from konv.kernels.microtile import UNROLL, emit_tile
 from konv.kernels.passes import is_deep
+from konv.kernels.row_tile import emit_row_sweep
 from konv.kernels.schedule import schedule
 from konv.kernels.stored import HALVES
 from konv.kernels.units import emit_kernel
@@ -29,7 +30,14 @@ TRIP = 12  # cycles to begin with the next tap: its row of addresses and weights
 # the multiply-adds at their peak); and of a vector that is stored in part (AVX2's masked store;
 # Zen 3).
 CALL, MASKED = 60, 12
+ROW_TRIP, ROW_CALL = 4, 35  # the same of tiles along rows, whose sums overlap the next tile's
 SMALL = 64  # pixels below which tiles that are not full count
+# Numbers that a row of taps reads, up to which tiles go along rows: beyond, tables cost less than
+# tiles that rows do not fill (4@84 k8 s4, of 32 numbers: 0.050 ms, along rows 0.055, Zen 3).
+DEEPEST = 24
+# Forms of a plan: () for tables of rows; (ahead,) for tiles along rows, whose pixels lie so many
+# numbers apart; and tables again, in passes (konv.kernels.passes).
+PASSES = (0,)
 FEW = 8  # channels up to which channels-last images are packed too, if that makes runs of taps
 
 name = "direct"
@@ -60,30 +68,44 @@ def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv
 def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
     """One plan for each register tile, cheapest first by `tile_cost` and, of small images, by how
     full tiles are (1x1 512->2048@7: 4 x 3 takes 0.66 ms, 6 x 2 0.71, Zen 3). Half precision is
-    always packed: that converts it. So are few channels whose taps can be run together.
+    always packed: that converts it. So are few channels whose taps can be run together; if a run is
+    short, tiles may go along rows instead of by tables, which rows of small images do not fill.
     """
     run = _run(conv, True)
     packed = packed or conv.dtype in HALVES or (run > 1 and conv.ci <= FEW)
     lanes = target.lanes(conv.dtype)
     co, ci = conv.co // conv.groups, conv.ci // conv.groups
     vectors, odd = -(-co // lanes), 0 if blocked else co % lanes
-    depth = ci * _run(conv, packed) if ci < UNROLL else 0
-    form = (1,) if packed and is_deep(conv) else ()
     table = TILES[target.vector_bytes, target.registers]
     pixels = prod(-(-axis.out // axis.up) for axis in conv.axes)
+    depth = ci * _run(conv, packed)
 
     def price(tile: tuple[int, int]) -> tuple[float, int]:
         full = -(-pixels // tile[0]) * tile[0] / pixels if pixels < SMALL else 1
         return tile_cost(vectors, *tile) * full, max(tile[1], vectors)
 
-    tiles = sorted(table, key=price)
+    tables = PASSES if packed and is_deep(conv) else ()
+    ways: list[tuple[int, tuple[int, ...]]] = [(depth if ci < UNROLL else 0, tables)]
+    if _in_rows(conv, packed, target):
+        ways.insert(pixels < SMALL, (depth, (conv.axes[-1].stride * ci,)))
     return tuple(
         Plan(
-            name, conv.dtype, packed, blocked, mr, nr, last_block(vectors, nr, odd), odd, depth,
+            name, conv.dtype, packed, blocked, mr, nr, last_block(vectors, nr, odd), odd, deep,
             form=form,
         )
-        for mr, nr in tiles
+        for deep, form in ways
+        for mr, nr in sorted(table, key=price)
     )  # fmt: skip
+
+
+def _in_rows(conv: Conv, packed: bool, target: Target) -> bool:
+    """Whether tiles may go along the rows of a packed image (konv.kernels.row_tile). With
+    vectors of 16 bytes LLVM does not keep their sums in registers.
+    """
+    run = _run(conv, packed)
+    if target.vector_bytes < 32:
+        return False
+    return run > 1 and conv.ci * run <= DEEPEST and all(axis.up == 1 for axis in conv.axes)
 
 
 def _run(conv: Conv, packed: bool) -> int:
@@ -115,26 +137,32 @@ def tile_cost(vectors: int, mr: int, nr: int) -> float:
 def cost(conv: Conv, plan: Plan, target: Target) -> float:
     """Cycles of a core for one image: the tiles at 92 % of what they could do, the tables of their
     rows (2 cycles an address), packing (0.5 cycles a number in and out, 1.5 where results go out
-    between others).
+    between others). Tiles along rows have no tables, and packing is more of what few channels take:
+    1.5 cycles a number of three planes, 0.8 of results (3 -> 16 @512x1024, Zen 3).
     """
     pixels, taps = prod(axis.out for axis in conv.axes), channels.mean_taps(conv)
     vectors = -(-conv.co // conv.groups // target.lanes(plan.dtype))
     loop = conv.ci * taps * tile_cost(vectors, plan.pixels, plan.vectors) / 0.92
     # What is the same for each tap however few channels it has: a trip of the loop over taps.
     taps /= _run(conv, plan.packed)
+    rows = plan.form not in ((), PASSES)
+    trip, call, address = (ROW_TRIP, ROW_CALL, 0) if rows else (TRIP, CALL, 2)
     blocks = conv.groups * -(-vectors // plan.vectors)
-    loop += blocks * (taps * TRIP + CALL) / plan.pixels + conv.groups * MASKED * bool(plan.odd)
-    packed = conv.ci * prod(axis.size for axis in conv.axes) * 0.5 * plan.packed
-    out = 0.5 if conv.axes[-1].up == 1 else 1.5
-    return pixels * (loop + 2 * taps + conv.co * out * plan.blocked) + packed
+    loop += blocks * (taps * trip + call) / plan.pixels + conv.groups * MASKED * bool(plan.odd)
+    number = 1.5 if rows and conv.ci < UNROLL else 0.5
+    packed = conv.ci * prod(axis.size for axis in conv.axes) * number * plan.packed
+    out = (0.8 if rows else 0.5) if conv.axes[-1].up == 1 else 1.5
+    return pixels * (loop + address * taps + conv.co * out * plan.blocked) + packed
 
 
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
     """Units of work as konv.kernels.schedule cuts them."""
     seen = Channels.of(conv, plan, target, per_channel=False)
     run = _run(conv, plan.packed)
-    deep = bool(plan.form)
-    return schedule(conv, plan, target, seen, x, y, threads, run=run, one_row=True, deep=deep)
+    ahead, deep = sum(plan.form), plan.form == PASSES
+    return schedule(
+        conv, plan, target, seen, x, y, threads, run=run, one_row=True, deep=deep, ahead=ahead
+    )
 
 
 def packing(conv: Conv, plan: Plan, target: Target) -> Packing:
@@ -151,6 +179,7 @@ def emit(plan: Plan, target: Target) -> Module:
     """The module of a plan: `run` and `pack`."""
 
     def tile(module: Module, vectors: int, odd: int) -> Routine:
-        return emit_tile(module, plan, vectors, odd, passes=bool(plan.form))
+        return emit_tile(module, plan, vectors, odd, passes=plan.form == PASSES)
 
-    return emit_kernel(plan, target, tile, passes=bool(plan.form))
+    rows = emit_row_sweep if sum(plan.form) else None
+    return emit_kernel(plan, target, tile, passes=plan.form == PASSES, emit_sweep=rows)

@@ -65,13 +65,13 @@ def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv
 def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
     """The tile with the least cost, and the next best."""
     lanes, co = target.lanes(conv.dtype), conv.co // conv.groups
-    row = Span(Line(conv.axes[-1]))
+    row, taps = Span(Line(conv.axes[-1])), mean_taps(conv)
     dealt = (row.jump, len(row.kept))
     if not packed or dealt not in DEALT:
         dealt = (0, 0)  # the code is the same for all: fewer kernels to compile
-    choices = sorted(
-        ((loop_cost(co, nc, nv, target), nc, nv) for nc, nv in tiles(co, target)),
-    )[:2]
+    choices = sorted((loop_cost(co, nc, nv, target, taps), nc, nv) for nc, nv in tiles(co, target))[
+        :2
+    ]
     return tuple(
         Plan(
             name,
@@ -89,23 +89,25 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
 def tiles(co: int, target: Target) -> list[tuple[int, int]]:
     """(output channels, vectors of pixels) whose sums, inputs and one weight fit in registers.
 
-    NEON multiplies by a lane of a vector, so LLVM reads weights ahead, by fours: 8 x 3 spills.
+    NEON multiplies by a lane of a vector, so LLVM reads weights ahead, by fours: 8 x 3 spills. SSE
+    needs a register for the product.
     """
-    room = target.registers - 2
+    room = target.registers - (1 if target.vector_bytes > 16 else 3)
     most = MOST - 1 if (target.vector_bytes, target.registers) == (16, 32) else MOST
-    return [(nc, (room - 1) // (nc + 1)) for nc in range(1, min(co, most) + 1) if room > nc + 1]
+    return [(nc, room // (nc + 1)) for nc in range(1, min(co, most) + 1) if room > nc]
 
 
-def loop_cost(co: int, nc: int, nv: int, target: Target) -> float:
+def loop_cost(co: int, nc: int, nv: int, target: Target, taps: float) -> float:
     """Cycles for each vector of pixels, channel and tap, for all `co` channels of a group.
 
     Two multiply-adds and two loads a cycle, of which a load that straddles two cache lines counts
     twice; sums are 4 cycles late. With AVX-512 all loads but one in a row of taps straddle. The
     loop itself takes about one: 8 x 3 runs at 86 % of the peak where 4 x 5 has 81 (stem 7x7,
-    Emerald Rapids); with the smaller tiles of AVX2 two (1x1 24 -> 144 @56: 1.16, 96 -> 144: 1.25
-    times as long as with one, Zen 3).
+    Emerald Rapids); with the smaller tiles of AVX2 two, and four if there is but one tap to a
+    channel (1x1 24 -> 96 @112: 1.2 times as long as with one, Zen 3).
     """
-    split, itself = (1.67, 1) if target.vector_bytes == 64 else (1.33, 2)
+    wide = target.vector_bytes == 64
+    split, itself = 1.67 if wide else 1.33, 1 if wide else 2 if taps > 1 else 4
 
     def block(n: int) -> float:
         return max(n * nv / 2, (split * nv + n + 2) / 2, 4) + itself
@@ -118,19 +120,23 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     """Cycles of a core for one image: the loop, the strips, the results.
 
     A vector of a strip takes 8 cycles, of results 4 (128@56 in 32 groups: 0.23 ms of loop and
-    results and 0.09 ms of strips, Emerald Rapids), with AVX2 8 (24 -> 144 @56, two threads of Zen
-    3); transposed to or from channels-last, 16.
+    results and 0.09 ms of strips, Emerald Rapids). With AVX2 it is 6 of results, which leave a row
+    at a time, and of a strip 10 where rows are dealt out, 6 where there is but one tap and nothing
+    to leave out (19 -> 12 @256x512 in steps of two is slower than `direct`, 40 -> 4 @128x256
+    faster, Zen 3). Transposed to or from channels-last, it is 16.
     """
     # Boxes as for any machine's cache: which plan is best shall not hang on it.
     usual = replace(target, l2=USUAL)
     lanes, cut = target.lanes(plan.dtype), Cut(conv.with_batch(1), plan, usual, 1, LEAST)
     taps = mean_taps(conv)
-    each = loop_cost(conv.co // conv.groups, plan.form[0], plan.vectors, target)
+    each = loop_cost(conv.co // conv.groups, plan.form[0], plan.vectors, target, taps)
     loop = conv.groups * cut.outputs * (conv.ci // conv.groups) * taps * each
-    copied = conv.ci * cut.copied * (8 if plan.packed else 16)
+    into, out = 8, {16: 8, 32: 6, 64: 4}[target.vector_bytes]
+    if target.vector_bytes == 32:
+        into = 6 if taps == 1 else 10 if cut.axes[2].jump > 1 else 8
+    copied = conv.ci * cut.copied * (into if plan.packed else 16)
     whole = plan.blocked and conv.axes[-1].up == 1  # others go out one by one, between phases
-    straight = 4 if target.vector_bytes == 64 else 8
-    results = conv.co * prod(a.out for a in conv.axes) * (straight if whole else 16)
+    results = conv.co * prod(a.out for a in conv.axes) * (out if whole else 16)
     return (loop + copied + results) / lanes
 
 

@@ -4,10 +4,12 @@ weights, packed [group][block][channel][tap][nc].
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-from konv.kernels.epilogue import activate, apart
+from konv.kernels.epilogue import activate, apart, finish
 from konv.kernels.pack import HEADER, Arguments, alone, emit_pack
+from konv.kernels.packing import AHEAD_OUT
 from konv.kernels.planar_strip import TAP
 from konv.llvm import (
     I64,
@@ -78,12 +80,13 @@ def _emit_tile(module: Module, plan: Plan, nc: int, nv: int) -> Routine:
                 tap = a["list"] + t * TAP
                 _multiply_add(f, sums, x + tap[0], weights + tap[1] * nc, lanes)
         results = [[total.get() + 0.0 for total in row] for row in sums]
-        if not at_once(plan, module.target):
+        if not (at_once(plan, module.target) or by_rows(plan, module.target)):
             _to_block(f, plan, a, results, pixel)
             return f.fn
         with f.choose(a["rows"] > 0) as (yes, no):
             with yes:
-                _to_output(f, plan, a, results, pixel)
+                to = _to_output if at_once(plan, module.target) else _to_row
+                to(f, plan, a, results, pixel)
             with no:
                 _to_block(f, plan, a, results, pixel)
         return f.fn
@@ -94,6 +97,13 @@ def at_once(plan: Plan, target: Target) -> bool:
     are slow on some processors, other machines have none.
     """
     return plan.blocked and target.vector_bytes == 64
+
+
+def by_rows(plan: Plan, target: Target) -> bool:
+    """Whether tiles may take a row at a time, whose results then go to the output from registers;
+    masked stores are for its last vector, if it is not full.
+    """
+    return plan.blocked and target.vector_bytes == 32
 
 
 def _to_block(
@@ -113,12 +123,7 @@ def _to_output(
     pitch is no less than a vector.
     """
     pitch, width, lanes = a["pitch"], a["width"], results[0][0].lanes
-
-    def store(place: Pointer, value: Value, mask: Value) -> None:
-        if plan.residual:
-            value = value + f.load_masked(apart(place, a["residual"]), mask)
-        f.store_masked(place, activate(f, plan, value), mask)
-
+    store = partial(_store_part, f, plan, a)
     row, column = f.var(pixel // pitch), f.var(pixel % pitch)
     for v in range(len(results[0])):
         here, at = row.get(), column.get()
@@ -134,6 +139,33 @@ def _to_output(
         over = at + lanes >= pitch
         column.set(f.select(over, at + lanes - pitch, at + lanes))
         row.set(f.select(over, here + 1, here))
+
+
+def _to_row(
+    f: Function, plan: Plan, a: dict[str, Any], results: list[list[Value]], pixel: Value
+) -> None:
+    """Vectors of one row."""
+    lanes = results[0][0].lanes
+    for v in range(len(results[0])):
+        at = pixel + v * lanes
+        with f.choose(at + lanes <= a["width"]) as (full, part):
+            with full:
+                for k, row in enumerate(results):
+                    place = a["to"] + k * a["apart"] + at
+                    place.put(0, finish(f, plan, row[v], place, a["residual"]))
+                    f.prefetch(place + AHEAD_OUT // SIZE[place.element])
+            with part:
+                mask = f.between(lanes, 0, a["width"] - at)
+                for k, row in enumerate(results):
+                    _store_part(f, plan, a, a["to"] + k * a["apart"] + at, row[v], mask)
+
+
+def _store_part(
+    f: Function, plan: Plan, a: dict[str, Any], place: Pointer, value: Value, mask: Value
+) -> None:
+    if plan.residual:
+        value = value + f.load_masked(apart(place, a["residual"]), mask)
+    f.store_masked(place, activate(f, plan, value), mask)
 
 
 def _multiply_add(

@@ -14,7 +14,7 @@ from functools import partial
 from konv.kernels.pack import HEADER
 from konv.kernels.planar_rows import emit_rows_out, output_corner
 from konv.kernels.planar_strip import JOB, PHASE, RECORDS, UNIT, emit_strip
-from konv.kernels.planar_tile import at_once, emit_tiles, emit_weights
+from konv.kernels.planar_tile import at_once, by_rows, emit_tiles, emit_weights
 from konv.kernels.region import emit_entry, emit_units
 from konv.kernels.tables import emit_slots
 from konv.kernels.words import AXES, Piece, Words, part_function
@@ -23,6 +23,10 @@ from konv.plan import Plan
 from konv.target import Target
 
 Parts = dict[str, Routine]
+
+# Tiles take a row at a time where that makes at most one vector in so many more than running on
+# from row to row.
+FULL = 8
 
 
 def emit_kernel(plan: Plan, target: Target) -> Module:
@@ -135,27 +139,38 @@ def _emit_block(module: Module, plan: Plan, parts: Parts) -> Routine:
         if at_once(plan, module.target):
             straight = job["step", 2].equals(1) & (job["pitch"] >= lanes)
         rows = f.select(straight, unit["length", 1], f.integer(0))
+        wide = (unit["length", 2] + (lanes - 1)) // lanes
+        by_row = f.integer(0).differs(0)
+        if by_rows(plan, module.target):
+            filled = wide * unit["length", 1] * FULL <= vectors * (FULL + 1)
+            by_row = job["step", 2].equals(1) & filled
+            rows = f.select(by_row, unit["length", 1], rows)
+        down = job["step", 1] * job["y_stride", 1]
         with f.loop(unit["length", 0]) as depth:
             corner, block = (
                 output_corner(f, piece, real, depth, channel),
                 piece.part("at_block", real),
             )
-            to = f.select(straight, corner.address(), block.address()).to_pointer(real)
-            arguments = [
-                strip + depth * job["face"], packed + weights, biases + channel,
-                job.base + phase["at_taps"], phase["reach"], job["ci"], job["plane"],
-                job["taps"], to, f.select(straight, job["y_channel"], job["block"]),
-                job["pitch"], unit["length", 2], job["step", 1] * job["y_stride", 1], rows,
-                unit["residual"], vectors,
-            ]  # fmt: skip
-            if "last" not in parts:
-                f.call(parts["full"], arguments)
-            else:
-                with f.choose(valid >= plan.form[0]) as (full, last):
-                    with full:
-                        f.call(parts["full"], arguments)
-                    with last:
-                        f.call(parts["last"], arguments)
+            direct = straight | by_row
+            to = f.select(direct, corner.address(), block.address()).to_pointer(real)
+            with f.loop(f.select(by_row, rows, f.integer(1))) as row:
+                arguments = [
+                    strip + (depth * job["face"] + row * job["pitch"]),
+                    packed + weights, biases + channel,
+                    job.base + phase["at_taps"], phase["reach"], job["ci"], job["plane"],
+                    job["taps"], to + row * down,
+                    f.select(direct, job["y_channel"], job["block"]),
+                    job["pitch"], unit["length", 2], down, rows,
+                    unit["residual"], f.select(by_row, wide, vectors),
+                ]  # fmt: skip
+                if "last" not in parts:
+                    f.call(parts["full"], arguments)
+                else:
+                    with f.choose(valid >= plan.form[0]) as (full, last):
+                        with full:
+                            f.call(parts["full"], arguments)
+                        with last:
+                            f.call(parts["last"], arguments)
             with f.when(rows.equals(0)):
                 f.call(parts["rows"], [job.base, unit.base, depth, channel, valid])
         return f.fn

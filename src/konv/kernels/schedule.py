@@ -35,10 +35,12 @@ def schedule(
     run: int = 1,
     one_row: bool = False,
     deep: bool = False,
+    ahead: int = 0,
 ) -> Work:
     """The work of `conv` under `plan`, whose kernel sees these channels; `in_lines`: boxes are to
     be as wide as the image; `run`: taps of the last axis that the kernel takes as one; `one_row`: a
-    layer of one tap may be taken as one row of pixels (`flat`); `deep`: its sums go in passes.
+    layer of one tap may be taken as one row of pixels (`flat`); `deep`: its sums go in passes;
+    `ahead`: tiles may reach over the end of a row, whose pixels lie so many numbers apart.
     """
     if one_row:
         conv, x_strides, y_strides = flat(conv, x_strides, y_strides)
@@ -47,7 +49,8 @@ def schedule(
     if conv.exact_macs < ALONE:
         threads = 1
     passes = Passes.of(conv, channels.groups, deep)
-    chunk_blocks = cut(conv, plan, target, lines, channels, passes, threads, in_lines)
+    in_rows = ahead > 0
+    chunk_blocks = cut(conv, plan, target, lines, channels, passes, threads, in_lines, in_rows)
     chunks = -(-channels.all_blocks // chunk_blocks)
     words = dict.fromkeys(JOB, 0)
     words |= {
@@ -64,7 +67,7 @@ def schedule(
         "y_batch": y_strides[0], "y_channel": y_strides[1],
     }  # fmt: skip
     tables = _axis_words(words, conv, lines, passes.held, x_strides[2:], y_strides[2:])
-    parts = _parts(conv, plan, lines, passes.held, target.lanes(plan.dtype))
+    parts = _parts(conv, plan, lines, passes.held, target.lanes(plan.dtype), ahead)
     sums = parts["at_places"] // 8 * plan.vectors * target.lanes(plan.dtype) * deep
     parts["at_sums"] = sums * channels.groups * chunk_blocks * COMPUTED[conv.dtype]
     words["thread_bytes"] = scratch.lay_out(words, parts)
@@ -150,22 +153,26 @@ def _axis_words(
     return records + triples + tables
 
 
-def _parts(conv: Conv, plan: Plan, lines: list[Line], held: int, lanes: int) -> dict[str, int]:
+def _parts(
+    conv: Conv, plan: Plan, lines: list[Line], held: int, lanes: int, ahead: int
+) -> dict[str, int]:
     """The parts of a thread's scratch by the word that says where they begin, in bytes; `held`:
     channels of a packed image.
     """
     size = COMPUTED[conv.dtype]
     pixels = prod(line.box for line in lines)
-    tiles = -(-pixels // plan.pixels)
+    tiles = -(-pixels // plan.pixels) + (ahead > 0)
+    listed = 0 if ahead else tiles  # tiles along rows need no tables
     taps = prod(line.reach for line in lines)
     width = plan.vectors * lanes
     image = held * prod(line.slots for line in lines) + lanes if plan.packed else 0
+    image += plan.pixels * ahead
     return {
         **{f"at_slots{a}": line.slots * 8 for a, line in enumerate(lines)},
         "at_taps": taps * 8 * TAP,
-        "at_counts": tiles * 8,
-        "at_places": tiles * plan.pixels * 8,
-        "at_rows": tiles * taps * (plan.pixels + 1) * 8,
+        "at_counts": listed * 8,
+        "at_places": listed * plan.pixels * 8,
+        "at_rows": listed * taps * (plan.pixels + 1) * 8,
         "at_zeros": 0 if plan.packed else (conv.ci + width) * size,
         "at_image": image * size,
         "at_block": (tiles * plan.pixels * width if plan.blocked else conv.co + width) * size,

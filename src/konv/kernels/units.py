@@ -39,6 +39,7 @@ Parts = dict[Any, Routine]
 EmitTile = Callable[[Module, int, int], Routine]
 EmitWeights = Callable[[Module, str, int], None]
 EmitOutput = Callable[[Module, int], Routine]
+EmitSweep = Callable[[Module, Plan, int, int], Routine]
 
 
 def emit_kernel(
@@ -50,23 +51,22 @@ def emit_kernel(
     emit_output: EmitOutput | None = None,
     sweeps: int = 1,
     passes: bool = False,
+    emit_sweep: EmitSweep | None = None,
 ) -> Module:
     """The module of a plan: `run` and `pack`. emit_tile(module, vectors, odd) writes the function
     of a tile; the others, where given, replace those of konv.kernels.packing. A block is computed
     in so many sweeps over the tiles, whose results lie side by side in scratch; `passes`: as
-    konv.kernels.passes says.
+    konv.kernels.passes says; `emit_sweep` has sweeps of its own, which need no tables.
     """
     module = Module(target, plan.algorithm)
     lanes, real = target.lanes(plan.dtype), REAL[plan.dtype]
     size, width = SIZE[element(plan.dtype)], plan.vectors * lanes * sweeps
     result = SIZE[real] if plan.blocked else size
     emit_weights(module, plan.dtype, plan.vectors)
-    parts = {
-        "slots": emit_slots(module),
-        "taps": emit_taps(module, size, plan.packed),
-        "rows": emit_rows(module, plan.pixels, size, plan.packed),
-        "places": emit_places(module, plan.pixels, result, width if plan.blocked else None),
-    }
+    parts = {"slots": emit_slots(module), "taps": emit_taps(module, size, plan.packed)}
+    if not emit_sweep:
+        parts["rows"] = emit_rows(module, plan.pixels, size, plan.packed)
+        parts["places"] = emit_places(module, plan.pixels, result, width if plan.blocked else None)
     if plan.packed:
         parts["image"] = emit_image(module, plan.dtype, passes)
     if plan.blocked:
@@ -74,13 +74,16 @@ def emit_kernel(
             parts["output"] = emit_output(module, width)
         else:
             parts["output"] = emit_channels(module, plan, width)
-    parts["full"] = _emit_sweep(
-        module, plan, plan.vectors, emit_tile(module, plan.vectors, 0), per_channel, passes
-    )
+
+    def sweep(vectors: int, odd: int) -> Routine:
+        if emit_sweep:
+            return emit_sweep(module, plan, vectors, odd)
+        tile = emit_tile(module, vectors, odd)
+        return _emit_sweep(module, plan, vectors, tile, per_channel, passes)
+
+    parts["full"] = sweep(plan.vectors, 0)
     if plan.tail:
-        parts["last"] = _emit_sweep(
-            module, plan, plan.tail, emit_tile(module, plan.tail, plan.odd), per_channel, passes
-        )
+        parts["last"] = sweep(plan.tail, plan.odd)
     parts["blocks"] = _emit_blocks(module, plan, parts, per_channel, sweeps, passes)
     parts["phases"] = _emit_phases(module, plan, parts)
     emit_entry(module, partial(_emit_work, plan, parts, passes), plan.residual)
@@ -196,7 +199,8 @@ def _emit_phases(module: Module, plan: Plan, parts: Parts) -> Routine:
             unit["tiles"] = (unit["pixels"] + (plan.pixels - 1)) // plan.pixels
             with f.when(unit["pixels"] > 0):
                 for part in ("taps", "rows", "places", "blocks"):
-                    f.call(parts[part], [job.base, unit.base])
+                    if part in parts:
+                        f.call(parts[part], [job.base, unit.base])
         return f.fn
 
 

@@ -82,6 +82,15 @@ class Memory(Lanes):
         """
         return Pointer(self, self.b.call_at('asm "", "=r,0"', PTR, [p.ir]), p.element)
 
+    def after(self, p: Pointer, value: Value) -> Pointer:
+        """The same address, of which LLVM knows no more, and that is there when a vector is: what
+        is loaded from it is not loaded early, where it would take a register.
+        """
+        register = "w" if self.module.target.arch == "aarch64" else "v"
+        ty = ir.FunctionType(PTR, [PTR, value.type])
+        same = self.b.asm(ty, "", f"=r,0,{register}", [p.ir, value.ir], False)
+        return Pointer(self, same, p.element)
+
     def copy(self, to: Pointer, source: Pointer, count: Value) -> None:
         """memcpy of `count` elements."""
         size = count * SIZE[to.element]

@@ -1,0 +1,200 @@
+"""Register tiles along the rows of a packed image: what `direct` computes few input channels with.
+
+Neighbouring pixels of a packed image lie a fixed number of elements apart, known when the kernel is
+emitted (the stride times the channels), and so do the channels and taps that a pixel reads in a row
+of the kernel. So one address a tap serves a whole tile, all else stands in the instructions; there
+are no tables of rows (konv.kernels.tables), which such short reductions do not repay:
+
+    for tile of mr pixels of a row:
+        for row of taps:                                   THE LOOP
+            for number in taps of the row x channels:      unrolled
+                load nr vectors of packed weights
+                for m in mr pixels: broadcast x[m * ahead + number]; nr multiply-adds
+
+A last tile may reach over the end of its row, into what scratch has there; such pixels are not
+stored. Sums are added up in the same order as those of konv.kernels.microtile.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from konv.kernels.epilogue import activate, add_residual
+from konv.kernels.scratch import LINE
+from konv.kernels.stored import element, write
+from konv.kernels.tables import TAP
+from konv.kernels.words import Piece, part_function
+from konv.llvm import (
+    I8,
+    I64,
+    REAL,
+    SIZE,
+    Function,
+    Module,
+    Pointer,
+    Routine,
+    Value,
+    Variable,
+    pointer_to,
+)
+from konv.plan import Plan
+
+PARAMETERS = (
+    "x", "taps", "count",  # the row's first source in the packed image; the taps
+    "weights", "tap_stride", "bias",  # of this block; elements from one tap to the next
+    "to", "step",  # where the row's results go, bytes from one pixel to the next
+    "length",  # pixels in the row
+    "far",  # not 0 if results go to memory
+    # What the unit behind this one packs and this one has not: rows of it, bytes from row to row,
+    # planes of each and bytes from one to the next, bytes from pixel to pixel.
+    "ask", "ask_rows", "ask_row", "ask_planes", "ask_plane", "ask_step",
+    "apart",  # bytes from a result to its residual
+)  # fmt: skip
+
+
+def emit_row_sweep(module: Module, plan: Plan, nr: int, odd: int) -> Routine:
+    """sweep(job, unit, weights, bias, first, to, new), as konv.kernels.units calls it: one block of
+    nr vectors over the rows of the unit.
+    """
+    row, lanes, real = emit_row(module, plan, nr, odd), module.target.lanes(plan.dtype), REAL
+    size = SIZE[element(plan.dtype)]
+    labels = ("weights", "bias", "first", "to", "new")
+    with part_function(module, f"sweep_{row.name}", labels) as (f, piece, args):
+        weights, bias, _, to, _ = args
+        job, unit = piece.job, piece.unit
+        image = unit["scratch"] + job["at_image"]
+        if plan.blocked:
+            width = plan.vectors * lanes * SIZE[real[plan.dtype]]
+            begin, steps = unit["scratch"] + job["at_block"], [f.integer(width)] * 3
+            steps[1] = unit["length", 2] * width
+            steps[0] = unit["length", 1] * steps[1]
+        else:
+            steps = [job["y_stride", axis] * size for axis in range(3)]
+            begin = unit["y"] + to * size
+            for axis in range(3):
+                begin = begin + unit["j", axis] * steps[axis]
+        ahead = [job["ahead", axis] * job["apart", axis] for axis in range(2)]
+        ask, *asked = _behind(f, piece, size)
+        rows = f.select(to.equals(0), job["jump", 1], 0)  # once, not for each block
+        forth = [job["jump", axis] * job["x_stride", axis] * size for axis in range(2)]
+        with f.loop(unit["length", 0]) as a, f.loop(unit["length", 1]) as b:
+            f.call(
+                row,
+                [
+                    image + a * ahead[0] + b * ahead[1],
+                    piece.part("at_taps", I64), unit["taps"],
+                    weights, f.integer(plan.depth * nr * lanes), bias,
+                    begin + a * steps[0] + b * steps[1], steps[2],
+                    unit["length", 2], job["far"],
+                    ask + a * forth[0] + b * forth[1], rows, *asked,
+                    unit["residual"] if plan.residual else f.integer(0),
+                ],
+            )  # fmt: skip
+        return f.fn
+
+
+def _behind(f: Function, piece: Piece, size: int) -> list[Value]:
+    """Where the rows lie that the next unit packs and this one has not, if it stands beside this
+    one or begins a line of boxes; else somewhere. No address is wrong.
+    """
+    job, unit = piece.job, piece.unit
+    stride = [job["x_stride", axis] for axis in range(3)]
+    along, down = (job["box", a] * job["jump", a] * stride[a] for a in (2, 1))
+    back = unit["j", 2] * job["jump", 2] * stride[2]
+    beside = unit["j", 2] + job["box", 2] < job["count", 2]
+    first = unit["raw", 0] * stride[0] + unit["raw", 2] * stride[2]
+    seen = unit["slots", 1] - unit["length", 1] * job["jump", 1]
+    first = first + (unit["raw", 1] + seen) * stride[1] + f.select(beside, along, down - back)
+    last = job["x_channel"].equals(1)
+    planes = f.select(last, f.integer(1), job["ci"])
+    step = job["jump", 2] * stride[2] * size
+    return [unit["x"] + first * size, stride[1] * size, planes, job["x_channel"] * size, step]
+
+
+def emit_row(module: Module, plan: Plan, nr: int, odd: int) -> Routine:
+    """row(*PARAMETERS): all tiles of a row."""
+    real, lanes, mr = REAL[plan.dtype], module.target.lanes(plan.dtype), plan.pixels
+    pointers = {"taps": I64}
+    params = [(p, pointer_to(pointers[p]) if p in pointers else I64) for p in PARAMETERS]
+    name = f"row_{mr}x{nr}" + (f"_{odd}" if odd else "")
+    with module.function(name, params, inline=False) as (f, args):
+        a: dict[str, Any] = dict(zip(PARAMETERS, args, strict=True))
+        weights, bias = (a[name].to_pointer(real) for name in ("weights", "bias"))
+        ahead = plan.form[0] * SIZE[real]
+        with f.loop(a["length"], step=mr) as pixel:
+            first = a["x"] + pixel * ahead
+            vectors = [bias.vector(n * lanes, lanes) for n in range(nr)]
+            sums = [[Variable(f, vector) for vector in vectors] for _ in range(mr)]
+            _fetch_sources(f, a, pixel, mr)
+            if not plan.blocked:
+                with f.when(a["far"].differs(0)):
+                    _fetch_places(f, a, pixel, mr, nr * lanes * SIZE[element(plan.dtype)])
+            with f.loop(a["count"]) as t:
+                tap = a["taps"] + t * TAP
+                x = (first + tap[4]).to_pointer(real)
+                _add_tap(f, plan, sums, x, weights + tap[0] * a["tap_stride"])
+            _store(f, plan, sums, a, pixel, odd)
+        return f.fn
+
+
+def _fetch_places(f: Function, a: dict[str, Any], pixel: Value, mr: int, size: int) -> None:
+    """Ask for the memory that the next tile's results go to: a store would wait for it."""
+    place = (a["to"] + (pixel + mr) * a["step"]).to_pointer(I8)
+    for _ in range(mr):
+        for byte in range(0, size, LINE):
+            f.prefetch(place + byte)
+        place = place + a["step"]
+
+
+def _fetch_sources(f: Function, a: dict[str, Any], pixel: Value, mr: int) -> None:
+    """Ask for the part of what comes next that lies below or beside this tile: units are packed row
+    by row, and the first of each row would be waited for.
+    """
+    part = a["ask"] + pixel * a["ask_step"]
+    with f.loop(a["ask_rows"]) as row, f.loop(a["ask_planes"]) as plane:
+        line = part + row * a["ask_row"] + plane * a["ask_plane"]
+        with f.loop(a["ask_step"] * mr, step=LINE) as byte:
+            f.prefetch((line + byte).to_pointer(I8))
+
+
+def _add_tap(
+    f: Function, plan: Plan, sums: list[list[Variable]], x: Pointer, weights: Pointer
+) -> None:
+    """All numbers that a row of taps reads, one after the other: neighbouring pixels read the same
+    ones, which LLVM would keep for all of them, on the stack.
+    """
+    nr, lanes = len(sums[0]), sums[0][0].type.count
+    for number in range(plan.depth):
+        x = f.after(x, sums[-1][-1].get())
+        vectors = [weights.vector((number * nr + n) * lanes, lanes) for n in range(nr)]
+        for m, row in enumerate(sums):
+            value = f.splat(x[m * plan.form[0] + number], lanes)
+            for total, vector in zip(row, vectors, strict=True):
+                total.set(f.fma(value, vector, total.get()))
+
+
+def _store(
+    f: Function, plan: Plan, sums: list[list[Variable]], a: dict[str, Any], pixel: Any, odd: int
+) -> None:
+    """Write the tile, those of its pixels that are in the row; adding 0 turns -0 into 0."""
+    real = REAL[plan.dtype]
+    kind = real if plan.blocked else element(plan.dtype)
+    lanes, last = sums[0][0].type.count, len(sums[0]) - 1
+    begin = (a["to"] + pixel * a["step"]).to_pointer(I8)
+    places = [(begin + a["step"] * m).cast(kind) for m in range(len(sums))]
+    left = a["length"] - pixel
+    added = plan.residual and not plan.blocked
+    if added:
+        for m, row in enumerate(sums):
+            with f.when(left > m):
+                for n, total in enumerate(row):
+                    count, place = odd if n == last else 0, places[m] + n * lanes
+                    value = total.get() + 0.0
+                    total.set(add_residual(f, plan, value, place, a["apart"], count))
+    values = [[total.get() if added else total.get() + 0.0 for total in row] for row in sums]
+    if added or not plan.residual:  # else: on the way from the block to the output
+        values = [[activate(f, plan, value) for value in row] for row in values]
+    for m, results in enumerate(values):
+        with f.when(left > m):
+            for n, value in enumerate(results):
+                write(f, plan.dtype, places[m] + n * lanes, value, odd if n == last else 0)

@@ -36,7 +36,7 @@ def emit_panel(module: Module, plan: Plan, turn: Routine) -> Routine:
         depths = f.select(job["whole"] >= 2, f.integer(1), lengths[0])
         count = pixels // unit["images"] // (rows * depths)
         begin, panel = unit["block0"], piece.part("at_panel", real)
-        if not plan.blocked:
+        if pixelwise is not None:
             # Of channels-last dy whole blocks come a pixel at a time, as they lie in memory
             # (64->256@56 of 8 images: 7.3 to 6.5 ms, Zen 3).
             whole = f.least(f.least(unit["block1"], job["blocks"]), job["co"] // width)

@@ -87,8 +87,7 @@ class Memory(Lanes):
         is loaded from it is not loaded early, where it would take a register.
         """
         register = "w" if self.module.target.arch == "aarch64" else "v"
-        ty = ir.FunctionType(PTR, [PTR, value.type])
-        same = self.b.asm(ty, "", f"=r,0,{register}", [p.ir, value.ir], False)
+        same = self.b.call_at(f'asm "", "=r,0,{register}"', PTR, [p.ir, value.ir])
         return Pointer(self, same, p.element)
 
     def copy(self, to: Pointer, source: Pointer, count: Value) -> None:

@@ -103,16 +103,15 @@ class Function(Memory):
         """for i in range(start, stop, step); the test stands at the bottom, so an empty range is
         tested first.
         """
-        first, stop, step = self.integer(start), self.integer(stop), self.integer(step)
-        body, done, before = self.fn.block("loop"), self.fn.block("done"), self.b.block
-        self.b.fork((first < stop).ir, body, done)
+        stop, step = self.integer(stop), self.integer(step)
+        i = self.var(start)
+        body, done = self.fn.block("loop"), self.fn.block("done")
+        self.b.fork((i.get() < stop).ir, body, done)
         self.b.block = body
-        i = Value(self, Operand(I64, f"%.{self.fn.fresh()}"))
-        yield i
-        after = Value(self, self.b.binary("add nsw", i.ir, step.ir))
+        yield i.get()
+        after = Value(self, self.b.binary("add nsw", i.get().ir, step.ir))
+        i.set(after)
         self.b.fork((after < stop).ir, body, done)
-        ways = f"[ {first.ir.text}, %{before.label} ], [ {after.ir.text}, %{self.b.block.label} ]"
-        body.lines.insert(0, f"{i.ir.text} = phi i64 {ways}")
         self.b.block = done
 
     @contextmanager

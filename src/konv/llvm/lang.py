@@ -188,11 +188,9 @@ class Pointer(Value):
 
 
 class Variable:
-    """A mutable local. It stands on the stack in the IR; LLVM's SROA makes a register of it. Within
-    a block what was last set or read is known and not loaded again.
-    """
+    """A mutable local. It stands on the stack in the IR; LLVM's SROA makes a register of it."""
 
-    __slots__ = ("block", "f", "known", "slot", "type")
+    __slots__ = ("f", "slot", "type")
 
     def __init__(self, f: Numbers, initial: Value) -> None:
         self.f, self.type = f, initial.type
@@ -201,16 +199,12 @@ class Variable:
         self.set(initial)
 
     def get(self) -> Value:
-        if self.block is not self.f.b.block:
-            self._know(self.f.b.load(self.type, self.slot))
-        return Value(self.f, self.known)
+        return Value(self.f, self.f.b.load(self.type, self.slot))
 
     def set(self, value: Value | Number) -> None:
-        self._know(value.ir if isinstance(value, Value) else self.type(value))
-        self.f.b.store(self.known, self.slot)
-
-    def _know(self, value: Operand) -> None:
-        self.block, self.known = self.f.b.block, value
+        if not isinstance(value, Value):
+            value = Value(self.f, self.type(value))
+        self.f.b.store(value.ir, self.slot)
 
     def add(self, value: Value | Number) -> None:
         self.set(self.get() + value)

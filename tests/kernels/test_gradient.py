@@ -25,6 +25,7 @@ from konv.kernels import (
     gradient_pencils,
     gradient_pencils_cut,
     gradient_planar,
+    gradient_planar_cut,
     gradient_winograd,
     gradient_winograd_cut,
     schedule,
@@ -104,13 +105,15 @@ def pinned(kernel: ModuleType) -> Iterator[None]:
 def small_boxes() -> Iterator[None]:
     """Cut work as if it were large: boxes of a few outputs, parts of a few boxes, small units."""
     numbers = {
-        "PANEL": 2048, "PLANAR_OUTPUTS": 24, "PLANAR_OUTPUTS_LAST": 24, "GROUPS": 512,
-        "TOGETHER": 2, "STRIP": 2048, "SUMS": 2048, "OUTPUTS_OF_PART": 32, "ALONE": 0,
+        "PANEL": 2048, "STRIP": 2048, "SUMS": 2048, "OUTPUTS_OF_PART": 32, "ALONE": 0,
         "PIECE": 64, "PARTIAL": 10**6,
     }  # fmt: skip
     with ExitStack() as stack:
         for name, number in numbers.items():
             stack.enter_context(patch.object(gradient_cut, name, number))
+        planar = {"OUTPUTS": 24, "OUTPUTS_LAST": 24, "GROUPS": 512, "TOGETHER": 2}
+        for name, number in planar.items():
+            stack.enter_context(patch.object(gradient_planar_cut, name, number))
         pencils = {"NEAR": 512, "SEGMENT": 6, "STEP": 4, "OUTPUTS": 24, "OUTPUTS_OF_PART": 32}
         for name, number in pencils.items():
             stack.enter_context(patch.object(gradient_pencils_cut, name, number))

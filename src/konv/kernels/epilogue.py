@@ -17,7 +17,7 @@ Plans without epilogue get back the value itself, so no algorithm asks what the 
   (overlapping vectors, repeated pixels) reads all their residuals before (`add_residual`), stores
   after (`activate`), or does not store twice where `plan.residual`.
 - Results that go through scratch are activated there, where vectors are wide, unless there is a
-  residual: then they are finished on the way from scratch to y (kernels.packing).
+  residual: then they are finished on the way from scratch to y (kernels.results).
 
 Names and definitions are those of torch.nn.functional; NaN stays NaN. What PyTorch multiplies is
 multiplied here, so minus infinity times 0 is NaN for silu, gelu and hardswish as it is there.

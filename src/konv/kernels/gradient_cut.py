@@ -18,11 +18,6 @@ from konv.plan import Plan, Strides
 from konv.target import COMPUTED, Target
 
 PANEL = 28 * 1024  # bytes of a box's panel, for one block of channels: a first-level cache
-# Outputs of a box where they stand in the lanes: rows and dy of a channel stay in the first-level
-# cache. Fewer where channels stand last in memory, so that a unit reads many of them.
-PLANAR_OUTPUTS, PLANAR_OUTPUTS_LAST = 1024, 256
-TOGETHER = 16  # groups
-GROUPS = 2**16  # numbers of strip and dy of a planar unit, 256 KB
 CHANNEL = 2**16  # numbers of one channel in a strip beyond which boxes are made smaller
 STRIP = 2**18  # numbers of a strip, 1 MB: beyond, a unit takes fewer input channels
 SUMS = 2**18  # numbers of a unit's sums likewise, then fewer output channels
@@ -129,7 +124,7 @@ def sizes(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, thread
         "ranges_ci": ranges_ci, "ci_each": ci_each,
         "in_a_row": int(not lines[2].sparse),
         "pitch": pitch, "face": face, "volume": volume, "plane": plane,
-        "whole": _whole(lines, (*(0,) * (3 - conv.dims), *y[2:])), "padded_rows": rows,
+        "whole": whole(lines, (*(0,) * (3 - conv.dims), *y[2:])), "padded_rows": rows,
         "x_whole": 0 if plan.packed else _x_whole(conv, lines, x),
     }  # fmt: skip
     parts = {
@@ -140,63 +135,6 @@ def sizes(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, thread
     }
     places = [d * face + h * pitch + w for d in along[0] for h in along[1] for w in along[2]]
     return Sizes(boxes, words, parts, places)
-
-
-def planar_work(
-    conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int
-) -> Work:
-    """The same for a plan of konv.kernels.gradient_planar."""
-    lanes, size = target.lanes(plan.dtype), COMPUTED[plan.dtype]
-    most = PLANAR_OUTPUTS if plan.packed and plan.blocked else PLANAR_OUTPUTS_LAST
-    boxes = Boxes.of(conv, most, 2 * most)
-    lines, ci, co = boxes.lines, conv.ci // conv.groups, conv.co // conv.groups
-    if conv.exact_macs < ALONE:
-        threads = 1
-    along = [[line.slot(source) for source in line.phases[0].sources] for line in lines]
-    stride, across = lines[2].jump, -(-lines[2].box // lanes) * lanes
-    half = max(-(-lines[2].slots // stride), max(w // stride for w in along[2]) + across)
-    half = -(-half // lanes) * lanes
-    pitch = stride * half
-    face = lines[1].slots * pitch
-    volume = lines[0].slots * face
-    plane, panel = boxes.images * volume, boxes.images * lines[0].box * lines[1].box * across
-    rows = -(-ci * prod(axis.kernel for axis in conv.axes) // plan.pixels) * plan.pixels
-    sums = rows * -(-co // plan.vectors) * plan.vectors
-    chunks = _chunks(conv, boxes.parts, ci * plane + co * panel, threads)
-    each = -(-conv.groups // chunks)
-    if not (plan.packed and plan.blocked):  # whole cache lines of channels
-        each = min(-(-each // TOGETHER) * TOGETHER, conv.groups)
-    chunks = -(-conv.groups // each)
-    words = {
-        "units": boxes.parts * chunks, "ranges_co": chunks, "groups_each": each,
-        "pitch": pitch, "face": face, "volume": volume, "plane": plane, "half": half,
-        "panel": panel, "padded_rows": sums,
-        "in_place": int(_in_place(conv, plan, boxes, lanes, y)),
-    }  # fmt: skip
-    parts = {
-        "at_pixels": panel // lanes * 8,
-        "at_strip": each * ci * plane * size,
-        "at_panel": each * co * panel * size,
-        "at_sums": each * sums * lanes * size,
-    }
-    dealt = [w % stride * half + w // stride for w in along[2]]
-    places = [d * face + h * pitch + w for d in along[0] for h in along[1] for w in dealt]
-    return complete(conv, Sizes(boxes, words, parts, places), x, y, threads)
-
-
-def _in_place(conv: Conv, plan: Plan, boxes: Boxes, lanes: int, y: Strides) -> bool:
-    """Whether dy can be read as it lies: contiguous rows of whole vectors, one after another."""
-    lines = boxes.lines
-    if not plan.blocked or conv.dtype in HALVES or lines[2].count % lanes or boxes.images > 1:
-        return False
-    whole = _whole(lines, (*(0,) * (3 - conv.dims), *y[2:]))
-    return whole == 2 or (whole == 1 and lines[0].box == 1)
-
-
-def _chunks(conv: Conv, parts: int, numbers: int, threads: int) -> int:
-    """Of groups: as many as fit a cache, enough for all threads to finish together, and as few."""
-    fewest = max(-(-conv.groups * numbers // GROUPS), -(-2 * threads // parts))
-    return min(conv.groups, -(-fewest // threads) * threads)
 
 
 def complete(conv: Conv, sizes: Sizes, x: Strides, y: Strides, threads: int) -> Work:
@@ -277,7 +215,7 @@ def describe(
     return words, tables
 
 
-def _whole(lines: list[Line], y: Strides) -> int:
+def whole(lines: list[Line], y: Strides) -> int:
     """Axes from the last on whose outputs a box has all of, and lie in one run with the next."""
     if lines[2].boxes > 1 or (lines[1].count > 1 and y[1] != lines[2].count * y[2]):
         return 0
@@ -290,7 +228,7 @@ def _x_whole(conv: Conv, lines: list[Line], x: Strides) -> int:
     """The same of pixels, where each output reads its own and no other."""
     if any((a.kernel, a.stride, a.lo, a.size) != (1, 1, 0, a.out) for a in conv.axes):
         return 0
-    return _whole(lines, (*(0,) * (3 - conv.dims), *x[2:]))
+    return whole(lines, (*(0,) * (3 - conv.dims), *x[2:]))
 
 
 def _even(channels: int, taps: int, mr: int) -> int:

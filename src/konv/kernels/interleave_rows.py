@@ -4,7 +4,7 @@ scratch, so each row of cells there is a row of outputs by channels.
 
 from __future__ import annotations
 
-from konv.kernels.packing import emit_output_squares, put_row
+from konv.kernels.results import emit_output_squares, put_row
 from konv.kernels.subpixel_grid import Grid
 from konv.kernels.weave import corner_of
 from konv.kernels.weave_copy import emit_copy

@@ -9,8 +9,8 @@ from typing import Any
 
 from konv.kernels.epilogue import activate, apart, finish
 from konv.kernels.pack import HEADER, Arguments, alone, emit_pack
-from konv.kernels.packing import AHEAD_OUT
 from konv.kernels.planar_strip import TAP
+from konv.kernels.results import AHEAD
 from konv.llvm import (
     I64,
     REAL,
@@ -153,7 +153,7 @@ def _to_row(
                 for k, row in enumerate(results):
                     place = a["to"] + k * a["apart"] + at
                     place.put(0, finish(f, plan, row[v], place, a["residual"]))
-                    f.prefetch(place + AHEAD_OUT // SIZE[place.element])
+                    f.prefetch(place + AHEAD // SIZE[place.element])
             with part:
                 mask = f.between(lanes, 0, a["width"] - at)
                 for k, row in enumerate(results):

@@ -9,7 +9,7 @@ tiles share.
             for group, block of output channels:              one block's weights stay in the
                                                               second-level cache
                 for tile of pixels:                           the algorithm's own function
-                contiguous output: transpose the block out
+                contiguous output: the block out              konv.kernels.results
 
 An algorithm brings the function that computes one tile, with the parameters
 konv.kernels.microtile.parameters names.
@@ -22,16 +22,15 @@ from functools import partial
 from typing import Any
 
 from konv.kernels.block_weights import emit_weights
-from konv.kernels.microtile import APART, parameters
 from konv.kernels.pack import HEADER
 from konv.kernels.packing import emit_image
-from konv.kernels.packing import emit_output as emit_channels
 from konv.kernels.region import emit_entry, emit_units
-from konv.kernels.scratch import LINE
+from konv.kernels.results import emit_output as emit_channels
 from konv.kernels.stored import element
+from konv.kernels.sweep import emit_tile_sweep
 from konv.kernels.tables import emit_places, emit_rows, emit_slots, emit_taps
 from konv.kernels.words import AXES, JOB, PHASE, UNIT, Piece, Words, part_function
-from konv.llvm import I8, I64, REAL, SIZE, Function, Module, Pointer, Routine, Value
+from konv.llvm import I64, REAL, SIZE, Function, Module, Routine, Value
 from konv.plan import Plan
 from konv.target import Target
 
@@ -54,8 +53,8 @@ def emit_kernel(
     emit_sweep: EmitSweep | None = None,
 ) -> Module:
     """The module of a plan: `run` and `pack`. emit_tile(module, vectors, odd) writes the function
-    of a tile; the others, where given, replace those of konv.kernels.packing. A block is computed
-    in so many sweeps over the tiles, whose results lie side by side in scratch; `passes`: as
+    of a tile; the others, where given, replace those of their own files. A block is computed in so
+    many sweeps over the tiles, whose results lie side by side in scratch; `passes`: as
     konv.kernels.passes says; `emit_sweep` has sweeps of its own, which need no tables.
     """
     module = Module(target, plan.algorithm)
@@ -79,7 +78,7 @@ def emit_kernel(
         if emit_sweep:
             return emit_sweep(module, plan, vectors, odd)
         tile = emit_tile(module, vectors, odd)
-        return _emit_sweep(module, plan, vectors, tile, per_channel, passes)
+        return emit_tile_sweep(module, plan, vectors, tile, per_channel, passes)
 
     parts["full"] = sweep(plan.vectors, 0)
     if plan.tail:
@@ -250,63 +249,3 @@ def _emit_blocks(
                 else:
                     f.call(parts["output"], results)
         return f.fn
-
-
-def _emit_sweep(
-    module: Module, plan: Plan, nr: int, tile: Routine, per_channel: bool, passes: bool
-) -> Routine:
-    """sweep(job, unit, weights, bias, first, to, new[, sums]): one block of nr vectors over the
-    unit's tiles; `new`: nothing has read these channels of its pixels before, and nothing else
-    will.
-    """
-    mr, lanes, real = plan.pixels, module.target.lanes(plan.dtype), REAL[plan.dtype]
-    labels = ("weights", "bias", "first", "to", "new", *(("sums",) if passes else ()))
-    with part_function(module, f"sweep_{tile.name}", labels) as (f, piece, given):
-        job, unit = piece.job, piece.unit
-        weights, bias, first, to, new = given[:5]
-        channels = f.integer(1) if per_channel else job["ci"] * job["run"]
-        row, counts = piece.part("at_rows", I64), piece.part("at_counts", I64)
-        places, stride = piece.part("at_places", I64), channels * (nr * lanes)
-        weights, bias = weights.to_pointer(real), bias.to_pointer(real)
-        if passes:
-            weights, channels = weights + unit["from"] * (nr * lanes), unit["some"]
-        with f.loop(unit["tiles"]) as t:
-            if not plan.packed:
-                with f.when(new.differs(0)):
-                    following = row + f.least(t + 1, unit["tiles"] - 1) * (mr + 1)
-                    _fetch(f, following, mr, first, channels, SIZE[element(plan.dtype)])
-            if not plan.blocked:
-                with f.when(job["far"].differs(0)):
-                    after = places + f.least(t + 1, unit["tiles"] - 1) * mr
-                    _fetch_places(f, after, mr, to, nr * lanes, SIZE[element(plan.dtype)])
-            arguments = [
-                row + t * unit["taps"] * (mr + 1), counts[t],
-                weights, stride, bias, first, channels, places + t * mr, to,
-            ]  # fmt: skip
-            if passes:
-                sums = given[5].to_pointer(real) + t * (mr * nr * lanes)
-                arguments += [sums, unit["begun"], unit["ends"]]
-            if APART in parameters(plan):
-                arguments.append(unit["residual"])
-            f.call(tile, arguments)
-        return f.fn
-
-
-def _fetch(f: Function, row: Pointer, mr: int, first: Value, channels: Value, size: int) -> None:
-    """Ask for the channels of a tile's pixels. They lie in many short runs, which no prefetcher of
-    a processor follows: 64 channels of 388 x 388 came at 6.5 GB/s without, 10 with.
-    """
-    for m in range(mr):
-        pixel = row.pointer(1 + m, I8) + first * size
-        with f.loop(channels * size, step=LINE) as byte:
-            f.prefetch(pixel + byte)
-
-
-def _fetch_places(
-    f: Function, places: Pointer, mr: int, to: Value, channels: int, size: int
-) -> None:
-    """Ask for the memory that a tile's results go to: a store would wait for it, and the next."""
-    for m in range(mr):
-        place = places.pointer(m, I8) + to * size
-        for byte in range(0, channels * size, LINE):
-            f.prefetch(place + byte)

@@ -13,10 +13,10 @@ from konv.geometry import Conv
 from konv.kernels import (
     gradient,
     gradient_apart,
-    gradient_cut,
     gradient_pencils,
     gradient_pencils_cut,
     gradient_planar,
+    gradient_planar_cut,
     gradient_winograd,
     gradient_winograd_cut,
 )
@@ -29,7 +29,7 @@ from konv.target import Target
 
 CUT = {
     gradient: gradient_apart.work,
-    gradient_planar: gradient_cut.planar_work,
+    gradient_planar: gradient_planar_cut.work,
     gradient_pencils: gradient_pencils_cut.work,
     gradient_winograd: gradient_winograd_cut.work,
 }

@@ -1,0 +1,72 @@
+"""One block of output channels over the tiles of a unit: asks for what the next tile needs, and
+calls the algorithm's tile.
+"""
+
+from __future__ import annotations
+
+from konv.kernels.microtile import APART, parameters
+from konv.kernels.scratch import LINE
+from konv.kernels.stored import element
+from konv.kernels.words import part_function
+from konv.llvm import I8, I64, REAL, SIZE, Function, Module, Pointer, Routine, Value
+from konv.plan import Plan
+
+
+def emit_tile_sweep(
+    module: Module, plan: Plan, nr: int, tile: Routine, per_channel: bool, passes: bool
+) -> Routine:
+    """sweep(job, unit, weights, bias, first, to, new[, sums]): one block of nr vectors over the
+    unit's tiles; `new`: nothing has read these channels of its pixels before, and nothing else
+    will.
+    """
+    mr, lanes, real = plan.pixels, module.target.lanes(plan.dtype), REAL[plan.dtype]
+    labels = ("weights", "bias", "first", "to", "new", *(("sums",) if passes else ()))
+    with part_function(module, f"sweep_{tile.name}", labels) as (f, piece, given):
+        job, unit = piece.job, piece.unit
+        weights, bias, first, to, new = given[:5]
+        channels = f.integer(1) if per_channel else job["ci"] * job["run"]
+        row, counts = piece.part("at_rows", I64), piece.part("at_counts", I64)
+        places, stride = piece.part("at_places", I64), channels * (nr * lanes)
+        weights, bias = weights.to_pointer(real), bias.to_pointer(real)
+        if passes:
+            weights, channels = weights + unit["from"] * (nr * lanes), unit["some"]
+        with f.loop(unit["tiles"]) as t:
+            if not plan.packed:
+                with f.when(new.differs(0)):
+                    following = row + f.least(t + 1, unit["tiles"] - 1) * (mr + 1)
+                    _fetch(f, following, mr, first, channels, SIZE[element(plan.dtype)])
+            if not plan.blocked:
+                with f.when(job["far"].differs(0)):
+                    after = places + f.least(t + 1, unit["tiles"] - 1) * mr
+                    _fetch_places(f, after, mr, to, nr * lanes, SIZE[element(plan.dtype)])
+            arguments = [
+                row + t * unit["taps"] * (mr + 1), counts[t],
+                weights, stride, bias, first, channels, places + t * mr, to,
+            ]  # fmt: skip
+            if passes:
+                sums = given[5].to_pointer(real) + t * (mr * nr * lanes)
+                arguments += [sums, unit["begun"], unit["ends"]]
+            if APART in parameters(plan):
+                arguments.append(unit["residual"])
+            f.call(tile, arguments)
+        return f.fn
+
+
+def _fetch(f: Function, row: Pointer, mr: int, first: Value, channels: Value, size: int) -> None:
+    """Ask for the channels of a tile's pixels. They lie in many short runs, which no prefetcher of
+    a processor follows: 64 channels of 388 x 388 came at 6.5 GB/s without, 10 with.
+    """
+    for m in range(mr):
+        pixel = row.pointer(1 + m, I8) + first * size
+        with f.loop(channels * size, step=LINE) as byte:
+            f.prefetch(pixel + byte)
+
+
+def _fetch_places(
+    f: Function, places: Pointer, mr: int, to: Value, channels: int, size: int
+) -> None:
+    """Ask for the memory that a tile's results go to: a store would wait for it, and the next."""
+    for m in range(mr):
+        place = places.pointer(m, I8) + to * size
+        for byte in range(0, channels * size, LINE):
+            f.prefetch(place + byte)

@@ -13,7 +13,7 @@ from kernels.layers import LAYOUTS, PROBLEMS, SIZES, TARGETS, sized
 
 from konv import kernels, llvm
 from konv.geometry import Conv
-from konv.kernels import ALGORITHMS, depthwise, direct, interleave, planar, subpixel
+from konv.kernels import ALGORITHMS, depthwise, direct, interleave, passes, planar, subpixel
 from konv.kernels.subpixel_grid import Grid
 from konv.plan import Algorithm, Plan
 from konv.target import Target
@@ -79,8 +79,12 @@ def follows_tiles(plan: Plan, conv: Conv, target: Target) -> None:
     assert vectors >= plan.tail
     if plan.odd:
         assert plan.tail, "the odd vector is in no block of its own"
-    assert plan.form in ((), (conv.axes[-1].stride * conv.ci,))
-    if plan.form:  # along rows
+    assert plan.form in ((), direct.PASSES, (conv.axes[-1].stride * conv.ci,))
+    if plan.form == direct.PASSES:
+        assert plan.packed
+        assert passes.is_deep(conv)
+        assert plan.depth == 0
+    elif plan.form:  # along rows
         assert plan.packed
         assert plan.depth == conv.axes[-1].kernel * conv.ci
 

@@ -48,7 +48,7 @@ def test_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "LIMIT", 128 * MIB)
     side = 2048
     memory = np.ones(side * side + 16 * 12, "float32")
-    x = np.ones((1, side, 1, 1), "float32")
+    x = np.ones((1, side, 1, 2), "float32")  # of a single pixel nothing is packed
     begins = range(0, 16 * 12, 16)
     views = [memory[at : at + side * side].reshape(side, side, 1, 1) for at in begins]
     for number, w in enumerate(views, 1):

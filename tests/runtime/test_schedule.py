@@ -260,11 +260,10 @@ def parts_are_apart(s: Simulated) -> None:
     tiles = -(-prod(box) // s.plan.pixels)
     taps = prod(max(p["reach"] for p in s.phases(a)) for a in AXES)
     width = s.plan.vectors * s.lanes
-    listed = (
-        0 if s.plan.form else tiles
-    )  # tiles along rows need no tables, and reach over their ends
-    beyond = s.plan.pixels * sum(s.plan.form)
-    tiles += len(s.plan.form)
+    # Tiles along rows need no tables, and reach over their ends.
+    ahead = sum(s.plan.form)
+    listed, beyond = 0 if ahead else tiles, s.plan.pixels * ahead
+    tiles += ahead > 0
     need = {
         **{f"at_slots{a}": 8 * s.slots(a) for a in AXES},
         "at_taps": 8 * TAP * taps,

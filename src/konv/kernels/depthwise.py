@@ -19,6 +19,7 @@ from math import prod
 from konv.geometry import Conv
 from konv.kernels import channels, strip_cut
 from konv.kernels.channels import Channels
+from konv.kernels.cut import SCATTERED
 from konv.kernels.direct import last_block
 from konv.kernels.microtile import tile_function
 from konv.kernels.schedule import schedule
@@ -27,7 +28,7 @@ from konv.kernels.units import emit_kernel
 from konv.kernels.words import JOB
 from konv.llvm import REAL, Module, Routine
 from konv.plan import Blocks, Packing, Plan, Strides, Work
-from konv.target import Target
+from konv.target import COMPUTED, Target
 
 name = "depthwise"
 exact = True
@@ -36,6 +37,9 @@ words = JOB
 
 # Pixels x vectors by the number of registers: eight chains of multiply-adds or more, for they are 4
 # cycles long.
+# Outputs in a row, and bytes that their sources may take, packed: of a second-level cache, but costs
+# hang on no machine's.
+STRIP, SOURCES = 16, 512 * 1024
 TILES = {16: ((5, 2), (8, 1)), 32: ((5, 4), (8, 2), (8, 1))}
 
 
@@ -72,9 +76,22 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     taps = channels.mean_taps(conv)
     vectors = -(-conv.co // target.lanes(plan.dtype))
     loop = vectors * taps * (1 + 2 / plan.vectors)
-    packed = conv.ci * prod(axis.size for axis in conv.axes) * 0.5 * plan.packed
-    compute = pixels * (loop + 2 * taps + conv.co * 0.7 * plan.blocked) + packed
+    packed = conv.ci * prod(axis.size for axis in conv.axes) * 0.5
+    if _far_apart(conv):
+        packed = conv.ci * pixels * taps * SCATTERED
+    compute = pixels * (loop + 2 * taps + conv.co * 0.7 * plan.blocked) + packed * plan.packed
     return max(compute, strip_cut.moved(conv))
+
+
+def _far_apart(conv: Conv) -> bool:
+    """Whether dilated taps lie so far apart that a packed box has what each output reads and no
+    more (konv.kernels.cut.Line): 512@3999 d128 takes 7.5 ms, with pixels in the lanes 2.9; but of
+    8 images 128@1000 d256 1.7 and 2.0 (Zen 3).
+    """
+    *outer, last = conv.axes
+    slots = prod(axis.extent for axis in outer) * ((STRIP - 1) * last.stride + last.extent)
+    image = conv.ci * slots * COMPUTED[conv.dtype]
+    return image > SOURCES and any(axis.dilation > 1 for axis in conv.axes)
 
 
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:

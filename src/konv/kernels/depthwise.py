@@ -35,8 +35,8 @@ exact = True
 once = True
 words = JOB
 
-# Outputs in a row, and bytes that their sources may take, packed: those of a second-level cache, but
-# costs hang on no machine's.
+# Outputs in a row, and bytes that their sources may take, packed: those of a second-level cache,
+# but costs hang on no machine's.
 STRIP, SOURCES = 16, 512 * 1024
 # Pixels x vectors by the number of registers: eight chains of multiply-adds or more, for they are 4
 # cycles long.

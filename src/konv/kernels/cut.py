@@ -177,7 +177,7 @@ def _price(layer: _Layer, blocks: int) -> float:
     reduction = channels.groups * (channels.ci if channels.summed else 1) * taps * runs
     each = tiles * blocks * reduction * plan.pixels * plan.vectors / 2
     addresses = 0 if layer.in_rows else tiles * (plan.pixels + 1) * taps
-    unit = phases * (each + ADDRESS * addresses * layer.passes.count) + UNIT
+    unit = phases * (each + ADDRESS * addresses) + UNIT
     lanes, wide = layer.target.lanes(plan.dtype), lines[2].boxes == 1
     row = lines[2].slots if wide else _lines(lines[2].slots, lanes)
     number = PACKED * (SCATTERED if lines[2].sparse else 1)

@@ -18,6 +18,7 @@ konv.kernels.microtile.parameters names.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -84,7 +85,7 @@ def emit_kernel(
     if plan.tail:
         parts["last"] = sweep(plan.tail, plan.odd)
     parts["blocks"] = _emit_blocks(module, plan, parts, per_channel, sweeps, passes)
-    parts["phases"] = _emit_phases(module, plan, parts)
+    parts["phases"] = _emit_phases(module, plan, parts, passes)
     emit_entry(module, partial(_emit_work, plan, parts, passes), plan.residual)
     return module
 
@@ -179,8 +180,10 @@ def _list_slots(f: Function, parts: Parts, piece: Piece) -> None:
         f.call(parts["slots"], [table, raws, *seen, *shape])
 
 
-def _emit_phases(module: Module, plan: Plan, parts: Parts) -> Routine:
-    """phases(job, unit): every phase of the outputs in the unit's box."""
+def _emit_phases(module: Module, plan: Plan, parts: Parts, passes: bool) -> Routine:
+    """phases(job, unit): every phase of the outputs in the unit's box. There is one where there are
+    several `passes`, and its tables are those of the first.
+    """
     with part_function(module, "phases", writes=True) as (f, piece, _):
         job, unit = piece.job, piece.unit
         with (
@@ -196,10 +199,12 @@ def _emit_phases(module: Module, plan: Plan, parts: Parts) -> Routine:
                 unit["length", axis] = f.most(rest, f.integer(0))
             unit["pixels"] = unit["length", 0] * unit["length", 1] * unit["length", 2]
             unit["tiles"] = (unit["pixels"] + (plan.pixels - 1)) // plan.pixels
+            tables = [parts[part] for part in ("taps", "rows", "places") if part in parts]
             with f.when(unit["pixels"] > 0):
-                for part in ("taps", "rows", "places", "blocks"):
-                    if part in parts:
-                        f.call(parts[part], [job.base, unit.base])
+                with f.when(unit["begun"].equals(0)) if passes else nullcontext():
+                    for table in tables:
+                        f.call(table, [job.base, unit.base])
+                f.call(parts["blocks"], [job.base, unit.base])
         return f.fn
 
 

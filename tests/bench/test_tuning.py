@@ -179,7 +179,10 @@ def test_really_measured() -> None:
 
 def test_a_wrong_plan_never_wins(clocked: Clocked, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor is it measured."""
-    spoilt = plan_of("planar")
+    with precision("exact"):
+        exact = modelled(LAYER, *HOW)
+    others = (plan for plan in offered(LAYER, *HOW) if plan.algorithm != MODEL.algorithm)
+    spoilt = next(plan for plan in others if plan != exact)
     asked = clocked({MODEL: SECONDS, spoilt: SECONDS / 9})
     spoil(monkeypatch, spoilt)
     found = contiguous(tune(LINE, layouts=["contiguous"], seconds=0.01))

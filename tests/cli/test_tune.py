@@ -15,7 +15,7 @@ from konv.bench import timing, tuning
 from konv.bench.noise import Times
 from konv.geometry import Conv
 from konv.runtime import tuned
-from konv.runtime.choose import choose, modelled
+from konv.runtime.choose import choose, modelled, precision
 
 LINE = "conv2d 1x16x12x12 o16 k3 p1"
 SMALL = ("--budget", "0.01", "--layout", "contiguous")
@@ -43,6 +43,14 @@ def planar_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "noise_of", lambda *_: ())
 
 
+def changed() -> int:
+    """How often the model would not have chosen planar: fast, and exact."""
+    fast = modelled(Conv.parse(LINE), *HOW)
+    with precision("exact"):
+        exact = modelled(Conv.parse(LINE), *HOW)
+    return [plan.algorithm != "planar" for plan in (fast, exact)].count(True)
+
+
 @pytest.mark.usefixtures("planar_wins")
 def test_from_tuning_to_forgetting(konv, folder: Path) -> None:
     result = konv("tune", LINE, *SMALL)
@@ -50,7 +58,7 @@ def test_from_tuning_to_forgetting(konv, folder: Path) -> None:
     text = result.stdout
     row = r"^  contiguous +winograd \d+x\d +1 +planar \d+x\d +0\.0400 +25\.00 x$"
     assert re.search(row, text, re.MULTILINE), text
-    assert "2 of 2 choices are other than the model's." in text  # exact, too
+    assert f"{changed()} of 2 choices are other than the model's." in text
     assert "may differ in the last bits" in text
     assert f"Kept in {folder}; konv tune --forget undoes it." in text
     assert max(map(len, text.replace(str(folder), "").splitlines())) <= 80

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import replace
 
 import pytest
@@ -42,7 +43,9 @@ def plain(lines: list[str]) -> list[str]:
 def test_functions_are_those_of_the_whole_module(line: str) -> None:
     """Each stands in one piece, instruction for instruction as if all were compiled together."""
     module = emitted(plan(line))
-    whole = assembly(str(module))
+    declared = [routine.declared() for routine in module.routines.values() if not routine.blocks]
+    defined = [r.defined(apart=not r.inline) for r in module.routines.values() if r.blocks]
+    whole = assembly("\n".join([module.head, *declared, *defined]))
     found: dict[str, list[str]] = {}
     for piece in pieces(module):
         for name, lines in assembly(piece).items():
@@ -92,3 +95,20 @@ def test_code_that_ends_early_is_refused() -> None:
     for cut in (4, 100, len(code) - 1):
         with pytest.raises(RuntimeError, match="not an object file"):
             load(code[:cut], detect())
+
+
+@pytest.mark.skipif(
+    (sys.platform, detect().arch) != ("linux", "x86_64"), reason="reads assembly of x86-64's ELF"
+)
+def test_what_stands_elsewhere_may_be_far() -> None:
+    """Other pieces, and memcpy, are reached by addresses of 64 bits."""
+    reached = set()
+    for piece in pieces(emitted(plan(LINES[1]))):
+        machine = build.target_machine(detect())
+        text = str(machine.emit_assembly(build.optimise(piece, machine)))
+        own = set(re.findall(r"^(\w+):", text, re.MULTILINE))
+        called = set(re.findall(r"callq\t([\w.]+)(?:@PLT)?$", text, re.MULTILINE))
+        assert called <= own
+        reached |= set(re.findall(r"callq\t\*([\w.]+)@GOTPCREL", text))
+    assert "memset" in reached
+    assert len(reached) > 5

@@ -9,6 +9,7 @@ cost 12 ms of 200.
 from __future__ import annotations
 
 import ctypes
+import sys
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -21,6 +22,12 @@ from konv.llvm.pieces import pieces
 from konv.target import Target
 
 LENGTH = 8  # bytes that say how long an object is
+
+# llvmlite's own memory manager keeps the sections of an object together. LLVM's puts them where
+# there is room, and ends the process if that is beyond 2 GB: so it did beside a PyTorch with CUDA,
+# whose libraries leave little room between them. None: as llvmlite thinks best elsewhere.
+TOGETHER = True if sys.platform == "linux" else None
+
 KNOWN = 4096  # pieces of machine code that are kept, of some 3 KB each; ResNet-50 has 113
 
 _known: dict[bytes, bytes] = {}  # by a digest of their text and target
@@ -98,7 +105,9 @@ class Loaded:
 
 def load(code: bytes, target: Target) -> Loaded:
     """Object bytes made ready to run in this process; RuntimeError if they are no object files."""
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target_machine(target))
+    engine = llvm.create_mcjit_compiler(
+        llvm.parse_assembly(""), target_machine(target), use_lmm=TOGETHER
+    )
     while code:
         end = LENGTH + int.from_bytes(code[:LENGTH], "little")
         file = llvm.ObjectFileRef.from_data(code[LENGTH:end]) if end <= len(code) else None

@@ -11,6 +11,10 @@ _SIGNED = {"<": "slt", "<=": "sle", ">": "sgt", ">=": "sge", "==": "eq", "!=": "
 _UNSIGNED = {"<": "ult", "<=": "ule", ">": "ugt", ">=": "uge"}
 _ORDERED = {"<": "olt", "<=": "ole", ">": "ogt", ">=": "oge", "==": "oeq", "!=": "one"}
 
+# Its address is loaded where it is called: 32 bits in the code may not reach it, for what is
+# compiled apart may come to stand beyond 2 GB from there.
+FAR = " nonlazybind"
+
 
 class Block:
     """Straight code under a label; `end` is the instruction that leaves it, once there is one."""
@@ -64,14 +68,14 @@ class Routine:
     def declared(self) -> str:
         """For code that calls it and is compiled apart."""
         types = ", ".join([param.type.text for param in self.params])
-        seen = "hidden " if self.blocks and not self.exported else ""
-        return f"declare {seen}{self.returns} @{self.name}({types})"
+        return f"declare {self.returns} @{self.name}({types}){FAR if self.blocks else ''}"
 
     def defined(self, apart: bool = False) -> str:
         """With all its code; `apart`: for other code that is compiled apart."""
-        seen = "" if self.exported else "hidden " if apart else "internal "
+        seen = "" if self.exported or apart else "internal "
         begin = f"define {seen}{self.returns} @{self.name}({', '.join(map(str, self.params))})"
         tail = {None: "", True: " alwaysinline", False: " noinline"}[self.inline]
+        tail += FAR if apart else ""
         return "\n".join([f"{begin} nounwind{tail} {{", *map(str, self.blocks), "}"])
 
 

@@ -17,6 +17,8 @@ from konv.target import Target
 Way = AbstractContextManager[None]  # one side of a choice
 Parameter = tuple[str, Any]  # a name; a Type, or what pointer_to gives
 
+_FAR = '!llvm.module.flags = !{!0}\n!0 = !{i32 7, !"RtLibUseGOT", i32 1}'  # as clang's -fno-plt
+
 
 class Module:
     """A set of functions for one target, to be built together."""
@@ -28,12 +30,12 @@ class Module:
     def __str__(self) -> str:
         """The module in LLVM's language."""
         routines = (r.defined() if r.blocks else r.declared() for r in self.routines.values())
-        return "\n\n".join([f'; ModuleID = "{self.name}"', self.triple, *routines]) + "\n"
+        return "\n\n".join([f'; ModuleID = "{self.name}"', self.head, *routines]) + "\n"
 
     @property
-    def triple(self) -> str:
-        """What every text for LLVM says of the target."""
-        return f'target triple = "{self.target.triple}"'
+    def head(self) -> str:
+        """What every text for LLVM begins with: the target, and that memcpy may stand far away."""
+        return f'target triple = "{self.target.triple}"\n{_FAR}'
 
     def declare(self, name: str, returns: Type, params: Sequence[Type]) -> Routine:
         """An intrinsic or a function defined elsewhere in this module."""

@@ -39,7 +39,7 @@ def _text(module: Module, group: list[Routine]) -> str:
     inside = [routine.defined() for routine in used if routine.inline]
     outside = [r.declared() for r in used if not r.inline and r.name not in own]
     defined = [routine.defined(apart=True) for routine in group]
-    return "\n\n".join([module.triple, *outside, *inside, *defined]) + "\n"
+    return "\n\n".join([module.head, *outside, *inside, *defined]) + "\n"
 
 
 def _used(group: Iterable[Routine]) -> list[Routine]:

@@ -37,6 +37,9 @@ LAYERS = [
     "tconv3d 1x16x5x12x9 o16 k5 p2",
     "conv3d 1x16x12x5x7 o16 k3x1x1",
     "conv2d 1x32x12x20 o16 k1x5 p0x2",
+    "conv2d 1x16x17x17 o16 k3 p3 d3",
+    "conv2d 1x16x35x35 o16 k3 p12 d12",
+    "conv1d 1x64x70 o16 k3 d12",
 ]
 
 
@@ -69,7 +72,7 @@ def test_the_bound(line: str) -> None:
     assert 0.01 < most < 0.5
 
 
-@pytest.mark.parametrize(("m", "r"), [(4, 3), (2, 3), (2, 5), (4, 2), (3, 2), (2, 2)])
+@pytest.mark.parametrize(("m", "r"), [(4, 3), (3, 3), (2, 3), (2, 5), (4, 2), (3, 2), (2, 2)])
 def test_filters_of_a_short_convolution(m: int, r: int) -> None:
     """A polynomial's values at the points, over products of their distances; infinity last."""
     short = Short(m, r)
@@ -88,7 +91,7 @@ STEPS += [(3, 1, 2, 1, 2), (5, 1, 2, 2, 3), (3, 1, 2, 2, 2)]
 
 
 @pytest.mark.parametrize(("r", "stride", "up", "lo", "hi"), STEPS)
-@pytest.mark.parametrize("m", [2, 4])
+@pytest.mark.parametrize("m", [2, 3, 4])
 def test_the_parts_of_a_tile_are_the_axis(
     r: int, stride: int, up: int, lo: int, hi: int, m: int
 ) -> None:

@@ -14,7 +14,7 @@ import konv
 from konv import llvm, reference
 from konv.geometry import Axis, Conv
 from konv.kernels import winograd
-from konv.kernels.winograd_cut import BOX, Model, even
+from konv.kernels.winograd_cut import BOX, Model, even, widths
 from konv.kernels.winograd_points import Short
 from konv.kernels.winograd_schedule import Lines
 from konv.kernels.winograd_transforms import Transform
@@ -140,6 +140,50 @@ def test_boxes_cover_the_grid(line: str, threads: int) -> None:
             assert 1 <= cut.columns <= model.lines[1]
             assert 1 <= cut.chunk_blocks <= model.blocks
             assert cut.cycles > 0 or not conv.n
+
+
+def test_no_block_is_narrow_for_a_single_vector() -> None:
+    """Unless there is no other: where one vector would be left, two blocks have two."""
+    target = TARGETS["avx2"]
+    for co, want in ((128, [3, 3, 3, 3, 2, 2]), (32, [2, 2]), (64, [3, 3, 2]), (72, [3, 3, 3])):
+        plan = winograd.plans(Conv.parse(f"conv2d 1x16x9x9 o{co} k3"), target, True, True)[0]
+        assert widths(co // 8, plan) == want
+    for target in TARGETS.values():
+        for co in range(16, 400, 16):
+            for plan in winograd.plans(Conv.parse(f"conv2d 1x16x9x9 o{co} k3"), target, True, True):
+                vectors = -(-co // target.lanes("float32"))
+                blocks = widths(vectors, plan)
+                assert sum(blocks) == vectors
+                assert len(blocks) == -(-vectors // plan.vectors)
+                assert set(blocks) <= {plan.vectors, plan.tail}
+                assert plan.tail in blocks or not plan.tail
+
+
+@pytest.mark.parametrize("co", [32, 50, 64, 80, 128])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_narrow_blocks(co: int, groups: int) -> None:
+    """Results are right whatever blocks are left, and however many a unit takes."""
+    conv = Conv.parse(f"conv2d 1x{16 * groups}x14x14 o{co * groups} k3 p1 g{groups}")
+    x, w = draws(conv, 0)
+    close = reference.tolerance(conv, x, w, None, "winograd")
+    layer = konv.prepare(conv, w, plan="winograd")
+    results = []
+    for count in (1, 2, 5):
+        with threads(count):
+            results.append(layer(x))
+    assert (abs(results[0] - reference.im2col(conv, x, w)) <= close).all()
+    assert all(np.array_equal(y, results[0]) for y in results)
+
+
+def test_weights_are_read_once_where_they_are_many() -> None:
+    """By one thread or the other, rather than all of them by each for half of the tiles."""
+    target = TARGETS["avx2"]
+    for line in ("256x14x14 o256", "512x7x7 o512"):
+        conv = Conv.parse(f"conv2d 1x{line} k3 p1")
+        model = Model(conv, choose(conv, target, False, False), target)
+        cut = model.best(2, 1)
+        assert (cut.rows, cut.columns) == model.lines
+        assert cut.chunk_blocks <= -(-model.blocks // 2)
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ from math import lcm, prod
 from konv.geometry import Axis, Conv
 from konv.kernels.direct import tile_cost
 from konv.kernels.pack import HEADER
-from konv.kernels.winograd_cut import Model, count, three
+from konv.kernels.winograd_cut import Model, count, tail, three
 from konv.kernels.winograd_schedule import schedule
 from konv.kernels.winograd_transforms import Transform, form, transforms
 from konv.kernels.winograd_units import emit_kernel
@@ -197,7 +197,7 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
         both = form(*pair)
         those = [
             Plan(
-                name, conv.dtype, packed, blocked, mr, nr, vectors % nr, alignment=lcm(*steps),
+                name, conv.dtype, packed, blocked, mr, nr, tail(vectors, nr), alignment=lcm(*steps),
                 form=both,
             )
             for mr, nr in tiles

@@ -11,7 +11,8 @@ Cycles were fitted on a core like a Sapphire Rapids (AVX-512, 2 MB of second-lev
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from math import prod
 
 from konv.geometry import Axis, Conv
@@ -34,8 +35,21 @@ PACK = 0.6  # contiguous input: a number brought channels-last
 # Contiguous input and output: begun lines of a box cost as much as so many numbers; of a box as
 # wide as the image, whose lines follow each other, fewer (512@14, 1024@7 in 32 groups, Zen 3).
 RUN, WHOLE = 32, 12
+# The same where a box holds not even one line of each interleaved axis, so that pixels and results
+# are fetched and stored one by one: a number, and a vector of results (conv1d 64@2000 dilated by
+# 400: 0.57 ms, without tiles 0.49; Zen 3).
+SINGLE, SCATTER = 2.0, 20.0
 ADDRESS = 3.0  # a pixel's or a result's
-STREAM = 8.0  # bytes that arrive in a cycle from the third-level cache
+# Bytes that arrive in a cycle from beyond the second-level cache. In a network U comes from memory:
+# with 8, as from the third-level cache of a Sapphire Rapids, both threads read all of it, each for
+# half of the tiles, where now each reads half (256@14 0.98 to 0.76 ms, 512@7 1.88 to 1.70, with six
+# and eleven layers taking turns, Zen 3).
+STREAM = 6.0
+# Threads are not equally fast, for other programs and neighbours of a virtual machine: the last is
+# taken to be so much slower, and units by which others can help it are worth something (256@28 in 8
+# units 1.9 ms, in 2 2.2), but each has a price (128->32@28 in 8 units 0.30 ms, in 2 0.26, Zen 3).
+SLOWER, UNIT = 1 / 16, 4000.0
+TRIED, MANY = 12, 64  # cuts whose units are dealt out one by one, of so many units at most
 
 
 def even(count: int, most: int, pieces: int = PIECES) -> Iterator[int]:
@@ -46,6 +60,11 @@ def even(count: int, most: int, pieces: int = PIECES) -> Iterator[int]:
         if box != last:
             yield box
         last = box
+
+
+def _pieces(count: int, box: int) -> list[int]:
+    """The sizes of the boxes that an axis is cut into."""
+    return [min(box, count - i) for i in range(0, count, box)]
 
 
 def three(conv: Conv) -> tuple[Axis, Axis, Axis]:
@@ -76,6 +95,24 @@ def count(axis: Axis, t: Transform) -> int:
     return whole * d + min(rest, d)
 
 
+def tail(vectors: int, nr: int) -> int:
+    """Vectors of a narrow block. Rather than one of a single vector there are two of two: 4 tiles
+    by one vector take as long as 4 by 2, as their sums wait for each other.
+
+    >>> tail(16, 3), tail(8, 3), tail(9, 3), tail(1, 3), tail(3, 2)
+    (2, 2, 0, 1, 1)
+    """
+    rest = vectors % nr
+    return 2 if rest == 1 and nr == 3 and vectors > nr else rest
+
+
+def widths(vectors: int, plan: Plan) -> list[int]:
+    """Vectors of output channels of each block: full ones, then narrow ones."""
+    nr, narrow = plan.vectors, plan.tail
+    count = 0 if not narrow else 1 if vectors % nr == narrow else 2
+    return [nr] * ((vectors - count * narrow) // nr) + [narrow] * count
+
+
 @dataclass(frozen=True)
 class Cut:
     """Planes of results - of a volume, else images - and lines of each axis in a box, and blocks of
@@ -100,7 +137,8 @@ class Model:
         self.results = self.transforms[0].outputs * self.transforms[1].outputs
         self.lanes, self.ci = target.lanes(plan.dtype), conv.ci // conv.groups
         self.vectors = -(-conv.co // conv.groups // self.lanes)
-        self.blocks = -(-self.vectors // plan.vectors)
+        self.widths = widths(self.vectors, plan)
+        self.blocks = len(self.widths)
         self.l2 = target.l2
         by_one = all(len(t.parts) == 1 for t in self.transforms)
         cycles = (INPUT, OUTPUT, CALL, BESIDE) if by_one else STEPS
@@ -128,7 +166,51 @@ class Model:
             for box in [box for box in boxes if prod(box) >= least] or boxes[:1]
             for piece in chunks
         ]
-        return min(cuts, key=lambda cut: cut.cycles)
+        if threads == 1:
+            return min(cuts, key=lambda cut: cut.cycles)
+        cuts.sort(key=lambda cut: cut.cycles)
+        dealt = [replace(cut, cycles=self._dealt(cut, threads, n)) for cut in cuts[:TRIED]]
+        return min(dealt, key=lambda cut: cut.cycles)
+
+    def _dealt(self, cut: Cut, threads: int, n: int) -> float:
+        """Cycles until the last thread ends, units as large as they are and dealt out as
+        konv.kernels.region does it: each has a range of its own, then helps with the others'.
+        """
+        speeds = [1.0] * (threads - 1) + [1 - SLOWER]
+        chunks = -(-self.blocks // cut.chunk_blocks)
+        images, deep = (n, self.deep.out) if self.conv.dims > 2 else (1, n)
+        axes = zip((deep, *self.lines), (cut.planes, cut.rows, cut.columns), strict=True)
+        boxes = [
+            box
+            for sizes in product(*(_pieces(*axis) for axis in axes))
+            for box in [sizes] * self.conv.groups
+        ] * images
+        units = len(boxes) * chunks
+        if units > MANY:
+            return cut.cycles * threads / sum(speeds)
+        ends = [i * units // threads for i in range(threads + 1)]
+        queues = [list(range(*ends[i : i + 2])) for i in range(threads)]
+        times, at = [0.0] * threads, [-1] * threads
+        prices: dict[tuple[tuple[int, ...], int, bool], float] = {}
+        for _ in range(units):
+            who = times.index(min(times))
+            queue = next(q for q in (*queues[who:], *queues[:who]) if q)
+            box, chunk = divmod(queue.pop(0), chunks)
+            key = boxes[box], chunk, at[who] == box
+            if key not in prices:
+                prices[key] = self._unit(*key, cut.chunk_blocks)
+            times[who] += prices[key] / speeds[who]
+            at[who] = box
+        return max(times)
+
+    def _unit(self, box: tuple[int, ...], chunk: int, known: bool, blocks: int) -> float:
+        """A unit, one of a box's chunks of so many blocks; `known`: its thread has V of the box."""
+        planes, rows, columns = box
+        read, first = planes + self.deep.kernel - 1, chunk * blocks
+        served = self.conv.groups if read == 1 else 1
+        inputs = UNIT if known else UNIT + read * self._inputs(rows, columns, served)
+        blocks = min(blocks, self.blocks - first)
+        return inputs + self._products(planes * rows, columns, first, blocks, read / planes)
 
     def _cut(self, planes: int, rows: int, columns: int, pieces: int, threads: int, n: int) -> Cut:
         chunk = -(-self.blocks // pieces)
@@ -142,7 +224,7 @@ class Model:
         # A single plane's tables and packed image serve all groups; of several, each makes its own
         # (512@8x28x28 3x3x3 in 32 groups, contiguous: 41 ms, direct 33, Zen 3).
         unit = shared * read * self._inputs(rows, columns, self.conv.groups if read == 1 else 1)
-        unit += self._products(planes * rows, columns, chunk, read / planes)
+        unit += self._products(planes * rows, columns, 0, chunk, read / planes)
         return Cut(planes, rows, columns, chunk, -(-boxes * chunks // threads) * unit)
 
     def _inputs(self, rows: int, columns: int, served: int) -> float:
@@ -151,28 +233,36 @@ class Model:
         cycles = tiles * self.points * (ADDRESS / served + vectors * self.input)
         if self.plan.packed:
             over, along = self.transforms
-            begun = self._begun(columns)
             high = (rows - 1) * over.step + over.inputs
-            slots = high * ((columns - 1) * along.step + along.inputs + begun)
-            cycles += slots * self.conv.ci / served * PACK
+            if self._scattered(columns):
+                numbers = high * columns * along.inputs * SINGLE
+            else:
+                wide = (columns - 1) * along.step + along.inputs
+                numbers = high * (wide + self._begun(columns)) * PACK
+            cycles += numbers * self.conv.ci / served
         return cycles
+
+    def _scattered(self, columns: int) -> bool:
+        """Whether a box so wide has less than a line of each interleaved axis."""
+        return columns < min(self.axes[1].dilation, self.lines[1])
 
     def _begun(self, columns: int) -> int:
         return WHOLE if columns >= self.lines[1] else RUN
 
-    def _products(self, rows: int, columns: int, blocks: int, read: float) -> float:
-        """Some blocks of output channels over a box, products and transforms out; `read`: tiles of
-        V for each of M.
+    def _products(self, rows: int, columns: int, first: int, blocks: int, read: float) -> float:
+        """Some blocks of output channels, from the first on, over a box: products and transforms
+        out; `read`: tiles of V for each of M.
         """
-        nr, rest, sums, calls = self.plan.vectors, rows * columns, 0.0, 0
+        wide, rest, sums, calls = self.widths[first : first + blocks], rows * columns, 0.0, 0
+        counts = [(nr, wide.count(nr)) for nr in set(wide)]
         sizes = (self.plan.pixels, *RESTS.get(self.plan.pixels, ()))
         for size in sizes:
             here = rest // size if size != sizes[-1] else -(-rest // size)
             rest, calls = rest - here * size, calls + here
-            sums += here * max(size * nr, 8, (size + nr)) * self.beside
-        vectors = min(blocks * nr, self.vectors)
-        share = vectors / (blocks * nr)
-        product = self.points * blocks * (sums * share * self.ci / 2 + calls * self.call)
+            cycles = sum(max(size * nr, 8, size + nr) * of for nr, of in counts)
+            sums += here * cycles * self.beside
+        vectors = sum(wide)
+        product = self.points * (sums * self.ci / 2 + blocks * calls * self.call)
         product *= self.deep.kernel
         size = self.points * self.ci * BYTES[self.plan.dtype]
         far = size * vectors * self.lanes * self.deep.kernel  # from beyond the second-level cache:
@@ -183,6 +273,7 @@ class Model:
         product = max(product, far / STREAM) + min(product, far / STREAM) / 4
         out = self.points * self.output
         if self.plan.blocked:
-            begun = self._begun(columns)
-            out += self.results * STAGE * (1 + begun / (columns * self.transforms[1].outputs))
+            begun = self._begun(columns) / (columns * self.transforms[1].outputs)
+            stage = SCATTER if self._scattered(columns) else STAGE * (1 + begun)
+            out += self.results * stage
         return product + rows * columns * vectors * out

@@ -42,7 +42,7 @@ DEPTH = 64  # channels of a product; more, and U and V of a point leave the firs
 def emit_kernel(plan: Plan, target: Target, transforms: Pair) -> Module:
     """The module of a plan: `run` and `pack`."""
     module = Module(target, plan.algorithm)
-    emit_weights(module, transforms, plan.vectors)
+    emit_weights(module, transforms, plan.vectors, plan.tail)
     axes, tables = emit_axes(module, transforms), emit_tables(module, plan, transforms)
     planes = _emit_planes(module, tables, _emit_v(module, transforms))
     outputs = emit_outputs(module, plan, transforms)
@@ -104,16 +104,19 @@ def _emit_unit(
             image = place // (job["boxes", 0] * job["boxes", 1] * job["boxes", 2])
             y = y + image * job["y_batch"] * 4
             f.call(planes, [job.base, unit.base, y, f.extend(new, I64)])
-        padded = (job["blocks"] * plan.vectors + job["tail"]) * lanes
+        padded = (job["blocks"] * plan.vectors + job["tail"] * plan.tail) * lanes
         each = job["ci"] * (job["span", 0] + 1) * points
         weights = unit.pointer("weights", F32)
         biases = weights + job["groups"] * padded * each + g * padded
         begin = chunk * job["chunk_blocks"]
-        end = f.least(begin + job["chunk_blocks"], job["blocks"] + f.least(job["tail"], 1))
+        end = f.least(begin + job["chunk_blocks"], job["blocks"] + job["tail"])
         with f.loop(end, start=begin) as block:
-            k = block * (plan.vectors * lanes)
-            u = weights + (g * padded + k) * each
-            arguments = [job.base, unit.base, u, biases + k, block * plan.vectors]
+            vector = block * plan.vectors
+            if plan.tail:
+                narrow = f.most(block - job["blocks"], f.integer(0))
+                vector = vector - narrow * (plan.vectors - plan.tail)
+            u, bias = weights + (g * padded + vector * lanes) * each, biases + vector * lanes
+            arguments = [job.base, unit.base, u, bias, vector]
             if len(blocks) == 1:
                 f.call(blocks[0], arguments)
             else:
@@ -254,7 +257,7 @@ def _emit_products(module: Module, plan: Plan, transforms: Pair, nr: int) -> Rou
             v_here = v + (point * job["v_point"] + tap * apart + c // lanes * v_vector)
             m_here, panel = m + point * job["m_point"], channels * (nr * lanes)
             at, coming = f.var(0), f.var(0)
-            coming.set(panel)
+            coming.set(panel * 2)
             for size, tile in zip(sizes, tiles, strict=True):
                 # The smallest computes places beyond the last tile too, which nobody reads.
                 least = size if size != sizes[-1] else 1
@@ -263,5 +266,5 @@ def _emit_products(module: Module, plan: Plan, transforms: Pair, nr: int) -> Rou
                     ahead = here + coming.get()
                     f.call(tile, [where[0], v_vector, here, channels, where[1], ahead, more])
                     at.add(size)
-                    coming.add(panel >> 1)
+                    coming.add(panel >> 2)
         return f.fn

@@ -24,8 +24,8 @@ TOGETHER = SIDE  # input channels that are gathered together, unless a stack has
 STACK = 128 * 1024  # bytes of it for their points
 
 
-def emit_weights(module: Module, transforms: Pair, nr: int) -> None:
-    """Add `pack`: a unit is a block of nr vectors of output channels."""
+def emit_weights(module: Module, transforms: Pair, nr: int, tail: int) -> None:
+    """Add `pack`: a unit is a block of output channels, of nr vectors or, at the end, of `tail`."""
     lanes, head = module.target.lanes("float32"), HEADER // SIZE[F32]
     over, along = transforms
     taps, points = over.r * along.r, over.n * along.n
@@ -35,7 +35,7 @@ def emit_weights(module: Module, transforms: Pair, nr: int) -> None:
         together //= 2
 
     def rounded(a: Arguments) -> tuple[Value, Value]:
-        """Output channels of a group in vectors, and in blocks."""
+        """Output channels of a group in vectors, and in blocks (konv.kernels.winograd_cut)."""
         vectors = (a["co"] + (lanes - 1)) // lanes
         return vectors, (vectors + (nr - 1)) // nr
 
@@ -49,8 +49,13 @@ def emit_weights(module: Module, transforms: Pair, nr: int) -> None:
         co, ci = a["co"], a["ci"]
         numbers = f.array(F32, together * taps * lanes)
         near, run = f.array(F32, points * together * nr * lanes), together * nr * lanes
-        g, first = unit // blocks, unit % blocks * nr
-        wide, deep = f.least(vectors - first, nr), a["taps"] // taps
+        g, block, wide, deep = unit // blocks, unit % blocks, f.integer(nr), a["taps"] // taps
+        first = block * nr
+        if tail:
+            narrow = f.select((vectors % nr).equals(tail), f.integer(1), f.integer(2))
+            before = f.most(block - (blocks - narrow), f.integer(0))
+            wide = f.select(block < blocks - narrow, wide, f.integer(tail))
+            first = first - before * (nr - tail)
         out = a["packed"] + (g * vectors + first) * ci * deep * (points * lanes) + head
         with f.loop(deep) as tap, f.loop(ci, step=together) as c:
             count = f.least(ci - c, together)

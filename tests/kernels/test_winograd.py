@@ -134,18 +134,28 @@ def test_boxes_cover_the_grid(line: str, threads: int) -> None:
         for plan in winograd.plans(conv, target, *layouts):
             model = Model(conv, plan, target)
             cut = model.best(threads, conv.n)
+            down, along = zip(model.axes, model.transforms, strict=True)
             assert 1 <= cut.planes <= max(1, conv.n if conv.dims < 3 else model.deep.out)
             assert cut.planes * cut.rows * cut.columns <= BOX
             assert 1 <= cut.rows <= model.lines[0]
             assert 1 <= cut.columns <= model.lines[1]
             assert 1 <= cut.chunk_blocks <= model.blocks
             assert cut.cycles > 0 or not conv.n
+            # As long as the model says they are.
+            for axis, box in zip((down, along), (cut.rows, cut.columns), strict=True):
+                lines = Lines(*axis)
+                lines.cut(box)
+                assert lines.box == box
 
 
 def test_no_block_is_narrow_for_a_single_vector() -> None:
-    """Unless there is no other: where one vector would be left, two blocks have two."""
+    """Unless there is no other: where one vector would be left, two blocks have two. Of many, both
+    halves are alike.
+    """
     target = TARGETS["avx2"]
-    for co, want in ((128, [3, 3, 3, 3, 2, 2]), (32, [2, 2]), (64, [3, 3, 2]), (72, [3, 3, 3])):
+    wanted = {128: [3, 3, 2, 3, 3, 2], 256: [3] * 10 + [2], 136: [3, 3, 3, 3, 3, 2]}
+    wanted |= {32: [2, 2], 64: [3, 3, 2], 72: [3, 3, 3], 56: [3, 2, 2], 144: [3] * 6}
+    for co, want in wanted.items():
         plan = winograd.plans(Conv.parse(f"conv2d 1x16x9x9 o{co} k3"), target, True, True)[0]
         assert widths(co // 8, plan) == want
     for target in TARGETS.values():
@@ -159,7 +169,7 @@ def test_no_block_is_narrow_for_a_single_vector() -> None:
                 assert plan.tail in blocks or not plan.tail
 
 
-@pytest.mark.parametrize("co", [32, 50, 64, 80, 128])
+@pytest.mark.parametrize("co", [32, 50, 64, 80, 128, 136, 250, 320])
 @pytest.mark.parametrize("groups", [1, 2])
 def test_narrow_blocks(co: int, groups: int) -> None:
     """Results are right whatever blocks are left, and however many a unit takes."""

@@ -24,6 +24,7 @@ from konv.target import BYTES, Target
 RESTS = {14: (8, 4), 12: (8, 4), 10: (5,), 8: (4,), 7: (3,), 6: (3,), 4: (2,)}
 
 BOX = 64  # tiles of a box
+WIDE, HALVED = 3, 16  # vectors of blocks that may be narrower; of output channels that are halved
 PIECES, FEW = 8, 4  # ways to cut an axis that are tried, from the fewest boxes; of three axes
 # A vector at a point, in and out: loads, stores, a sixth of two transforms; a product: the way in
 # and out, its sums to M; products beside all that passes through the caches, by the cycles of their
@@ -40,11 +41,10 @@ RUN, WHOLE = 32, 12
 # 400: 0.57 ms, without tiles 0.49; Zen 3).
 SINGLE, SCATTER = 2.0, 20.0
 ADDRESS = 3.0  # a pixel's or a result's
-# Bytes that arrive in a cycle from beyond the second-level cache. In a network U comes from memory:
-# with 8, as from the third-level cache of a Sapphire Rapids, both threads read all of it, each for
-# half of the tiles, where now each reads half (256@14 0.98 to 0.76 ms, 512@7 1.88 to 1.70, with six
-# and eleven layers taking turns, Zen 3).
-STREAM = 6.0
+# Bytes that arrive in a cycle from the third-level cache, and of U, which in a network comes from
+# memory: with 8 both threads read all of it, each for half of the tiles, where now each reads half
+# (256@14 0.98 to 0.76 ms, 512@7 1.88 to 1.70, with eleven and six layers taking turns, Zen 3).
+CACHED, STREAM = 8.0, 6.0
 # Threads are not equally fast, for other programs and neighbours of a virtual machine: the last is
 # taken to be so much slower, and units by which others can help it are worth something (256@28 in 8
 # units 1.9 ms, in 2 2.2), but each has a price (128->32@28 in 8 units 0.30 ms, in 2 0.26, Zen 3).
@@ -76,6 +76,12 @@ def three(conv: Conv) -> tuple[Axis, Axis, Axis]:
     return deep, down, along
 
 
+def turns(axis: Axis, lines: int, box: int) -> int:
+    """Lines of a box: whole turns of interleaved ones if they are so many."""
+    apart = axis.dilation if axis.kernel > 1 else 1
+    return box - box % apart if apart <= box < lines else box
+
+
 def order(conv: Conv) -> tuple[int, int, int]:
     """Which axis is which of `three`."""
     turned = conv.dims == 3 and [axis.kernel > 1 for axis in conv.axes] == [True, False, False]
@@ -95,6 +101,15 @@ def count(axis: Axis, t: Transform) -> int:
     return whole * d + min(rest, d)
 
 
+def half(vectors: int, nr: int) -> int:
+    """Vectors of output channels that blocks are made of in one go: half of many, so that two
+    threads have as many each, where that takes no narrow block more. Those are slower: 4 tiles by
+    2 vectors take 1.2 times as long a vector as by 3, by 1 1.8 times (Zen 3).
+    """
+    halved = nr == WIDE and vectors >= HALVED and vectors % (2 * WIDE) == WIDE + 1
+    return vectors // 2 if halved else vectors
+
+
 def tail(vectors: int, nr: int) -> int:
     """Vectors of a narrow block. Rather than one of a single vector there are two of two: 4 tiles
     by one vector take as long as 4 by 2, as their sums wait for each other.
@@ -102,15 +117,20 @@ def tail(vectors: int, nr: int) -> int:
     >>> tail(16, 3), tail(8, 3), tail(9, 3), tail(1, 3), tail(3, 2)
     (2, 2, 0, 1, 1)
     """
+    vectors = half(vectors, nr)
     rest = vectors % nr
-    return 2 if rest == 1 and nr == 3 and vectors > nr else rest
+    return 2 if rest == 1 and nr == WIDE and vectors > nr else rest
 
 
 def widths(vectors: int, plan: Plan) -> list[int]:
-    """Vectors of output channels of each block: full ones, then narrow ones."""
-    nr, narrow = plan.vectors, plan.tail
-    count = 0 if not narrow else 1 if vectors % nr == narrow else 2
-    return [nr] * ((vectors - count * narrow) // nr) + [narrow] * count
+    """Vectors of output channels of each block: full ones, then one narrow or two; once or twice.
+
+    >>> widths(16, Plan("winograd", "float32", True, True, 4, 3, 2))
+    [3, 3, 2, 3, 3, 2]
+    """
+    nr, narrow, each = plan.vectors, plan.tail, half(vectors, plan.vectors)
+    count = 0 if not narrow else 1 if each % nr == narrow else 2
+    return ([nr] * ((each - count * narrow) // nr) + [narrow] * count) * (vectors // each)
 
 
 @dataclass(frozen=True)
@@ -159,6 +179,9 @@ class Model:
         few = self.conv.dims < 3 and rows * columns <= BOX // 2
         if few and n > 1 == self.conv.groups:  # each group would pack all the images
             boxes += [(i, rows, columns) for i in even(n, BOX // (rows * columns)) if i > 1]
+        down, along = zip(self.axes, self.lines, strict=True)
+        whole = ((i, turns(*down, r), turns(*along, c)) for i, r, c in boxes)
+        boxes = list(dict.fromkeys(whole))
         least = min(self.plan.pixels // 2, BOX)
         chunks = range(1, min(self.blocks, 4 * threads if threads > 1 else 1) + 1)
         cuts = [
@@ -268,9 +291,10 @@ class Model:
         far = size * vectors * self.lanes * self.deep.kernel  # from beyond the second-level cache:
         if size * self.vectors * self.lanes * self.deep.kernel < self.l2 // 2:  # U,
             far //= 4
+        stream = far / STREAM
         if size * rows * columns * read > self.l2 * 5 // 8:  # and V if it does not stay there
-            far += size * rows * columns * blocks * self.deep.kernel
-        product = max(product, far / STREAM) + min(product, far / STREAM) / 4
+            stream += size * rows * columns * blocks * self.deep.kernel / CACHED
+        product = max(product, stream) + min(product, stream) / 4
         out = self.points * self.output
         if self.plan.blocked:
             begun = self._begun(columns) / (columns * self.transforms[1].outputs)

@@ -104,23 +104,25 @@ def _emit_unit(
             image = place // (job["boxes", 0] * job["boxes", 1] * job["boxes", 2])
             y = y + image * job["y_batch"] * 4
             f.call(planes, [job.base, unit.base, y, f.extend(new, I64)])
-        padded = (job["blocks"] * plan.vectors + job["tail"] * plan.tail) * lanes
+        # Of a half, which may be all: blocks, and the vectors that they have.
+        some = job["blocks"] + job["tail"]
+        half = job["blocks"] * plan.vectors + job["tail"] * plan.tail
+        padded = job["every"] // some * half * lanes
         each = job["ci"] * (job["span", 0] + 1) * points
         weights = unit.pointer("weights", F32)
         biases = weights + job["groups"] * padded * each + g * padded
         begin = chunk * job["chunk_blocks"]
-        end = f.least(begin + job["chunk_blocks"], job["blocks"] + job["tail"])
+        end = f.least(begin + job["chunk_blocks"], job["every"])
         with f.loop(end, start=begin) as block:
-            vector = block * plan.vectors
-            if plan.tail:
-                narrow = f.most(block - job["blocks"], f.integer(0))
-                vector = vector - narrow * (plan.vectors - plan.tail)
+            at = block % some
+            narrow = f.most(at - job["blocks"], 0) * (plan.vectors - plan.tail)
+            vector = block // some * half + at * plan.vectors - narrow
             u, bias = weights + (g * padded + vector * lanes) * each, biases + vector * lanes
             arguments = [job.base, unit.base, u, bias, vector]
             if len(blocks) == 1:
                 f.call(blocks[0], arguments)
             else:
-                with f.choose(block < job["blocks"]) as (full, last):
+                with f.choose(at < job["blocks"]) as (full, last):
                     with full:
                         f.call(blocks[0], arguments)
                     with last:
@@ -266,5 +268,6 @@ def _emit_products(module: Module, plan: Plan, transforms: Pair, nr: int) -> Rou
                     ahead = here + coming.get()
                     f.call(tile, [where[0], v_vector, here, channels, where[1], ahead, more])
                     at.add(size)
-                    coming.add(panel >> 2)
+                    # No further than that panel: of many tiles most have nothing to ask for.
+                    coming.set(f.least(coming.get() + (panel >> 2), panel * 3 - (panel >> 2)))
         return f.fn

@@ -14,7 +14,8 @@ take 81 instead of 144 products, 8 x 8 transposed ones of 4 x 4 taps 100 instead
 A unit of work is a box of tiles, so V and M stay near while U passes by
 (konv.kernels.winograd_units has the loops, konv.kernels.winograd_parts the three steps,
 konv.kernels.winograd_cut chooses boxes). A dilated layer is dilation x dilation interleaved ones:
-pixels of a tile lie that far apart, all else is addresses (konv.kernels.winograd_tables). A
+pixels of a tile lie that far apart, all else is addresses (konv.kernels.winograd_tables); as these
+are often small, tiles of 3 x 3 outputs may fill them better, which take 25 products for 81. A
 transposed layer of stride 1 is the same map with its weights stored otherwise. Of a volume each
 plane has its tiles, and the taps across planes are more channels to sum over.
 

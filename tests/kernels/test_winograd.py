@@ -14,7 +14,7 @@ import konv
 from konv import llvm, reference
 from konv.geometry import Axis, Conv
 from konv.kernels import winograd
-from konv.kernels.winograd_cut import BOX, Model, even
+from konv.kernels.winograd_cut import BOX, Model, even, widths
 from konv.kernels.winograd_points import Short
 from konv.kernels.winograd_schedule import Lines
 from konv.kernels.winograd_transforms import Transform
@@ -37,6 +37,9 @@ LAYERS = [
     "tconv3d 1x16x5x12x9 o16 k5 p2",
     "conv3d 1x16x12x5x7 o16 k3x1x1",
     "conv2d 1x32x12x20 o16 k1x5 p0x2",
+    "conv2d 1x16x17x17 o16 k3 p3 d3",
+    "conv2d 1x16x35x35 o16 k3 p12 d12",
+    "conv1d 1x64x70 o16 k3 d12",
 ]
 
 
@@ -69,7 +72,7 @@ def test_the_bound(line: str) -> None:
     assert 0.01 < most < 0.5
 
 
-@pytest.mark.parametrize(("m", "r"), [(4, 3), (2, 3), (2, 5), (4, 2), (3, 2), (2, 2)])
+@pytest.mark.parametrize(("m", "r"), [(4, 3), (3, 3), (2, 3), (2, 5), (4, 2), (3, 2), (2, 2)])
 def test_filters_of_a_short_convolution(m: int, r: int) -> None:
     """A polynomial's values at the points, over products of their distances; infinity last."""
     short = Short(m, r)
@@ -88,7 +91,7 @@ STEPS += [(3, 1, 2, 1, 2), (5, 1, 2, 2, 3), (3, 1, 2, 2, 2)]
 
 
 @pytest.mark.parametrize(("r", "stride", "up", "lo", "hi"), STEPS)
-@pytest.mark.parametrize("m", [2, 4])
+@pytest.mark.parametrize("m", [2, 3, 4])
 def test_the_parts_of_a_tile_are_the_axis(
     r: int, stride: int, up: int, lo: int, hi: int, m: int
 ) -> None:
@@ -131,12 +134,66 @@ def test_boxes_cover_the_grid(line: str, threads: int) -> None:
         for plan in winograd.plans(conv, target, *layouts):
             model = Model(conv, plan, target)
             cut = model.best(threads, conv.n)
+            down, along = zip(model.axes, model.transforms, strict=True)
             assert 1 <= cut.planes <= max(1, conv.n if conv.dims < 3 else model.deep.out)
             assert cut.planes * cut.rows * cut.columns <= BOX
             assert 1 <= cut.rows <= model.lines[0]
             assert 1 <= cut.columns <= model.lines[1]
             assert 1 <= cut.chunk_blocks <= model.blocks
             assert cut.cycles > 0 or not conv.n
+            # As long as the model says they are.
+            for axis, box in zip((down, along), (cut.rows, cut.columns), strict=True):
+                lines = Lines(*axis)
+                lines.cut(box)
+                assert lines.box == box
+
+
+def test_no_block_is_narrow_for_a_single_vector() -> None:
+    """Unless there is no other: where one vector would be left, two blocks have two. Of many, both
+    halves are alike.
+    """
+    target = TARGETS["avx2"]
+    wanted = {128: [3, 3, 2, 3, 3, 2], 256: [3] * 10 + [2], 136: [3, 3, 3, 3, 3, 2]}
+    wanted |= {32: [2, 2], 64: [3, 3, 2], 72: [3, 3, 3], 56: [3, 2, 2], 144: [3] * 6}
+    for co, want in wanted.items():
+        plan = winograd.plans(Conv.parse(f"conv2d 1x16x9x9 o{co} k3"), target, True, True)[0]
+        assert widths(co // 8, plan) == want
+    for target in TARGETS.values():
+        for co in range(16, 400, 16):
+            for plan in winograd.plans(Conv.parse(f"conv2d 1x16x9x9 o{co} k3"), target, True, True):
+                vectors = -(-co // target.lanes("float32"))
+                blocks = widths(vectors, plan)
+                assert sum(blocks) == vectors
+                assert len(blocks) == -(-vectors // plan.vectors)
+                assert set(blocks) <= {plan.vectors, plan.tail}
+                assert plan.tail in blocks or not plan.tail
+
+
+@pytest.mark.parametrize("co", [32, 50, 64, 80, 128, 136, 250, 320])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_narrow_blocks(co: int, groups: int) -> None:
+    """Results are right whatever blocks are left, and however many a unit takes."""
+    conv = Conv.parse(f"conv2d 1x{16 * groups}x14x14 o{co * groups} k3 p1 g{groups}")
+    x, w = draws(conv, 0)
+    close = reference.tolerance(conv, x, w, None, "winograd")
+    layer = konv.prepare(conv, w, plan="winograd")
+    results = []
+    for count in (1, 2, 5):
+        with threads(count):
+            results.append(layer(x))
+    assert (abs(results[0] - reference.im2col(conv, x, w)) <= close).all()
+    assert all(np.array_equal(y, results[0]) for y in results)
+
+
+def test_weights_are_read_once_where_they_are_many() -> None:
+    """By one thread or the other, rather than all of them by each for half of the tiles."""
+    target = TARGETS["avx2"]
+    for line in ("256x14x14 o256", "512x7x7 o512"):
+        conv = Conv.parse(f"conv2d 1x{line} k3 p1")
+        model = Model(conv, choose(conv, target, False, False), target)
+        cut = model.best(2, 1)
+        assert (cut.rows, cut.columns) == model.lines
+        assert cut.chunk_blocks <= -(-model.blocks // 2)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from konv import llvm
 from konv.errors import ProblemError
 from konv.geometry import Conv
 from konv.kernels import ALGORITHMS, by_name, direct
+from konv.kernels.winograd_transforms import transforms
 from konv.plan import Algorithm, Plan
 from konv.runtime import choose as module
 from konv.runtime.choose import (
@@ -30,6 +31,8 @@ from konv.runtime.choose import (
     BETWEEN,
     LARGE,
     SMALL,
+    SPREADS,
+    WIDE,
     choices,
     choose,
     current_precision,
@@ -45,12 +48,14 @@ def typical_of(conv: Conv) -> Conv:
     return module._typical(conv, module._is_small(conv))
 
 
-def large(conv: Conv) -> bool:
-    """More outputs than BETWEEN; of a transposed layer, those from an input to the next are one.
-    More than APART for each pixel from tap to tap.
+def kind(conv: Conv) -> float:
+    """0: small. More outputs than BETWEEN, of a transposed layer those from an input to the next
+    are one, and more than APART for each pixel from tap to tap: at how many of these it is seen.
     """
-    far = [a.out / a.up > APART * a.dilation for a in conv.axes if a.dilation > 1]
-    return all(far) and prod(axis.out / axis.up for axis in conv.axes) > BETWEEN
+    apart = [a.out / a.up / a.dilation for a in conv.axes if a.dilation > 1]
+    if min(apart, default=WIDE) <= APART or prod(a.out / a.up for a in conv.axes) <= BETWEEN:
+        return 0
+    return next((count for most, count in SPREADS if min(apart, default=WIDE) <= most), WIDE)
 
 
 @pytest.fixture
@@ -75,15 +80,17 @@ def test_the_batch_is_not_looked_at(target: Target) -> None:
 @pytest.mark.usefixtures("remembered")
 @every_target
 def test_two_plans_at_most(target: Target) -> None:
-    """One for small images and one for large ones; which is which is decided in one place."""
+    """One for small images and one for large ones, of dilated layers some; which is which is
+    decided in one place.
+    """
     for conv, layouts in product(PROBLEMS, LAYOUTS):
-        found: dict[bool, set[Plan]] = {False: set(), True: set()}
+        found: dict[float, set[Plan]] = {}
         for size in SIZES:
             other = sized(conv, size)
             if other is not None:
-                found[large(other)].add(choose(other, target, *layouts))
-        assert len(found[False]) <= 1, f"{conv}: {found}"
-        assert len(found[True]) <= 1, f"{conv}: {found}"
+                found.setdefault(kind(other), set()).add(choose(other, target, *layouts))
+        assert all(len(plans) == 1 for plans in found.values()), f"{conv}: {found}"
+        assert len(found) <= 2 or any(axis.dilation > 1 for axis in conv.axes)
 
 
 @pytest.mark.parametrize(("size", "name"), [(28, "direct"), (30, "direct"), (40, "winograd")])
@@ -93,13 +100,24 @@ def test_tiles_of_a_dilated_layer_are_mostly_full(size: int, name: str) -> None:
     assert choose(conv, TARGETS["avx2"], True, True).algorithm == name
 
 
+@pytest.mark.parametrize(
+    ("size", "m"), [(31, 3), (38, 3), (39, 4), (55, 4), (57, 3), (65, 3), (76, 3), (78, 4), (99, 4)]
+)
+def test_tiles_of_a_dilated_layer_fit_its_interleaved_axes(size: int, m: int) -> None:
+    """Of 3 outputs one tile of 3, of 4 one of 4, of 5 or 6 two of 3, of more tiles of 4."""
+    conv = Conv.parse("conv2d 1x256x9x9 o256 k3 p12 d12").with_size(size, size)
+    for layouts in LAYOUTS:
+        plan = choose(conv, TARGETS["avx2"], *layouts)
+        assert (plan.algorithm, transforms(plan)[0].m) == ("winograd", m)
+
+
 @given(convs(most=9))
 def test_two_plans_at_most_of_anything(conv: Conv) -> None:
     conv, target = replace(conv, dtype="float32"), TARGETS["avx2"]
-    found: dict[bool, set[Plan]] = {False: set(), True: set()}
+    found: dict[float, set[Plan]] = {}
     for other in (conv, *(sized(conv, size) for size in SIZES)):
         if other is not None:
-            found[large(other)].add(choose(other, target, True, True))
+            found.setdefault(kind(other), set()).add(choose(other, target, True, True))
     assert max(map(len, found.values())) <= 1, found
 
 
@@ -109,6 +127,9 @@ def test_two_plans_at_most_of_anything(conv: Conv) -> None:
         ("conv2d 1x8x9x9 o8 k3 p1", "7x7", "32x32"),
         ("conv2d 3x8x9x9 o8 k3 s2 p1", "13x13", "63x63"),
         ("conv2d 1x8x9x9 o8 k5 d2", "15x15", "40x40"),
+        ("conv2d 1x8x9x9 o8 k5 d12 p24", "7x7", "47x47"),
+        ("conv2d 1x8x9x9 o8 k5 d8x1 p16x2", "7x7", "44x32"),
+        ("conv2d 1x8x9x9 o8 k5 d6 p12", "7x7", "48x48"),
         ("tconv2d 1x8x9x9 o8 k2 s2", "7x7", "16x16"),
         ("tconv2d 1x8x9x9 o8 k4 s4", "7x7", "16x16"),
         ("conv1d 1x8x50 o8 k3 p1", "49", "1024"),
@@ -258,7 +279,8 @@ def test_choices_are_all_the_plans_of_a_layer() -> None:
         every = choices(conv, llvm.detect(), *layouts)
         others = filter(None, (conv, *(sized(conv, size) for size in SIZES)))
         assert {choose(other, llvm.detect(), *layouts) for other in others} <= set(every)
-        assert 1 <= len(every) <= 2
+        dilated = any(axis.dilation > 1 for axis in conv.axes)
+        assert 1 <= len(every) <= 2 + dilated * len(SPREADS)
 
 
 def test_as_a_function() -> None:

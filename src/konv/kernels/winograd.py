@@ -14,7 +14,8 @@ take 81 instead of 144 products, 8 x 8 transposed ones of 4 x 4 taps 100 instead
 A unit of work is a box of tiles, so V and M stay near while U passes by
 (konv.kernels.winograd_units has the loops, konv.kernels.winograd_parts the three steps,
 konv.kernels.winograd_cut chooses boxes). A dilated layer is dilation x dilation interleaved ones:
-pixels of a tile lie that far apart, all else is addresses (konv.kernels.winograd_tables). A
+pixels of a tile lie that far apart, all else is addresses (konv.kernels.winograd_tables); as these
+are often small, tiles of 3 x 3 outputs may fill them better, which take 25 products for 81. A
 transposed layer of stride 1 is the same map with its weights stored otherwise. Of a volume each
 plane has its tiles, and the taps across planes are more channels to sum over.
 
@@ -55,7 +56,7 @@ from math import lcm, prod
 from konv.geometry import Axis, Conv
 from konv.kernels.direct import tile_cost
 from konv.kernels.pack import HEADER
-from konv.kernels.winograd_cut import Model, count, three
+from konv.kernels.winograd_cut import Model, count, tail, three
 from konv.kernels.winograd_schedule import schedule
 from konv.kernels.winograd_transforms import Transform, form, transforms
 from konv.kernels.winograd_units import emit_kernel
@@ -101,6 +102,11 @@ OUTPUTS = {
     (5, 1, 2): (4, 2),
 }
 
+# The same of dilated layers: an interleaved axis has few outputs, and tiles of 3 leave none empty
+# where it has 3, 5 or 6 (256@65 dilated by 12, 5 or 6: 15.3 ms, on tiles of 4 22.9; 2048->256@33
+# by 12, 2 or 3: 34.8 and 54.8; Zen 3).
+DILATED = {(3, 1, 1): (4, 3, 2)}
+
 # Multiplications saved that pay for the transforms, at least: 128@5 saves 1.56 and is 10 % slower,
 # conv1d 64@4096 of 5 taps saves 1.67 and is 20 % faster, 256@65 dilated by 12 1.83 and 12 %.
 SAVING = 1.6
@@ -141,7 +147,12 @@ def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv
 
 def _outputs(conv: Conv) -> tuple[int, ...]:
     axis = _axis(conv)
-    return OUTPUTS[axis.kernel, axis.stride, axis.up]
+    steps = axis.kernel, axis.stride, axis.up
+    return DILATED.get(steps, OUTPUTS[steps]) if _is_dilated(conv) else OUTPUTS[steps]
+
+
+def _is_dilated(conv: Conv) -> bool:
+    return any(axis.dilation > 1 and axis.kernel > 1 for axis in three(conv)[1:])
 
 
 def _axis(conv: Conv) -> Axis:
@@ -168,7 +179,9 @@ def _too_little(conv: Conv, m: int) -> str | None:
 
 
 def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
-    """One plan for each size of tile, the largest that pays first, and register tile."""
+    """One plan for each size of tile, the largest that pays first, of a dilated layer the cheapest
+    of those that pay, and register tile.
+    """
     lanes = target.lanes(conv.dtype)
     vectors = -(-conv.co // conv.groups // lanes)
     table = TILES[target.vector_bytes, target.registers]
@@ -185,15 +198,16 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
         both = form(*pair)
         those = [
             Plan(
-                name, conv.dtype, packed, blocked, mr, nr, vectors % nr, alignment=lcm(*steps),
+                name, conv.dtype, packed, blocked, mr, nr, tail(vectors, nr), alignment=lcm(*steps),
                 form=both,
             )
             for mr, nr in tiles
         ]  # fmt: skip
         # What does not pay stands last, not left out: plans are the same for any image size.
-        found.append((_too_little(conv, m) is not None, those))
-    found.sort(key=lambda each: each[0])
-    return tuple(plan for _, those in found for plan in those)
+        price = cost(conv, those[0], target) if _is_dilated(conv) else 0.0
+        found.append((_too_little(conv, m) is not None, price, those))
+    found.sort(key=lambda each: each[:2])
+    return tuple(plan for *_, those in found for plan in those)
 
 
 def cost(conv: Conv, plan: Plan, target: Target) -> float:

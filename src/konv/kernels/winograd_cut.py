@@ -11,7 +11,8 @@ Cycles were fitted on a core like a Sapphire Rapids (AVX-512, 2 MB of second-lev
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from math import prod
 
 from konv.geometry import Axis, Conv
@@ -23,6 +24,7 @@ from konv.target import BYTES, Target
 RESTS = {14: (8, 4), 12: (8, 4), 10: (5,), 8: (4,), 7: (3,), 6: (3,), 4: (2,)}
 
 BOX = 64  # tiles of a box
+WIDE, HALVED = 3, 16  # vectors of blocks that may be narrower; of output channels that are halved
 PIECES, FEW = 8, 4  # ways to cut an axis that are tried, from the fewest boxes; of three axes
 # A vector at a point, in and out: loads, stores, a sixth of two transforms; a product: the way in
 # and out, its sums to M; products beside all that passes through the caches, by the cycles of their
@@ -34,8 +36,20 @@ PACK = 0.6  # contiguous input: a number brought channels-last
 # Contiguous input and output: begun lines of a box cost as much as so many numbers; of a box as
 # wide as the image, whose lines follow each other, fewer (512@14, 1024@7 in 32 groups, Zen 3).
 RUN, WHOLE = 32, 12
+# The same where a box holds not even one line of each interleaved axis, so that pixels and results
+# are fetched and stored one by one: a number, and a vector of results (conv1d 64@2000 dilated by
+# 400: 0.57 ms, without tiles 0.49; Zen 3).
+SINGLE, SCATTER = 2.0, 20.0
 ADDRESS = 3.0  # a pixel's or a result's
-STREAM = 8.0  # bytes that arrive in a cycle from the third-level cache
+# Bytes that arrive in a cycle from the third-level cache, and of U, which in a network comes from
+# memory: with 8 both threads read all of it, each for half of the tiles, where now each reads half
+# (256@14 0.98 to 0.76 ms, 512@7 1.88 to 1.70, with eleven and six layers taking turns, Zen 3).
+CACHED, STREAM = 8.0, 6.0
+# Threads are not equally fast, for other programs and neighbours of a virtual machine: the last is
+# taken to be so much slower, and units by which others can help it are worth something (256@28 in 8
+# units 1.9 ms, in 2 2.2), but each has a price (128->32@28 in 8 units 0.30 ms, in 2 0.26, Zen 3).
+SLOWER, UNIT = 1 / 16, 4000.0
+TRIED, MANY = 12, 64  # cuts whose units are dealt out one by one, of so many units at most
 
 
 def even(count: int, most: int, pieces: int = PIECES) -> Iterator[int]:
@@ -48,6 +62,11 @@ def even(count: int, most: int, pieces: int = PIECES) -> Iterator[int]:
         last = box
 
 
+def _pieces(count: int, box: int) -> list[int]:
+    """The sizes of the boxes that an axis is cut into."""
+    return [min(box, count - i) for i in range(0, count, box)]
+
+
 def three(conv: Conv) -> tuple[Axis, Axis, Axis]:
     """The axes of a layer, as many as the records know: planes, rows and columns. What has taps on
     its first axis only has its second as planes.
@@ -55,6 +74,12 @@ def three(conv: Conv) -> tuple[Axis, Axis, Axis]:
     axes = (Axis(1, 1),) * (3 - conv.dims) + conv.axes
     deep, down, along = (axes[i] for i in order(conv))
     return deep, down, along
+
+
+def turns(axis: Axis, lines: int, box: int) -> int:
+    """Lines of a box: whole turns of interleaved ones if they are so many."""
+    apart = axis.dilation if axis.kernel > 1 else 1
+    return box - box % apart if apart <= box < lines else box
 
 
 def order(conv: Conv) -> tuple[int, int, int]:
@@ -74,6 +99,38 @@ def count(axis: Axis, t: Transform) -> int:
     d = axis.dilation if axis.kernel > 1 else 1
     whole, rest = divmod(axis.out, t.outputs * d)
     return whole * d + min(rest, d)
+
+
+def half(vectors: int, nr: int) -> int:
+    """Vectors of output channels that blocks are made of in one go: half of many, so that two
+    threads have as many each, where that takes no narrow block more. Those are slower: 4 tiles by
+    2 vectors take 1.2 times as long a vector as by 3, by 1 1.8 times (Zen 3).
+    """
+    halved = nr == WIDE and vectors >= HALVED and vectors % (2 * WIDE) == WIDE + 1
+    return vectors // 2 if halved else vectors
+
+
+def tail(vectors: int, nr: int) -> int:
+    """Vectors of a narrow block. Rather than one of a single vector there are two of two: 4 tiles
+    by one vector take as long as 4 by 2, as their sums wait for each other.
+
+    >>> tail(16, 3), tail(8, 3), tail(9, 3), tail(1, 3), tail(3, 2)
+    (2, 2, 0, 1, 1)
+    """
+    vectors = half(vectors, nr)
+    rest = vectors % nr
+    return 2 if rest == 1 and nr == WIDE and vectors > nr else rest
+
+
+def widths(vectors: int, plan: Plan) -> list[int]:
+    """Vectors of output channels of each block: full ones, then one narrow or two; once or twice.
+
+    >>> widths(16, Plan("winograd", "float32", True, True, 4, 3, 2))
+    [3, 3, 2, 3, 3, 2]
+    """
+    nr, narrow, each = plan.vectors, plan.tail, half(vectors, plan.vectors)
+    count = 0 if not narrow else 1 if each % nr == narrow else 2
+    return ([nr] * ((each - count * narrow) // nr) + [narrow] * count) * (vectors // each)
 
 
 @dataclass(frozen=True)
@@ -100,7 +157,8 @@ class Model:
         self.results = self.transforms[0].outputs * self.transforms[1].outputs
         self.lanes, self.ci = target.lanes(plan.dtype), conv.ci // conv.groups
         self.vectors = -(-conv.co // conv.groups // self.lanes)
-        self.blocks = -(-self.vectors // plan.vectors)
+        self.widths = widths(self.vectors, plan)
+        self.blocks = len(self.widths)
         self.l2 = target.l2
         by_one = all(len(t.parts) == 1 for t in self.transforms)
         cycles = (INPUT, OUTPUT, CALL, BESIDE) if by_one else STEPS
@@ -121,6 +179,9 @@ class Model:
         few = self.conv.dims < 3 and rows * columns <= BOX // 2
         if few and n > 1 == self.conv.groups:  # each group would pack all the images
             boxes += [(i, rows, columns) for i in even(n, BOX // (rows * columns)) if i > 1]
+        down, along = zip(self.axes, self.lines, strict=True)
+        whole = ((i, turns(*down, r), turns(*along, c)) for i, r, c in boxes)
+        boxes = list(dict.fromkeys(whole))
         least = min(self.plan.pixels // 2, BOX)
         chunks = range(1, min(self.blocks, 4 * threads if threads > 1 else 1) + 1)
         cuts = [
@@ -128,7 +189,51 @@ class Model:
             for box in [box for box in boxes if prod(box) >= least] or boxes[:1]
             for piece in chunks
         ]
-        return min(cuts, key=lambda cut: cut.cycles)
+        if threads == 1:
+            return min(cuts, key=lambda cut: cut.cycles)
+        cuts.sort(key=lambda cut: cut.cycles)
+        dealt = [replace(cut, cycles=self._dealt(cut, threads, n)) for cut in cuts[:TRIED]]
+        return min(dealt, key=lambda cut: cut.cycles)
+
+    def _dealt(self, cut: Cut, threads: int, n: int) -> float:
+        """Cycles until the last thread ends, units as large as they are and dealt out as
+        konv.kernels.region does it: each has a range of its own, then helps with the others'.
+        """
+        speeds = [1.0] * (threads - 1) + [1 - SLOWER]
+        chunks = -(-self.blocks // cut.chunk_blocks)
+        images, deep = (n, self.deep.out) if self.conv.dims > 2 else (1, n)
+        axes = zip((deep, *self.lines), (cut.planes, cut.rows, cut.columns), strict=True)
+        boxes = [
+            box
+            for sizes in product(*(_pieces(*axis) for axis in axes))
+            for box in [sizes] * self.conv.groups
+        ] * images
+        units = len(boxes) * chunks
+        if units > MANY:
+            return cut.cycles * threads / sum(speeds)
+        ends = [i * units // threads for i in range(threads + 1)]
+        queues = [list(range(*ends[i : i + 2])) for i in range(threads)]
+        times, at = [0.0] * threads, [-1] * threads
+        prices: dict[tuple[tuple[int, ...], int, bool], float] = {}
+        for _ in range(units):
+            who = times.index(min(times))
+            queue = next(q for q in (*queues[who:], *queues[:who]) if q)
+            box, chunk = divmod(queue.pop(0), chunks)
+            key = boxes[box], chunk, at[who] == box
+            if key not in prices:
+                prices[key] = self._unit(*key, cut.chunk_blocks)
+            times[who] += prices[key] / speeds[who]
+            at[who] = box
+        return max(times)
+
+    def _unit(self, box: tuple[int, ...], chunk: int, known: bool, blocks: int) -> float:
+        """A unit, one of a box's chunks of so many blocks; `known`: its thread has V of the box."""
+        planes, rows, columns = box
+        read, first = planes + self.deep.kernel - 1, chunk * blocks
+        served = self.conv.groups if read == 1 else 1
+        inputs = UNIT if known else UNIT + read * self._inputs(rows, columns, served)
+        blocks = min(blocks, self.blocks - first)
+        return inputs + self._products(planes * rows, columns, first, blocks, read / planes)
 
     def _cut(self, planes: int, rows: int, columns: int, pieces: int, threads: int, n: int) -> Cut:
         chunk = -(-self.blocks // pieces)
@@ -142,7 +247,7 @@ class Model:
         # A single plane's tables and packed image serve all groups; of several, each makes its own
         # (512@8x28x28 3x3x3 in 32 groups, contiguous: 41 ms, direct 33, Zen 3).
         unit = shared * read * self._inputs(rows, columns, self.conv.groups if read == 1 else 1)
-        unit += self._products(planes * rows, columns, chunk, read / planes)
+        unit += self._products(planes * rows, columns, 0, chunk, read / planes)
         return Cut(planes, rows, columns, chunk, -(-boxes * chunks // threads) * unit)
 
     def _inputs(self, rows: int, columns: int, served: int) -> float:
@@ -151,38 +256,48 @@ class Model:
         cycles = tiles * self.points * (ADDRESS / served + vectors * self.input)
         if self.plan.packed:
             over, along = self.transforms
-            begun = self._begun(columns)
             high = (rows - 1) * over.step + over.inputs
-            slots = high * ((columns - 1) * along.step + along.inputs + begun)
-            cycles += slots * self.conv.ci / served * PACK
+            if self._scattered(columns):
+                numbers = high * columns * along.inputs * SINGLE
+            else:
+                wide = (columns - 1) * along.step + along.inputs
+                numbers = high * (wide + self._begun(columns)) * PACK
+            cycles += numbers * self.conv.ci / served
         return cycles
+
+    def _scattered(self, columns: int) -> bool:
+        """Whether a box so wide has less than a line of each interleaved axis."""
+        return columns < min(self.axes[1].dilation, self.lines[1])
 
     def _begun(self, columns: int) -> int:
         return WHOLE if columns >= self.lines[1] else RUN
 
-    def _products(self, rows: int, columns: int, blocks: int, read: float) -> float:
-        """Some blocks of output channels over a box, products and transforms out; `read`: tiles of
-        V for each of M.
+    def _products(self, rows: int, columns: int, first: int, blocks: int, read: float) -> float:
+        """Some blocks of output channels, from the first on, over a box: products and transforms
+        out; `read`: tiles of V for each of M.
         """
-        nr, rest, sums, calls = self.plan.vectors, rows * columns, 0.0, 0
+        wide, rest, sums, calls = self.widths[first : first + blocks], rows * columns, 0.0, 0
+        counts = [(nr, wide.count(nr)) for nr in set(wide)]
         sizes = (self.plan.pixels, *RESTS.get(self.plan.pixels, ()))
         for size in sizes:
             here = rest // size if size != sizes[-1] else -(-rest // size)
             rest, calls = rest - here * size, calls + here
-            sums += here * max(size * nr, 8, (size + nr)) * self.beside
-        vectors = min(blocks * nr, self.vectors)
-        share = vectors / (blocks * nr)
-        product = self.points * blocks * (sums * share * self.ci / 2 + calls * self.call)
+            cycles = sum(max(size * nr, 8, size + nr) * of for nr, of in counts)
+            sums += here * cycles * self.beside
+        vectors = sum(wide)
+        product = self.points * (sums * self.ci / 2 + blocks * calls * self.call)
         product *= self.deep.kernel
         size = self.points * self.ci * BYTES[self.plan.dtype]
         far = size * vectors * self.lanes * self.deep.kernel  # from beyond the second-level cache:
         if size * self.vectors * self.lanes * self.deep.kernel < self.l2 // 2:  # U,
             far //= 4
+        stream = far / STREAM
         if size * rows * columns * read > self.l2 * 5 // 8:  # and V if it does not stay there
-            far += size * rows * columns * blocks * self.deep.kernel
-        product = max(product, far / STREAM) + min(product, far / STREAM) / 4
+            stream += size * rows * columns * blocks * self.deep.kernel / CACHED
+        product = max(product, stream) + min(product, stream) / 4
         out = self.points * self.output
         if self.plan.blocked:
-            begun = self._begun(columns)
-            out += self.results * STAGE * (1 + begun / (columns * self.transforms[1].outputs))
+            begun = self._begun(columns) / (columns * self.transforms[1].outputs)
+            stage = SCATTER if self._scattered(columns) else STAGE * (1 + begun)
+            out += self.results * stage
         return product + rows * columns * vectors * out

@@ -13,7 +13,7 @@ from math import prod
 from konv.geometry import Axis, Conv
 from konv.kernels import scratch
 from konv.kernels.schedule import ALONE, MODES
-from konv.kernels.winograd_cut import RESTS, Model, order, three
+from konv.kernels.winograd_cut import RESTS, Model, half, order, three, turns, widths
 from konv.kernels.winograd_tables import OUTS
 from konv.kernels.winograd_transforms import Transform, transforms
 from konv.kernels.winograd_words import TILE_AXES, TILES_JOB
@@ -40,10 +40,8 @@ class Lines:
         return len(self.lines)
 
     def cut(self, box: int) -> None:
-        """`box` lines in each box; whole turns of interleaved ones if they are so many."""
-        self.box = min(box, self.count)
-        if self.dilation <= self.box < self.count:
-            self.box -= self.box % self.dilation
+        """`box` lines in each box, or as many whole turns of interleaved ones as that has."""
+        self.box = turns(self.axis, self.count, min(box, self.count))
         self.boxes = -(-self.count // self.box)
         self.sparse = self.box < min(self.dilation, self.count)
 
@@ -76,11 +74,13 @@ def schedule(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, thr
     lanes = target.lanes(plan.dtype)
     co, ci = conv.co // conv.groups, conv.ci // conv.groups
     vectors = -(-co // lanes)
-    blocks = -(-vectors // plan.vectors)
+    blocks = widths(vectors, plan)
+    each = len(blocks) * half(vectors, plan.vectors) // vectors
+    full = blocks[:each].count(plan.vectors)
     cut = Model(conv, plan, target).best(threads, conv.n)
     for line, box in zip(lines, (cut.rows, cut.columns), strict=True):
         line.cut(box)
-    chunks, volumes = -(-blocks // cut.chunk_blocks), conv.dims > 2
+    chunks, volumes = -(-len(blocks) // cut.chunk_blocks), conv.dims > 2
     planes = deep.out if volumes else conv.n
     missing = (0,) * (3 - conv.dims)
     x_strides, y_strides = (
@@ -92,8 +92,9 @@ def schedule(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, thr
     words |= {
         "units": boxes * conv.groups * chunks,
         "chunks": chunks, "chunk_blocks": cut.chunk_blocks, "mode": MODES[conv.mode],
-        "groups": conv.groups, "ci": ci, "co": co, "blocks": blocks - (plan.tail > 0),
-        "tail": plan.tail, "x_batch": x[0], "x_channel": x[1], "y_batch": y[0], "y_channel": y[1],
+        "groups": conv.groups, "ci": ci, "co": co, "blocks": full, "tail": each - full,
+        "every": len(blocks),
+        "x_batch": x[0], "x_channel": x[1], "y_batch": y[0], "y_channel": y[1],
     }  # fmt: skip
     words |= {
         "count0": planes, "box0": cut.planes, "boxes0": together, "least0": -deep.lo,

@@ -42,7 +42,7 @@ DEPTH = 64  # channels of a product; more, and U and V of a point leave the firs
 def emit_kernel(plan: Plan, target: Target, transforms: Pair) -> Module:
     """The module of a plan: `run` and `pack`."""
     module = Module(target, plan.algorithm)
-    emit_weights(module, transforms, plan.vectors)
+    emit_weights(module, transforms, plan.vectors, plan.tail)
     axes, tables = emit_axes(module, transforms), emit_tables(module, plan, transforms)
     planes = _emit_planes(module, tables, _emit_v(module, transforms))
     outputs = emit_outputs(module, plan, transforms)
@@ -104,20 +104,25 @@ def _emit_unit(
             image = place // (job["boxes", 0] * job["boxes", 1] * job["boxes", 2])
             y = y + image * job["y_batch"] * 4
             f.call(planes, [job.base, unit.base, y, f.extend(new, I64)])
-        padded = (job["blocks"] * plan.vectors + job["tail"]) * lanes
+        # Of a half, which may be all: blocks, and the vectors that they have.
+        some = job["blocks"] + job["tail"]
+        half = job["blocks"] * plan.vectors + job["tail"] * plan.tail
+        padded = job["every"] // some * half * lanes
         each = job["ci"] * (job["span", 0] + 1) * points
         weights = unit.pointer("weights", F32)
         biases = weights + job["groups"] * padded * each + g * padded
         begin = chunk * job["chunk_blocks"]
-        end = f.least(begin + job["chunk_blocks"], job["blocks"] + f.least(job["tail"], 1))
+        end = f.least(begin + job["chunk_blocks"], job["every"])
         with f.loop(end, start=begin) as block:
-            k = block * (plan.vectors * lanes)
-            u = weights + (g * padded + k) * each
-            arguments = [job.base, unit.base, u, biases + k, block * plan.vectors]
+            at = block % some
+            narrow = f.most(at - job["blocks"], 0) * (plan.vectors - plan.tail)
+            vector = block // some * half + at * plan.vectors - narrow
+            u, bias = weights + (g * padded + vector * lanes) * each, biases + vector * lanes
+            arguments = [job.base, unit.base, u, bias, vector]
             if len(blocks) == 1:
                 f.call(blocks[0], arguments)
             else:
-                with f.choose(block < job["blocks"]) as (full, last):
+                with f.choose(at < job["blocks"]) as (full, last):
                     with full:
                         f.call(blocks[0], arguments)
                     with last:
@@ -254,7 +259,7 @@ def _emit_products(module: Module, plan: Plan, transforms: Pair, nr: int) -> Rou
             v_here = v + (point * job["v_point"] + tap * apart + c // lanes * v_vector)
             m_here, panel = m + point * job["m_point"], channels * (nr * lanes)
             at, coming = f.var(0), f.var(0)
-            coming.set(panel)
+            coming.set(panel * 2)
             for size, tile in zip(sizes, tiles, strict=True):
                 # The smallest computes places beyond the last tile too, which nobody reads.
                 least = size if size != sizes[-1] else 1
@@ -263,5 +268,6 @@ def _emit_products(module: Module, plan: Plan, transforms: Pair, nr: int) -> Rou
                     ahead = here + coming.get()
                     f.call(tile, [where[0], v_vector, here, channels, where[1], ahead, more])
                     at.add(size)
-                    coming.add(panel >> 1)
+                    # No further than that panel: of many tiles most have nothing to ask for.
+                    coming.set(f.least(coming.get() + (panel >> 2), panel * 3 - (panel >> 2)))
         return f.fn

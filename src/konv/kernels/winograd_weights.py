@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from konv.kernels.pack import HEADER, Arguments, emit_pack
 from konv.kernels.packing import transpose
+from konv.kernels.winograd_cut import HALVED, WIDE
 from konv.kernels.winograd_parts import offset
 from konv.kernels.winograd_transforms import Pair
 from konv.llvm import F32, F64, I64, SIZE, Function, Module, Pointer, Routine, Value, pointer_to
@@ -24,8 +25,8 @@ TOGETHER = SIDE  # input channels that are gathered together, unless a stack has
 STACK = 128 * 1024  # bytes of it for their points
 
 
-def emit_weights(module: Module, transforms: Pair, nr: int) -> None:
-    """Add `pack`: a unit is a block of nr vectors of output channels."""
+def emit_weights(module: Module, transforms: Pair, nr: int, tail: int) -> None:
+    """Add `pack`: a unit is a block of output channels, of nr vectors or, at the end, of `tail`."""
     lanes, head = module.target.lanes("float32"), HEADER // SIZE[F32]
     over, along = transforms
     taps, points = over.r * along.r, over.n * along.n
@@ -34,23 +35,37 @@ def emit_weights(module: Module, transforms: Pair, nr: int) -> None:
     while together > 1 and together * points * nr * lanes * SIZE[F32] > STACK:
         together //= 2
 
-    def rounded(a: Arguments) -> tuple[Value, Value]:
-        """Output channels of a group in vectors, and in blocks."""
+    def counted(f: Function, a: Arguments) -> tuple[Value, Value, Value, Value]:
+        """Output channels of a group in vectors, those of a half, which may be all, and the blocks
+        of that, full and narrow: as konv.kernels.winograd_cut says.
+        """
         vectors = (a["co"] + (lanes - 1)) // lanes
-        return vectors, (vectors + (nr - 1)) // nr
+        some = vectors
+        if nr == WIDE:
+            halved = (vectors >= HALVED) & (vectors % (2 * WIDE)).equals(WIDE + 1)
+            some = f.select(halved, vectors // 2, vectors)
+        narrow = f.integer(0)
+        if tail:
+            one = (some % nr).equals(tail)
+            narrow = f.select(one, f.integer(1), 2)
+        return vectors, some, (some - narrow * tail) // nr, narrow
 
-    def units(f: Function, a: Arguments) -> Value:  # noqa: ARG001 - as emit_pack asks
+    def units(f: Function, a: Arguments) -> Value:
+        vectors, some, full, narrow = counted(f, a)
         groups: Value = a["groups"]
-        return groups * rounded(a)[1]
+        return groups * (vectors // some) * (full + narrow)
 
     def body(f: Function, a: Arguments, unit: Value) -> None:
         a["packed"].cast(I64)[0] = 0  # nothing here leaves out taps, whatever the weights
-        vectors, blocks = rounded(a)
-        co, ci = a["co"], a["ci"]
+        vectors, some, full, narrow = counted(f, a)
+        co, ci, blocks = a["co"], a["ci"], full + narrow
         numbers = f.array(F32, together * taps * lanes)
         near, run = f.array(F32, points * together * nr * lanes), together * nr * lanes
-        g, first = unit // blocks, unit % blocks * nr
-        wide, deep = f.least(vectors - first, nr), a["taps"] // taps
+        halves = vectors // some
+        g, block, deep = unit // (halves * blocks), unit % (halves * blocks), a["taps"] // taps
+        at = block % blocks
+        wide = f.select(at < full, f.integer(nr), tail)
+        first = block // blocks * some + at * nr - f.most(at - full, 0) * (nr - tail)
         out = a["packed"] + (g * vectors + first) * ci * deep * (points * lanes) + head
         with f.loop(deep) as tap, f.loop(ci, step=together) as c:
             count = f.least(ci - c, together)

@@ -24,6 +24,7 @@ TILE_AXES = (1, 2)  # of the three that the records know
 
 TILES_JOB = (
     *JOB,
+    "every",  # blocks of output channels; "blocks" and "tail" of them are full and narrow in a half
     "v_point", "v_vector",  # numbers from one point, and one vector of channels, to the next in V
     "m_point",  # the same in M
     "stage_plane",  # numbers from one channel to the next in staged results

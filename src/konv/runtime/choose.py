@@ -2,8 +2,9 @@
 `konv tune` has found faster on this machine.
 
 Nothing is measured here, and choosing never looks at batch or thread count; of the image size it
-knows only whether it is small or large. So a layer has two plans at most for a pair of layouts: a
-new size compiles nothing, and results do not depend on what else is computed.
+knows only whether it is small or large, of a dilated layer also about how many taps' distances it
+is wide, if few. So a layer has two plans at most for a pair of layouts, a dilated one a few: a new
+size compiles nothing, and results do not depend on what else is computed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import replace
-from math import floor, prod
+from math import ceil, floor, prod
 from types import TracebackType
 from typing import Literal
 
@@ -33,6 +34,12 @@ SMALL, BETWEEN, LARGE = 49, 60, 1024
 # 2048->256@17 dilated by 12 was given such tiles, 403 ms instead of 48; 256@28 36.8 and 24.4, @40
 # 4.4 and 7.0; 256@20 by 8 2.5 and 1.5, @23 2.5 and 2.5; 256@11 by 4 0.56 and 0.62 (Zen 3).
 APART = 2.5
+# Up to how many of these an image that is not small counts as having how many. Winograd's tiles lie
+# on the interleaved axes, which have so many outputs: one tile of 3, one of 4, two of 3; then tiles
+# of 4 need no more products than others, or hardly more. At 1024 outputs 256@65 dilated by 12 would
+# be seen with 2 or 3, where it has 5 or 6: 22.9 ms on tiles of 4, 15.3 on those of 3 (Zen 3).
+SPREADS = ((3.2, 2.8), (4.6, 3.9), (6.4, 5.5))
+WIDE = 8.0  # what others have at least: two tiles of 4
 GROWTHS = 40  # doublings: beyond any padding that the largest image could fill
 
 _precision: ContextVar[Precision] = ContextVar("precision", default="fast")
@@ -83,8 +90,10 @@ def choose(conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan:
 
 
 def choices(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
-    """The plans of a layer over all image sizes: one, or one for small and one for large images."""
-    layers = (_typical(conv, small) for small in (True, False))
+    """The plans of a layer over all image sizes: one, or one for small and one for large images, or
+    some of a dilated layer.
+    """
+    layers = [_typical(conv, True), *(_large(conv, spread) for spread in _spreads(conv))]
     return tuple(dict.fromkeys(_best(layer, target, packed, blocked) for layer in layers))
 
 
@@ -192,25 +201,52 @@ def _is_small(conv: Conv) -> bool:
 
 
 def _typical(conv: Conv, small: bool) -> Conv:
-    """The same layer at one of two sizes, so that it has at most two plans over all sizes.
+    """The same layer at one of two sizes, so that it has at most two plans over all sizes; of
+    a dilated layer, large ones are several.
+    """
+    if small:
+        side = max(1, floor(SMALL ** (1 / conv.dims)))
+        return _at(conv, [side * axis.up for axis in conv.axes])
+    apart = [a.out / (a.up * a.dilation) for a in conv.axes if a.dilation > 1]
+    counts = (count for most, count in SPREADS if apart and min(apart) <= most)
+    return _large(conv, next(counts, WIDE))
+
+
+def _spreads(conv: Conv) -> list[float]:
+    """Those at which a large layer may be seen."""
+    dilated = any(axis.dilation > 1 for axis in conv.axes)
+    return [*(count for _, count in SPREADS if dilated), WIDE]
+
+
+def _large(conv: Conv, spread: float) -> Conv:
+    """The layer at the typical size of large images, its dilated axes so many distances of taps
+    wide; of a transposed axis as many outputs as of any other, but at least half as many inputs,
+    lest tiles of inputs be less full than they mostly are.
+    """
+    side: int = max(1, floor(LARGE ** (1 / conv.dims)))
+
+    def outputs(axis: Axis) -> int:
+        usual = side if axis.up == 1 else max(side, side // 2 * axis.up)
+        if axis.dilation == 1:
+            return usual
+        wide = ceil(spread * axis.dilation) * axis.up
+        return max(usual, wide) if spread == WIDE else wide
+
+    return _at(conv, [outputs(axis) for axis in conv.axes])
+
+
+def _at(conv: Conv, outputs: list[int]) -> Conv:
+    """One image of the layer with about so many outputs along each axis.
 
     A padding mode may need more pixels than that to fill from: then the layer is larger.
     """
-    side = max(1, floor((SMALL if small else LARGE) ** (1 / conv.dims)))
     for _ in range(GROWTHS):
         try:
-            sized = (_sized(axis, _outputs(axis, side, small)) for axis in conv.axes)
+            sized = (_sized(*each) for each in zip(conv.axes, outputs, strict=True))
             return replace(conv, n=1, axes=tuple(sized))
         except ProblemError:
-            side *= 2
+            outputs = [2 * out for out in outputs]
     return conv.with_batch(1)
-
-
-def _outputs(axis: Axis, side: int, small: bool) -> int:
-    """Outputs of an axis at a typical size; of a large transposed one as many as of any other, but
-    at least half as many inputs, lest tiles of inputs be less full than they mostly are.
-    """
-    return side * axis.up if small or axis.up == 1 else max(side, side // 2 * axis.up)
 
 
 def _sized(axis: Axis, out: int) -> Axis:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 from typing import Any
 
@@ -32,6 +33,14 @@ def target_machine(target: Target) -> llvm.TargetMachine:
     return llvm.Target.from_triple(target.triple).create_target_machine(
         cpu=target.cpu, features=",".join(target.features), opt=3, reloc="pic", codemodel="default"
     )
+
+
+@cache
+def code_generator(target: Target) -> llvm.TargetMachine:
+    """The one that all pieces for a target share: LLVM works out what a processor can do once for
+    each. The one that `load` hands over to an engine is not it.
+    """
+    return target_machine(target)
 
 
 def optimise(text: str, machine: llvm.TargetMachine) -> llvm.ModuleRef:
@@ -59,7 +68,7 @@ def _object(piece: str, target: Target) -> bytes:
     key = sha256(f"{target}\n{piece}".encode()).digest()
     code = _known.get(key)
     if code is None:
-        machine = target_machine(target)
+        machine = code_generator(target)
         code = bytes(machine.emit_object(optimise(piece, machine)))
         if len(_known) >= KNOWN:
             _known.clear()

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
+from functools import cache
 from typing import Any
 from unittest.mock import patch
 
@@ -204,6 +205,18 @@ def threads(count: int) -> Iterator[None]:
         konv.set_num_threads(before)
 
 
+@cache
+def _having(numbers: tuple[str, ...], _: int) -> list[tuple[Any, str]]:
+    """The modules of kernels that have some of those numbers; looked for when there are others."""
+    return [
+        (module, number)
+        for name, module in list(sys.modules.items())
+        if name.startswith("konv.kernels.")
+        for number in numbers
+        if number in vars(module)
+    ]
+
+
 @contextmanager
 def small_units(pixels: int = 16, fewest: int = 4, alone: int = 0) -> Iterator[None]:
     """Cut work as if it were large: several units, and as many threads as there are, whatever the
@@ -213,12 +226,7 @@ def small_units(pixels: int = 16, fewest: int = 4, alone: int = 0) -> Iterator[N
     numbers = {"PIXELS": pixels, "FEWEST": fewest, "ALONE": alone}
     numbers |= {"ROOM": 40 * pixels, "HALO": 10**6, "BOX": max(1, pixels // 4)}
     numbers |= {"NEAR": 40 * pixels, "FAR": 0}
-    found = [
-        (module, number)
-        for name, module in list(sys.modules.items())
-        if name.startswith("konv.kernels.")
-        for number in numbers.keys() & vars(module)
-    ]
+    found = _having(tuple(numbers), len(sys.modules))
     before = [getattr(*each) for each in found]
 
     def unpatched(choosing: Callable[..., Plan]) -> Callable[..., Plan]:

@@ -177,10 +177,10 @@ def fork_while_another_compiles(kind: str) -> None:
     assert mine[0].right()
     emit = code.llvm.object_bytes
 
-    def slow(module: Any) -> bytes:
+    def slow(*arguments: Any) -> bytes:
         inside.set()
         time.sleep(0.5)
-        return emit(module)
+        return emit(*arguments)
 
     os.environ["KONV_CACHE_DIR"] = ""
     code.llvm.object_bytes = slow

@@ -24,7 +24,7 @@ from functional.draw import Dice, accepted
 from functional.forms import FORMS, Array, numbers
 from functional.witness import expected
 
-from konv import llvm, reference
+from konv import llvm
 from konv.geometry import Axis, Conv
 from konv.kernels import ALGORITHMS
 from konv.kernels.winograd_cut import order, three
@@ -297,7 +297,7 @@ def test_nan_stays_in_its_receptive_field(line: str, forms: str) -> None:
                 broken[at] = value
                 one = np.zeros(x.shape)
                 one[at] = 1
-                field = reference.im2col(conv, one, np.ones(conv.weight_shape)) > 0
+                field = expected(conv, one, np.ones(conv.weight_shape)) > 0
                 spread = _spread(field, _grains(plans[conv], conv))
                 got = result(case, broken, w)
                 assert not np.isfinite(got[field]).any(), f"{case}: {value} at {at} is lost"
@@ -347,7 +347,7 @@ def test_infinite_weights(line: str, forms: str) -> None:
                 assert np.array_equal(np.isfinite(got), ~lost), f"{case}: weight {at} is infinite"
                 continue
             if case.conv.transposed:
-                reads = reference.im2col(small, np.ones(small.in_shape), np.ones(w.shape))
+                reads = expected(small, np.ones(small.in_shape), np.ones(w.shape))
                 border = np.isnan(got) & (
                     reads < reads.max(axis=(0, *range(2, got.ndim)), keepdims=True)
                 )

@@ -10,11 +10,13 @@ from konv.geometry import Conv, read_problems
 from konv.target import Target
 
 FOLDER = Path(__file__).resolve().parents[2] / "problems"
-PROBLEMS = [
-    conv
-    for file in sorted(FOLDER.glob("*.txt"))
-    for _, conv in read_problems(file.read_text("utf-8"))
-]
+PROBLEMS = list(  # networks have layers in common
+    dict.fromkeys(
+        conv
+        for file in sorted(FOLDER.glob("*.txt"))
+        for _, conv in read_problems(file.read_text("utf-8"))
+    )
+)
 LAYOUTS = list(product((True, False), repeat=2))
 TARGETS = {
     "sse": Target("x86_64-linux-gnu", "x86-64", (), 16, 16),

@@ -78,6 +78,7 @@ class Simulated:
         self.words = dict(zip(JOB, self.all, strict=False))
         self.axes = (Axis(1, 1),) * (3 - conv.dims) + conv.axes
         self.lanes, self.size = self.target.lanes(conv.dtype), BYTES[conv.dtype]
+        self.known: dict[tuple[int, bytes], np.ndarray[Any, Any]] = {}
 
     def __str__(self) -> str:
         return f"{self.conv}, {self.plan}, {self.threads} threads"
@@ -109,8 +110,14 @@ class Simulated:
         """[output][tap] -> the pixel that geometry says, or PADDING.
 
         In whole arrays, for an axis may have 58112 outputs of 1024 taps; those of the first and the
-        last output are held against `Axis.source` itself.
+        last output are held against `Axis.source` itself. Units of a row have theirs in common.
         """
+        key = a, outputs.tobytes()
+        if key not in self.known:
+            self.known[key] = self._sources(a, outputs)
+        return self.known[key]
+
+    def _sources(self, a: int, outputs: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         axis, mode = self.axes[a], self.conv.mode if a >= 3 - self.conv.dims else "zeros"
         taps = np.arange(axis.kernel) * axis.dilation
         index, rest = np.divmod(np.add.outer(outputs * axis.stride - axis.lo, taps), axis.up)

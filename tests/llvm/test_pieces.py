@@ -81,6 +81,26 @@ def test_what_is_known_is_not_compiled_again(monkeypatch: pytest.MonkeyPatch) ->
         object_bytes(by_name("direct").emit(plan(LINES[0]), other))
 
 
+def test_what_another_process_has_compiled_is_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From its code, if it was made of the same and by the same."""
+    module = emitted(plan(LINES[1]))
+    code = object_bytes(module, "here")
+    monkeypatch.setattr(build, "_known", {})
+    build.learn(code)
+    monkeypatch.setattr(build, "optimise", None)
+    assert object_bytes(module, "here") == code
+    with pytest.raises(TypeError):
+        object_bytes(module, "elsewhere")
+
+
+def test_what_is_learnt_does_not_grow_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = object_bytes(emitted(plan(LINES[1])))
+    monkeypatch.setattr(build, "_known", {})
+    monkeypatch.setattr(build, "KNOWN", 3)
+    build.learn(code)
+    assert len(build._known) == 3
+
+
 def test_what_is_known_does_not_grow_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "_known", {})
     monkeypatch.setattr(build, "KNOWN", 3)
@@ -95,6 +115,8 @@ def test_code_that_ends_early_is_refused() -> None:
     for cut in (4, 100, len(code) - 1):
         with pytest.raises(RuntimeError, match="not an object file"):
             load(code[:cut], detect())
+        with pytest.raises(RuntimeError, match="not an object file"):
+            build.learn(code[:cut])
 
 
 @pytest.mark.skipif(

@@ -189,8 +189,9 @@ def test_plans_have_no_field_for_it() -> None:
 
 def test_the_cheapest_is_chosen() -> None:
     """Of the first plans of all that do not refuse the layer at its typical size."""
-    for target, conv, layouts in product(TARGETS.values(), PROBLEMS, LAYOUTS):
-        typical, costs = typical_of(conv), dict[Plan, float]()
+    layers = {typical_of(conv): conv for conv in PROBLEMS}  # one of those that look alike
+    for target, (typical, conv), layouts in product(TARGETS.values(), layers.items(), LAYOUTS):
+        costs = dict[Plan, float]()
         for algorithm in ALGORITHMS:
             if algorithm.why_not(typical, target) is None:
                 for plan in algorithm.plans(typical, target, *layouts)[:1]:

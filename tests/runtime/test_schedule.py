@@ -37,7 +37,7 @@ FILES = {
     file.name: [conv for _, conv in read_problems(file.read_text("utf-8"))]
     for file in sorted(FOLDER.glob("*.txt"))
 }
-PROBLEMS = [conv for problems in FILES.values() for conv in problems]
+PROBLEMS = list(dict.fromkeys(conv for problems in FILES.values() for conv in problems))
 ENGINE: tuple[Algorithm, ...] = (depthwise, direct)
 LAYOUTS = list(product((True, False), repeat=2))
 MIB = 1024 * 1024
@@ -292,7 +292,7 @@ def parts_are_apart(s: Simulated) -> None:
     assert s.job.words.dtype == np.int64
 
 
-@pytest.mark.parametrize("threads", [1, 2, 13])
+@pytest.mark.parametrize("threads", [1, 13])
 @pytest.mark.parametrize("layouts", LAYOUTS, ids=str)
 @pytest.mark.parametrize("file", FILES)
 def test_all_problems(file: str, layouts: tuple[bool, bool], threads: int) -> None:
@@ -381,7 +381,7 @@ def test_threads_change_no_plan() -> None:
     """Nor any word that says what is computed, only how it is cut."""
     for conv, layouts in product(PROBLEMS, LAYOUTS):
         one = Simulated(conv, *layouts, 1)
-        for threads in (2, 3, 16, 1024):
+        for threads in (2, 1024):
             many = Simulated(conv, *layouts, threads)
             assert one.plan == many.plan
             assert {n: one.words[n] for n in SAME} == {n: many.words[n] for n in SAME}, str(many)

@@ -209,6 +209,20 @@ def test_a_read_only_home(read_only: Path) -> None:
     assert files(read_only) == {f"{KEY}.konv"}
 
 
+def test_the_latest_first(kept: Path) -> None:
+    """As many as are asked for, without what is damaged."""
+    for hours, key in enumerate((OTHER, THIRD, FOURTH), 1):
+        store.keep(key, key.encode())
+        path, then = kept.parent / f"{key}.konv", time.time() - hours * HOUR
+        if key == THIRD:
+            path.write_bytes(b"damaged")
+        os.utime(path, (then, then))
+    assert list(store.latest(4)) == [CODE, OTHER.encode(), FOURTH.encode()]
+    assert list(store.latest(2)) == [CODE, OTHER.encode()]
+    kept.parent.chmod(0o777)
+    assert list(store.latest(2)) == []
+
+
 # How large it grows
 
 

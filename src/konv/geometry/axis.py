@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from math import gcd
 
 from konv.errors import ProblemError
@@ -220,16 +221,25 @@ class Axis:
         Phase(first=0, step=2, count=8, stride=1, taps=(0, 2), sources=(-1, 0))
         Phase(first=1, step=2, count=8, stride=1, taps=(1, 3), sources=(0, 1))
         """
-        by_residue = residues(self.kernel, self.dilation, self.lo, self.up)
-        step = self.up // gcd(self.stride, self.up)
-        for first in range(min(step, self.out)):
-            at = first * self.stride
-            taps = by_residue.get(-at % self.up, ())
-            yield Phase(
+        return iter(_phases(self))
+
+
+@lru_cache(32)
+def _phases(axis: Axis) -> tuple[Phase, ...]:
+    """Each algorithm that is considered for a layer asks for them, several times."""
+    by_residue = residues(axis.kernel, axis.dilation, axis.lo, axis.up)
+    step, found = axis.up // gcd(axis.stride, axis.up), []
+    for first in range(min(step, axis.out)):
+        at = first * axis.stride
+        taps = by_residue.get(-at % axis.up, ())
+        found.append(
+            Phase(
                 first=first,
                 step=step,
-                count=(self.out - 1 - first) // step + 1,
-                stride=step * self.stride // self.up,
+                count=(axis.out - 1 - first) // step + 1,
+                stride=step * axis.stride // axis.up,
                 taps=taps,
-                sources=tuple((at + k * self.dilation - self.lo) // self.up for k in taps),
+                sources=tuple((at + k * axis.dilation - axis.lo) // axis.up for k in taps),
             )
+        )
+    return tuple(found)

@@ -28,20 +28,41 @@ from konv.llvm import (
     pointer_to,
 )
 
+PART = 16  # bytes of a vector that AVX's instructions keep apart: of an SSE or NEON register all
 AHEAD = 256  # bytes that planes are asked for in advance: more of them than prefetchers follow
 
 
 def transpose(f: Function, rows: list[Value]) -> list[Value]:
-    """A square of vectors, transposed: log2(n) rounds of interleaving halves."""
-    n = len(rows)
-    low = [lane for i in range(n // 2) for lane in (i, n + i)]
-    high = [lane + n // 2 for lane in low]
-    width = n
-    while width > 1:
-        pairs = [(rows[i], rows[i + n // 2]) for i in range(n // 2)]
-        rows = [f.shuffle(a, b, lanes) for a, b in pairs for lanes in (low, high)]
-        width //= 2
-    return rows
+    """A square of vectors, transposed: within 16 bytes by interleaving halves, then whole 16 bytes
+    are dealt out. Each step is an instruction of AVX: 24 for 8 x 8 floats, where halves interleaved
+    over all of a vector were 48, and took LLVM twice as long.
+    """
+    n, part = len(rows), min(len(rows), PART // SIZE[rows[0].type.element])
+    half, parts = part // 2, range(0, n, part)
+    low = [at + i for first in parts for i in range(first, first + half) for at in (0, n)]
+    turned = []
+    for first in parts:
+        group, width = rows[first : first + part], part
+        while width > 1:
+            pairs = zip(group[:half], group[half:], strict=True)
+            halves = low, [lane + half for lane in low]
+            group = [f.shuffle(a, b, lanes) for a, b in pairs for lanes in halves]
+            width //= 2
+        turned.append(group)
+    columns = [_deal(f, list(across), part) for across in zip(*turned, strict=True)]
+    return [column for beside in zip(*columns, strict=True) for column in beside]
+
+
+def _deal(f: Function, vectors: list[Value], part: int) -> list[Value]:
+    """For each part of a vector, those parts of all vectors in their order."""
+    if len(vectors) == 1:
+        return vectors
+    both = range(2 * vectors[0].lanes)
+    even = [lane for lane in both if lane // part % 2 == 0]
+    odd = [lane + part for lane in even]
+    pairs = list(zip(vectors[::2], vectors[1::2], strict=True))
+    dealt = [_deal(f, [f.shuffle(a, b, which) for a, b in pairs], part) for which in (even, odd)]
+    return [vector for both in zip(*dealt, strict=True) for vector in both]
 
 
 def emit_image(module: Module, dtype: str, passes: bool = False) -> Routine:
@@ -51,8 +72,7 @@ def emit_image(module: Module, dtype: str, passes: bool = False) -> Routine:
     real = REAL[dtype]
     lanes = module.target.lanes(dtype)
     sides = sorted({16 // SIZE[real], lanes})
-    pixels = {side: _emit_image_squares(module, dtype, side, False) for side in sides}
-    run_of_pixels = _emit_image_squares(module, dtype, lanes, True)
+    pixels = {side: _emit_image_squares(module, dtype, side, side == lanes) for side in sides}
     with part_function(module, "image") as (f, piece, _):
         job, unit, x = piece.job, piece.unit, piece.unit.pointer("x", element(dtype))
         image = piece.part("at_image", I8)
@@ -90,7 +110,7 @@ def emit_image(module: Module, dtype: str, passes: bool = False) -> Routine:
                         with f.when((count >= lanes) & paged & done.get().equals(0)):
                             done.set(count)
                             begins = [source + (begin + unit["raw", 2]), line + begin * channels]
-                            f.call(run_of_pixels, [*begins, job["x_channel"], channels, count])
+                            f.call(pixels[lanes], [*begins, job["x_channel"], channels, count])
                         for side in reversed(sides):
                             with f.when((count >= side) & done.get().equals(0)):
                                 done.set(count)
@@ -98,7 +118,8 @@ def emit_image(module: Module, dtype: str, passes: bool = False) -> Routine:
                                     # The last overlaps the one before it rather than fall short.
                                     at = begin + f.least(i, count - side)
                                     begins = [source + (at + unit["raw", 2]), line + at * channels]
-                                    f.call(pixels[side], [*begins, job["x_channel"], channels])
+                                    square = [*begins, job["x_channel"], channels]
+                                    f.call(pixels[side], square + [side] * (side == lanes))
                         with f.loop(end, start=begin + done.get()) as i:
                             to, at = line + i * channels, i + unit["raw", 2]
                             _image_pixel(f, dtype, source, at, to, job["x_channel"], channels)
@@ -113,8 +134,9 @@ def _emit_image_squares(module: Module, dtype: str, side: int, run: bool) -> Rou
     `count`, `side` or more, all channels. Squares as wide as a vector take whole cache lines of the
     image: 0.5 cycles a number, small ones 1.5.
 
-    Of planes that are whole pages all pixels of a row are taken at once, so that each page is met
-    once: 131@128x256 and 1024@64 take 1.5 times as long by squares, 512@44 0.85 times (Zen 3).
+    A vector's square is a run of `side`: alone it was no faster, and took LLVM 15 ms. Of planes
+    that are whole pages all pixels of a row are taken at once, so that each page is met once:
+    131@128x256 and 1024@64 take 1.5 times as long by squares, 512@44 0.85 times (Zen 3).
     """
     real = REAL[dtype]
     params = [("source", pointer_to(element(dtype))), ("to", pointer_to(real))]

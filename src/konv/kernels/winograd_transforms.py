@@ -18,6 +18,7 @@ knows of steps.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 from konv.geometry import Axis
 from konv.kernels.winograd_points import Short
@@ -69,19 +70,7 @@ class Transform:
     @property
     def parts(self) -> tuple[Part, ...]:
         """The parts, whose products stand side by side in this order."""
-        found = []
-        for p in range(self.stride * self.up):
-            if self.up == 1:
-                first, at, outputs = p, p, range(self.m)
-            else:
-                first = (self.lead - p) % self.up
-                at = (p + first - self.lead) // self.up
-                outputs = range(p, self.m * self.up, self.up)
-            taps = range(first, self.r, self.stride * self.up)
-            short = Short(self.m, len(taps))
-            inputs = range(at, at + short.n * self.stride, self.stride)[: short.n]
-            found.append(Part(short, taps, inputs, outputs))
-        return tuple(found)
+        return _parts(self)
 
     @property
     def n(self) -> int:
@@ -147,6 +136,24 @@ class Transform:
             for part in self.parts
             for value in part.short.emit_filters(f, [g[k] for k in part.taps])
         ]
+
+
+@cache
+def _parts(t: Transform) -> tuple[Part, ...]:
+    """A model of cost asks for them at every cut of a layer."""
+    found = []
+    for p in range(t.stride * t.up):
+        if t.up == 1:
+            first, at, outputs = p, p, range(t.m)
+        else:
+            first = (t.lead - p) % t.up
+            at = (p + first - t.lead) // t.up
+            outputs = range(p, t.m * t.up, t.up)
+        taps = range(first, t.r, t.stride * t.up)
+        short = Short(t.m, len(taps))
+        inputs = range(at, at + short.n * t.stride, t.stride)[: short.n]
+        found.append(Part(short, taps, inputs, outputs))
+    return tuple(found)
 
 
 Pair = tuple[Transform, Transform]  # down columns of pixels and along rows

@@ -1,6 +1,6 @@
 """A kernel language over LLVM: write loops in Python, get machine code. Knows no convolution."""
 
-from konv.llvm.build import Loaded, assembly, load, object_bytes, optimise
+from konv.llvm.build import Loaded, assembly, learn, load, object_bytes, optimise
 from konv.llvm.builder import Routine
 from konv.llvm.function import Function, Module, pointer_to
 from konv.llvm.host import describe, detect
@@ -23,5 +23,5 @@ from konv.llvm.types import (
 __all__ = [
     "F16", "F32", "F64", "I1", "I8", "I16", "I32", "I64", "INTEGER", "PTR", "REAL", "SIZE", "VOID",
     "Function", "Loaded", "Module", "Number", "Pointer", "Routine", "Type", "Value", "Variable",
-    "assembly", "describe", "detect", "load", "object_bytes", "optimise", "pointer_to",
+    "assembly", "describe", "detect", "learn", "load", "object_bytes", "optimise", "pointer_to",
 ]  # fmt: skip

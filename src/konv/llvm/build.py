@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 from typing import Any
 
@@ -21,7 +23,7 @@ from konv.llvm.host import initialize
 from konv.llvm.pieces import pieces
 from konv.target import Target
 
-LENGTH = 8  # bytes that say how long an object is
+DIGEST, LENGTH = 32, 8  # bytes that say what an object was made of, and how long it is
 
 # llvmlite's own memory manager keeps the sections of an object together. LLVM's puts them where
 # there is room, and ends the process if that is beyond 2 GB: so it did beside a PyTorch with CUDA,
@@ -30,7 +32,7 @@ TOGETHER = True if sys.platform == "linux" else None
 
 KNOWN = 4096  # pieces of machine code that are kept, of some 3 KB each; ResNet-50 has 113
 
-_known: dict[bytes, bytes] = {}  # by a digest of their text and target
+_known: dict[bytes, bytes] = {}  # by a digest of what they were made of
 
 
 def target_machine(target: Target) -> llvm.TargetMachine:
@@ -39,6 +41,14 @@ def target_machine(target: Target) -> llvm.TargetMachine:
     return llvm.Target.from_triple(target.triple).create_target_machine(
         cpu=target.cpu, features=",".join(target.features), opt=3, reloc="pic", codemodel="default"
     )
+
+
+@cache
+def code_generator(target: Target) -> llvm.TargetMachine:
+    """The one that all pieces for a target share: LLVM works out what a processor can do once for
+    each. The one that `load` hands over to an engine is not it.
+    """
+    return target_machine(target)
 
 
 def optimise(text: str, machine: llvm.TargetMachine) -> llvm.ModuleRef:
@@ -56,17 +66,46 @@ def optimise(text: str, machine: llvm.TargetMachine) -> llvm.ModuleRef:
     return parsed
 
 
-def object_bytes(module: Module) -> bytes:
-    """Relocatable machine code of a module: objects, each behind its length."""
-    objects = [_object(piece, module.target) for piece in pieces(module)]
-    return b"".join(len(code).to_bytes(LENGTH, "little") + code for code in objects)
+def object_bytes(module: Module, origin: str = "") -> bytes:
+    """Relocatable machine code of a module: objects, each behind its digest and its length.
+
+    `origin` stands for all that decides about machine code beside the text and the target: with it
+    another process may `learn` what these objects are.
+    """
+    found = [(piece, _digest(piece, module.target, origin)) for piece in pieces(module)]
+    objects = [(key, _object(piece, key, module.target)) for piece, key in found]
+    return b"".join(key + len(code).to_bytes(LENGTH, "little") + code for key, code in objects)
 
 
-def _object(piece: str, target: Target) -> bytes:
-    key = sha256(f"{target}\n{piece}".encode()).digest()
+def learn(code: bytes) -> None:
+    """Know the objects of another module, so that they are not compiled again; RuntimeError if the
+    bytes are none of `object_bytes`.
+    """
+    for key, piece in _objects(code):
+        if len(_known) < KNOWN:
+            _known.setdefault(key, piece)
+
+
+def _objects(code: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Each object with its digest."""
+    at = 0
+    while at < len(code):
+        begin = at + DIGEST + LENGTH
+        end = begin + int.from_bytes(code[at + DIGEST : begin], "little")
+        if end > len(code):
+            raise RuntimeError("not an object file")
+        yield code[at : at + DIGEST], code[begin:end]
+        at = end
+
+
+def _digest(piece: str, target: Target, origin: str) -> bytes:
+    return sha256(f"{origin}\n{target}\n{piece}".encode()).digest()
+
+
+def _object(piece: str, key: bytes, target: Target) -> bytes:
     code = _known.get(key)
     if code is None:
-        machine = target_machine(target)
+        machine = code_generator(target)
         code = bytes(machine.emit_object(optimise(piece, machine)))
         if len(_known) >= KNOWN:
             _known.clear()
@@ -108,12 +147,10 @@ def load(code: bytes, target: Target) -> Loaded:
     engine = llvm.create_mcjit_compiler(
         llvm.parse_assembly(""), target_machine(target), use_lmm=TOGETHER
     )
-    while code:
-        end = LENGTH + int.from_bytes(code[:LENGTH], "little")
-        file = llvm.ObjectFileRef.from_data(code[LENGTH:end]) if end <= len(code) else None
-        if file is None or not file._ptr:  # llvmlite passes on what LLVM returns: null crashes
+    for _, piece in _objects(code):
+        file = llvm.ObjectFileRef.from_data(piece)
+        if not file._ptr:  # llvmlite passes on what LLVM returns: null crashes
             raise RuntimeError("not an object file")
         engine.add_object_file(file)
-        code = code[end:]
     engine.finalize_object()
     return Loaded(engine)

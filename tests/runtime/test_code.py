@@ -1,0 +1,38 @@
+"""Kernels: in memory, on disk, or made now, of what there is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from konv import llvm
+from konv.geometry import Conv
+from konv.llvm import build
+from konv.runtime import code
+from konv.runtime.choose import choose
+
+
+@pytest.mark.usefixtures("place")
+def test_a_process_learns_what_others_have_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first kernel of a process shares pieces with those on disk: few are compiled."""
+    compiled, optimise = list[str](), build.optimise
+    code._bridge()
+
+    def counted(text: str, machine: Any) -> Any:
+        compiled.append(text)
+        return optimise(text, machine)
+
+    monkeypatch.setattr(build, "optimise", counted)
+    plan = choose(Conv.parse("conv2d 1x16x9x9 o16 k1"), llvm.detect(), True, True)
+    numbers = []
+    for activation in ("", "relu"):  # it changes tiles, not how images are packed
+        monkeypatch.setattr(build, "_known", {})
+        monkeypatch.setattr(code, "_kernels", {})
+        code._learn.cache_clear()
+        compiled.clear()
+        code.kernel(replace(plan, activation=activation))
+        numbers.append(len(compiled))
+    assert 0 < 2 * numbers[1] <= numbers[0]
+    code._learn.cache_clear()

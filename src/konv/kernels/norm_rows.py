@@ -149,8 +149,8 @@ def _each(
     column: Column,
     clear: bool = False,
 ) -> None:
-    """column(sums, first row, first channel, rows, channels) for all units; `clear`: their sums begin
-    at 0, and the last unit comes first.
+    """column(sums, first row, first channel, rows, channels) for all units; `clear`: their sums
+    begin at 0, and the last unit comes first.
     """
     lanes = f.module.target.lanes("float64")
     widths = (LINE // SIZE[real], lanes, 1)
@@ -168,7 +168,9 @@ def _each(
 
             stepped(f, job["channels"], widths, channels)
 
-        stepped(f, f.least(job["share"], job["count"] - begin), (tile, 1) if tile > 1 else (1,), rows)
+        stepped(
+            f, f.least(job["share"], job["count"] - begin), (tile, 1) if tile > 1 else (1,), rows
+        )
 
     emit_units(f, call, thread, job["units"], body)
 

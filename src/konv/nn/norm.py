@@ -40,33 +40,37 @@ def batch_norm(x: Any, layer: Any, activation: str = "") -> Tensor | None:
     seen, arrays = kind.glance(x, x if weight is None else weight, bias)
     if seen == OTHER:
         return None
-    statistics = (
-        None if mean is None or variance is None
-        else (mean.shape, mean.dtype, mean.device, variance.shape, variance.dtype, variance.device)
-    )  # fmt: skip
     now = team()
-    key = arrays, statistics, activation, now.address, now.threads
-    try:
-        call = _calls[key]
-    except KeyError:
-        call = _decide(x, weight, bias, mean, variance, activation, now)
+    key = arrays, _signature(mean), _signature(variance), activation, now.address, now.threads
+    if key not in _calls:
         if len(_calls) >= REMEMBERED:
             _calls.clear()
-        _calls[key] = call
+        _calls[key] = _decide(x, weight, bias, mean, variance, activation, now)
+    call = _calls[key]
     if call is None:
         return None
-    factor = 0.0 if layer.momentum is None else layer.momentum
-    if layer.track_running_stats and layer.num_batches_tracked is not None:
-        layer.num_batches_tracked.add_(1)
-        if layer.momentum is None:
-            factor = 1.0 / float(layer.num_batches_tracked)
     if weight is None:
         weight = torch.ones(call.sizes[1], dtype=x.dtype)
     if bias is None:
         bias = torch.zeros(call.sizes[1], dtype=x.dtype)
     compute: Any = _apply if seen else _numbers
+    factor = _factor(layer)
     y: Tensor = compute(x, weight, bias, mean, variance, factor, layer.eps, call, activation)
     return y
+
+
+def _signature(a: Tensor | None) -> Any:
+    """What of running statistics decides about a call."""
+    return None if a is None else (type(a), a.shape, a.stride(), a.dtype, a.device, a.layout)
+
+
+def _factor(layer: Any) -> float:
+    """By how much running statistics move, one more batch counted."""
+    if layer.track_running_stats and layer.num_batches_tracked is not None:
+        layer.num_batches_tracked.add_(1)
+        if layer.momentum is None:
+            return 1.0 / float(layer.num_batches_tracked)
+    return 0.0 if layer.momentum is None else layer.momentum
 
 
 def _decide(
@@ -92,7 +96,7 @@ def _decide(
 
 
 def _is_last(x: Tensor) -> bool:
-    """Whether it lies channels-last without gaps; of one channel or one pixel either way will do."""
+    """Whether it lies channels-last without gaps; of one channel or one pixel either will do."""
     return x.dim() in FORMATS and x.is_contiguous(memory_format=FORMATS[x.dim()])
 
 

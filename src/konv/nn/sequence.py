@@ -7,6 +7,7 @@ normalisation made; if neither has hooks, both are one step.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,8 +21,8 @@ NORMS = (BatchNorm1d, BatchNorm2d, BatchNorm3d)
 
 
 class Sequential(nn.Sequential):
-    """torch.nn.Sequential, whose ReLU and ReLU6 behind a batch normalisation of konv.nn cost nothing
-    of their own in training.
+    """torch.nn.Sequential, whose ReLU and ReLU6 behind a batch normalisation of konv.nn cost
+    nothing of their own in training.
 
     >>> import torch
     >>> layers = Sequential(BatchNorm2d(3), nn.ReLU())
@@ -63,4 +64,4 @@ def pays(module: nn.Sequential) -> bool:
     """Whether there are such pairs in it, of PyTorch's layers or konv's."""
     parts = list(module._modules.values())
     norms = (*NORMS, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-    return any(activation_behind(*pair, norms) for pair in zip(parts, parts[1:], strict=False))
+    return any(activation_behind(*pair, norms) for pair in pairwise(parts))

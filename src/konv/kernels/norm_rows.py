@@ -1,7 +1,7 @@
 """Batch normalisation of channels-last images: rows of channels, as many as there are pixels.
 
-    sums      for unit: for 8 rows: for a line of channels: the sums, in registers; to the unit's own
-    normal    for a line of channels: the sums of all units, in their order; scale and shift
+    sums      for unit: for 8 rows: for a line of channels: sums, in registers; to the unit's own
+    settle    for a line of channels: the sums of all units, in their order; scale and shift
     apply     for unit: for row: for a line of channels: y = x * scale + shift
 
 and backward likewise. Units follow from the sizes alone, so no bit depends on threads. The sums

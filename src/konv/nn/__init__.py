@@ -45,6 +45,7 @@ from konv.nn.modules import (
     ConvTranspose3d,
 )
 from konv.nn.norms import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from konv.nn.rectified import ReLU, ReLU6
 from konv.nn.separable import DepthwiseSeparableConv2d
 from konv.nn.sequence import Sequential
 
@@ -65,6 +66,8 @@ __all__ = [
     "LazyConvTranspose1d",
     "LazyConvTranspose2d",
     "LazyConvTranspose3d",
+    "ReLU",
+    "ReLU6",
     "Sequential",
     "conv1d",
     "conv2d",

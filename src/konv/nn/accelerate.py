@@ -18,7 +18,7 @@ from torch import nn
 
 from konv.errors import ProblemError
 from konv.nn import freeze as frozen
-from konv.nn import lazy, modules, norms, sequence
+from konv.nn import lazy, modules, norms, rectified, sequence
 from konv.nn.account import Report, Row
 from konv.nn.freeze import Frozen
 from konv.nn.freeze.fold import class_of
@@ -36,8 +36,11 @@ BESIDES: dict[type[nn.Module], type[nn.Module]] = {
     nn.BatchNorm1d: norms.BatchNorm1d,
     nn.BatchNorm2d: norms.BatchNorm2d,
     nn.BatchNorm3d: norms.BatchNorm3d,
+    nn.ReLU: rectified.ReLU,
+    nn.ReLU6: rectified.ReLU6,
     nn.Sequential: sequence.Sequential,
 }
+OURS = tuple(TAKEN.values())
 BEFORE = "_konv_class_before"  # a taken layer's attribute: its class, for the way back
 REPORT = "_konv_report"  # the model's
 
@@ -57,7 +60,7 @@ def accelerate(model: nn.Module, example: Any = None, *, freeze: bool = False) -
     freeze    False: the model itself is changed and returned. Parameters, names, hooks, buffers,
               parametrizations and training mode stay; it trains as before. In training mode konv
               computes its batch normalisation too, together with a ReLU or ReLU6 that follows it in
-              a torch.nn.Sequential. `konv.restore` undoes
+              a torch.nn.Sequential or works in place. `konv.restore` undoes
               it, `konv.nn.report` says what was done. Layers of classes derived from PyTorch's
               are left alone.
               True: a new module is returned, for inference only, and the model is not touched: a
@@ -88,7 +91,7 @@ def accelerate(model: nn.Module, example: Any = None, *, freeze: bool = False) -
     args = None if example is None else tensors(example)
     if freeze:
         return frozen.freeze(model, args)
-    if any(BEFORE in m.__dict__ for m in model.modules()):
+    if any(BEFORE in m.__dict__ and class_of(m) in OURS for m in model.modules()):
         raise ProblemError(
             "the model is accelerated already, or a part of it is. Use konv.restore(model) first "
             "to measure again, or use it as it is."
@@ -202,12 +205,14 @@ def _take(module: Any) -> None:
 
 
 def _take_besides(model: nn.Module) -> None:
-    """Batch normalisation, and the sequences in which an activation follows it."""
+    """Batch normalisation, sequences in which an activation follows it, and those in place."""
     for module in model.modules():
         ours = BESIDES.get(type(module))
         if ours is None or is_replaced(module):
             continue
         if isinstance(module, nn.Sequential) and not sequence.pays(module):
+            continue
+        if isinstance(module, nn.ReLU | nn.ReLU6) and not module.inplace:
             continue
         module.__dict__[BEFORE] = type(module)
         module.__class__ = ours

@@ -19,7 +19,7 @@ class Normalisation:
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - PyTorch's name
         y = self.activated(input, "")
-        return super().forward(input) if y is None else y  # type: ignore[misc,no-any-return]
+        return super().forward(input) if y is None else y  # type: ignore[misc]
 
     def activated(self, x: Any, activation: str) -> Tensor | None:
         """activation(layer(x)); None if PyTorch is to do it, and then nothing was done."""
@@ -48,8 +48,8 @@ class BatchNorm2d(Normalisation, nn.BatchNorm2d):
 
     >>> import torch
     >>> layer = BatchNorm2d(3)
-    >>> layer
-    BatchNorm2d(3, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True)
+    >>> isinstance(layer, nn.BatchNorm2d)
+    True
     >>> y = layer(torch.arange(2.0 * 3 * 64 * 100).view(2, 3, 64, 100))
     >>> y.mean().abs().item() < 1e-5
     True

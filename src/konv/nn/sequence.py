@@ -16,6 +16,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from konv.nn.freeze.trace import is_changed
 from konv.nn.norms import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from konv.nn.rectified import KINDS
 
 NORMS = (BatchNorm1d, BatchNorm2d, BatchNorm3d)
 
@@ -31,8 +32,10 @@ class Sequential(nn.Sequential):
     """
 
     def forward(self, input: Any) -> Any:  # noqa: A002 - PyTorch's name
-        if torch.compiler.is_compiling() or not self.training or _has_any_global_hook():
-            return super().forward(input)
+        hooked: Any = _has_any_global_hook
+        if torch.compiler.is_compiling() or not self.training or hooked():
+            plain: Any = super().forward
+            return plain(input)
         parts = [*self._modules.values(), None]
         at = 0
         while at < len(parts) - 1:
@@ -50,7 +53,7 @@ def activation_behind(module: Any, after: Any, norms: tuple[type, ...]) -> str:
     """
     if type(module) not in norms:
         return ""
-    found = {nn.ReLU: "relu", nn.ReLU6: "relu6"}.get(type(after), "")
+    found = KINDS.get(type(after), "")
     if not found or (found == "relu6" and (after.min_val, after.max_val) != (0, 6)):
         return ""
     return "" if _altered(module) or _altered(after) else found

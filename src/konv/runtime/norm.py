@@ -25,7 +25,8 @@ class NormCall:
         activation: str,
         team: Team,
     ) -> None:
-        self.sizes, self.team = sizes, team
+        self.sizes, self.team, self._how = sizes, team, (dtype, contiguous)
+        self._behind: dict[str, NormCall] = {}
         self._words = norm.job(dtype, contiguous, *sizes)
         self.padded = norm.padded(sizes[1], dtype)
         self._scratch = norm.scratch(dtype, contiguous, self._words)
@@ -49,6 +50,14 @@ class NormCall:
         """Compute the three gradients from that of y and the table."""
         job = array("q", (*self._words, 0, gamma, 0, table, dgamma, dbeta))
         self._run(self._backward, job, x, dy, dx)
+
+    def behind(self, activation: str) -> NormCall:
+        """The same with an activation behind it."""
+        found = self._behind.get(activation)
+        if found is None:
+            found = NormCall(*self._how, self.sizes, activation, self.team)
+            self._behind[activation] = found
+        return found
 
     def _run(self, steps: list[Any], job: array[int], x: int, dy: int, y: int) -> None:
         scratch = memory.take(self._scratch)

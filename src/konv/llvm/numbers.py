@@ -49,6 +49,11 @@ class Numbers:
         intrinsic = self.module.declare(f"llvm.fabs.{suffix(x.type)}", x.type, [x.type])
         return Value(self, self.b.call(intrinsic, [x.ir]))
 
+    def root(self, x: Value) -> Value:
+        """The square root of reals."""
+        intrinsic = self.module.declare(f"llvm.sqrt.{suffix(x.type)}", x.type, [x.type])
+        return Value(self, self.b.call(intrinsic, [x.ir]))
+
     def integer(self, value: Value | int) -> Value:
         return value if isinstance(value, Value) else Value(self, I64(value))
 

@@ -44,9 +44,15 @@ from konv.nn.modules import (
     ConvTranspose2d,
     ConvTranspose3d,
 )
+from konv.nn.norms import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from konv.nn.rectified import ReLU, ReLU6
 from konv.nn.separable import DepthwiseSeparableConv2d
+from konv.nn.sequence import Sequential
 
 __all__ = [
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
     "Conv1d",
     "Conv2d",
     "Conv3d",
@@ -60,6 +66,9 @@ __all__ = [
     "LazyConvTranspose1d",
     "LazyConvTranspose2d",
     "LazyConvTranspose3d",
+    "ReLU",
+    "ReLU6",
+    "Sequential",
     "conv1d",
     "conv2d",
     "conv3d",

@@ -1,4 +1,5 @@
-"""konv.accelerate and konv.restore: the convolutions of a model computed by konv.
+"""konv.accelerate and konv.restore: the convolutions of a model computed by konv, and its batch
+normalisation while it trains.
 
 In place, a layer changes its class and nothing else: torch.nn.Conv2d becomes konv.nn.Conv2d, which
 differs in how it computes. So its parameters are the same objects, and its name, hooks,
@@ -17,7 +18,7 @@ from torch import nn
 
 from konv.errors import ProblemError
 from konv.nn import freeze as frozen
-from konv.nn import lazy, modules
+from konv.nn import lazy, modules, norms, rectified, sequence
 from konv.nn.account import Report, Row
 from konv.nn.freeze import Frozen
 from konv.nn.freeze.fold import class_of
@@ -30,6 +31,16 @@ TAKEN: dict[type[nn.Module], type[nn.Module]] = {
         "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d",
     )
 }  # fmt: skip
+# Taken too, without a word in the report: what they compute in training mode.
+BESIDES: dict[type[nn.Module], type[nn.Module]] = {
+    nn.BatchNorm1d: norms.BatchNorm1d,
+    nn.BatchNorm2d: norms.BatchNorm2d,
+    nn.BatchNorm3d: norms.BatchNorm3d,
+    nn.ReLU: rectified.ReLU,
+    nn.ReLU6: rectified.ReLU6,
+    nn.Sequential: sequence.Sequential,
+}
+OURS = tuple(TAKEN.values())
 BEFORE = "_konv_class_before"  # a taken layer's attribute: its class, for the way back
 REPORT = "_konv_report"  # the model's
 
@@ -47,7 +58,9 @@ def accelerate(model: nn.Module, example: Any = None, *, freeze: bool = False) -
     example   a tensor that the model is called with, or a tuple of its arguments: each layer is
               timed on it, once by konv and once by PyTorch, and PyTorch keeps what it does faster
     freeze    False: the model itself is changed and returned. Parameters, names, hooks, buffers,
-              parametrizations and training mode stay; it trains as before. `konv.restore` undoes
+              parametrizations and training mode stay; it trains as before. In training mode konv
+              computes its batch normalisation too, together with a ReLU or ReLU6 that follows it in
+              a torch.nn.Sequential or works in place. `konv.restore` undoes
               it, `konv.nn.report` says what was done. Layers of classes derived from PyTorch's
               are left alone.
               True: a new module is returned, for inference only, and the model is not touched: a
@@ -78,7 +91,7 @@ def accelerate(model: nn.Module, example: Any = None, *, freeze: bool = False) -
     args = None if example is None else tensors(example)
     if freeze:
         return frozen.freeze(model, args)
-    if any(BEFORE in m.__dict__ for m in model.modules()):
+    if any(BEFORE in m.__dict__ and class_of(m) in OURS for m in model.modules()):
         raise ProblemError(
             "the model is accelerated already, or a part of it is. Use konv.restore(model) first "
             "to measure again, or use it as it is."
@@ -96,6 +109,7 @@ def accelerate(model: nn.Module, example: Any = None, *, freeze: bool = False) -
         for module in taken.values():
             _give_back(module)
         raise
+    _take_besides(model)
     model.__dict__[REPORT] = Report("accelerated", tuple(rows.values()))
     return model
 
@@ -190,13 +204,27 @@ def _take(module: Any) -> None:
     modules.share_settings(module)
 
 
+def _take_besides(model: nn.Module) -> None:
+    """Batch normalisation, sequences in which an activation follows it, and those in place."""
+    for module in model.modules():
+        ours = BESIDES.get(type(module))
+        if ours is None or is_replaced(module):
+            continue
+        if isinstance(module, nn.Sequential) and not sequence.pays(module):
+            continue
+        if isinstance(module, nn.ReLU | nn.ReLU6) and not module.inplace:
+            continue
+        module.__dict__[BEFORE] = type(module)
+        module.__class__ = ours
+
+
 def _give_back(module: Any) -> None:
     """Make it PyTorch's again, also if its parametrizations have come or gone meanwhile."""
     before = module.__dict__.pop(BEFORE, None)
     if before is None:
         return
     now = type(module)
-    theirs = {ours: theirs for theirs, ours in TAKEN.items()}.get(class_of(module))
+    theirs = {ours: theirs for theirs, ours in (TAKEN | BESIDES).items()}.get(class_of(module))
     if theirs is None:
         return
     if not nn.utils.parametrize.is_parametrized(module):

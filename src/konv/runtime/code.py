@@ -25,6 +25,7 @@ from konv.kernels import (
     gradient_pencils,
     gradient_planar,
     gradient_winograd,
+    norm,
     single,
 )
 from konv.kernels.region import RUN, RUN_WITH_RESIDUAL
@@ -84,6 +85,11 @@ def gradient_kernel(plan: Plan) -> Callable[..., Any]:
 def single_kernel(plan: Plan) -> Callable[..., Any]:
     """`run` of the kernel for one pixel, compiled at the first call."""
     return _run(plan, single.emit)
+
+
+def norm_kernel(plan: Plan) -> Callable[..., Any]:
+    """`run` of a step of batch normalisation, compiled at the first call."""
+    return _run(plan, norm.emit)
 
 
 def _run(plan: Plan, emit: Callable[[Plan, Target], llvm.Module]) -> Callable[..., Any]:

@@ -9,11 +9,11 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F  # noqa: N812 - as everyone writes it
 
+from konv.nn import rectified
 from konv.nn.freeze.layer import Activation
 
 PLAIN: dict[Any, str] = {
-    nn.ReLU: "relu",
-    nn.ReLU6: "relu6",
+    **rectified.KINDS,
     nn.SiLU: "silu",
     nn.Hardswish: "hardswish",
     F.relu: "relu",

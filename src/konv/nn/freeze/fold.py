@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from konv.geometry import Conv
-from konv.nn import modules
+from konv.nn import modules, norms
 from konv.nn.freeze.trace import is_replaced
 
 ORDINARY: tuple[type[nn.Module], ...] = (
@@ -29,7 +29,10 @@ TRANSPOSED: tuple[type[nn.Module], ...] = (
     nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
     modules.ConvTranspose1d, modules.ConvTranspose2d, modules.ConvTranspose3d,
 )  # fmt: skip
-NORMS: dict[type[nn.Module], int] = {nn.BatchNorm1d: 1, nn.BatchNorm2d: 2, nn.BatchNorm3d: 3}
+NORMS: dict[type[nn.Module], int] = {
+    nn.BatchNorm1d: 1, nn.BatchNorm2d: 2, nn.BatchNorm3d: 3,
+    norms.BatchNorm1d: 1, norms.BatchNorm2d: 2, norms.BatchNorm3d: 3,
+}  # fmt: skip
 DTYPES = {
     torch.float32: "float32",
     torch.float64: "float64",

@@ -57,7 +57,8 @@ class _Tracer(fx.Tracer):
         return _Stand(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        own = type(m).__module__.startswith("konv.nn") and type(m) is not DepthwiseSeparableConv2d
+        opened = type(m) is DepthwiseSeparableConv2d or isinstance(m, nn.Sequential)
+        own = type(m).__module__.startswith("konv.nn") and not opened
         kept = m is not self.top and is_changed(m)
         return own or kept or super().is_leaf_module(m, module_qualified_name)
 

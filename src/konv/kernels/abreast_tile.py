@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from konv.kernels.epilogue import activate, finish
-from konv.kernels.pack import HEADER, Arguments, alone, emit_pack
+from konv.kernels.pack import HEADER, Arguments, emit_pack
 from konv.llvm import (
     I64,
     REAL,
@@ -52,8 +52,8 @@ def emit_tiles(module: Module, plan: Plan, m: int) -> Routine:
                     for c in range(plan.depth):
                         _add(f, plan, sums, f.after(x, sums[-1].get()), weights, c, c)
                 else:
-                    with f.loop(plan.depth) as c:
-                        _add(f, plan, sums, x + c, weights + c * (kernel * lanes), 0, 0)
+                    with f.loop(plan.depth) as one:
+                        _add(f, plan, sums, x + one, weights + one * (kernel * lanes), 0, 0)
             to = a["to"] + row * a["below"] + tile * (a["step"] * m)
             _store(f, plan, sums, to, a)
         return f.fn
@@ -100,15 +100,20 @@ def _store(f: Function, plan: Plan, sums: list[Variable], to: Value, a: dict[str
 
 
 def emit_weights(module: Module, dtype: str, kernel: int) -> None:
-    """Add `pack`; `kernel`: taps of a row."""
+    """Add `pack`, a vector a unit; `kernel`: taps of a row."""
     real, lanes = REAL[dtype], module.target.lanes(dtype)
 
-    def body(f: Function, a: Arguments, unit: Value) -> None:  # noqa: ARG001 - there is one
+    def units(f: Function, a: Arguments) -> Value:  # noqa: ARG001 - as emit_pack asks
+        every: Value = a["groups"] * a["co"]
+        return every // lanes
+
+    def body(f: Function, a: Arguments, unit: Value) -> None:
         packed, ci = a["packed"] + HEADER // SIZE[real], a["ci"]
         every, rows = a["groups"] * a["co"], a["taps"] // kernel
-        with f.loop(every) as k:
+        with f.loop(lanes) as lane:
+            k = unit * lanes + lane
             source = a["weights"] + k // a["co"] * a["by_group"] + k % a["co"] * a["by_co"]
-            to = packed + k // lanes * (lanes * ci * a["taps"]) + k % lanes
+            to = packed + unit * (lanes * ci * a["taps"]) + lane
             with f.loop(rows) as r, f.loop(ci) as c, f.loop(kernel) as s:
                 number = source[(r * kernel + s) * a["by_tap"] + c * a["by_ci"]]
                 to[((r * ci + c) * kernel + s) * lanes] = number
@@ -117,4 +122,4 @@ def emit_weights(module: Module, dtype: str, kernel: int) -> None:
                 bias.set(a["bias"][k] + 0.0)
             (packed + every * ci * a["taps"])[k] = bias.get()
 
-    emit_pack(module, dtype, alone, body)
+    emit_pack(module, dtype, units, body)

@@ -51,6 +51,7 @@ KINDS = [
     "conv2d 2x17x21x22 o20 k3 p2:0x1:2 reflect",
     "tconv2d 2x20x25x19 o33 k3 p1",
     "conv1d 3x20x203 o45 k3 p1",
+    "conv2d 2x32x19x29 o32 k3 p1 g8",
     "conv2d 2x20x33x38 o33 k3 s2 p1",
     "conv2d 2x20x33x38 o33 k5 s2 p2",
     "tconv2d 2x20x17x19 o33 k4 s2 p1",

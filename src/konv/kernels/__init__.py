@@ -5,6 +5,7 @@ refuses.
 from __future__ import annotations
 
 from konv.kernels import (
+    abreast,
     depthwise,
     direct,
     interleave,
@@ -25,6 +26,7 @@ ALGORITHMS: tuple[Algorithm, ...] = (
     winograd,
     subpixel,
     interleave,
+    abreast,
     planar,
     direct,
 )

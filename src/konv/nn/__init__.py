@@ -36,6 +36,7 @@ from konv.nn.lazy import (
     LazyConvTranspose2d,
     LazyConvTranspose3d,
 )
+from konv.nn.linear import Linear
 from konv.nn.modules import (
     Conv1d,
     Conv2d,
@@ -65,6 +66,7 @@ __all__ = [
     "LazyConvTranspose1d",
     "LazyConvTranspose2d",
     "LazyConvTranspose3d",
+    "Linear",
     "Sequential",
     "conv1d",
     "conv2d",

@@ -36,6 +36,7 @@ from konv.nn.lazy import (
     LazyConvTranspose2d,
     LazyConvTranspose3d,
 )
+from konv.nn.linear import Linear
 from konv.nn.modules import (
     Conv1d,
     Conv2d,
@@ -66,6 +67,7 @@ __all__ = [
     "LazyConvTranspose1d",
     "LazyConvTranspose2d",
     "LazyConvTranspose3d",
+    "Linear",
     "ReLU",
     "ReLU6",
     "Sequential",

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from inspect import signature
 from typing import Any, Literal, overload
 
 import torch
@@ -18,7 +19,7 @@ from torch import nn
 
 from konv.errors import ProblemError
 from konv.nn import freeze as frozen
-from konv.nn import lazy, modules, norms, rectified, sequence
+from konv.nn import lazy, linear, modules, norms, rectified, sequence
 from konv.nn.account import Report, Row
 from konv.nn.freeze import Frozen
 from konv.nn.freeze.fold import class_of
@@ -31,6 +32,8 @@ TAKEN: dict[type[nn.Module], type[nn.Module]] = {
         "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d",
     )
 }  # fmt: skip
+# Taken if the example shows that it pays; without one nothing is known of what they are called with.
+TRIED: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: linear.Linear}
 # Taken too, without a word in the report: what they compute in training mode.
 BESIDES: dict[type[nn.Module], type[nn.Module]] = {
     nn.BatchNorm1d: norms.BatchNorm1d,
@@ -56,7 +59,9 @@ def accelerate(model: nn.Module, example: Any = None, *, freeze: bool = False) -
 
     model     any torch.nn.Module
     example   a tensor that the model is called with, or a tuple of its arguments: each layer is
-              timed on it, once by konv and once by PyTorch, and PyTorch keeps what it does faster
+              timed on it, once by konv and once by PyTorch, and PyTorch keeps what it does faster.
+              Linear layers over channels-last maps are pointwise convolutions: konv takes those
+              that it computes faster
     freeze    False: the model itself is changed and returned. Parameters, names, hooks, buffers,
               parametrizations and training mode stay; it trains as before. In training mode konv
               computes its batch normalisation too, together with a ReLU or ReLU6 that follows it in
@@ -102,6 +107,12 @@ def accelerate(model: nn.Module, example: Any = None, *, freeze: bool = False) -
     for name, module in taken.items():
         _take(module)
         rows[name] = Row(name, _kind(module), "konv")
+    if args is not None:
+        tried = {name: m for name, m in model.named_modules() if type(m) in TRIED}
+        for name, module in tried.items():
+            if not is_replaced(module):
+                _take(module)
+                taken[name] = module
     try:
         if args is not None:
             rows |= _measure(model, taken, args)
@@ -196,9 +207,9 @@ def _check(model: Any, done: str) -> None:
 
 def _take(module: Any) -> None:
     """Make a layer konv's; a parametrized one gets a class of its own, as PyTorch gave it."""
-    kind, ours = type(module), TAKEN[class_of(module)]
+    kind, ours = type(module), (TAKEN | TRIED)[class_of(module)]
     module.__dict__[BEFORE] = kind
-    if kind not in TAKEN:
+    if kind not in TAKEN | TRIED:
         ours = type(kind.__name__, (ours,), dict(kind.__dict__))
     module.__class__ = ours
     modules.share_settings(module)
@@ -224,7 +235,9 @@ def _give_back(module: Any) -> None:
     if before is None:
         return
     now = type(module)
-    theirs = {ours: theirs for theirs, ours in (TAKEN | BESIDES).items()}.get(class_of(module))
+    theirs = {ours: theirs for theirs, ours in (TAKEN | TRIED | BESIDES).items()}.get(
+        class_of(module)
+    )
     if theirs is None:
         return
     if not nn.utils.parametrize.is_parametrized(module):
@@ -243,8 +256,9 @@ def _measure(model: nn.Module, taken: dict[str, Any], args: tuple[Any, ...]) -> 
     """Time each layer as the example meets it; those that PyTorch computes faster go back."""
     times: dict[Any, dict[str, float]] = {}
 
-    def time(module: Any, given: tuple[Any, ...]) -> None:
-        if module not in times:
+    def time(module: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        given = signature(module.forward).bind(*args, **named).args
+        if module not in times and (type(module) not in TRIED.values() or given[0].dim() > 2):
             times[module] = alternate(
                 {
                     "konv": partial(module.forward, *given),
@@ -252,7 +266,7 @@ def _measure(model: nn.Module, taken: dict[str, Any], args: tuple[Any, ...]) -> 
                 }
             )
 
-    hooks = [module.register_forward_pre_hook(time) for module in taken.values()]
+    hooks = [module.register_forward_pre_hook(time, with_kwargs=True) for module in taken.values()]
     modes = {module: module.training for module in model.modules()}
     try:
         model.eval()
@@ -265,6 +279,10 @@ def _measure(model: nn.Module, taken: dict[str, Any], args: tuple[Any, ...]) -> 
             module.training = mode
     rows = {}
     for name, module in taken.items():
+        convolves = type(module) not in TRIED.values()
+        if module not in times and not convolves:
+            _give_back(module)
+            continue
         if module not in times:
             rows[name] = Row(name, _kind(module), "konv", "not called for the example")
             continue
@@ -272,13 +290,15 @@ def _measure(model: nn.Module, taken: dict[str, Any], args: tuple[Any, ...]) -> 
         by = "PyTorch" if before < CLEARLY * after else "konv"
         if by == "PyTorch":
             _give_back(module)
-        rows[name] = Row(name, _kind(module), by, "", before, after)
+        if convolves or by == "konv":
+            what = "" if convolves else "a pointwise convolution"
+            rows[name] = Row(name, _kind(module), by, what, before, after)
     return rows
 
 
 def _by_torch(module: Any, given: tuple[Any, ...]) -> Callable[[], Any]:
     """The layer's call as PyTorch computes it."""
-    theirs: Any = {ours: theirs for theirs, ours in TAKEN.items()}[class_of(module)]
-    if not module.transposed:
+    theirs: Any = {ours: theirs for theirs, ours in (TAKEN | TRIED).items()}[class_of(module)]
+    if getattr(module, "transposed", None) is False:
         return lambda: theirs._conv_forward(module, *given, module.weight, module.bias)
     return lambda: theirs.forward(module, *given)

@@ -1,0 +1,33 @@
+"""torch.nn.Linear over the pixels of channels-last maps, as the pointwise convolution that it is."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.compiler import is_compiling
+
+from konv.nn.doors import convolution
+from konv.nn.modules import parameters
+
+
+class Linear(nn.Linear):
+    """`torch.nn.Linear`, computed by konv where x (..., in_features) has three axes or more.
+
+    All pixels of all images are one sequence (1, in_features, pixels) that lies channels-last as it
+    is, so nothing is copied. One row a sample (classifiers), and what is compiled or exported, is
+    left to PyTorch's own operator.
+
+    >>> import torch
+    >>> layer = Linear(96, 384)
+    >>> layer(torch.ones(2, 14, 14, 96)).shape
+    torch.Size([2, 14, 14, 384])
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - PyTorch's name
+        if input.dim() < 3 or not input.numel() or is_compiling():
+            return super().forward(input)
+        weight, bias = parameters(self)
+        pixels = input.reshape(1, -1, input.shape[-1]).transpose(1, 2)
+        y: Tensor = convolution(
+            pixels, weight.unsqueeze(-1), bias, 1, False, (1,), (0,), (1,), 1, 0, None, "zeros"
+        )
+        return y.transpose(1, 2).reshape(*input.shape[:-1], weight.shape[0])

@@ -25,7 +25,12 @@ LINES = (
 
 @pytest.mark.parametrize(
     "forms",
-    ["", "x=last out=last", "out=contiguous residual=out bias=contiguous", "x=last residual=out"],
+    [
+        "",
+        "x=last out=last",
+        "out=contiguous residual=out bias=contiguous",
+        "x=last out=last residual=out",
+    ],
 )
 @pytest.mark.parametrize("line", LINES)
 def test_the_same_bits_in_all_tiles(line: str, forms: str) -> None:

@@ -38,7 +38,9 @@ PARAMETERS = (
     "weights", "bias", "channels",  # of this block, of the group
     "y", "y_step",  # where the first pixel's results go; elements to the next
     "length",  # pixels in the row
-    "ahead",  # pixels from a tile to the one that is asked for while it is computed
+    # What is asked for while a tile is computed, 4 bytes of it for each pixel and channel: where it
+    # begins, bytes of it for each pixel behind the row's first, and of all.
+    "ask", "ask_step", "asked",
     "far",  # not 0 if results go to memory
     "apart",  # bytes from a result to its residual
 )  # fmt: skip
@@ -73,13 +75,20 @@ def emit_flat_sweep(module: Module, plan: Plan, nr: int, odd: int) -> Routine:
             for axis, apart in enumerate([*y_down, y_step * size]):
                 to = to + unit["j", axis] * apart
         begin = begin + first * (SIZE[real] if plan.packed else size)
-        ahead = f.select(new.differs(0), f.integer(row_pixels(plan, nr)), 0)
+        # The next tile's pixels if they are read for the first time, else the next block's weights.
+        tile = row_pixels(plan, nr)
+        fresh = new.differs(0) if not plan.packed else f.integer(0).differs(0)
+        block = job["ci"] * (nr * lanes * SIZE[real])
         with f.loop(unit["length", 0]) as a, f.loop(unit["length", 1]) as b:
+            row_at = begin + a * down[0] + b * down[1]
+            ask = f.select(fresh, row_at + step * (tile * SIZE[real]), weights + block)
+            ask_step = f.select(fresh, step, job["ci"]) * SIZE[real]
+            asked = f.select(fresh, ask_step * unit["length", 2], block)
             arguments = [
-                begin + a * down[0] + b * down[1], step,
+                row_at, step,
                 weights, bias, job["ci"],
                 to + a * y_down[0] + b * y_down[1], y_step,
-                unit["length", 2], ahead, job["far"],
+                unit["length", 2], ask, ask_step, asked, job["far"],
                 unit["residual"] if plan.residual else f.integer(0),
             ]  # fmt: skip
             f.call(row, arguments)
@@ -112,7 +121,9 @@ def _emit_row(module: Module, plan: Plan, nr: int, odd: int) -> Routine:
                     x_steps[m].set(a["x_step"] * at)
                     y_steps[m].set(a["y_step"] * at)
             begin = x + pixel * a["x_step"]
-            behind = begin + a["ahead"] * a["x_step"]
+            asked = pixel * a["ask_step"]
+            behind = f.select(asked < a["asked"], a["ask"] + asked, weights.address())
+            behind = behind.to_pointer(real)
             pixels = [begin + step.get() for step in x_steps]
             if not plan.blocked:
                 with f.when(a["far"].differs(0)):
@@ -144,10 +155,9 @@ def _add_channels(
     whole = channels & -UNROLL
     if not plan.depth:
         with f.loop(whole, step=UNROLL) as c:
-            if not plan.packed:
-                line = behind + c * len(pixels)
-                for number in range(0, UNROLL * len(pixels), LINE // SIZE[line.element]):
-                    f.prefetch(line + number)
+            line = behind + c * len(pixels)
+            for number in range(0, UNROLL * len(pixels), LINE // SIZE[line.element]):
+                f.prefetch(line + number, level=2)
             for u in range(UNROLL):
                 multiply_add(f, sums, weights, pixels, c + u)
         with f.loop(channels, start=whole) as c:

@@ -75,7 +75,8 @@ def emit_flat_sweep(module: Module, plan: Plan, nr: int, odd: int) -> Routine:
             for axis, apart in enumerate([*y_down, y_step * size]):
                 to = to + unit["j", axis] * apart
         begin = begin + first * (SIZE[real] if plan.packed else size)
-        # The next tile's pixels if they are read for the first time, else the next block's weights.
+        # The next tile's pixels if they are read for the first time, else the next block's weights
+        # (of layers whose weights come from memory: 320 -> 1280 @7x7 0.386 to 0.323 ms, Zen 3).
         tile = row_pixels(plan, nr)
         fresh = new.differs(0) if not plan.packed else f.integer(0).differs(0)
         block = job["ci"] * (nr * lanes * SIZE[real])

@@ -87,7 +87,9 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
         return tile_cost(vectors, *tile) * _fullness(pixels, tile[0]), max(tile[1], vectors)
 
     tables = PASSES if packed and is_deep(conv) else ()
-    if tables != PASSES and all(axis == Axis(axis.size, 1) for axis in conv.axes):
+    # SSE has no register left for them: a sum of 3 x 3 goes through the stack.
+    flat = (target.vector_bytes, target.registers) != (16, 16) and tables != PASSES
+    if flat and all(axis == Axis(axis.size, 1) for axis in conv.axes):
         return _flat_plans(conv, target, packed, blocked)
     ways: list[tuple[int, tuple[int, ...]]] = [(depth if ci < UNROLL else 0, tables)]
     if _in_rows(conv, packed, target):

@@ -79,8 +79,13 @@ def follows_tiles(plan: Plan, conv: Conv, target: Target) -> None:
     assert vectors >= plan.tail
     if plan.odd:
         assert plan.tail, "the odd vector is in no block of its own"
-    assert plan.form in ((), direct.PASSES, (conv.axes[-1].stride * conv.ci,))
-    if plan.form == direct.PASSES:
+    flat = (0, plan.form[-1] if plan.form else 0)
+    assert plan.form in ((), direct.PASSES, (conv.axes[-1].stride * conv.ci,), flat)
+    if plan.form == flat:  # along pixels: the last block's tile fits, too
+        assert prod(axis.kernel * axis.stride for axis in conv.axes) == 1
+        last = plan.tail or plan.vectors
+        assert plan.form[1] * last + last < target.registers
+    elif plan.form == direct.PASSES:
         assert plan.packed
         assert passes.is_deep(conv)
         assert plan.depth == 0

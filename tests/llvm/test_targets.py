@@ -26,6 +26,7 @@ from llvm.assembly import (
 
 from konv.geometry import Conv
 from konv.kernels import direct, interleave, planar, subpixel, winograd, winograd_parts
+from konv.kernels.flat_tile import emit_flat_sweep
 from konv.kernels.microtile import UNROLL, emit_tile
 from konv.kernels.planar_tile import emit_tiles
 from konv.kernels.row_tile import emit_row
@@ -96,6 +97,23 @@ def test_a_tile_along_a_row_stays_in_registers(
     row = emit_row(module, plan, nr, 0)
     lines = functions(assembly(module))[row.name]
     check_loop(machine, "float32", lines, mr * nr * depth)
+
+
+@pytest.mark.parametrize(
+    ("machine", "mr", "nr", "depth"), [tile for tile in tiles() if not tile.values[-1]]
+)
+def test_a_tile_along_pixels_stays_in_registers(
+    machine: Machine, mr: int, nr: int, depth: int
+) -> None:
+    """So does the one of a last block, which has as many pixels as its vectors leave room for."""
+    if machine.family == "sse":
+        pytest.skip("has no such tiles")
+    target = target_of(machine)
+    plan = Plan("direct", "float32", False, False, mr, nr, depth=depth, form=(0, mr))
+    module = Module(target, "tile")
+    sweep = emit_flat_sweep(module, plan, nr, 0)
+    lines = functions(assembly(module))[sweep.name.removeprefix("sweep_")]
+    check_loop(machine, "float32", lines, mr * nr * UNROLL)
 
 
 def planes() -> Iterator[object]:

@@ -260,9 +260,10 @@ def parts_are_apart(s: Simulated) -> None:
     tiles = -(-prod(box) // s.plan.pixels)
     taps = prod(max(p["reach"] for p in s.phases(a)) for a in AXES)
     width = s.plan.vectors * s.lanes
-    # Tiles along rows need no tables, and reach over their ends.
-    ahead = sum(s.plan.form)
-    listed, beyond = 0 if ahead else tiles, s.plan.pixels * ahead
+    # Tiles along rows need no tables, and reach over their ends; those along pixels do not.
+    flat = s.plan.algorithm == direct.name and len(s.plan.form) == direct.FLAT
+    ahead = 0 if flat else sum(s.plan.form)
+    listed, beyond = 0 if ahead or flat else tiles, s.plan.pixels * ahead
     tiles += ahead > 0
     need = {
         **{f"at_slots{a}": 8 * s.slots(a) for a in AXES},

@@ -144,7 +144,8 @@ def cut(
     """
     layer = _Layer(conv, plan, target, lines, channels, passes, threads, in_rows)
     best: tuple[float, tuple[int, ...], int] | None = None
-    most = 4 * PIXELS if in_rows else 2 * PIXELS if plan.packed else PIXELS
+    along = in_rows and lines[2].run > 1
+    most = 4 * PIXELS if along else 2 * PIXELS if plan.packed else PIXELS
     for boxes in _boxes(lines, most, plan.packed and not in_rows, in_lines):
         for line, box in zip(lines, boxes, strict=True):
             line.cut(box)

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from math import prod
 
-from konv.geometry import Conv
+from konv.geometry import Axis, Conv
 from konv.kernels import channels
 from konv.kernels.channels import Channels
+from konv.kernels.flat_tile import emit_flat_sweep
 from konv.kernels.microtile import UNROLL, emit_tile
 from konv.kernels.passes import is_deep
 from konv.kernels.row_tile import emit_row_sweep
@@ -30,7 +31,8 @@ TRIP = 12  # cycles to begin with the next tap: its row of addresses and weights
 # the multiply-adds at their peak); and of a vector that is stored in part (AVX2's masked store;
 # Zen 3).
 CALL, MASKED = 60, 12
-ROW_TRIP, ROW_CALL = 4, 35  # the same of tiles along rows, whose sums overlap the next tile's
+# The same of tiles along rows or pixels, whose sums overlap the next tile's.
+ROW_TRIP, ROW_CALL = 4, 35
 SMALL = 64  # pixels below which tiles that are not full count
 # Numbers that a row of taps reads, up to which tiles go along rows: beyond, tables cost less than
 # tiles that rows do not fill (4@84 k8 s4, of 32 numbers: 0.050 ms, along rows 0.055, Zen 3).
@@ -38,6 +40,7 @@ DEEPEST = 24
 # Forms of a plan: () for tables of rows; (ahead,) for tiles along rows, whose pixels lie so many
 # numbers apart; and tables again, in passes (konv.kernels.passes).
 PASSES = (0,)
+FLAT = 2  # numbers of the form of such a plan
 FEW = 8  # channels up to which channels-last images are packed too, if that makes runs of taps
 
 name = "direct"
@@ -81,10 +84,13 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     depth = ci * _run(conv, packed)
 
     def price(tile: tuple[int, int]) -> tuple[float, int]:
-        full = -(-pixels // tile[0]) * tile[0] / pixels if pixels < SMALL else 1
-        return tile_cost(vectors, *tile) * full, max(tile[1], vectors)
+        return tile_cost(vectors, *tile) * _fullness(pixels, tile[0]), max(tile[1], vectors)
 
     tables = PASSES if packed and is_deep(conv) else ()
+    # SSE has no register left for them: a sum of 3 x 3 goes through the stack.
+    flat = (target.vector_bytes, target.registers) != (16, 16) and tables != PASSES
+    if flat and all(axis == Axis(axis.size, 1) for axis in conv.axes):
+        return _flat_plans(conv, target, packed, blocked)
     ways: list[tuple[int, tuple[int, ...]]] = [(depth if ci < UNROLL else 0, tables)]
     if _in_rows(conv, packed, target):
         ways.insert(pixels < SMALL, (depth, (conv.axes[-1].stride * ci,)))
@@ -98,6 +104,49 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     )  # fmt: skip
 
 
+def _flat_plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
+    """The plans of a layer of one tap in steps of one, cheapest first: tiles along pixels
+    (konv.kernels.flat_tile). The last block has a tile of its own.
+    """
+    lanes, co, ci = target.lanes(conv.dtype), conv.co // conv.groups, conv.ci // conv.groups
+    vectors, odd = -(-co // lanes), 0 if blocked else co % lanes
+    table = TILES[target.vector_bytes, target.registers]
+
+    def others(nr: int) -> int:
+        last = last_block(vectors, nr, odd)
+        return next(m for m, n in sorted(table, reverse=True) if n >= last) if last else 0
+
+    shapes = {(mr, nr): others(nr) for mr, nr in table}
+    outputs = prod(axis.out for axis in conv.axes)
+
+    def price(tile: tuple[int, int]) -> float:
+        return flat_cost(vectors, tile, shapes[tile]) * _fullness(outputs, tile[0])
+
+    return tuple(
+        Plan(
+            name, conv.dtype, packed, blocked, mr, nr, last_block(vectors, nr, odd), odd,
+            ci if ci < UNROLL else 0, form=(0, shapes[mr, nr] or mr),
+        )
+        for mr, nr in sorted(table, key=price)
+    )  # fmt: skip
+
+
+def _fullness(pixels: int, mr: int) -> float:
+    """So many times as many pixels are computed as there are, of small images."""
+    return -(-pixels // mr) * mr / pixels if pixels < SMALL else 1
+
+
+def flat_cost(vectors: int, tile: tuple[int, int], pixels: int) -> float:
+    """As `tile_cost`, of tiles along pixels; those of the last block have so many pixels. Of two
+    alike the wider is better, which reads pixels less often: 6 x 2 takes 1.03 times as long as
+    4 x 3 (1x1 layers of ResNet-50 and MobileNet v2, Zen 3).
+    """
+    mr, nr = tile
+    full, last = divmod(vectors, nr)
+    cost = full * tile_cost(nr, mr, nr) + (tile_cost(last, pixels, last) if last else 0)
+    return cost * (1 + 0.06 / nr)
+
+
 def _in_rows(conv: Conv, packed: bool, target: Target) -> bool:
     """Whether tiles may go along the rows of a packed image (konv.kernels.row_tile). With
     vectors of 16 bytes LLVM does not keep their sums in registers.
@@ -106,6 +155,11 @@ def _in_rows(conv: Conv, packed: bool, target: Target) -> bool:
     if target.vector_bytes < 32:
         return False
     return run > 1 and conv.ci * run <= DEEPEST and all(axis.up == 1 for axis in conv.axes)
+
+
+def _ahead(plan: Plan) -> int:
+    """Numbers from pixel to pixel of tiles along rows, 0 of others."""
+    return plan.form[0] if plan.form else 0
 
 
 def _run(conv: Conv, packed: bool) -> int:
@@ -141,19 +195,23 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     1.5 cycles a number of three planes, 0.8 of results (3 -> 16 @512x1024, Zen 3).
     """
     pixels, taps = prod(axis.out for axis in conv.axes), channels.mean_taps(conv)
-    vectors = -(-conv.co // conv.groups // target.lanes(plan.dtype))
-    loop = conv.ci * taps * tile_cost(vectors, plan.pixels, plan.vectors) / 0.92
+    vectors, tile = (
+        -(-conv.co // conv.groups // target.lanes(plan.dtype)),
+        (plan.pixels, plan.vectors),
+    )
+    rows, flat = plan.form not in ((), PASSES), len(plan.form) == FLAT
+    each = flat_cost(vectors, tile, plan.form[1]) if flat else tile_cost(vectors, *tile)
+    loop = conv.ci * taps * each / 0.92
     # What is the same for each tap however few channels it has: a trip of the loop over taps.
     taps /= _run(conv, plan.packed)
-    rows = plan.form not in ((), PASSES)
     trip, call, address = (ROW_TRIP, ROW_CALL, 0) if rows else (TRIP, CALL, 2)
     blocks = conv.groups * -(-vectors // plan.vectors)
     loop += blocks * (taps * trip + call) / plan.pixels + conv.groups * MASKED * bool(plan.odd)
-    number = 1.5 if rows and conv.ci < UNROLL else 0.5
+    number = 1.5 if rows and not flat and conv.ci < UNROLL else 0.5
     if conv.groups > 1 and max(axis.stride for axis in conv.axes) > 1:
         number = 2  # at least: 512@28 s2 g32 takes 0.44 ms contiguous, 0.21 channels-last (Zen 3)
     packed = conv.ci * prod(axis.size for axis in conv.axes) * number * plan.packed
-    out = (0.8 if rows else 0.5) if conv.axes[-1].up == 1 else 1.5
+    out = (0.8 if rows and not flat else 0.5) if conv.axes[-1].up == 1 else 1.5
     return pixels * (loop + address * taps + conv.co * out * plan.blocked) + packed
 
 
@@ -161,10 +219,11 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
     """Units of work as konv.kernels.schedule cuts them."""
     seen = Channels.of(conv, plan, target, per_channel=False)
     run = _run(conv, plan.packed)
-    ahead, deep = sum(plan.form), plan.form == PASSES
+    ahead, deep = _ahead(plan), plan.form == PASSES
     return schedule(
-        conv, plan, target, seen, x, y, threads, run=run, one_row=True, deep=deep, ahead=ahead
-    )
+        conv, plan, target, seen, x, y, threads,
+        run=run, one_row=True, deep=deep, ahead=ahead, tables=len(plan.form) < FLAT,
+    )  # fmt: skip
 
 
 def packing(conv: Conv, plan: Plan, target: Target) -> Packing:
@@ -183,5 +242,5 @@ def emit(plan: Plan, target: Target) -> Module:
     def tile(module: Module, vectors: int, odd: int) -> Routine:
         return emit_tile(module, plan, vectors, odd, passes=plan.form == PASSES)
 
-    rows = emit_row_sweep if sum(plan.form) else None
+    rows = emit_flat_sweep if len(plan.form) == FLAT else emit_row_sweep if _ahead(plan) else None
     return emit_kernel(plan, target, tile, passes=plan.form == PASSES, emit_sweep=rows)

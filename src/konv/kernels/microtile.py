@@ -74,12 +74,12 @@ def add_channels(
     if plan.depth >= UNROLL or not plan.depth:
         with f.loop(whole, step=UNROLL) as c:
             for u in range(UNROLL):
-                _multiply_add(f, sums, weights, pixels, c + u, masks)
+                multiply_add(f, sums, weights, pixels, c + u, masks)
     for channel in range(plan.depth & -UNROLL, plan.depth):
-        _multiply_add(f, sums, weights, pixels, f.integer(channel), masks)
+        multiply_add(f, sums, weights, pixels, f.integer(channel), masks)
     if not plan.depth:
         with f.loop(channels, start=whole) as c:
-            _multiply_add(f, sums, weights, pixels, c, masks)
+            multiply_add(f, sums, weights, pixels, c, masks)
 
 
 @contextmanager
@@ -116,14 +116,15 @@ def tile_function(
                         a["sums"].put(m * wide + n, total.get())
 
 
-def _multiply_add(
+def multiply_add(
     f: Function,
     sums: list[list[Variable]],
     weights: Pointer,
     pixels: list[Pointer],
     c: Value,
-    masks: list[Value] | None,
+    masks: list[Value] | None = None,
 ) -> None:
+    """One channel: its vectors of weights times its number of each pixel."""
     nr, lanes = len(sums[0]), sums[0][0].type.count
     vectors = [weights.vector(c * (nr * lanes) + n * lanes, lanes) for n in range(nr)]
     for row, pixel in zip(sums, pixels, strict=True):
@@ -136,28 +137,34 @@ def _multiply_add(
 def _store(
     f: Function, plan: Plan, sums: list[list[Variable]], a: dict[str, Any], odd: int
 ) -> None:
+    kind = a["weights"].element if plan.blocked else element(plan.dtype)
+    places = [a["places"].pointer(m, kind) + a["to"] for m in range(len(sums))]
+    store(f, plan, sums, places, a.get(APART), odd)
+
+
+def store(
+    f: Function,
+    plan: Plan,
+    sums: list[list[Variable]],
+    places: list[Pointer],
+    apart: Value | None,
+    odd: int,
+) -> None:
     """Write the tile; adding 0 turns -0 into 0, so that leaving out a tap of padding changes no
     bit.
 
     All of the residual is read before anything is written: missing pixels are the last one again.
     """
-    kind = a["weights"].element if plan.blocked else element(plan.dtype)
     lanes, last = sums[0][0].get().lanes, len(sums[0]) - 1
-
-    def place(m: int) -> Pointer:
-        to: Pointer = a["places"].pointer(m, kind) + a["to"]
-        return to
 
     added = plan.residual and not plan.blocked
     if added:
-        for m, row in enumerate(sums):
-            to = place(m)
+        for to, row in zip(places, sums, strict=True):
             for n, total in enumerate(row):
                 count = odd if n == last else 0
                 value = total.get() + 0.0
-                total.set(add_residual(f, plan, value, to + n * lanes, a[APART], count))
-    for m, row in enumerate(sums):
-        to = place(m)
+                total.set(add_residual(f, plan, value, to + n * lanes, apart, count))
+    for to, row in zip(places, sums, strict=True):
         for n, total in enumerate(row):
             value = total.get() if added else total.get() + 0.0
             if added or not plan.residual:  # else: on the way from the block to the output

@@ -36,6 +36,7 @@ def schedule(
     one_row: bool = False,
     deep: bool = False,
     ahead: int = 0,
+    tables: bool = True,
 ) -> Work:
     """The work of `conv` under `plan`, whose kernel sees these channels; `in_lines`: boxes are to
     be as wide as the image; `run`: taps of the last axis that the kernel takes as one; `one_row`: a
@@ -49,7 +50,7 @@ def schedule(
     if conv.exact_macs < ALONE:
         threads = 1
     passes = Passes.of(conv, channels.groups, deep)
-    in_rows = ahead > 0
+    in_rows = ahead > 0 or not tables
     chunk_blocks = cut(conv, plan, target, lines, channels, passes, threads, in_lines, in_rows)
     chunks = -(-channels.all_blocks // chunk_blocks)
     words = dict.fromkeys(JOB, 0)
@@ -66,12 +67,12 @@ def schedule(
         "x_batch": x_strides[0], "x_channel": x_strides[1],
         "y_batch": y_strides[0], "y_channel": y_strides[1],
     }  # fmt: skip
-    tables = _axis_words(words, conv, lines, passes.held, x_strides[2:], y_strides[2:])
-    parts = _parts(conv, plan, lines, passes.held, target.lanes(plan.dtype), ahead)
+    behind = _axis_words(words, conv, lines, passes.held, x_strides[2:], y_strides[2:])
+    parts = _parts(conv, plan, lines, passes.held, target.lanes(plan.dtype), ahead, in_rows)
     sums = parts["at_places"] // 8 * plan.vectors * target.lanes(plan.dtype) * deep
     parts["at_sums"] = sums * channels.groups * chunk_blocks * COMPUTED[conv.dtype]
     words["thread_bytes"] = scratch.lay_out(words, parts)
-    return Work([*words.values(), *tables], threads, words["thread_bytes"])
+    return Work([*words.values(), *behind], threads, words["thread_bytes"])
 
 
 def _hollow(conv: Conv, plan: Plan, run: int) -> bool:
@@ -154,7 +155,7 @@ def _axis_words(
 
 
 def _parts(
-    conv: Conv, plan: Plan, lines: list[Line], held: int, lanes: int, ahead: int
+    conv: Conv, plan: Plan, lines: list[Line], held: int, lanes: int, ahead: int, in_rows: bool
 ) -> dict[str, int]:
     """The parts of a thread's scratch by the word that says where they begin, in bytes; `held`:
     channels of a packed image.
@@ -162,7 +163,7 @@ def _parts(
     size = COMPUTED[conv.dtype]
     pixels = prod(line.box for line in lines)
     tiles = -(-pixels // plan.pixels) + (ahead > 0)
-    listed = 0 if ahead else tiles  # tiles along rows need no tables
+    listed = 0 if in_rows else tiles  # tiles along rows need no tables
     taps = prod(line.reach for line in lines)
     width = plan.vectors * lanes
     image = held * prod(line.slots for line in lines) + lanes if plan.packed else 0

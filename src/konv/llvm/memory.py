@@ -63,10 +63,12 @@ class Memory(Lanes):
         ty = vector(I1, lanes)
         return ty, ty.each([lane < count for lane in range(lanes)])
 
-    def prefetch(self, p: Pointer, write: bool = False) -> None:
-        """Ask for the cache line at an address, perhaps to write it; no address is wrong."""
+    def prefetch(self, p: Pointer, write: bool = False, level: int = 1) -> None:
+        """Ask for the cache line at an address, perhaps to write it, into the cache of a level and
+        those behind it; no address is wrong.
+        """
         intrinsic = self.module.declare("llvm.prefetch.p0", VOID, [PTR, I32, I32, I32])
-        self.b.call(intrinsic, [p.ir, I32(int(write)), I32(3), I32(1)])
+        self.b.call(intrinsic, [p.ir, I32(int(write)), I32(4 - level), I32(1)])
 
     def now(self, value: Value) -> Value:
         """The same vector, computed before anything behind this is loaded: LLVM loads early, and

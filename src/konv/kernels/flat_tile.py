@@ -1,0 +1,178 @@
+"""Register tiles along pixels in equal steps: layers of one tap, which are products of two
+matrices.
+
+    for tile of mr pixels of a row:                        addresses by addition, no tables
+        for c in channels of the group: nr vectors of weights times mr pixels' numbers
+        the results leave
+
+Of such a layer a tile is short - 64 channels are 400 cycles of multiply-adds - so whatever is done
+for each tile counts: a call with its arguments, addresses out of tables, and the tables themselves
+took 80 to 110 cycles of it. Every block of output channels has a tile of its own, as many pixels as
+its vectors leave registers for: the last block, if it is narrow, has more of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from konv.kernels.microtile import UNROLL, multiply_add, store
+from konv.kernels.scratch import LINE
+from konv.kernels.stored import element
+from konv.kernels.words import part_function
+from konv.llvm import (
+    I8,
+    I64,
+    REAL,
+    SIZE,
+    Function,
+    Module,
+    Pointer,
+    Routine,
+    Value,
+    Variable,
+)
+from konv.plan import Plan
+
+PARAMETERS = (
+    "x", "x_step",  # the row's first pixel, channels of the group; elements to the next
+    "weights", "bias", "channels",  # of this block, of the group
+    "y", "y_step",  # where the first pixel's results go; elements to the next
+    "length",  # pixels in the row
+    # What is asked for while a tile is computed, 4 bytes of it for each pixel and channel: where it
+    # begins, bytes of it for each pixel behind the row's first, and of all.
+    "ask", "ask_step", "asked",
+    "far",  # not 0 if results go to memory
+    "apart",  # bytes from a result to its residual
+)  # fmt: skip
+
+
+def emit_flat_sweep(module: Module, plan: Plan, nr: int, odd: int) -> Routine:
+    """sweep(job, unit, weights, bias, first, to, new), as konv.kernels.units calls it: one block of
+    nr vectors over the rows of the unit.
+    """
+    row, real = _emit_row(module, plan, nr, odd), REAL[plan.dtype]
+    lanes, size = module.target.lanes(plan.dtype), SIZE[element(plan.dtype)]
+    labels = ("weights", "bias", "first", "to", "new")
+    with part_function(module, f"sweep_{row.name}", labels) as (f, piece, args):
+        weights, bias, first, to, new = args
+        job, unit = piece.job, piece.unit
+        if plan.packed:
+            begin, step = unit["scratch"] + job["at_image"], job["held"]
+            down = [job["apart", axis] for axis in range(2)]
+        else:
+            begin, step = unit["x"], job["x_stride", 2]
+            down = [job["x_stride", axis] * size for axis in range(2)]
+            for axis, apart in enumerate([*down, step * size]):
+                begin = begin + unit["j", axis] * apart
+        if plan.blocked:
+            width, size = plan.vectors * lanes, SIZE[real]
+            to, y_step = unit["scratch"] + job["at_block"], f.integer(width)
+            y_down = [unit["length", 1] * unit["length", 2], unit["length", 2]]
+            y_down = [pixels * (width * size) for pixels in y_down]
+        else:
+            to, y_step = unit["y"] + to * size, job["y_stride", 2]
+            y_down = [job["y_stride", axis] * size for axis in range(2)]
+            for axis, apart in enumerate([*y_down, y_step * size]):
+                to = to + unit["j", axis] * apart
+        begin = begin + first * (SIZE[real] if plan.packed else size)
+        # The next tile's pixels if they are read for the first time, else the next block's weights
+        # (of layers whose weights come from memory: 320 -> 1280 @7x7 0.386 to 0.323 ms, Zen 3).
+        tile = row_pixels(plan, nr)
+        fresh = new.differs(0) if not plan.packed else f.integer(0).differs(0)
+        block = job["ci"] * (nr * lanes * SIZE[real])
+        with f.loop(unit["length", 0]) as a, f.loop(unit["length", 1]) as b:
+            row_at = begin + a * down[0] + b * down[1]
+            ask = f.select(fresh, row_at + step * (tile * SIZE[real]), weights + block)
+            ask_step = f.select(fresh, step, job["ci"]) * SIZE[real]
+            asked = f.select(fresh, ask_step * unit["length", 2], block)
+            arguments = [
+                row_at, step,
+                weights, bias, job["ci"],
+                to + a * y_down[0] + b * y_down[1], y_step,
+                unit["length", 2], ask, ask_step, asked, job["far"],
+                unit["residual"] if plan.residual else f.integer(0),
+            ]  # fmt: skip
+            f.call(row, arguments)
+        return f.fn
+
+
+def row_pixels(plan: Plan, nr: int) -> int:
+    """Pixels of a tile of nr vectors: the last block has its own number."""
+    return plan.pixels if nr == plan.vectors else plan.form[1]
+
+
+def _emit_row(module: Module, plan: Plan, nr: int, odd: int) -> Routine:
+    """row(*PARAMETERS): all tiles of a row; pixels missing in the last one are its last pixel
+    again.
+    """
+    real, lanes, mr = REAL[plan.dtype], module.target.lanes(plan.dtype), row_pixels(plan, nr)
+    params = [(p, I64) for p in PARAMETERS]
+    name = f"flat_{mr}x{nr}" + (f"_{odd}" if odd else "")
+    with module.function(name, params, inline=False) as (f, args):
+        a: dict[str, Any] = dict(zip(PARAMETERS, args, strict=True))
+        x, y = a["x"].to_pointer(real), a["y"].to_pointer(_kind(plan))
+        weights, bias = a["weights"].to_pointer(real), a["bias"].to_pointer(real)
+        x_steps = [f.var(a["x_step"] * m) for m in range(mr)]
+        y_steps = [f.var(a["y_step"] * m) for m in range(mr)]
+        with f.loop(a["length"], step=mr) as pixel:
+            left = a["length"] - pixel
+            with f.when(left < mr):
+                for m in range(1, mr):
+                    at = f.least(left - 1, m)
+                    x_steps[m].set(a["x_step"] * at)
+                    y_steps[m].set(a["y_step"] * at)
+            begin = x + pixel * a["x_step"]
+            asked = pixel * a["ask_step"]
+            behind = f.select(asked < a["asked"], a["ask"] + asked, weights.address())
+            behind = behind.to_pointer(real)
+            pixels = [begin + step.get() for step in x_steps]
+            if not plan.blocked:
+                with f.when(a["far"].differs(0)):
+                    _fetch_places(f, y, pixel + mr, a, mr, nr * lanes)
+            vectors = [bias.vector(n * lanes, lanes) for n in range(nr)]
+            sums = [[Variable(f, vector) for vector in vectors] for _ in range(mr)]
+            _add_channels(f, plan, sums, a, weights, pixels, behind)
+            to = y + pixel * a["y_step"]
+            places = [to + step.get() for step in y_steps]
+            store(f, plan, sums, places, a["apart"], odd)
+        return f.fn
+
+
+def _kind(plan: Plan) -> Any:
+    return REAL[plan.dtype] if plan.blocked else element(plan.dtype)
+
+
+def _add_channels(
+    f: Function,
+    plan: Plan,
+    sums: list[list[Variable]],
+    a: dict[str, Any],
+    weights: Pointer,
+    pixels: list[Pointer],
+    behind: Pointer,
+) -> None:
+    """All channels of the tile's pixels."""
+    channels = f.integer(plan.depth) if plan.depth else a["channels"]
+    whole = channels & -UNROLL
+    if not plan.depth:
+        with f.loop(whole, step=UNROLL) as c:
+            line = behind + c * len(pixels)
+            for number in range(0, UNROLL * len(pixels), LINE // SIZE[line.element]):
+                f.prefetch(line + number, level=2)
+            for u in range(UNROLL):
+                multiply_add(f, sums, weights, pixels, c + u)
+        with f.loop(channels, start=whole) as c:
+            multiply_add(f, sums, weights, pixels, c)
+    for channel in range(plan.depth):
+        multiply_add(f, sums, weights, pixels, f.integer(channel))
+
+
+def _fetch_places(
+    f: Function, y: Pointer, pixel: Value, a: dict[str, Any], mr: int, numbers: int
+) -> None:
+    """Ask for the memory that the next tile's results go to: a store would wait for it."""
+    size = SIZE[y.element]
+    for m in range(mr):
+        place = (y + (pixel + m) * a["y_step"]).cast(I8)
+        for byte in range(0, numbers * size, LINE):
+            f.prefetch(place + byte)

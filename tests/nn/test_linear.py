@@ -1,4 +1,4 @@
-"""Linear layers over channels-last maps: PyTorch's results and gradients, and when they are taken."""
+"""Linear layers over channels-last maps: PyTorch's results, gradients, and when they are taken."""
 
 from __future__ import annotations
 

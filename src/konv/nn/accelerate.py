@@ -32,7 +32,7 @@ TAKEN: dict[type[nn.Module], type[nn.Module]] = {
         "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d",
     )
 }  # fmt: skip
-# Taken if the example shows that it pays; without one nothing is known of what they are called with.
+# Taken if the example shows that it pays: without one it is not known what they are called with.
 TRIED: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: linear.Linear}
 # Taken too, without a word in the report: what they compute in training mode.
 BESIDES: dict[type[nn.Module], type[nn.Module]] = {

@@ -1,4 +1,4 @@
-"""torch.nn.Linear over the pixels of channels-last maps, as the pointwise convolution that it is."""
+"""torch.nn.Linear over pixels of channels-last maps, as the pointwise convolution that it is."""
 
 from __future__ import annotations
 

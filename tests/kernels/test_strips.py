@@ -14,7 +14,7 @@ from functional.check import check, pinned, plans, small_units, threads
 from functional.forms import numbers
 from functional.test_invariance import result
 
-from konv import llvm
+from konv import llvm, prepare
 from konv.arrays import dense_strides
 from konv.geometry import Conv
 from konv.kernels import pencils, planes
@@ -214,6 +214,24 @@ def holds(plan: Any, target: Any, words: dict[str, int], box: list[int]) -> None
         last = (slots[0] - 1) * slots[1] * slots[2] + (slots[1] - 1) * slots[2] + deepest[2]
         last *= form.lanes
     assert last <= room, f"a strip holds {room} numbers, a tile reads {last}"
+
+
+@pytest.mark.parametrize("size", ["7x7", "14x5", "6x4", "9x3", "16x7", "28x28"])
+def test_residual_in_place(size: str) -> None:
+    """Rows narrower than a vector are stored over the ends of each other, and what is added to them
+    may lie where they go.
+    """
+    conv = Conv.parse(f"conv2d 1x18x{size} o18 k3 p1 g18")
+    draw = np.random.default_rng(0)
+    x, w, r = (
+        draw.standard_normal(shape).astype("float32")
+        for shape in (conv.in_shape, conv.weight_shape, conv.out_shape)
+    )
+    layer = prepare(conv, w, plan="planes")
+    apart, into = layer(x, residual=r), r.copy()
+    layer(x, out=into, residual=into)
+    assert np.array_equal(apart, into)
+    assert np.allclose(apart, layer(x) + r, atol=1e-5)
 
 
 def strides_of(conv: Conv, layouts: tuple[bool, bool]) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -107,7 +107,8 @@ class _Box:
         """The parts of a thread's scratch, in bytes."""
         block = prod(self.box) * self.lanes if self.plan.blocked and not self.form.planes else 0
         parts = {"at_strip": self.bytes_held(), "at_dump": self.lanes * self.size}
-        return {**parts, "at_block": block * self.size}
+        zeros = self.form.zeros(self.box[2]) if self.form.planes and self.form.direct else 0
+        return {**parts, "at_zeros": zeros * self.size, "at_block": block * self.size}
 
     def bytes_held(self) -> int:
         """Of a strip with all that a tile at its end reads beyond it."""

@@ -24,6 +24,7 @@ JOB = (
     "far",  # 1 if images come from memory: what the next row needs is asked for in advance
     "x_batch", "x_channel", "y_batch", "y_channel",  # strides, in elements
     "thread_bytes", "at_strip", "at_dump",  # scratch of one thread; its parts, in bytes
+    "at_zeros",  # a row of zeros, for rows beside the image
     "at_columns", "at_tiles", "at_sums", "at_block",  # parts of konv.kernels.nested
     *(f"{name}{axis}" for name in (
         "size", "lo",  # of the input, and pixels of padding before it
@@ -111,6 +112,18 @@ class Form:
             for tap in range(first, min(last, self.kernel[self.along])):
                 found[output * jump + tap * dilation].append((output, tap))
         return dict(sorted(found.items()))
+
+    @property
+    def finest(self) -> int:
+        """What all slots of a tile along its axis are multiples of."""
+        jump, dilation = self.apart * self.stride[self.along], self.dilation[self.along]
+        return gcd(jump, dilation) if self.kernel[self.along] > 1 else jump
+
+    def zeros(self, columns: Any) -> Any:
+        """Elements that tiles over so many columns, a number or a Value, read of a row: as many
+        zeros stand for a row beside the image.
+        """
+        return (columns - 1) * self.stride[2] + (self.extent(2) + self.stride[2] * self.lanes)
 
     def widest(self, single: bool) -> int:
         """Columns of a unit at most, where a row of the strip has a length known beforehand."""

@@ -5,14 +5,16 @@
         for slot under the tile:
             load it once; multiply-add it into every output that reads it
 
-A tile that may read padding has *guards*: a slot that is none is left out, so are outer taps and,
-by masks, the lanes of pixels beside the image. Tiles inside the image have a copy of the loop
-without: guards take 14 cycles for the 10.5 of a 3x3 row's multiply-adds, and a masked load takes
-one of the two ports of multiply-adds.
+A tile that may read padding has *guards*: a slot that is none is left out, so are outer taps. Tiles
+inside the image have a copy of the loop without: guards take 14 cycles for the 10.5 of a 3x3 row's
+multiply-adds. In planes a tile at the border has no branches: a row that is none is read from
+zeros, pixels beside the image are masked. Of 28 columns half of the tiles are at the border, of 7
+all (Zen 3, one thread, with fewer additions to addresses: 192@28 80 to 71 us, 960@7 69 to 46).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 
 from konv.kernels.epilogue import activate, apart
@@ -20,12 +22,20 @@ from konv.kernels.strip_form import FEW, UNROLL, Form, strip_steps
 from konv.kernels.words import AXES, Words
 from konv.llvm import I8, Function, Pointer, Value, Variable
 from konv.plan import Plan
+from konv.target import BYTES
+
+STEPS = 3  # slots told apart without another pointer: 0, 1 and 2 steps from one
+Store = tuple[Pointer, Value, Pointer | None]  # a place, its result, what is added to that
 
 
 class Tile:
     """One tile while it is emitted: `sums[output][vector]`; it begins at output z on the first
-    axis, r along, and places[vector] across.
+    axis, r along, and places[vector] across. What is the same for all tiles of a row, of planes,
+    is computed before them: `enter`, then `place` for each.
     """
+
+    sums: list[list[Variable]]
+    places: list[Value]
 
     def __init__(
         self,
@@ -35,12 +45,11 @@ class Tile:
         plan: Plan,
         form: Form,
         weights: Pointer,
-        sums: list[list[Variable]],
-        begin: tuple[Value, Value, list[Value]],
+        begin: tuple[Value, Value],
     ) -> None:
         self.f, self.job, self.unit, self.form, self.weights = f, job, unit, form, weights
-        self.plan = plan
-        self.sums, (self.z, self.r, self.places) = sums, begin
+        self.plan, self.outputs = plan, plan.pixels
+        self.z, self.r = begin
         self.taps = form.kernel[form.along]
         self.few = self.taps <= FEW
         self.guarded = form.direct or not self.few
@@ -49,56 +58,114 @@ class Tile:
             self.steps = [f.integer(step) for step in strip_steps(plan, form, unit)]
         self.half = form.half(plan.pixels == 1)
         self.blocked = plan.blocked and not form.planes  # results go to the block first
+        self.edge = False  # while what planes do at the border is emitted
+        self.rows: dict[int, Pointer] = {}  # where slots lie there
 
-    def there(self, axis: int, slot: Value) -> Value:
+    def enter(self, slots: Pointer, y: Pointer) -> None:
+        """What all tiles along the lanes share: `slots` of the line, and its results."""
+        f, form, job, unit, u = self.f, self.form, self.job, self.unit, self.form.along
+        self.slots = slots + self.r * form.stride[u] * self.steps[u]
+        self.jumps = [self.steps[u] * (form.finest * n) for n in range(STEPS + 1)]
+        first, self.most = self.r * form.stride[u], max(form.uses(self.outputs))
+        self.inside = self.there(u, first) & self.there(u, first + self.most)
+        self.out_steps: list[Value] = [job["y_stride", axis] for axis in AXES]
+        if self.blocked:
+            row = unit["length", 2] * form.lanes
+            self.out_steps = [unit["length", 1] * row, row, f.integer(form.lanes)]
+        self.line = y + self.z * self.out_steps[0] + self.r * self.out_steps[u]
+        if not form.planes:
+            return
+        below = self.out_steps[u] * form.apart
+        self.out_jumps = [below * n for n in range(STEPS + 1)]
+        self.all_rows = self.r + (self.outputs - 1) * form.apart < unit["length", u]
+        self.whole = self.all_rows & (unit["length", 2] >= form.lanes)
+        # Columns x stride from which and up to which a vector reads inside, of no row at the border
+        before = unit["before", 2]
+        reach = (form.lanes - 1) * form.stride[2] + (form.stride[2] - 1) + form.extent(2) - 1
+        self.left = 0 - before
+        self.right = f.select(self.inside, unit["most", 2] - before - reach, 0)
+        self.end = f.splat_low(unit["most", 2], form.lanes)
+        if form.kernel[0] == 1 and self.guarded and self.few:
+            self.rows = self.rows_of(self.enter_depth(f.integer(0))[0])
+
+    def place(self, sums: list[list[Variable]], places: list[Value]) -> None:
+        """The next tile."""
+        self.sums, self.places = sums, places
+
+    def there(self, axis: int, slot: Value | int) -> Value:
         """Whether a slot holds a number."""
-        at = slot + self.unit["before", axis]
+        at = self.unit["before", axis] + slot
         return self.f.below_unsigned(at, self.unit["most", axis])
 
-    def add_all(self, slots: Pointer) -> None:
+    def enter_depth(self, kz: Value | int) -> tuple[Pointer, Value]:
+        """The slots of one plane of taps, and whether it is there."""
+        form = self.form
+        slot = self.z * form.stride[0] + kz * form.dilation[0]
+        return self.slots + slot * self.steps[0], self.there(0, slot)
+
+    def rows_of(self, slots: Pointer) -> dict[int, Pointer]:
+        """Where tiles of planes at the border read: zeros for a row that there is none of. A branch
+        for each slot took longer than the sums of those that there are.
+        """
+        f, form, u = self.f, self.form, self.form.along
+        zeros = (self.unit.pointer("scratch", I8) + self.job["at_zeros"]).cast(slots.element)
+        first = self.r * form.stride[u]
+        return {
+            slot: f.select_pointer(self.there(u, first + slot), row[0], zeros)
+            for slot, row in self.walk([slots], form.uses(self.outputs))
+        }
+
+    def walk(self, at: list[Pointer], slots: Iterable[int]) -> Iterator[tuple[int, list[Pointer]]]:
+        """The addresses of slots, which ascend. STEPS of them are told apart by what an address may
+        add to a pointer; with a pointer each, a fifth of a 3x3 tile was adding to pointers.
+        """
+        group = 0
+        for slot in slots:
+            group_of_slot, step = divmod(slot // self.form.finest, STEPS)
+            while group < group_of_slot:
+                at, group = [pointer + self.jumps[STEPS] for pointer in at], group + 1
+            yield slot, [pointer + self.jumps[step] for pointer in at] if step else at
+
+    def add_all(self) -> None:
         """All taps: outer ones in loops, or unrolled where they are few."""
         f, form = self.f, self.form
-        u = form.along
-        slots = slots + self.r * form.stride[u] * self.steps[u]
         with ExitStack() as stack:
             depth = form.kernel[0]
             kz = stack.enter_context(f.loop(depth)) if depth > 1 else f.integer(0)
-            slot = self.z * form.stride[0] + kz * form.dilation[0]
+            slots, there = self.enter_depth(kz)
             if self.guarded:
-                stack.enter_context(f.when(self.there(0, slot)))
-            slots = slots + slot * self.steps[0]
+                stack.enter_context(f.when(there))
             if not (self.guarded and self.few):
                 self.add_across(slots, kz, self.guarded)
                 return
-            first, most = self.r * form.stride[u], max(form.uses(len(self.sums)))
-            inside = self.there(u, first) & self.there(u, first + most)
+            inside = self.inside
             if form.planes:
-                left, right = self._columns_read(0, form.extent(2) - 1)
-                columns = (left >= 0) & (right < self.unit["most", 2])
-                unmasked, masked = stack.enter_context(f.choose(columns))
-                with masked:
-                    self.add_across(slots, kz, True, masked=True)
-                stack.enter_context(unmasked)
+                left, right = (self.places[n] * form.stride[2] for n in (0, -1))
+                inside = (left >= self.left) & (right < self.right)
             with f.choose(inside) as (whole, border):
                 with whole:
                     self.add_across(slots, kz, False)
                 with border:
+                    self.edge = form.planes
+                    if form.planes and depth > 1:
+                        self.rows = self.rows_of(slots)
                     self.add_across(slots, kz, True)
+                    self.edge = False
 
-    def add_across(self, slots: Pointer, kz: Value, guarded: bool, masked: bool = False) -> None:
+    def add_across(self, slots: Pointer, kz: Value, guarded: bool) -> None:
         """The outer taps of one plane, unrolled where they are few. `guarded`: some slots may be in
-        the padding; `masked`: some lanes.
+        the padding, or some lanes.
         """
         f, taps = self.f, self.form.kernel[self.form.across]
         work = self.taps * taps * len(self.sums) * len(self.places)
         if self.few and work <= UNROLL:
             for ko in range(taps):
-                self.add_outer(slots, kz, f.integer(ko), guarded, masked)
+                self.add_outer(slots, kz, ko, guarded)
             return
         with f.loop(taps) as number:
-            self.add_outer(slots, kz, number, guarded, masked)
+            self.add_outer(slots, kz, number, guarded)
 
-    def add_outer(self, slots: Pointer, kz: Value, ko: Value, guarded: bool, masked: bool) -> None:
+    def add_outer(self, slots: Pointer, kz: Value, ko: Value | int, guarded: bool) -> None:
         """One outer tap."""
         f, form, o = self.f, self.form, self.form.across
         width = 1 if form.planes else form.lanes
@@ -106,17 +173,17 @@ class Tile:
         tap = ko * form.dilation[o]
         with ExitStack() as stack:
             if form.planes:
-                at, masks = self._columns(slots, tap, masked)
+                columns = self._columns(tap)
                 if not self.few:
                     stack.enter_context(f.when(self._touches(tap)))
             else:
                 slot = self.places[0] * form.stride[o] + tap
                 if self.guarded:
                     stack.enter_context(f.when(self.there(o, slot)))
-                at, masks = [slots + slot * self.steps[o]], []
-            self.add_along(at, masks, own, guarded)
+                columns = [slot * self.steps[o]]
+            self.add_along(slots, columns, self._masks(tap) if self.edge else [], own, guarded)
 
-    def _touches(self, tap: Value) -> Value:
+    def _touches(self, tap: Value | int) -> Value:
         """Whether a tap of any column of the tile is one that there is."""
         first, last = self._columns_read(tap, tap)
         return (last >= 0) & (first < self.unit["most", 2])
@@ -128,27 +195,23 @@ class Tile:
         first = self.places[0] * stride + before + left
         return first, self.places[-1] * stride + before + wide + right
 
-    def _columns(
-        self, slots: Pointer, tap: Value, masked: bool
-    ) -> tuple[list[Pointer], list[list[Value]]]:
-        """Where the columns of a tap begin, per vector, and if `masked` which of them there are."""
-        f, form, lanes = self.f, self.form, self.form.lanes
-        stride = form.stride[2]
-        if not form.direct:
-            if stride > 1:
-                tap = tap % stride * self.half + tap // stride
-            return [slots + tap + place for place in self.places], []
-        at, masks = [], []
+    def _columns(self, tap: Value | int) -> list[Value]:
+        """Where the columns of a tap begin in a row, per vector."""
+        stride = self.form.stride[2]
+        if self.form.direct:
+            return [place * stride + tap for place in self.places]
+        if stride > 1:
+            tap = tap % stride * self.half + tap // stride
+        return [place + tap for place in self.places]
+
+    def _masks(self, tap: Value | int) -> list[list[Value]]:
+        """Which columns of a tap there are, per vector."""
+        f, lanes, stride = self.f, self.form.lanes, self.form.stride[2]
+        found = []
         for place in self.places:
-            first = place * stride + tap
-            at.append(slots + first)
-            column = first + self.unit["before", 2]
-            if not masked:
-                continue
-            masks.append(
-                [f.inside(column + n * lanes, self.unit["most", 2], lanes) for n in range(stride)]
-            )
-        return at, masks
+            first = f.splat_low(place * stride + self.unit["before", 2], lanes)
+            found.append([f.counted(first, tap, n * lanes) < self.end for n in range(stride)])
+        return found
 
     def load(self, at: Pointer, masks: list[Value]) -> Value:
         """One vector of a slot."""
@@ -158,9 +221,7 @@ class Tile:
             parts = [f.load_masked(at + n * lanes, mask) for n, mask in enumerate(masks)]
         else:
             parts = [at.vector(n * lanes, lanes) for n in range(stride)]
-        if len(parts) == 1:
-            return parts[0]
-        return f.shuffle(parts[0], parts[1], list(range(0, 2 * lanes, 2)))
+        return f.shuffle(parts[0], parts[1], self.dealt()) if len(parts) == 2 else parts[0]
 
     def weight(self, own: Pointer, tap: int) -> Value:
         """The weight of one tap along the tile, in every lane or one a lane."""
@@ -168,67 +229,107 @@ class Tile:
         return self.f.splat(own[tap], lanes) if self.form.planes else own.vector(tap * lanes, lanes)
 
     def add_along(
-        self, at: list[Pointer], masks: list[list[Value]], own: Pointer, guarded: bool
+        self,
+        slots: Pointer,
+        columns: Sequence[Value | int],
+        masks: list[list[Value]],
+        own: Pointer,
+        guarded: bool,
     ) -> None:
         """One outer tap, all taps along: FEW at a time, whose weights stay in registers and for
         which each slot is loaded once. Where a weight serves several vectors it is read when used.
         """
         f, form, u = self.f, self.form, self.form.along
-        chunk = self.taps if len(at) > 1 else FEW
-        first, before, hold = self.r * form.stride[u], 0, self.few or len(at) == 1
-        pieces = [
-            (begin, *piece)
-            for begin in range(0, self.taps, chunk)
-            for piece in form.uses(len(self.sums), begin, chunk).items()
-        ]
-        begun, held = -1, dict[int, Value]()
-        for begin, slot, pairs in pieces:
-            if hold and begin != begun:
-                taps = range(begin, min(begin + chunk, self.taps))
-                begun, held = begin, {tap: self.weight(own, tap) for tap in taps}
-            at = [pointer + self.steps[u] * (slot - before) for pointer in at]
-            before = slot
-            with ExitStack() as stack:
-                if guarded:
-                    stack.enter_context(f.when(self.there(u, first + slot)))
-                xs = [self.load(p, masks[n] if masks else []) for n, p in enumerate(at)]
-                for output, tap in pairs:
-                    w = held[tap] if hold else self.weight(own, tap)
-                    for x, total in zip(xs, self.sums[output], strict=True):
-                        total.set(f.fma(x, w, total.get()))
+        chunk = self.taps if len(columns) > 1 else FEW
+        first, hold = self.r * form.stride[u], self.few or len(columns) == 1
+        at, held = [slots + column for column in columns], dict[int, Value]()
+        for begin in range(0, self.taps, chunk):
+            taps = range(begin, min(begin + chunk, self.taps))
+            if hold:
+                held = {tap: self.weight(own, tap) for tap in taps}
+            uses = form.uses(len(self.sums), begin, chunk)
+            for slot, places in self.walk(at, uses):
+                with ExitStack() as stack:
+                    if self.edge:
+                        places = [self.rows[slot] + column for column in columns]
+                    elif guarded:
+                        stack.enter_context(f.when(self.there(u, first + slot)))
+                    xs = [self.load(p, masks[n] if masks else []) for n, p in enumerate(places)]
+                    for output, tap in uses[slot]:
+                        w = held[tap] if hold else self.weight(own, tap)
+                        for x, total in zip(xs, self.sums[output], strict=True):
+                            total.set(f.fma(x, w, total.get()))
 
-    def store(self, y: Pointer) -> None:
+    def store(self) -> None:
         """Write the outputs that there are, the others where nobody reads; adding 0 turns -0 into
         0, as in konv.kernels.microtile.
         """
-        f, form, job, unit = self.f, self.form, self.job, self.unit
-        u, o, lanes = form.along, form.across, form.lanes
-        dump = (unit.pointer("scratch", I8) + job["at_dump"]).cast(y.element)
-        steps: list[Value] = [job["y_stride", axis] for axis in AXES]
-        if self.blocked:
-            row = unit["length", 2] * lanes
-            steps = [unit["length", 1] * row, row, f.integer(lanes)]
-        line = y + self.z * steps[0] + self.r * steps[u]
-        stores = []
-        for output, sums in enumerate(self.sums):
-            there = self.r + output * form.apart < unit["length", u]
-            for place, total in zip(self.places, sums, strict=True):
-                to = line + place * steps[o]
-                added = self.residual_of(to, there, dump)
-                stores.append((f.select_pointer(there, to, dump), total.get() + 0.0, added))
-            line = line + steps[u] * form.apart
+        f, form, unit = self.f, self.form, self.unit
         if not form.planes:
-            self.put(stores, None)
+            self.put(self._chosen(), None)
             return
-        mask = f.below(unit["length", 2], lanes)
-        if f.module.target.vector_bytes == 64:  # masked stores cost nothing there
-            self.put(stores, mask)
-            return
-        with f.choose(unit["length", 2] >= lanes) as (whole, narrow):
+        lanes, width = form.lanes, unit["length", 2]
+        with f.choose(self.whole) as (whole, part):
             with whole:
-                self.put(stores, None)
-            with narrow:
-                self.put(stores, mask)
+                self.put(self._stores(), None)
+            with part, ExitStack() as stack:
+                if form.apart == 1 and len(self.places) == 1 and len(self.sums) > 1:
+                    dense = width.equals(self.out_steps[form.along])
+                    dense = dense & self.all_rows & (width * 2 >= lanes) & (width < lanes)
+                    narrow, part = stack.enter_context(f.choose(dense))
+                    with narrow:
+                        self.put(self._stores(), f.below(width, lanes), last=True)
+                    stack.enter_context(part)
+                stores = self._chosen()
+                with f.choose(width >= lanes) as (whole, narrow):
+                    with whole:
+                        self.put(stores, None)
+                    with narrow:
+                        self.put(stores, f.below(width, lanes))
+
+    def _stores(self) -> list[Store]:
+        """The results of all rows, each in its place."""
+        stores, at = [], [self.line + place for place in self.places]
+        for output, sums in enumerate(self.sums):
+            if output and output % STEPS == 0:
+                at = [pointer + self.out_jumps[STEPS] for pointer in at]
+            for pointer, total in zip(at, sums, strict=True):
+                to = pointer + self.out_jumps[output % STEPS] if output % STEPS else pointer
+                added = apart(to, self.unit["residual"]) if self.plan.residual else None
+                stores.append((to, self.result(total), added))
+        return stores
+
+    def _chosen(self) -> list[Store]:
+        """The results that there are, each in its place, the others where nobody reads."""
+        form, line, stores = self.form, self.line, []
+        dump = (self.unit.pointer("scratch", I8) + self.job["at_dump"]).cast(line.element)
+        u, o = form.along, form.across
+        for output, sums in enumerate(self.sums):
+            there = self.r + output * form.apart < self.unit["length", u]
+            for place, total in zip(self.places, sums, strict=True):
+                to = line + place * self.out_steps[o]
+                added = self.residual_of(to, there, dump)
+                to = self.f.select_pointer(there, to, dump)
+                stores.append((to, self.result(total), added))
+            line = line + self.out_steps[u] * form.apart
+        return stores
+
+    def result(self, total: Variable) -> Value:
+        """What a sum has become, its lanes in the order of columns."""
+        f, form, value = self.f, self.form, total.get() + 0.0
+        if not (form.planes and form.direct and form.stride[2] == 2):
+            return value
+        dealt = self.dealt()
+        return f.shuffle(value, value, [dealt.index(2 * n) for n in range(form.lanes)])
+
+    def dealt(self) -> list[int]:
+        """The even ones of 2 x lanes columns, in an order that costs one instruction: those of each
+        128 bits of two registers side by side. Only results are brought in order, for the way from
+        one half of a register to the other is slow.
+        """
+        lanes, own = self.form.lanes, 16 // BYTES[self.plan.dtype]
+        begins = [at for n in range(0, lanes, own) for at in (n, lanes + n)]
+        return [begin + n for begin in begins for n in range(0, own, 2)]
 
     def residual_of(self, to: Pointer, there: Value, dump: Pointer) -> Pointer | None:
         """Where the residual of a place lies; of what is no result, anything."""
@@ -236,18 +337,30 @@ class Tile:
             return None
         return self.f.select_pointer(there, apart(to, self.unit["residual"]), dump)
 
-    def put(self, stores: list[tuple[Pointer, Value, Pointer | None]], mask: Value | None) -> None:
+    def put(self, stores: list[Store], mask: Value | None, last: bool = False) -> None:
         """Store results, or those of a mask, finished unless they go to a block and meet their
         residual on the way out of it.
+
+        `last`: the mask is for the last of them only. The others are rows narrower than a vector,
+        two of which fill one, and each is followed by the next: what a vector writes beyond its
+        row is written again. A masked store takes as long as 18 instructions (Zen 3). Residuals
+        are read before, as they may lie where results go.
         """
         f, plan = self.f, self.plan
+        finished = []
         for to, value, added in stores:
             if added is not None:
                 lanes = value.lanes
                 value = value + (f.load_masked(added, mask) if mask else added.vector(0, lanes))
             if not (plan.residual and self.blocked):
                 value = activate(f, plan, value)
-            if mask:
+            if last:
+                finished.append((to, value))
+            elif mask:
                 f.store_masked(to, value, mask)
             else:
                 to.put(0, value)
+        for to, value in finished[:-1]:
+            to.put(0, value)
+        if mask and finished:
+            f.store_masked(*finished[-1], mask)

@@ -70,6 +70,9 @@ def _emit_work(plan: Plan, lines: Routine, f: Function, call: Words, thread: Val
     finite = call.pointer("weights", I64)[0]
     unit["skip"] = job["zeros"] & finite
     unit["direct"] = unit["skip"] & job["dense"] if form.direct else f.integer(0)
+    if form.planes and form.direct:
+        zeros = (unit.pointer("scratch", I8) + job["at_zeros"]).cast(REAL[plan.dtype])
+        f.clear(zeros, form.zeros(job["box", 2]))
 
     def body(number: Value) -> None:
         chunk, rest = number % job["chunks"], number // job["chunks"]
@@ -220,13 +223,16 @@ def _emit_sweep(module: Module, plan: Plan, walking: bool) -> Routine:
             c = None if form.planes else stack.enter_context(f.loop(unit["length", o]))
             phase = stack.enter_context(f.loop(f.least(rest, q))) if q > 1 else f.integer(0)
             r = stack.enter_context(f.loop(rest, start=phase, step=mr * q))
+            tile = Tile(f, job, unit, plan, form, weights, (z, r))
             if c is None:
+                tile.enter(slots, y)
                 c = stack.enter_context(f.loop(unit["length", o], step=plan.vectors * lanes))
             if walking and not form.planes:
                 n = stack.enter_context(f.loop(count))
                 end = job["channels"] - lanes
                 on = f.least((line + n) * lanes, end) - f.least(line * lanes, end)
-                slots, y, weights = slots + on, y + on, weights + n * (taps * lanes)
+                slots, y = slots + on, y + on
+                tile.weights = weights + n * (taps * lanes)
                 start = (bias + n * lanes).vector(0, lanes)
                 shared = max(1, LINE // (lanes * SIZE[real]))  # lines in a line of cache
                 with f.when((n & (shared - 1)) < job["far"]):
@@ -235,7 +241,9 @@ def _emit_sweep(module: Module, plan: Plan, walking: bool) -> Routine:
                 _fetch_rows(f, job, unit, form, (slots, y), (z, r, c), mr)
             places = [f.least(c + n * lanes, last) for n in range(plan.vectors)] if last else [c]
             sums = [[Variable(f, start) for _ in places] for _ in range(mr)]
-            tile = Tile(f, job, unit, plan, form, weights, sums, (z, r, places))
-            tile.add_all(slots)
-            tile.store(y)
+            if not form.planes:
+                tile.enter(slots, y)
+            tile.place(sums, places)
+            tile.add_all()
+            tile.store()
         return f.fn

@@ -70,11 +70,21 @@ class Lanes(Numbers):
 
     def inside(self, first: Value, end: Value, lanes: int) -> Value:
         """A mask of the lanes for which 0 <= first + lane < end; all below 2**31."""
-        low, high = (
-            self.splat(Value(self, self.b.convert("trunc", v.ir, I32)), lanes) for v in (first, end)
-        )
-        numbers = vector(I32, lanes).each(range(lanes))
-        return self.below_unsigned(low + Value(self, numbers), high)
+        return self.counted(self.splat_low(first, lanes), 0, 0) < self.splat_low(end, lanes)
+
+    def splat_low(self, x: Value, lanes: int) -> Value:
+        """A number of 31 bits, less 2**31, in every lane: compared as signed numbers these stand as
+        unsigned ones do, for which AVX2 has no comparison.
+        """
+        return self.splat(Value(self, self.b.convert("trunc", x.ir, I32)) + -(2**31), lanes)
+
+    def counted(self, first: Value, by: Value | int, more: int) -> Value:
+        """`first`, 32 bits a lane, plus `by` plus `more` plus each lane's number."""
+        lanes, known = first.type.count, by if isinstance(by, int) else 0
+        numbers = vector(I32, lanes).each([known + more + lane for lane in range(lanes)])
+        if isinstance(by, Value):
+            first = first + self.splat(Value(self, self.b.convert("trunc", by.ir, I32)), lanes)
+        return first + Value(self, numbers)
 
     def below_unsigned(self, a: Value, b: Value) -> Value:
         """0 <= a < b in one comparison, for b that is not negative."""

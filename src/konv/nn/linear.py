@@ -12,8 +12,8 @@ from konv.nn.modules import parameters
 class Linear(nn.Linear):
     """`torch.nn.Linear`, computed by konv where x (..., in_features) has three axes or more.
 
-    All pixels of all images are one sequence (1, in_features, pixels) that lies channels-last as it
-    is, so nothing is copied. One row a sample (classifiers), and what is compiled or exported, is
+    All pixels of all images are one row of an image, which lies channels-last as it is, so nothing
+    is copied. One row a sample (classifiers), and what is compiled or exported, is
     left to PyTorch's own operator.
 
     >>> import torch
@@ -26,8 +26,9 @@ class Linear(nn.Linear):
         if input.dim() < 3 or not input.numel() or is_compiling():
             return super().forward(input)
         weight, bias = parameters(self)
-        pixels = input.reshape(1, -1, input.shape[-1]).transpose(1, 2)
+        pixels = input.reshape(1, -1, 1, input.shape[-1]).permute(0, 3, 1, 2)
         y: Tensor = convolution(
-            pixels, weight.unsqueeze(-1), bias, 1, False, (1,), (0,), (1,), 1, 0, None, "zeros"
-        )
-        return y.transpose(1, 2).reshape(*input.shape[:-1], weight.shape[0])
+            pixels, weight[..., None, None], bias,
+            2, False, (1, 1), (0, 0), (1, 1), 1, 0, None, "zeros",
+        )  # fmt: skip
+        return y.permute(0, 2, 3, 1).contiguous().view(*input.shape[:-1], weight.shape[0])

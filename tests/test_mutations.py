@@ -64,6 +64,7 @@ def taken(algorithm: Algorithm) -> list[Case]:
 HARMED = [algorithm for algorithm in ALGORITHMS if taken(algorithm)]
 # Those that work from no phases: a case of its own for each, and what harms any algorithm.
 OTHERS = {
+    "abreast": "conv2d 1x32x9x8 o32 k3x2 p1x0 g8 / bias=contiguous",
     "nested": "conv2d 1x20x30x31 o20 k28x29 p14 g20 / bias=contiguous",
     "pencils": "conv2d 1x20x9x8 o20 k3x2 p1x0 g20 / x=last out=last bias=contiguous",
     "planes": "conv2d 1x20x9x8 o20 k3x2 p1x0 g20 / bias=contiguous",

@@ -54,6 +54,8 @@ SPECIAL = (
     "tconv2d 1x5x6x7 o9 k4 s2 p1",
     "tconv2d 1x3x5x4 o2 k16 s8 p4",
     "conv2d 1x32x9x9 o32 k5 p2 g32",
+    "conv2d 1x32x9x9 o32 k3 p1 g8",
+    "conv2d 1x32x9x9 o32 k3 p1 g2",
 )
 
 

@@ -13,6 +13,7 @@ from konv.geometry import Axis, Conv
 from konv.kernels.words import AXES, Words
 from konv.llvm import I8, I64, Function, Module, Pointer, Value, pointer_to
 from konv.plan import Plan
+from konv.target import BYTES
 
 JOB = (
     "units", "chunks", "chunk", "lines",  # pieces of work; of the lines; lines in one; all of them
@@ -51,6 +52,7 @@ WIDEST = 112  # columns of a plane's unit: a whole row of most networks' largest
 LONGEST = 1024  # the same where there are no rows
 FEW = 7  # taps along a tile whose weights stay in registers; of more, all padding is left out
 ENDLESS = 2**30  # more slots than a strip has
+STEPS = 3  # slots told apart without another pointer: 0, 1 and 2 steps from one
 UNROLL = 160  # multiply-adds of a tile up to which the outer taps are unrolled too
 
 
@@ -150,6 +152,16 @@ def form_of(conv: Conv) -> tuple[int, ...]:
         *(a.stride if a.kernel * a.stride > 1 else 1 for a in axes),
         *(a.dilation if a.kernel > 1 else 1 for a in axes),
     )
+
+
+def dealt(plan: Plan, lanes: int) -> list[int]:
+    """The even ones of 2 x lanes columns, in an order that costs one instruction: those of each 128
+    bits of two registers side by side. Only results are brought in order, for the way from one half
+    of a register to the other is slow.
+    """
+    own = 16 // BYTES[plan.dtype]
+    begins = [at for n in range(0, lanes, own) for at in (n, lanes + n)]
+    return [begin + n for begin in begins for n in range(0, own, 2)]
 
 
 def walks(plan: Plan) -> bool:

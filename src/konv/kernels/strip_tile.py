@@ -17,15 +17,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 
-from konv.kernels.epilogue import activate, apart
-from konv.kernels.strip_form import FEW, UNROLL, Form, strip_steps
+from konv.kernels.strip_form import FEW, STEPS, UNROLL, Form, dealt, strip_steps
+from konv.kernels.strip_results import Results
 from konv.kernels.words import AXES, Words
 from konv.llvm import I8, Function, Pointer, Value, Variable
 from konv.plan import Plan
-from konv.target import BYTES
-
-STEPS = 3  # slots told apart without another pointer: 0, 1 and 2 steps from one
-Store = tuple[Pointer, Value, Pointer | None]  # a place, its result, what is added to that
 
 
 class Tile:
@@ -57,28 +53,20 @@ class Tile:
         if not form.direct:  # then they are known
             self.steps = [f.integer(step) for step in strip_steps(plan, form, unit)]
         self.half = form.half(plan.pixels == 1)
-        self.blocked = plan.blocked and not form.planes  # results go to the block first
+        self.results = Results(f, job, unit, plan, form, begin)
         self.edge = False  # while what planes do at the border is emitted
         self.rows: dict[int, Pointer] = {}  # where slots lie there
 
     def enter(self, slots: Pointer, y: Pointer) -> None:
         """What all tiles along the lanes share: `slots` of the line, and its results."""
-        f, form, job, unit, u = self.f, self.form, self.job, self.unit, self.form.along
+        f, form, unit, u = self.f, self.form, self.unit, self.form.along
         self.slots = slots + self.r * form.stride[u] * self.steps[u]
         self.jumps = [self.steps[u] * (form.finest * n) for n in range(STEPS + 1)]
         first, self.most = self.r * form.stride[u], max(form.uses(self.outputs))
         self.inside = self.there(u, first) & self.there(u, first + self.most)
-        self.out_steps: list[Value] = [job["y_stride", axis] for axis in AXES]
-        if self.blocked:
-            row = unit["length", 2] * form.lanes
-            self.out_steps = [unit["length", 1] * row, row, f.integer(form.lanes)]
-        self.line = y + self.z * self.out_steps[0] + self.r * self.out_steps[u]
+        self.results.enter(y)
         if not form.planes:
             return
-        below = self.out_steps[u] * form.apart
-        self.out_jumps = [below * n for n in range(STEPS + 1)]
-        self.all_rows = self.r + (self.outputs - 1) * form.apart < unit["length", u]
-        self.whole = self.all_rows & (unit["length", 2] >= form.lanes)
         # Columns x stride from which and up to which a vector reads inside, of no row at the border
         before = unit["before", 2]
         reach = (form.lanes - 1) * form.stride[2] + (form.stride[2] - 1) + form.extent(2) - 1
@@ -221,7 +209,8 @@ class Tile:
             parts = [f.load_masked(at + n * lanes, mask) for n, mask in enumerate(masks)]
         else:
             parts = [at.vector(n * lanes, lanes) for n in range(stride)]
-        return f.shuffle(parts[0], parts[1], self.dealt()) if len(parts) == 2 else parts[0]
+        order = dealt(self.plan, lanes)
+        return f.shuffle(parts[0], parts[1], order) if len(parts) == 2 else parts[0]
 
     def weight(self, own: Pointer, tap: int) -> Value:
         """The weight of one tap along the tile, in every lane or one a lane."""
@@ -261,106 +250,5 @@ class Tile:
                             total.set(f.fma(x, w, total.get()))
 
     def store(self) -> None:
-        """Write the outputs that there are, the others where nobody reads; adding 0 turns -0 into
-        0, as in konv.kernels.microtile.
-        """
-        f, form, unit = self.f, self.form, self.unit
-        if not form.planes:
-            self.put(self._chosen(), None)
-            return
-        lanes, width = form.lanes, unit["length", 2]
-        with f.choose(self.whole) as (whole, part):
-            with whole:
-                self.put(self._stores(), None)
-            with part, ExitStack() as stack:
-                if form.apart == 1 and len(self.places) == 1 and len(self.sums) > 1:
-                    dense = width.equals(self.out_steps[form.along])
-                    dense = dense & self.all_rows & (width * 2 >= lanes) & (width < lanes)
-                    narrow, part = stack.enter_context(f.choose(dense))
-                    with narrow:
-                        self.put(self._stores(), f.below(width, lanes), last=True)
-                    stack.enter_context(part)
-                stores = self._chosen()
-                with f.choose(width >= lanes) as (whole, narrow):
-                    with whole:
-                        self.put(stores, None)
-                    with narrow:
-                        self.put(stores, f.below(width, lanes))
-
-    def _stores(self) -> list[Store]:
-        """The results of all rows, each in its place."""
-        stores, at = [], [self.line + place for place in self.places]
-        for output, sums in enumerate(self.sums):
-            if output and output % STEPS == 0:
-                at = [pointer + self.out_jumps[STEPS] for pointer in at]
-            for pointer, total in zip(at, sums, strict=True):
-                to = pointer + self.out_jumps[output % STEPS] if output % STEPS else pointer
-                added = apart(to, self.unit["residual"]) if self.plan.residual else None
-                stores.append((to, self.result(total), added))
-        return stores
-
-    def _chosen(self) -> list[Store]:
-        """The results that there are, each in its place, the others where nobody reads."""
-        form, line, stores = self.form, self.line, []
-        dump = (self.unit.pointer("scratch", I8) + self.job["at_dump"]).cast(line.element)
-        u, o = form.along, form.across
-        for output, sums in enumerate(self.sums):
-            there = self.r + output * form.apart < self.unit["length", u]
-            for place, total in zip(self.places, sums, strict=True):
-                to = line + place * self.out_steps[o]
-                added = self.residual_of(to, there, dump)
-                to = self.f.select_pointer(there, to, dump)
-                stores.append((to, self.result(total), added))
-            line = line + self.out_steps[u] * form.apart
-        return stores
-
-    def result(self, total: Variable) -> Value:
-        """What a sum has become, its lanes in the order of columns."""
-        f, form, value = self.f, self.form, total.get() + 0.0
-        if not (form.planes and form.direct and form.stride[2] == 2):
-            return value
-        dealt = self.dealt()
-        return f.shuffle(value, value, [dealt.index(2 * n) for n in range(form.lanes)])
-
-    def dealt(self) -> list[int]:
-        """The even ones of 2 x lanes columns, in an order that costs one instruction: those of each
-        128 bits of two registers side by side. Only results are brought in order, for the way from
-        one half of a register to the other is slow.
-        """
-        lanes, own = self.form.lanes, 16 // BYTES[self.plan.dtype]
-        begins = [at for n in range(0, lanes, own) for at in (n, lanes + n)]
-        return [begin + n for begin in begins for n in range(0, own, 2)]
-
-    def residual_of(self, to: Pointer, there: Value, dump: Pointer) -> Pointer | None:
-        """Where the residual of a place lies; of what is no result, anything."""
-        if not self.plan.residual or self.blocked:
-            return None
-        return self.f.select_pointer(there, apart(to, self.unit["residual"]), dump)
-
-    def put(self, stores: list[Store], mask: Value | None, last: bool = False) -> None:
-        """Store results, or those of a mask, finished unless they go to a block and meet their
-        residual on the way out of it.
-
-        `last`: the mask is for the last of them only. The others are rows narrower than a vector,
-        two of which fill one, and each is followed by the next: what a vector writes beyond its
-        row is written again. A masked store takes as long as 18 instructions (Zen 3). Residuals
-        are read before, as they may lie where results go.
-        """
-        f, plan = self.f, self.plan
-        finished = []
-        for to, value, added in stores:
-            if added is not None:
-                lanes = value.lanes
-                value = value + (f.load_masked(added, mask) if mask else added.vector(0, lanes))
-            if not (plan.residual and self.blocked):
-                value = activate(f, plan, value)
-            if last:
-                finished.append((to, value))
-            elif mask:
-                f.store_masked(to, value, mask)
-            else:
-                to.put(0, value)
-        for to, value in finished[:-1]:
-            to.put(0, value)
-        if mask and finished:
-            f.store_masked(*finished[-1], mask)
+        """Write the outputs that there are."""
+        self.results.store(self.sums, self.places)

@@ -100,14 +100,15 @@ def test_a_tile_along_a_row_stays_in_registers(
 
 
 @pytest.mark.parametrize(
-    ("machine", "mr", "nr", "depth"), [tile for tile in tiles() if not tile.values[-1]]
+    ("machine", "mr", "nr", "depth"),
+    [tile for tile in tiles() if not tile.values[-1] and tile.values[0].family != "sse"],
 )
 def test_a_tile_along_pixels_stays_in_registers(
     machine: Machine, mr: int, nr: int, depth: int
 ) -> None:
-    """So does the one of a last block, which has as many pixels as its vectors leave room for."""
-    if machine.family == "sse":
-        pytest.skip("has no such tiles")
+    """So does the one of a last block, which has as many pixels as its vectors leave room for.
+    There are none with SSE.
+    """
     target = target_of(machine)
     plan = Plan("direct", "float32", False, False, mr, nr, depth=depth, form=(0, mr))
     module = Module(target, "tile")

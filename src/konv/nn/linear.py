@@ -13,8 +13,8 @@ class Linear(nn.Linear):
     """`torch.nn.Linear`, computed by konv where x (..., in_features) has three axes or more.
 
     All pixels of all images are one row of an image, which lies channels-last as it is, so nothing
-    is copied. One row a sample (classifiers), and what is compiled or exported, is
-    left to PyTorch's own operator.
+    is copied. One row a sample (classifiers), and what is compiled or exported, is left to
+    PyTorch's own operator.
 
     >>> import torch
     >>> layer = Linear(96, 384)

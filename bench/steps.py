@@ -38,7 +38,7 @@ class Step:
         self.layer = deepcopy(layer)
         if layout is torch.channels_last:
             self.layer = self.layer.to(memory_format=layout)
-        self.x = x.contiguous(memory_format=layout).requires_grad_()
+        self.x = x.clone(memory_format=layout).requires_grad_()
         self.dy = dy.contiguous(memory_format=layout)
 
     def __call__(self) -> float:

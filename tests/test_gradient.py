@@ -14,7 +14,7 @@ from functional.forms import FORMS, numbers, tensor
 from torch.nn import functional as nn
 
 import konv
-from konv import Conv, ProblemError, UnsupportedError, reference, weight_gradient
+from konv import Conv, ProblemError, UnsupportedError, reference, rounding, weight_gradient
 from konv.geometry import Axis, read_problems
 
 FOLDER = Path(__file__).resolve().parents[1] / "problems"
@@ -49,7 +49,7 @@ def check(conv: Conv, x: Any, dy: Any) -> Any:
         if isinstance(x, torch.Tensor) else (x, dy)  # fmt: skip
     x, dy = numbers(x), numbers(dy)
     want = reference.weight_gradient(conv, x, dy)
-    bound = reference.weight_gradient_tolerance(conv, x, dy)
+    bound = rounding.weight_gradient_tolerance(conv, x, dy)
     plain = numbers(got.float() if isinstance(got, torch.Tensor) else got)
     wrong = ~(np.abs(plain - want) <= bound)
     assert not wrong.any(), f"{conv}: {wrong.sum()} of {wrong.size} wrong, {np.argwhere(wrong)[:5]}"

@@ -20,7 +20,8 @@ from torch.nn import functional as F  # noqa: N812  # its usual name
 from konv.errors import ProblemError
 from konv.geometry import MODES, Axis, Conv, Mode, Tile
 from konv.geometry.terms import Terms
-from konv.reference import ROUNDING, im2col, sliding_window, tolerance
+from konv.reference import im2col, sliding_window
+from konv.rounding import ROUNDING, tolerance
 
 Array = NDArray[Any]
 some = settings(max_examples=60, deadline=None)

@@ -131,7 +131,7 @@ class Algorithm(Protocol):
     """
 
     name: str
-    # Every output is a plain sum of products, within the bound that reference.tolerance states.
+    # Every output is a plain sum of products, within the bound that rounding.tolerance states.
     exact: bool
     # Each result is stored once, so that a residual may lie in the output's own memory.
     once: bool

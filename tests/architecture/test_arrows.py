@@ -25,6 +25,7 @@ ROWS: tuple[tuple[str, frozenset[str]], ...] = (
     ("L0", frozenset({"geometry", "target"})),
     ("L0", frozenset({"plan"})),
     ("L1", frozenset({"reference", "llvm"})),
+    ("L1", frozenset({"rounding"})),
     ("L2", frozenset({"kernels", "gpu"})),
     ("L3", frozenset({"runtime"})),
     ("L4", frozenset({"arrays", "pair"})),
@@ -49,7 +50,7 @@ NOW, LATE = False, True
 THIRD_PARTY: dict[str, dict[str, bool]] = {
     "llvmlite": {"llvm": NOW},
     "numpy": {
-        **dict.fromkeys(("reference", "runtime"), NOW),
+        **dict.fromkeys(("reference", "rounding", "runtime"), NOW),
         **dict.fromkeys(("arrays", "checks", "request", "keys", "dispatch", "prepared"), NOW),
         **dict.fromkeys(("nn", "onnx", "analyze", "bench", "models", "tiling", "web"), NOW),
         "cli": LATE,

@@ -17,7 +17,8 @@ from konv.bench.peers.torch import Torch
 from konv.bench.results import Competitor, Measured
 from konv.bench.working import COLD, Rotation, draw, rotating, sweeper
 from konv.geometry import Conv, read_problems
-from konv.reference import im2col, tolerance
+from konv.reference import im2col
+from konv.rounding import tolerance
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPES = read_problems((ROOT / "problems/shapes.txt").read_text())

@@ -18,7 +18,7 @@ from functional.forms import numbers
 from functional.witness import Array, expected, tolerance
 
 import konv
-from konv import arrays, dispatch, reference
+from konv import arrays, dispatch, reference, rounding
 from konv.geometry import Conv
 from konv.kernels import by_name
 from konv.plan import Algorithm, Epilogue, Plan
@@ -74,12 +74,12 @@ def compare(
         bound: Any = 0
     else:
         algorithm = plans[conv].algorithm if conv in plans else "direct"
-        name = algorithm if algorithm in reference.ROUNDING else "direct"
-        bound = (reference.tolerance if thorough else tolerance)(conv, x, w, b, name)
+        name = algorithm if algorithm in rounding.ROUNDING else "direct"
+        bound = (rounding.tolerance if thorough else tolerance)(conv, x, w, b, name)
     epilogue = case.epilogue
     if epilogue != Epilogue():
         if not case.whole or epilogue.activation not in EXACT:
-            bound = reference.finished_tolerance(bound, want, epilogue, r, conv.dtype)
+            bound = rounding.finished_tolerance(bound, want, epilogue, r, conv.dtype)
         want = reference.finish(want, epilogue, r)
     wrong = ~(np.abs(got - want) <= bound)  # NaN is wrong too
     assert not wrong.any(), f"{case}\n{_where(wrong, got, want, bound)}"

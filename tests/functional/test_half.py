@@ -19,7 +19,7 @@ from functional.test_problems import LAYOUTS, PROBLEMS
 from torch.nn import functional as nn
 
 import konv
-from konv import llvm, reference
+from konv import llvm, reference, rounding
 from konv.errors import ProblemError
 from konv.geometry import Conv
 from konv.kernels import ALGORITHMS
@@ -88,7 +88,7 @@ def test_pytorch_agrees(line: str, last: bool, dtype: torch.dtype) -> None:
     assert y.is_contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
     doubles = [a.double() for a in (x, w, b)]
     want = theirs(*doubles, **rest)
-    bound = reference.tolerance(conv, *(a.numpy() for a in doubles))
+    bound = rounding.tolerance(conv, *(a.numpy() for a in doubles))
     right = want.numpy()
     assert (np.abs(y.double().numpy() - right) <= bound).all()
     other = theirs(x, w, b, **rest).double().numpy()
@@ -100,7 +100,7 @@ def test_pytorch_agrees(line: str, last: bool, dtype: torch.dtype) -> None:
         added = None if residual is None else r.double().numpy()
         y = ours(x, w, b, **rest, activation=epilogue.activation or None, residual=residual)
         finished = reference.finish(right, epilogue, added)
-        most = reference.finished_tolerance(bound, right, epilogue, added, conv.dtype)
+        most = rounding.finished_tolerance(bound, right, epilogue, added, conv.dtype)
         assert (np.abs(y.double().numpy() - finished) <= most).all()
 
 

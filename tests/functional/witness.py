@@ -1,4 +1,4 @@
-"""What is right, economically: PyTorch in float64, and konv.reference's own bound around it."""
+"""What is right, economically: PyTorch in float64, and konv.rounding's bound around it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional as nn
 
-from konv import reference
+from konv import reference, rounding
 from konv.geometry import Conv
 from konv.geometry.terms import Terms
 
@@ -77,8 +77,8 @@ def _transposed(conv: Conv, terms: list[Terms], x: torch.Tensor, w: torch.Tensor
 def tolerance(
     conv: Conv, x: Array, w: Array, bias: Array | None = None, algorithm: str = "direct"
 ) -> Array:
-    """`reference.tolerance`, its formula and its constants; only the sums of products are
+    """`rounding.tolerance`, its formula and its constants; only the sums of products are
     PyTorch's.
     """
-    with patch.object(reference, "im2col", expected):
-        return reference.tolerance(conv, x, w, bias, algorithm)
+    with patch.object(rounding, "im2col", expected):
+        return rounding.tolerance(conv, x, w, bias, algorithm)

@@ -17,7 +17,7 @@ from functional.check import nan_results, threads
 from functional.test_guard_pages import child_of
 
 from konv import gradient as front
-from konv import llvm, reference, weight_gradient
+from konv import llvm, reference, rounding, weight_gradient
 from konv.geometry import Conv
 from konv.kernels import (
     gradient,
@@ -154,7 +154,7 @@ def right(conv: Conv, kernel: Any, x: Any, dy: Any, got: Any) -> bool:
     want = reference.weight_gradient(conv, x, dy)
     if kernel.exact:
         return bool(np.array_equal(got, want))
-    bound = reference.weight_gradient_tolerance(conv, x, dy, "winograd")
+    bound = rounding.weight_gradient_tolerance(conv, x, dy, "winograd")
     return bool((abs(got - want) <= bound).all())
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from kernels.test_gradient import pinned, small_boxes
 
-from konv import llvm, reference, weight_gradient
+from konv import llvm, reference, rounding, weight_gradient
 from konv.geometry import Conv
 from konv.kernels import gradient, gradient_cut, gradient_winograd, gradient_winograd_cut
 from konv.runtime import gradient as runtime
@@ -28,7 +28,7 @@ def test_exact_forbids_winograd() -> None:
     assert not np.array_equal(fast, exact)
     assert np.array_equal(fast, weight_gradient(conv, x, dy))
     want = reference.weight_gradient(conv, x, dy)
-    assert (abs(exact - want) <= reference.weight_gradient_tolerance(conv, x, dy)).all()
+    assert (abs(exact - want) <= rounding.weight_gradient_tolerance(conv, x, dy)).all()
 
 
 STEPS = "takes kernels of 3, 4 or 5 taps in steps of one or two, the same on every axis"
@@ -142,6 +142,6 @@ def test_the_bound_of_winograd(line: str) -> None:
         x, dy = x.astype("float32"), dy.astype("float32")
         with pinned(gradient_winograd):
             error = abs(weight_gradient(conv, x, dy) - reference.weight_gradient(conv, x, dy))
-        allowed = reference.weight_gradient_tolerance(conv, x, dy, "winograd")
+        allowed = rounding.weight_gradient_tolerance(conv, x, dy, "winograd")
         most = max(most, float((error / allowed).max()))
     assert 0.01 < most < 0.5, most

@@ -11,7 +11,7 @@ from functional.check import small_units, threads
 from kernels.layers import TARGETS
 
 import konv
-from konv import llvm, reference
+from konv import llvm, reference, rounding
 from konv.geometry import Axis, Conv
 from konv.kernels import winograd
 from konv.kernels.winograd_cut import BOX, Model, even, widths
@@ -67,7 +67,7 @@ def test_the_bound(line: str) -> None:
         x, w = draws(conv, seed)
         y = konv.prepare(conv, w, plan="winograd")(x)
         error = abs(y - reference.im2col(conv, x, w))
-        allowed = reference.tolerance(conv, x, w, None, "winograd")
+        allowed = rounding.tolerance(conv, x, w, None, "winograd")
         most = max(most, float((error / allowed).max()))
     assert 0.01 < most < 0.5
 
@@ -175,7 +175,7 @@ def test_narrow_blocks(co: int, groups: int) -> None:
     """Results are right whatever blocks are left, and however many a unit takes."""
     conv = Conv.parse(f"conv2d 1x{16 * groups}x14x14 o{co * groups} k3 p1 g{groups}")
     x, w = draws(conv, 0)
-    close = reference.tolerance(conv, x, w, None, "winograd")
+    close = rounding.tolerance(conv, x, w, None, "winograd")
     layer = konv.prepare(conv, w, plan="winograd")
     results = []
     for count in (1, 2, 5):
@@ -224,7 +224,7 @@ def test_planes_of_a_volume(case: str) -> None:
     x, w = draws(conv, 0)
     layer = konv.prepare(conv, w, plan="winograd")
     last = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
-    close = reference.tolerance(conv, x, w, None, "winograd")
+    close = rounding.tolerance(conv, x, w, None, "winograd")
     want = reference.im2col(conv, x, w)
     for a in (x, last):
         results = []

@@ -187,7 +187,8 @@ def self_test() -> dict[str, str]:
 def _test(conv: Conv) -> str:
     from konv import functional
     from konv.analyze.layer import arguments, function_name
-    from konv.reference import im2col, tolerance
+    from konv.reference import im2col
+    from konv.rounding import tolerance
 
     rng = np.random.default_rng(0)
     x = rng.standard_normal(conv.in_shape).astype(conv.dtype)

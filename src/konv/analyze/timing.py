@@ -20,7 +20,8 @@ from konv.analyze.filters import Array
 from konv.analyze.layer import Layer, arguments, function_name, outputs
 from konv.errors import KonvError
 from konv.geometry import Axis, Conv
-from konv.reference import im2col, tolerance
+from konv.reference import im2col
+from konv.rounding import tolerance
 
 SECONDS = 0.5  # for all candidates of a layer together
 ROUNDS = 7  # at least: a median of fewer says little

@@ -24,7 +24,8 @@ from konv.bench.peers.peer import CONTIGUOUS, Array
 from konv.bench.peers.torch import Torch
 from konv.bench.working import Arrays
 from konv.geometry import Axis, Conv
-from konv.reference import im2col, tolerance
+from konv.reference import im2col
+from konv.rounding import tolerance
 
 ENTRIES = 4_000_000  # of the reference's matrix: 32 MB, a quarter of a second
 PLACES = 64  # each with all output channels

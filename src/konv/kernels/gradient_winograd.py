@@ -22,7 +22,7 @@ A dilated axis is `dilation` interleaved ones, whose tiles follow each other in 
 first outputs (konv.kernels.gradient_winograd_cut.first_output): their sums add up into one.
 
 What differs from a plain sum of products is as in konv.kernels.winograd: rounding
-(`reference.weight_gradient_tolerance`), and numbers that are not finite, which reach all taps of
+(`rounding.weight_gradient_tolerance`), and numbers that are not finite, which reach all taps of
 their channel, in steps of two those that begin at the same step. `precision("exact")` keeps this
 kernel out.
 

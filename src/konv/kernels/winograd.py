@@ -24,7 +24,7 @@ zeros. So a result depends on its tile's inputs only, and a crop equals the crop
 a multiple of `alignment` on, wherever it holds all that the tile reads. Every sum over channels is
 one chain. Padding is zeros in a tile like any others: no tap is left out.
 
-What differs from a plain sum of products. Rounding grows with the points: `reference.ROUNDING` has
+What differs from a plain sum of products. Rounding grows with the points: `rounding.ROUNDING` has
 the bound. A NaN or an infinity in the input reaches every output of its tile, up to m - 1 beyond
 its receptive field (2 m - 1 of a transposed layer of stride 2); numbers within a factor of 100 of
 the largest float may overflow in a tile; an infinite or NaN weight leaves no output of its channel

@@ -139,11 +139,14 @@ def _multiply_add(
             total.set(f.fma(x, vector, total.get()))
 
 
-def emit_outputs(module: Module, plan: Plan, transforms: Pair) -> Routine:
+def emit_outputs(
+    module: Module, plan: Plan, transforms: Pair, scattered: bool = False
+) -> Routine:
     """A' m A of one tile and one vector of output channels, plus bias, and what follows.
 
     outputs(m, m_point, bias, outs, channel, dump, residual): m is the vector's place in M, outs and
     channel say where its results go; in `dump` are those that are none, `residual` is the plan's.
+    `scattered`: `channel` may be any distance in the output, and counts nothing in the dump.
     outputs(m, m_point, bias, to, shape, plane, down, right, residual, last): contiguous; to: the
     first result of the first channel, shape: rows and columns that are real, then numbers from one
     channel, row and column to the next. last: 0 if `to` is not in the output itself; what a
@@ -182,9 +185,11 @@ def emit_outputs(module: Module, plan: Plan, transforms: Pair) -> Routine:
                 else:
                     outs, channel, dump, residual = rest
                     at = outs[r * along.outputs + i]
-                    place = at.to_pointer(F32) + channel
+                    none = at.equals(dump)
+                    moved = f.select(none, f.integer(0), channel) if scattered else channel
+                    place = at.to_pointer(F32) + moved
                     # What is no result has no residual: it is added to itself.
-                    distance = f.select(at.equals(dump), f.integer(0), residual)
+                    distance = f.select(none, f.integer(0), residual)
                     place.put(0, finish(f, plan, value, place, distance))
         if blocked:
             _emit_scatters(f, scatters, done, rest)

@@ -15,6 +15,7 @@ other in V, so the tap of the next plane is as many places further on for all ti
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from konv.kernels.pack import HEADER
@@ -36,18 +37,29 @@ from konv.llvm import F32, I64, Function, Module, Routine, Value
 from konv.plan import Plan
 from konv.target import Target
 
+EmitWeights = Callable[[Module, Pair, int, int], None]
+Place = Callable[[Function, Piece, Value], Value]
+
 DEPTH = 64  # channels of a product; more, and U and V of a point leave the first-level cache
 
 
-def emit_kernel(plan: Plan, target: Target, transforms: Pair) -> Module:
-    """The module of a plan: `run` and `pack`."""
+def emit_kernel(
+    plan: Plan,
+    target: Target,
+    transforms: Pair,
+    weights: EmitWeights = emit_weights,
+    place: Place | None = None,
+) -> Module:
+    """The module of a plan: `run` and `pack`, which `weights` adds. `place`: how many numbers from
+    a pixel's first result those of a vector of channels lie, where they do not simply follow it.
+    """
     module = Module(target, plan.algorithm)
-    emit_weights(module, transforms, plan.vectors, plan.tail)
+    weights(module, transforms, plan.vectors, plan.tail)
     axes, tables = emit_axes(module, transforms), emit_tables(module, plan, transforms)
     planes = _emit_planes(module, tables, _emit_v(module, transforms))
-    outputs = emit_outputs(module, plan, transforms)
+    outputs = emit_outputs(module, plan, transforms, place is not None)
     blocks = [
-        _emit_block(module, plan, transforms, nr, outputs)
+        _emit_block(module, plan, transforms, nr, outputs, place)
         for nr in ([plan.vectors, plan.tail] if plan.tail else [plan.vectors])
     ]
     unit = _emit_unit(module, plan, transforms, axes, planes, blocks)
@@ -167,7 +179,9 @@ def _emit_v(module: Module, transforms: Pair) -> Routine:
         return f.fn
 
 
-def _emit_block(module: Module, plan: Plan, transforms: Pair, nr: int, outputs: Routine) -> Routine:
+def _emit_block(
+    module: Module, plan: Plan, transforms: Pair, nr: int, outputs: Routine, place: Place | None
+) -> Routine:
     """block(job, unit, u, bias, vector): one block of output channels over the box's tiles;
     `vector`: its first.
     """
@@ -179,7 +193,10 @@ def _emit_block(module: Module, plan: Plan, transforms: Pair, nr: int, outputs: 
         job, unit = piece.job, piece.unit
         f.call(products, [job.base, unit.base, u])
         with f.loop(nr) as n:
-            channel = unit["group"] * job["co"] + offset(f, vector + n, job["co"], lanes)
+            if place:
+                channel = place(f, piece, vector + n)
+            else:
+                channel = unit["group"] * job["co"] + offset(f, vector + n, job["co"], lanes)
             f.call(store, [job.base, unit.base, n, bias + n * (lanes * 4), channel])
         return f.fn
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from konv.kernels import (
     abreast,
+    cells,
     depthwise,
     direct,
     interleave,
@@ -24,6 +25,7 @@ ALGORITHMS: tuple[Algorithm, ...] = (
     planes,
     depthwise,
     winograd,
+    cells,
     subpixel,
     interleave,
     abreast,

@@ -50,14 +50,14 @@ class _Block:
             taps = [first - sub for first, sub in zip(grid.first, subs, strict=True)]
             for table, tap in zip(self.first, taps, strict=True):
                 table[k] = tap
-            self.at[k] = channel * self.a["by_co"] + _flat(grid, taps) * self.a["by_tap"]
+            self.at[k] = channel * self.a["by_co"] + flat(grid, taps) * self.a["by_tap"]
 
     def put_tap(self, apart: tuple[int, ...], c: Value, group: Pointer, row: Pointer) -> None:
         """The weights of one channel at the tap so far apart from the first, for those columns that
         have it.
         """
         f, a = self.f, self.a
-        line = group + (c * a["by_ci"] + a["by_tap"] * _flat(self.grid, apart))
+        line = group + (c * a["by_ci"] + a["by_tap"] * flat(self.grid, apart))
         with f.loop(self.count) as k:
             if self.grid.mixed:
                 row[k] = 0.0
@@ -111,10 +111,10 @@ def emit_cell_weights(module: Module, dtype: str, nr: int, grid: Grid) -> None:
         to = a["packed"] + (g * padded + k0) * rows * grid.taps + head
         # Channels outermost, for the taps of one lie together in the weight.
         with f.loop(a["ci"]) as c:
-            for t, apart in enumerate(_taps(grid)):
+            for t, apart in enumerate(taps_of(grid)):
                 block.put_tap(apart, c, group, to + (rows * t + c) * block.wide)
         if grid.mixed:
-            for t, apart in enumerate(_taps(grid)):
+            for t, apart in enumerate(taps_of(grid)):
                 block.put_mask(apart, to + (rows * t + a["ci"]) * block.wide)
         biases = a["packed"] + a["groups"] * padded * rows * grid.taps + g * padded + head
         with f.loop(block.wide) as k:
@@ -127,7 +127,7 @@ def emit_cell_weights(module: Module, dtype: str, nr: int, grid: Grid) -> None:
     emit_pack(module, dtype, units, body)
 
 
-def _taps(grid: Grid) -> list[tuple[int, ...]]:
+def taps_of(grid: Grid) -> list[tuple[int, ...]]:
     """How far the taps of a column are apart from its first, on each axis."""
     return [
         tuple(t * s for t, s in zip(ts, grid.steps, strict=True))
@@ -135,7 +135,7 @@ def _taps(grid: Grid) -> list[tuple[int, ...]]:
     ]
 
 
-def _flat(grid: Grid, at: Any) -> Any:
+def flat(grid: Grid, at: Any) -> Any:
     """The number of a tap in the kernel by its numbers on the axes."""
     return (at[0] * grid.kernel[1] + at[1]) * grid.kernel[2] + at[2]
 

@@ -139,11 +139,15 @@ def _multiply_add(
             total.set(f.fma(x, vector, total.get()))
 
 
-def emit_outputs(module: Module, plan: Plan, transforms: Pair) -> Routine:
+def emit_outputs(
+    module: Module, plan: Plan, transforms: Pair, scattered: bool = False
+) -> Routine:
     """A' m A of one tile and one vector of output channels, plus bias, and what follows.
 
     outputs(m, m_point, bias, outs, channel, dump, residual): m is the vector's place in M, outs and
     channel say where its results go; in `dump` are those that are none, `residual` is the plan's.
+    `scattered`: `channel` may be any distance in the output, and counts nothing in the dump; so
+    many numbers `ahead` of results lie some to come, whose memory is asked for.
     outputs(m, m_point, bias, to, shape, plane, down, right, residual, last): contiguous; to: the
     first result of the first channel, shape: rows and columns that are real, then numbers from one
     channel, row and column to the next. last: 0 if `to` is not in the output itself; what a
@@ -152,7 +156,7 @@ def emit_outputs(module: Module, plan: Plan, transforms: Pair) -> Routine:
     lanes, blocked = module.target.lanes("float32"), plan.blocked
     over, along = transforms
     ends = [("to", pointer_to(F32)), ("shape", pointer_to(I64)), ("plane", I64), ("down", I64)]
-    words = ("channel", "dump", "residual")
+    words = ("channel", "dump", "residual", *(("ahead",) if scattered else ()))
     where = [("outs", pointer_to(I64)), *((word, I64) for word in words)]
     added_to = [("residual", I64), ("last", I64)] if plan.residual else []
     where = [*ends, ("right", I64), *added_to] if blocked else where
@@ -180,12 +184,16 @@ def emit_outputs(module: Module, plan: Plan, transforms: Pair) -> Routine:
                     value = value if plan.residual else activate(f, plan, value)
                     done.put((r * along.outputs + i) * lanes, value)
                 else:
-                    outs, channel, dump, residual = rest
+                    outs, channel, dump, residual, *ahead = rest
                     at = outs[r * along.outputs + i]
-                    place = at.to_pointer(F32) + channel
+                    none = at.equals(dump)
+                    moved = f.select(none, f.integer(0), channel) if scattered else channel
+                    place = at.to_pointer(F32) + moved
                     # What is no result has no residual: it is added to itself.
-                    distance = f.select(at.equals(dump), f.integer(0), residual)
+                    distance = f.select(none, f.integer(0), residual)
                     place.put(0, finish(f, plan, value, place, distance))
+                    if ahead:
+                        f.prefetch(place + ahead[0])
         if blocked:
             _emit_scatters(f, scatters, done, rest)
         return f.fn

@@ -160,8 +160,8 @@ Pair = tuple[Transform, Transform]  # down columns of pixels and along rows
 
 
 def transforms(plan: Plan) -> Pair:
-    """Those of a plan's form."""
-    return Transform(*plan.form[:WORDS]), Transform(*plan.form[WORDS:])
+    """Those that a plan's form begins with."""
+    return Transform(*plan.form[:WORDS]), Transform(*plan.form[WORDS : 2 * WORDS])
 
 
 def form(*pair: Transform) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ other in V, so the tap of the next plane is as many places further on for all ti
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from konv.kernels.pack import HEADER
@@ -36,18 +37,30 @@ from konv.llvm import F32, I64, Function, Module, Routine, Value
 from konv.plan import Plan
 from konv.target import Target
 
+EmitWeights = Callable[[Module, Pair, int, int], None]
+Place = Callable[[Function, Piece, Value], Value]
+
+AHEAD = 2  # vectors of columns: a cache line, or two rows of 8 sub-pixels
 DEPTH = 64  # channels of a product; more, and U and V of a point leave the first-level cache
 
 
-def emit_kernel(plan: Plan, target: Target, transforms: Pair) -> Module:
-    """The module of a plan: `run` and `pack`."""
+def emit_kernel(
+    plan: Plan,
+    target: Target,
+    transforms: Pair,
+    weights: EmitWeights = emit_weights,
+    place: Place | None = None,
+) -> Module:
+    """The module of a plan: `run` and `pack`, which `weights` adds. `place`: how many numbers from
+    a pixel's first result those of a vector of channels lie, where they do not simply follow it.
+    """
     module = Module(target, plan.algorithm)
-    emit_weights(module, transforms, plan.vectors, plan.tail)
+    weights(module, transforms, plan.vectors, plan.tail)
     axes, tables = emit_axes(module, transforms), emit_tables(module, plan, transforms)
     planes = _emit_planes(module, tables, _emit_v(module, transforms))
-    outputs = emit_outputs(module, plan, transforms)
+    outputs = emit_outputs(module, plan, transforms, place is not None)
     blocks = [
-        _emit_block(module, plan, transforms, nr, outputs)
+        _emit_block(module, plan, transforms, nr, outputs, place)
         for nr in ([plan.vectors, plan.tail] if plan.tail else [plan.vectors])
     ]
     unit = _emit_unit(module, plan, transforms, axes, planes, blocks)
@@ -167,33 +180,44 @@ def _emit_v(module: Module, transforms: Pair) -> Routine:
         return f.fn
 
 
-def _emit_block(module: Module, plan: Plan, transforms: Pair, nr: int, outputs: Routine) -> Routine:
+def _emit_block(
+    module: Module, plan: Plan, transforms: Pair, nr: int, outputs: Routine, place: Place | None
+) -> Routine:
     """block(job, unit, u, bias, vector): one block of output channels over the box's tiles;
     `vector`: its first.
     """
     lanes = module.target.lanes(plan.dtype)
     products = _emit_products(module, plan, transforms, nr)
     labels = ("u", "bias", "vector")
-    store = _emit_stores(module, plan, transforms, nr, outputs)
+    store = _emit_stores(module, plan, transforms, nr, outputs, place is not None)
     with tiles_function(module, f"block_{nr}", labels) as (f, piece, (u, bias, vector)):
         job, unit = piece.job, piece.unit
         f.call(products, [job.base, unit.base, u])
         with f.loop(nr) as n:
-            channel = unit["group"] * job["co"] + offset(f, vector + n, job["co"], lanes)
-            f.call(store, [job.base, unit.base, n, bias + n * (lanes * 4), channel])
+            arguments = [job.base, unit.base, n, bias + n * (lanes * 4)]
+            if place:
+                channel, last = place(f, piece, vector + n), job["co"] // lanes - 1
+                coming = place(f, piece, f.least(vector + n + AHEAD, last))
+                arguments += [channel, coming - channel]
+            else:
+                first = unit["group"] * job["co"]
+                arguments.append(first + offset(f, vector + n, job["co"], lanes))
+            f.call(store, arguments)
         return f.fn
 
 
 def _emit_stores(
-    module: Module, plan: Plan, transforms: Pair, nr: int, outputs: Routine
+    module: Module, plan: Plan, transforms: Pair, nr: int, outputs: Routine, scattered: bool
 ) -> Routine:
-    """stores(job, unit, n, bias, channel): vector n of a block, from M to the output."""
+    """stores(job, unit, n, bias, channel): vector n of a block, from M to the output; `ahead` as
+    konv.kernels.winograd_parts.emit_outputs says.
+    """
     lanes = module.target.lanes(plan.dtype)
     places = transforms[0].outputs * transforms[1].outputs
     flush = emit_flush(module, plan) if plan.blocked and nr == plan.vectors else None
     flush = flush or (module.routines.get("flush") if plan.blocked else None)
-    labels = ("n", "bias", "channel")
-    with tiles_function(module, f"stores_{nr}", labels) as (f, piece, (n, bias, channel)):
+    labels = ("n", "bias", "channel", *(("ahead",) if scattered else ()))
+    with tiles_function(module, f"stores_{nr}", labels) as (f, piece, (n, bias, channel, *ahead)):
         job, unit, outs = piece.job, piece.unit, piece.part("at_outs", I64)
         m, number = piece.part("at_m", F32) + n * lanes, f.var(0)
         if flush is None:
@@ -203,7 +227,7 @@ def _emit_stores(
                     outputs,
                     [
                         at, job["m_point"], bias.to_pointer(F32), outs + tile * places, channel,
-                        unit["scratch"] + job["at_dump"], unit["residual"],
+                        unit["scratch"] + job["at_dump"], unit["residual"], *ahead,
                     ],
                 )  # fmt: skip
             return f.fn

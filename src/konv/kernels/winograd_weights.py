@@ -30,34 +30,22 @@ def emit_weights(module: Module, transforms: Pair, nr: int, tail: int) -> None:
     lanes, head = module.target.lanes("float32"), HEADER // SIZE[F32]
     over, along = transforms
     taps, points = over.r * along.r, over.n * along.n
-    filters, gather = _emit_filters(module, transforms), _emit_gather(module, taps)
+    filters, gather = emit_filters(module, transforms), _emit_gather(module, taps)
     together = TOGETHER
     while together > 1 and together * points * nr * lanes * SIZE[F32] > STACK:
         together //= 2
 
-    def counted(f: Function, a: Arguments) -> tuple[Value, Value, Value, Value]:
-        """Output channels of a group in vectors, those of a half, which may be all, and the blocks
-        of that, full and narrow: as konv.kernels.winograd_cut says.
-        """
-        vectors = (a["co"] + (lanes - 1)) // lanes
-        some = vectors
-        if nr == WIDE:
-            halved = (vectors >= HALVED) & (vectors % (2 * WIDE)).equals(WIDE + 1)
-            some = f.select(halved, vectors // 2, vectors)
-        narrow = f.integer(0)
-        if tail:
-            one = (some % nr).equals(tail)
-            narrow = f.select(one, f.integer(1), 2)
-        return vectors, some, (some - narrow * tail) // nr, narrow
+    def sizes(f: Function, a: Arguments) -> tuple[Value, Value, Value, Value]:
+        return counted(f, (a["co"] + (lanes - 1)) // lanes, nr, tail)
 
     def units(f: Function, a: Arguments) -> Value:
-        vectors, some, full, narrow = counted(f, a)
+        vectors, some, full, narrow = sizes(f, a)
         groups: Value = a["groups"]
         return groups * (vectors // some) * (full + narrow)
 
     def body(f: Function, a: Arguments, unit: Value) -> None:
         a["packed"].cast(I64)[0] = 0  # nothing here leaves out taps, whatever the weights
-        vectors, some, full, narrow = counted(f, a)
+        vectors, some, full, narrow = sizes(f, a)
         co, ci, blocks = a["co"], a["ci"], full + narrow
         numbers = f.array(F32, together * taps * lanes)
         near, run = f.array(F32, points * together * nr * lanes), together * nr * lanes
@@ -93,6 +81,21 @@ def emit_weights(module: Module, transforms: Pair, nr: int, tail: int) -> None:
                     to[lane] = a["bias"][g * co + channel + lane] + 0.0
 
     emit_pack(module, "float32", units, body)
+
+
+def counted(f: Function, vectors: Value, nr: int, tail: int) -> tuple[Value, Value, Value, Value]:
+    """Output channels of a group in vectors, those of a half, which may be all, and the blocks of
+    that, full and narrow: as konv.kernels.winograd_cut says.
+    """
+    some = vectors
+    if nr == WIDE:
+        halved = (vectors >= HALVED) & (vectors % (2 * WIDE)).equals(WIDE + 1)
+        some = f.select(halved, vectors // 2, vectors)
+    narrow = f.integer(0)
+    if tail:
+        one = (some % nr).equals(tail)
+        narrow = f.select(one, f.integer(1), 2)
+    return vectors, some, (some - narrow * tail) // nr, narrow
 
 
 def _emit_gather(module: Module, taps: int) -> Routine:
@@ -155,7 +158,7 @@ def _emit_turned(module: Module) -> Routine:
         return f.fn
 
 
-def _emit_filters(module: Module, transforms: Pair) -> Routine:
+def emit_filters(module: Module, transforms: Pair) -> Routine:
     """filters(g, to, apart): G g G' of a vector of filters; `apart`: from one point to the next."""
     lanes = module.target.lanes("float32")
     over, along = transforms

@@ -1,0 +1,188 @@
+"""Winograd's tiles over the cells of a transposed layer: fewer multiplications where sub-pixels are
+many and every one has two taps an axis.
+
+    cells (konv.kernels.subpixel_grid) are the pixels of an ordinary 2x2 layer of stride 1, whose
+    output channels are columns: (channel, sub-pixel)
+    tiles of 3 x 3 cells take 16 products a pair of channel and column instead of 36: F(3x3, 2x2),
+    at the points 0, 1, -1 and infinity
+
+All of it is konv.kernels.winograd's (which takes strides of two itself, as parts of its
+transforms), but for two ends: weights, whose columns are found by a table
+(konv.kernels.cells_weights), and results, of which a vector is a run of the output: sub-pixels of a
+row of a cell (contiguous), or those and their channels (channels-last). So both leave straight
+from registers, with no block in scratch.
+
+Layers that enlarge a map of scores (FCN: 21 -> 21 channels, kernels of 16 x 16 in steps of 8) are
+like that: few channels in, thousands of columns, and an input transform that is next to nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from math import lcm, prod
+
+from konv.geometry import Conv
+from konv.kernels.cells_weights import emit_cell_filters
+from konv.kernels.direct import tile_cost
+from konv.kernels.pack import HEADER
+from konv.kernels.subpixel_grid import Grid, cells_of, shift_of
+from konv.kernels.winograd import EACH, LEAST, TILES, USUAL
+from konv.kernels.winograd_cut import Model, count, tail
+from konv.kernels.winograd_schedule import schedule
+from konv.kernels.winograd_transforms import WORDS, Transform, form, transforms
+from konv.kernels.winograd_units import emit_kernel
+from konv.kernels.winograd_words import TILES_JOB
+from konv.kernels.words import Piece
+from konv.llvm import Function, Module, Value
+from konv.plan import Blocks, Packing, Plan, Strides, Work
+from konv.target import BYTES, Target
+
+name = "cells"
+exact = False
+once = False
+words = TILES_JOB
+
+# Cells of a tile along an axis. 2 x 2 of them take 9 products for 16, and are left to few cells
+# with many weights: at 16 x 16 both take as many, and larger images 1.25 times fewer by 3 x 3.
+CELLS = (3, 2)
+# Multiplications saved that pay for the transforms, at least.
+SAVING = 1.3
+
+
+def why_not(conv: Conv, target: Target) -> str | None:
+    """Only f32 images in one group, kernels of twice the stride, cells that lie in the output as a
+    whole.
+    """
+    if conv.dtype != "float32":
+        return f"takes float32 only, for its rounding; here {conv.dtype}"
+    if conv.dims != 2 or conv.groups > 1 or conv.mode != "zeros":
+        return "takes images in one group, padded with zeros"
+    if conv.ci < LEAST:
+        return f"takes {LEAST} channels in or more; here {conv.ci}"
+    for axis in conv.axes:
+        if axis.up < 2 or axis.kernel != 2 * axis.up or axis.stride > 1 or axis.dilation > 1:
+            return "takes transposed layers whose kernel is twice their stride"
+        if shift_of(axis, aligned=True) or axis.out % axis.up:
+            return "takes whole cells of sub-pixels; here padding crops some"
+    if not any(_runs(conv, target, blocked) for blocked in (False, True)):
+        return f"takes rows of sub-pixels that fill vectors; here {conv.axes[1].up} of {conv.co}"
+    whys = [_too_little(conv, m) for m in CELLS]
+    return whys[0] if all(whys) else None
+
+
+def _runs(conv: Conv, target: Target, blocked: bool) -> bool:
+    """Whether the columns of a row of a cell, which are neighbours in the output, fill vectors."""
+    run = conv.axes[1].up * (1 if blocked else conv.co)
+    return run % target.lanes(conv.dtype) == 0
+
+
+def _too_little(conv: Conv, m: int) -> str | None:
+    """Why tiles of m x m cells do not pay at this image size."""
+    axes = cells_of(conv, aligned=True).axes
+    pairs = [(axis, Transform.of(axis, m)) for axis in axes]
+    tiles, points = prod(count(*pair) for pair in pairs), prod(t.n for _, t in pairs)
+    saved = prod(axis.out * axis.kernel for axis in axes) / (tiles * points)
+    if saved < SAVING:
+        return f"would save a factor of {saved:.1f} of the multiplications, less than {SAVING}"
+    size = points * conv.ci * _columns(conv) * BYTES[conv.dtype]
+    if size > EACH * tiles:
+        return f"would read {size / 2**20:.0f} MiB of transformed weights for {tiles} tiles"
+    return None
+
+
+def _columns(conv: Conv) -> int:
+    return conv.co * prod(axis.up for axis in conv.axes)
+
+
+def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
+    """One plan for each size of tile, the largest that pays first, and register tile."""
+    if not _runs(conv, target, blocked):
+        return ()
+    vectors = _columns(conv) // target.lanes(conv.dtype)
+    table = TILES[target.vector_bytes, target.registers]
+    tiles = sorted(table, key=lambda tile: (-tile[1], tile_cost(vectors, *tile)))
+    found = []
+    for m in CELLS:
+        pair = [Transform.of(axis, m) for axis in cells_of(conv, aligned=True).axes]
+        aligned = lcm(*(t.outputs * axis.up for t, axis in zip(pair, conv.axes, strict=True)))
+        shape = form(*pair) + Grid.of(conv, True, blocked).form
+        those = [
+            Plan(
+                name, conv.dtype, packed, blocked, mr, nr, tail(vectors, nr), alignment=aligned,
+                form=shape,
+            )
+            for mr, nr in tiles
+        ]  # fmt: skip
+        # What does not pay stands last, not left out: plans are the same for any image size.
+        found.append((_too_little(conv, m) is not None, those))
+    found.sort(key=lambda each: each[0])
+    return tuple(plan for _, those in found for plan in those)
+
+
+def _ordinary(conv: Conv) -> Conv:
+    """The layer over cells, with columns for output channels."""
+    return replace(cells_of(conv, aligned=True), co=_columns(conv))
+
+
+def _grid(plan: Plan) -> Grid:
+    return Grid.from_form(replace(plan, form=plan.form[2 * WORDS :]))
+
+
+def _straight(plan: Plan) -> Plan:
+    """Vectors of results leave as those of a channels-last output, whatever the output is."""
+    return replace(plan, blocked=False)
+
+
+def cost(conv: Conv, plan: Plan, target: Target) -> float:
+    """As konv.kernels.winograd's, of the ordinary layer over cells."""
+    cells = _ordinary(conv)
+    model = Model(cells, _straight(plan), replace(target, l2=USUAL))
+    stores = model.vectors * prod(axis.out for axis in cells.axes)
+    return model.best(threads=1, n=1).cycles + stores
+
+
+def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
+    """Boxes of tiles of cells as konv.kernels.winograd_schedule cuts them."""
+    apart = (axis.up * stride for axis, stride in zip(conv.axes, y[2:], strict=True))
+    return schedule(_ordinary(conv), _straight(plan), target, x, (*y[:2], *apart), threads)
+
+
+def packing(conv: Conv, plan: Plan, target: Target) -> Packing:  # noqa: ARG001 - as konv.plan
+    """Weights as konv.kernels.cells_weights packs them."""
+    over, along = transforms(plan)
+    each = over.n * along.n * conv.ci + 1
+    return Packing(HEADER + _columns(conv) * each * BYTES[plan.dtype], 1, conv.co, conv.ci)
+
+
+def blocks(conv: Conv, plan: Plan, target: Target) -> Blocks:
+    """Register tiles of tiles; what a tile has of outputs, all are counted as having."""
+    axes, pair = cells_of(conv, aligned=True).axes, transforms(plan)
+    tiles = prod(count(*each) for each in zip(axes, pair, strict=True))
+    each, steps = prod(t.outputs for t in pair), prod(axis.up for axis in conv.axes)
+    return Blocks(
+        pixels=(tiles * each, plan.pixels * each),
+        co=(conv.co, max(1, plan.vectors * target.lanes(plan.dtype) // steps)),
+        ci=(conv.ci, LEAST),
+        groups=(1, 1),
+    )
+
+
+def emit(plan: Plan, target: Target) -> Module:
+    """The module of a plan: `run` and `pack`."""
+    grid = _grid(plan)
+    weights = partial(emit_cell_filters, grid=grid)
+    place = partial(_place, grid, target.lanes(plan.dtype))
+    return emit_kernel(_straight(plan), target, transforms(plan), weights, place)
+
+
+def _place(grid: Grid, lanes: int, f: Function, piece: Piece, vector: Value) -> Value:  # noqa: ARG001
+    """How far in the output a vector of columns lies from the first of its cell."""
+    job, column = piece.job, vector * lanes
+    _, h, w = grid.steps
+    row = job["y_stride", 1] // h  # tiles step from cell to cell
+    if grid.subpixels_first:
+        channel, rest = column // (h * w), column % (h * w)
+        return channel * job["y_channel"] + rest // w * row + rest % w
+    run = job["co"] // h
+    return column // run * row + column % run

@@ -10,6 +10,7 @@ from konv.kernels import (
     direct,
     interleave,
     nested,
+    panels,
     pencils,
     planar,
     planes,
@@ -28,6 +29,7 @@ ALGORITHMS: tuple[Algorithm, ...] = (
     interleave,
     abreast,
     planar,
+    panels,
     direct,
 )
 

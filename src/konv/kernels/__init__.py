@@ -11,6 +11,7 @@ from konv.kernels import (
     direct,
     interleave,
     nested,
+    panels,
     pencils,
     planar,
     planes,
@@ -30,6 +31,7 @@ ALGORITHMS: tuple[Algorithm, ...] = (
     interleave,
     abreast,
     planar,
+    panels,
     direct,
 )
 

@@ -1,0 +1,70 @@
+"""Pixels of a contiguous image into the panels that konv.kernels.panels_tile multiplies.
+
+image   [channel][pixel]  ->  [panel][channel][nv vectors], then what is left as
+                              [vector][channel][lanes], zeros behind the last pixel
+"""
+
+from __future__ import annotations
+
+from konv.kernels.panels_cut import JOB
+from konv.kernels.scratch import LINE
+from konv.kernels.words import part_function
+from konv.llvm import I8, REAL, SIZE, Function, Module, Pointer, Routine, Value
+from konv.plan import Plan
+
+UNIT = ("x", "y", "scratch", "weights", "bias", "pixels", "rows", "residual")
+RECORDS = (JOB, UNIT)
+AHEAD = 8  # planes: the rows of so many channels on are asked for
+
+
+def emit_copy(module: Module, plan: Plan) -> Routine:
+    """copy(job, unit): fill the unit's panels, all channels of its group."""
+    real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
+    wide = plan.pixels
+    with part_function(module, "copy", records=RECORDS) as (f, piece, _):
+        job, unit = piece.job, piece.unit
+        source, panels = unit.pointer("x", real), piece.part("at_panels", real)
+        full, rest = unit["pixels"] // wide, unit["pixels"] % wide
+        whole, odd = rest // lanes, rest % lanes
+        behind, narrow = panels + full * job["panel"], job["ci"] * lanes
+        mask = f.below(odd, lanes)
+        with f.loop(job["ci"]) as c:
+            line, to, left = source + c * job["x_channel"], panels + c * wide, behind + c * lanes
+            with f.choose(job["x2"].equals(1)) as (dense, apart):
+                with dense:
+                    ahead = (line + job["x_channel"] * AHEAD).cast(I8)
+                    with f.loop(full) as p:
+                        for byte in range(0, wide * SIZE[real], LINE):
+                            f.prefetch(ahead + p * (wide * SIZE[real]) + byte)
+                        for at in range(0, wide, lanes):
+                            vector = (line + p * wide).vector(at, lanes)
+                            (to + p * job["panel"]).put(at, vector)
+                    end = line + full * wide
+                    with f.loop(whole) as v:
+                        f.prefetch(end + job["x_channel"] * AHEAD + v * lanes)
+                        (left + v * narrow).put(0, end.vector(v * lanes, lanes))
+                    with f.when(odd > 0):
+                        last = f.load_masked(end + whole * lanes, mask)
+                        (left + whole * narrow).put(0, last)
+                with apart:
+                    with f.loop(full) as p:
+                        _gather(
+                            f,
+                            line + p * wide * job["x2"],
+                            to + p * job["panel"],
+                            job["x2"],
+                            f.integer(wide),
+                        )
+                    end = line + full * wide * job["x2"]
+                    with f.loop(rest, step=lanes) as v:
+                        there = left + v // lanes * narrow
+                        there.put(0, f.zero(real, lanes))
+                        some = f.least(rest - v, lanes)
+                        _gather(f, end + v * job["x2"], there, job["x2"], some)
+        return f.fn
+
+
+def _gather(f: Function, source: Pointer, to: Pointer, step: Value, count: Value) -> None:
+    """Pixels that are no neighbours, one by one."""
+    with f.loop(count) as i:
+        to[i] = source[i * step]

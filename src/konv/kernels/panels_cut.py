@@ -1,0 +1,148 @@
+"""How a layer of one tap is cut into units, and what they cost: konv.kernels.panels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import lcm
+
+from konv.geometry import Axis, Conv
+from konv.kernels import scratch
+from konv.kernels.schedule import ALONE, FAR, flat
+from konv.plan import Plan, Strides, Work
+from konv.target import BYTES, Target
+
+JOB = (
+    "units",  # pieces of work, handed out to the threads one by one
+    "chunks", "parts",  # of all output channels, and of those of a group
+    "chunk", "rows",  # output channels of a unit; those computed before the next panel
+    "boxes", "box",  # of a row of pixels: units, and pixels in each
+    "high", "deep", "length",  # rows of pixels of an image, on two axes, and pixels in each
+    "ci", "co",  # of a group
+    "row",  # numbers from a row of packed weights to the next
+    "panel",  # numbers from a panel to the next
+    "weights",  # numbers of all rows of packed weights
+    "far",  # 1 if results go to memory and their places are asked for in advance
+    "x_batch", "x_channel", "x0", "x1", "x2", "y_batch", "y_channel", "y0", "y1",  # in elements
+    "at_panels",  # bytes into the thread's scratch
+    "thread_bytes",
+)  # fmt: skip
+
+# Prices in cycles, as konv.kernels.cut has them: of a unit; of a tile, its sums begun and stored;
+# of a vector copied into a panel; bytes a cycle of weights that a core's second-level cache does
+# not hold from one unit to the next.
+UNIT, TILE, COPIED, STREAMED = 300, 25, 1.5, 5
+FIRST = 2.5  # cycles more of a vector that comes from the last cache
+# Bytes of a unit's panels, if they are more than one: what the first-level cache half holds is
+# filled fastest (96 -> 24 @56: 0.107 ms, with 200 KB 0.112, Zen 3).
+ROOMY = 64 * 1024
+EFFICIENCY = 0.92  # of the peak, as direct's model has it
+CHUNKS = (1, 2, 4, 8, 16, 32)
+MOST = 64  # units that a row of pixels is cut into, beyond what caches ask for
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What prices are made of: channels of a group, vectors of pixels in a row, rows of pixels of
+    all images and groups.
+    """
+
+    ci: int
+    co: int
+    vectors: int
+    rows: int
+
+
+def row_numbers(ci: int, size: int) -> int:
+    """Numbers from a row of packed weights to the next: whole cache lines, an odd number of them,
+    so that rows do not share few sets of a cache.
+    """
+    line = scratch.LINE // size
+    return (-(-ci // line) | 1) * line
+
+
+def cycles(plan: Plan, ci: int, co: int, vectors: int) -> float:
+    """Cycles of `co` output channels of a row of so many vectors of pixels."""
+    (mr, few), nv = plan.form, plan.vectors
+    full, rest = divmod(vectors, nv)
+    tile = ci * max(mr * nv / 2, 4) / EFFICIENCY + TILE
+    narrow = ci * max((few + 1) / 2, 4) / EFFICIENCY + TILE
+    return full * -(-co // mr) * tile + rest * -(-co // few) * narrow + COPIED * ci * vectors
+
+
+def cut(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
+    """The work of a layer: its units are boxes of a row of pixels by chunks of output channels."""
+    if conv.exact_macs < ALONE:
+        threads = 1
+    size, lanes = BYTES[plan.dtype], target.lanes(plan.dtype)
+    numbers = conv.n * (conv.ci + conv.co)
+    for axis in conv.axes:
+        numbers *= axis.out
+    conv, x, y = flat(conv, x, y)
+    deep, high, last = (Axis(1, 1),) * (3 - len(conv.axes)) + conv.axes
+    x = x[:2] + (0,) * (5 - len(x)) + x[2:]
+    y = y[:2] + (0,) * (5 - len(y)) + y[2:]
+    ci, co, length = conv.ci // conv.groups, conv.co // conv.groups, last.out
+    shape = _Shape(ci, co, -(-length // lanes), conv.n * deep.out * high.out)
+    box, chunk = _cheapest(shape, plan, target, conv.groups, threads)
+    row, pixels = row_numbers(ci, size), min(box * lanes, shape.vectors * lanes)
+    boxes, parts = -(-shape.vectors // box), -(-co // chunk)
+    panel = ci * plan.pixels + scratch.LINE // size
+    some = lcm(*plan.form)  # whole tiles of either kind
+    words = dict.fromkeys(JOB, 0) | {
+        "units": conv.n * deep.out * high.out * boxes * parts * conv.groups,
+        "chunks": parts * conv.groups, "parts": parts, "chunk": chunk,
+        "rows": max(some, target.l2 // 4 // (row * size) // some * some),
+        "boxes": boxes, "box": pixels, "high": high.out, "deep": deep.out, "length": length,
+        "ci": ci, "co": co, "row": row, "panel": panel, "weights": conv.co * row,
+        "far": numbers * size >= FAR,
+        "x_batch": x[0], "x_channel": x[1], "x0": x[2], "x1": x[3], "x2": x[4],
+        "y_batch": y[0], "y_channel": y[1], "y0": y[2], "y1": y[3],
+    }  # fmt: skip
+    full, rest = divmod(-(-pixels // lanes), plan.vectors)
+    parts_of = {"at_panels": (full * panel + rest * ci * lanes) * size}
+    words["thread_bytes"] = scratch.lay_out(words, parts_of)
+    return Work([int(words[name]) for name in JOB], threads, words["thread_bytes"])
+
+
+def _cheapest(
+    shape: _Shape, plan: Plan, target: Target, groups: int, threads: int
+) -> tuple[int, int]:
+    """Vectors of a box, output channels of a chunk."""
+    found: dict[tuple[int, int], float] = {}
+    mr, size = plan.form[0], BYTES[plan.dtype]
+    most = max(1, ROOMY // (shape.ci * target.lanes(plan.dtype) * size))
+    fewest = -(-shape.vectors // max(most, plan.vectors))
+    for boxes in range(fewest, min(shape.vectors, fewest + MOST) + 1):
+        even = -(-shape.vectors // boxes)
+        for box in {even, -(-even // plan.vectors) * plan.vectors}:
+            for chunks in CHUNKS:
+                each = -(-shape.co // chunks)
+                chunk = -(-each // mr) * mr
+                if (box, chunk) not in found:
+                    found[box, chunk] = _price(shape, plan, target, groups, threads, box, chunk)
+    return min(found, key=lambda each: found[each])
+
+
+def _price(
+    shape: _Shape, plan: Plan, target: Target, groups: int, threads: int, box: int, chunk: int
+) -> float:
+    """Cycles from the first to the last unit, on all threads. The first one's image is not asked
+    for while another is computed.
+    """
+    size, (boxes, last) = BYTES[plan.dtype], divmod(shape.vectors, box)
+    each = UNIT
+    if shape.ci * shape.co * groups * size > target.l2 * 3 // 4:
+        each += shape.ci * chunk * size / STREAMED
+    unit = cycles(plan, shape.ci, chunk, min(box, shape.vectors)) + each
+    mean = unit * boxes
+    if last:
+        mean += cycles(plan, shape.ci, chunk, last) + each
+        boxes += 1
+    mean /= boxes
+    units = boxes * -(-shape.co // chunk) * groups * shape.rows
+    first = FIRST * shape.ci * min(box, shape.vectors)
+    rounds = -(-units // threads)
+    if rounds <= 2:
+        return rounds * unit + first
+    # Threads help one another: the last round is rarely whole.
+    return (rounds + units / threads) / 2 * mean + first

@@ -16,6 +16,8 @@ from torch.nn import functional as nn
 import konv
 from konv import Conv, ProblemError, UnsupportedError, reference, rounding, weight_gradient
 from konv.geometry import Axis, read_problems
+from konv.nn import gradients
+from konv.pair import pair
 
 FOLDER = Path(__file__).resolve().parents[1] / "problems"
 KINDS = (
@@ -213,3 +215,40 @@ def test_equal_layers_are_planned_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(3):
         weight_gradient(Conv.parse("conv2d 2x3x11x7 o5 k3 s2 p1"), x, dy)
     assert len(planned) == 1
+
+
+LAST = (
+    *KINDS[:-2],
+    "conv2d 1x8x28x28 o8 k3 p1 g2",
+    "conv2d 1x19x17x17 o40 k3 p12 d12",
+    "conv2d 2x32x14x14 o40 k3 p1",
+)
+
+
+@pytest.mark.parametrize("line", LAST)
+def test_channels_last_results(line: str) -> None:
+    """A gradient lies as its weight does, so autograd need not copy it, and has the same bits."""
+    conv = Conv.parse(line)
+    x, dy = (torch.from_numpy(a) for a in arrays(conv))
+    plain = konv.gradient.of_numbers(pair(conv), x, dy)
+    last = konv.gradient.of_numbers(pair(conv), x, dy, True)
+    assert torch.equal(last, plain)
+    assert plain.is_contiguous()
+    assert last.movedim(1, -1).is_contiguous()
+
+
+def test_autograd_keeps_the_very_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    real = gradients.of_numbers
+
+    def watched(*a: Any) -> Any:
+        made.append((dw := real(*a)).data_ptr())
+        return dw
+
+    monkeypatch.setattr(gradients, "of_numbers", watched)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        layer = konv.nn.Conv2d(8, 16, 3).to(memory_format=layout)
+        layer(torch.ones(2, 8, 9, 9).to(memory_format=layout)).sum().backward()
+        assert layer.weight.grad is not None
+        assert layer.weight.grad.stride() == layer.weight.stride()
+        assert made.pop() == layer.weight.grad.data_ptr()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -11,7 +12,7 @@ from konv.errors import ProblemError, UnsupportedError
 from konv.geometry import Conv
 from konv.pair import Pair, pair
 from konv.prepared import prepare
-from konv.runtime import memory
+from konv.runtime import hugepages, memory
 from konv.runtime.choose import current_precision
 from konv.runtime.gradient import GradientCall, taken
 from konv.runtime.threads import Team, team
@@ -54,8 +55,10 @@ def weight_gradient(conv: Conv, x: Any, dy: Any) -> Any:
     return of_numbers(pair(conv), x, dy)
 
 
-def of_numbers(which: Pair, x: Any, dy: Any) -> Any:
-    """weight_gradient for who sees to it that the result can be differentiated."""
+def of_numbers(which: Pair, x: Any, dy: Any, last: bool = False) -> Any:
+    """weight_gradient for who sees to it that the result can be differentiated; `last`: let it lie
+    channels-last if it can.
+    """
     kind, now = kind_of(x), team()
     if kind is None:
         raise _foreign(kind, x, dy)
@@ -67,10 +70,10 @@ def of_numbers(which: Pair, x: Any, dy: Any) -> Any:
         kind.refuse(dy, "dy")
         arrays = kind.name, kind.signature(x), kind.signature(dy)
     px, py = kind.address(x), kind.address(dy)
-    key = which, px & 7, py & 7, arrays, now.address, now.threads, current_precision()
+    key = which, px & 7, py & 7, arrays, now.address, now.threads, current_precision(), last
     layer = _layers.get(key)
     if layer is None:
-        layer = _Layer(kind, which.conv, x, dy, now)
+        layer = _Layer(kind, which.conv, x, dy, now, last)
         if len(_layers) >= REMEMBERED:
             _layers.clear()
         _layers[key] = layer
@@ -82,21 +85,24 @@ class _Layer:
     copied first.
     """
 
-    def __init__(self, kind: Kind, conv: Conv, x: Any, dy: Any, now: Team) -> None:
+    def __init__(
+        self, kind: Kind, conv: Conv, x: Any, dy: Any, now: Team, last: bool = False
+    ) -> None:
         _check(kind, conv, x, dy)
         self.kind, self.given, self.itemsize = kind, conv, BYTES[conv.dtype]
         self.name = f"the weight gradient of {conv}"
         self.size = prod(conv.weight_shape) * self.itemsize
-        self.make = kind.maker(conv.weight_shape, conv.dtype)
         self.empty = 0 in (conv.n, *conv.weight_shape)
         self.conv = conv.adjoint() if conv.transposed else conv  # x and dy trade roles
+        last = last and not self.empty and taken(self.conv)
+        self.make = _maker(kind, conv, last)
         self.call: GradientCall | None = None
         if not self.empty and taken(self.conv):
             x, dy = (dy, x) if conv.transposed else (x, dy)
             x_strides, x_last, x_readable = _laid(kind, x, self.itemsize)
             y_strides, y_last, y_readable = _laid(kind, dy, self.itemsize)
             self.readable = x_readable, y_readable
-            self.call = GradientCall(self.conv, x_strides, y_strides, now, x_last, y_last)
+            self.call = GradientCall(self.conv, x_strides, y_strides, now, x_last, y_last, last)
 
     def __call__(self, x: Any, dy: Any) -> Any:
         if self.given.transposed:
@@ -108,6 +114,7 @@ class _Layer:
         if not self.readable[1]:
             dy = self._copy(dy)
         dw, kind = self._new(), self.kind
+        hugepages.prefer(kind.address(dw), self.size)
         addresses = kind.address(x), kind.address(dy), kind.address(dw)
         if 0 in addresses:
             raise no_memory("x or dy")
@@ -125,6 +132,15 @@ class _Layer:
         zeros = self._new()
         zeros[...] = 0
         return zeros
+
+
+def _maker(kind: Kind, conv: Conv, last: bool) -> Callable[[], Any]:
+    """What makes the result."""
+    if not last:
+        return kind.maker(conv.weight_shape, conv.dtype)
+    first, channels, *taps = conv.weight_shape
+    order = (0, conv.dims + 1, *range(1, conv.dims + 1))
+    return kind.maker((first, *taps, channels), conv.dtype, order)
 
 
 def _laid(kind: Kind, a: Any, itemsize: int) -> tuple[Shape, bool, bool]:

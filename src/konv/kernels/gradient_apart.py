@@ -100,7 +100,7 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
     weave = dict.fromkeys(JOB, 0) | places
     weave |= {
         "units": -(-numbers // PIECE), "adding": 2, "piece": PIECE, "numbers": numbers,
-        "taps": len(counts), "at_taps": len(JOB),
+        "taps": len(counts), "at_taps": len(JOB), "ci": conv.ci // conv.groups,
     }  # fmt: skip
     first, *then = [*runs, [*weave.values(), *counts]]
     return Work(first, then, threads, in_all)

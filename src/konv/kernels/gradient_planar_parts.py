@@ -223,17 +223,28 @@ def emit_leave(module: Module, plan: Plan) -> Routine:
         job, unit, weight = piece.job, piece.unit, args[0].to_pointer(real)
         rows = job["ci"] * job["taps"]
         sums = piece.part("at_sums", real)
-        blocks = (job["co"] + (nc - 1)) // nc
+        blocks, last = (job["co"] + (nc - 1)) // nc, job["w_last"].differs(0)
+        # A row is (channel, tap); from one tap to the next, and from the last to the next channel.
+        step = f.select(last, job["ci"], f.integer(1))
+        back = f.select(last, 1 - (job["taps"] - 1) * job["ci"], f.integer(1))
+        places = f.array(I64, mr)
         with f.loop(unit["groups"]) as g:
             own = sums + g * job["padded_rows"] * lanes
             out = weight + (unit["group"] + g) * job["co"] * rows
-            with f.loop(rows, step=mr) as row, f.loop(job["co"], step=nc) as k:
-                tile = own + (row * blocks * nc + k * mr) * lanes
+            tap, place = f.var(0), f.var(0)
+            with f.loop(rows, step=mr) as row:
                 for m in range(mr):
-                    for n in range(nc):
-                        with f.when((row + m < rows) & (k + n < job["co"])):
-                            vector = tile.vector((m * nc + n) * lanes, lanes)
-                            out[(k + n) * rows + row + m] = _added_up(f, vector)
+                    places[m] = place.get()
+                    ends = (tap.get() + 1).equals(job["taps"])
+                    place.add(f.select(ends, back, step))
+                    tap.set(f.select(ends, f.integer(0), tap.get() + 1))
+                with f.loop(job["co"], step=nc) as k:
+                    tile = own + (row * blocks * nc + k * mr) * lanes
+                    for m in range(mr):
+                        for n in range(nc):
+                            with f.when((row + m < rows) & (k + n < job["co"])):
+                                vector = tile.vector((m * nc + n) * lanes, lanes)
+                                out[(k + n) * rows + places[m]] = _added_up(f, vector)
         return f.fn
 
 

@@ -1,6 +1,9 @@
 """How the sums of a weight gradient leave, and how those of several parts become one.
 
 sums    [block][row][vector][lane]                 ->  [output channel][row], as the weight lies
+
+A row is (channel, tap), of a weight that lies channels-last (tap, channel). What parts leave lies
+as the weight does; only taps apart (konv.kernels.gradient_apart) leave theirs one after the other.
 """
 
 from __future__ import annotations
@@ -35,10 +38,16 @@ def emit_leave(module: Module, plan: Plan, turn: Routine) -> Routine:
             first, number = block * width, block - unit["block0"]
             sums = piece.part("at_sums", real) + number * job["padded_rows"] * width
             channel = unit["group"] * job["co"] + first
-            to = weight + (channel * reduction + unit["channel"] * job["taps"])
+            to = weight + channel * reduction
             valid = f.least(job["co"] - first, wide)
-            rows = unit["channels"] * job["taps"]
-            f.call(turn, [sums, wide, to, reduction, rows, valid])
+            with f.choose(job["w_last"].differs(0)) as (last, contiguous):
+                with last, f.loop(job["taps"]) as tap:
+                    own, place = sums + tap * wide, to + (tap * job["ci"] + unit["channel"])
+                    step = job["taps"] * wide
+                    f.call(turn, [own, step, place, reduction, unit["channels"], valid])
+                with contiguous:
+                    place, rows = to + unit["channel"] * job["taps"], unit["channels"] * job["taps"]
+                    f.call(turn, [sums, wide, place, reduction, rows, valid])
         return f.fn
 
 
@@ -67,7 +76,8 @@ def emit_weave(module: Module, plan: Plan) -> Routine:
     """weave(job, partial, y, unit): a piece of a weight whose taps have parts of their own each;
     those of a tap that meets padding only are none, and it is 0.
 
-    Tap by tap, as long as the piece stays in the first-level cache.
+    Tap by tap, as long as the piece stays in the first-level cache. Of a weight that lies
+    channels-last a run of input channels at a time.
     """
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     params = [("job", pointer_to(I64)), ("partial", pointer_to(real))]
@@ -76,26 +86,42 @@ def emit_weave(module: Module, plan: Plan) -> Routine:
         job = Words(job_at, JOB, frozen=True)
         begin, count, taps = unit * job["piece"], f.var(0), job["taps"]
         end = f.least(begin + job["piece"], job["numbers"])
-        aside = f.array(real, lanes)
-        whole, each = begin + ((end - begin) & -lanes), job.base + job["at_taps"]
+        aside, each = f.array(real, lanes), job.base + job["at_taps"]
         with f.loop(taps) as tap:
-            first = partial + count.get() * job["numbers"]
-            parts, out = each[tap], y + tap
+            first, parts = partial + count.get() * job["numbers"], each[tap]
             count.add(parts)
 
-            def total(i: Value, lanes: int, first: Pointer = first, parts: Value = parts) -> Value:
-                return _total(f, plan, first + i, parts, job["numbers"], lanes)
+            def put(i: Value, lanes: int, out: Pointer, apart: Value | None) -> None:
+                """Totals of neighbouring numbers, to places next to each other or so far apart."""
+                found = _total(f, plan, first + i, parts, job["numbers"], lanes)
+                if apart is None or not lanes:
+                    write(f, plan.dtype, out + (i if apart is None else i * apart), found)
+                    return
+                aside.put(0, found)
+                for lane in range(lanes):
+                    write(f, plan.dtype, out + (i + lane) * apart, aside[lane])
 
-            with f.choose(parts.equals(0)) as (none, some):
-                with none, f.loop(end, start=begin) as i:
-                    out[i * taps] = 0 if out.element == I16 else 0.0
-                with some:
-                    with f.loop(whole, start=begin, step=lanes) as i:
-                        aside.put(0, total(i, lanes))
-                        for lane in range(lanes):
-                            write(f, plan.dtype, out + (i + lane) * taps, aside[lane])
-                    with f.loop(end, start=whole) as i:
-                        write(f, plan.dtype, out + i * taps, total(i, 0))
+            def run(begin: Value, end: Value, out: Pointer, apart: Value | None) -> None:
+                whole = begin + ((end - begin) & -lanes)
+                with f.choose(parts.equals(0)) as (none, some):
+                    with none, f.loop(end, start=begin) as i:
+                        out[i if apart is None else i * apart] = 0 if y.element == I16 else 0.0
+                    with some:
+                        with f.loop(whole, start=begin, step=lanes) as i:
+                            put(i, lanes, out, apart)
+                        with f.loop(end, start=whole) as i:
+                            put(i, 0, out, apart)
+
+            with f.choose(job["w_last"].differs(0)) as (last, contiguous):
+                with last:
+                    ci, at = job["ci"], f.var_of(begin)
+                    with f.loop((end - 1) // ci - begin // ci + 1):
+                        co = at.get() // ci
+                        stop = f.least((co + 1) * ci, end)
+                        run(at.get(), stop, y + (co * (taps - 1) + tap) * ci, None)
+                        at.set(stop)
+                with contiguous:
+                    run(begin, end, y + tap, taps)
         return f.fn
 
 

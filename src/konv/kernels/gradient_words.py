@@ -19,6 +19,7 @@ JOB = (
     "piece", "numbers",  # of the whole weight
     "parts", "boxes", "images", "image_boxes",  # images in a box
     "n", "groups", "ci", "co", "taps",  # channels of a group
+    "w_last",  # 1 if the weight lies channels-last
     "blocks", "tail",  # full blocks of output channels; vectors in one more, other block
     "ranges_co", "blocks_each", "ranges_ci", "ci_each",
     "x_first", "dy_first",  # bytes of x and dy before those that are read

@@ -31,6 +31,7 @@ def emit_weights(module: Module, transforms: Pair, nr: int, tail: int) -> None:
     over, along = transforms
     taps, points = over.r * along.r, over.n * along.n
     filters, gather = emit_filters(module, transforms), _emit_gather(module, taps)
+    ahead = _emit_ahead(module, taps)
     together = TOGETHER
     while together > 1 and together * points * nr * lanes * SIZE[F32] > STACK:
         together //= 2
@@ -62,6 +63,7 @@ def emit_weights(module: Module, transforms: Pair, nr: int, tail: int) -> None:
                 source = a["weights"] + (g * a["by_group"] + channel * a["by_co"] + c * a["by_ci"])
                 source = source + tap * taps * a["by_tap"]
                 strides = a["by_co"], a["by_ci"], a["by_tap"]
+                f.call(ahead, [source + a["by_ci"] * together, *strides])
                 f.call(gather, [source, numbers, count, *strides])
                 with f.loop(count) as i:
                     to = near + (i * wide + n) * lanes
@@ -69,6 +71,7 @@ def emit_weights(module: Module, transforms: Pair, nr: int, tail: int) -> None:
             with f.loop(points) as point:
                 to = out + ((point * deep + tap) * ci + c) * wide * lanes
                 with f.loop(count * wide * lanes, step=lanes) as at:
+                    f.prefetch(to + (at + count * wide * lanes), write=True)
                     to.put(at, (near + (point * run + at)).vector(0, lanes))
         biases = a["packed"] + a["groups"] * vectors * ci * deep * (points * lanes) + head
         with f.loop(wide) as n:
@@ -140,6 +143,22 @@ def _emit_gather(module: Module, taps: int) -> Routine:
                         done.set(taps & -SIDE)
                 with f.loop(taps, start=done.get()) as t:
                     one_by_one(own + t * by_tap, out + t * lanes)
+        return f.fn
+
+
+def _emit_ahead(module: Module, taps: int) -> Routine:
+    """ahead(source, by_co, by_ci, by_tap): ask for what `gather` reads of some input channels, by
+    the two of three ways through it on which numbers lie apart.
+    """
+    lanes = module.target.lanes("float32")
+    params = [("source", pointer_to(F32)), ("by_co", I64), ("by_ci", I64), ("by_tap", I64)]
+    with module.function("ahead", params, inline=False) as (f, (source, by_co, by_ci, by_tap)):
+        beside, side = by_co.equals(1), f.integer(TOGETHER)
+        near = by_tap.equals(1) | by_tap.equals(-1)
+        first = f.select(beside, side, f.integer(lanes)), f.select(beside, by_ci, by_co)
+        second = f.select(near, side, f.integer(taps)), f.select(near, by_ci, by_tap)
+        with f.loop(first[0]) as i, f.loop(second[0]) as j:
+            f.prefetch(source + (i * first[1] + j * second[1]))
         return f.fn
 
 

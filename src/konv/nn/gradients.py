@@ -64,7 +64,7 @@ class Convolution(Function):
             if wants_x:
                 dx = run(one.adjoint, dy, weight)
             if wants_weight:
-                dw = of_numbers(one, x, dy)
+                dw = of_numbers(one, x, dy, _is_last(weight))
         else:
             if wants_x:
                 dx = convolution(dy, weight, None, one.adjoint)
@@ -213,6 +213,13 @@ def _gradient(x: Tensor, dy: Tensor, one: Pair) -> Tensor:
     function: Any = EagerWeightGradient if _eager() else WeightGradient
     found: Tensor = function.apply(x, dy, one)
     return found
+
+
+def _is_last(weight: Tensor) -> bool:
+    """Whether it lies channels-last. Its gradient should, too: else autograd copies it, which took
+    1.5 of 12 ms of a step of 512@7 3x3.
+    """
+    return weight.dim() > 2 and weight.stride(1) == 1 and weight.stride(-1) == weight.shape[1] > 1
 
 
 def _eager() -> bool:

@@ -20,6 +20,7 @@ from konv.kernels import (
     gradient_winograd,
     gradient_winograd_cut,
 )
+from konv.kernels.gradient_words import JOB
 from konv.plan import Plan, Strides
 from konv.runtime import memory
 from konv.runtime.choose import current_precision
@@ -55,10 +56,19 @@ def choose(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Pla
 
 
 class GradientCall:
-    """The weight gradient of an ordinary layer, for x and dy with these strides in elements."""
+    """The weight gradient of an ordinary layer, for x and dy with these strides in elements;
+    `w_last`: it lies channels-last, else contiguous.
+    """
 
     def __init__(
-        self, conv: Conv, x: Strides, y: Strides, team: Team, x_last: bool, y_last: bool
+        self,
+        conv: Conv,
+        x: Strides,
+        y: Strides,
+        team: Team,
+        x_last: bool,
+        y_last: bool,
+        w_last: bool = False,
     ) -> None:
         target = llvm.detect()
         self.conv, self.team = conv, team
@@ -66,6 +76,8 @@ class GradientCall:
         self.work = work(conv, self.plan, target, x, y, team.threads)
         memory.require(self.work.scratch, f"scratch memory of the weight gradient of {conv}")
         runs = [self.work.words, *self.work.then]
+        for words in runs:
+            words[JOB.index("w_last")] = int(w_last)
         self._jobs: list[Any] = [np.array(words, dtype=np.int64) for words in runs]
         self._addresses = [job.ctypes.data for job in self._jobs]
         self._run = gradient_kernel(self.plan)
@@ -75,7 +87,7 @@ class GradientCall:
         )
 
     def run(self, x: int, dy: int, dw: int) -> None:
-        """Compute dw, contiguous, from x and dy, all at these addresses."""
+        """Compute dw from x and dy, all at these addresses."""
         scratch = memory.take(self.work.scratch)
         at, team, threads = scratch.address, self._team, self._threads
         # A kernel's arguments are named after those of a convolution: x, weights, y.

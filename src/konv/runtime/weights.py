@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from array import array
 from collections import OrderedDict
 from functools import lru_cache
 from math import prod
@@ -78,31 +79,39 @@ def pack(
     """Pack the weight at an address, its strides in elements; `bias` is an address or 0; by the
     threads of a team if it is large. `stale`: a packed weight that nobody needs any more, over
     which the new one is written.
+    """
+    size, first, job = _job(conv, plan, kernel.target, strides)
+    if stale is not None and stale.size == size:
+        packed, stale.digest = stale, digest
+    else:
+        packed = Packed(size, digest)
+    many = team is not None and conv.params >= LARGE
+    at, threads = (team.address, team.threads) if team and many else (0, 1)
+    FINITE.from_address(packed.address).value = 1  # until a number is met that is not
+    kernel.pack(job.buffer_info()[0], weight + first, bias, packed.address, 0, at, threads)
+    return packed
+
+
+# Remembered, as a step of training packs every weight anew: deciding it takes 30 us.
+@lru_cache(maxsize=1024)
+def _job(conv: Conv, plan: Plan, target: Target, strides: Strides) -> tuple[int, int, array[int]]:
+    """Bytes of packed weights, bytes of the weight before the first tap, and the words of the job.
 
     The taps of a weight are one run of equal steps in either memory format; transposed layers walk
     it backwards.
     """
-    how = kernels.by_name(plan.algorithm).packing(conv, plan, kernel.target)
-    if stale is not None and stale.size == how.bytes:
-        packed, stale.digest = stale, digest
-    else:
-        packed = Packed(how.bytes, digest)
+    how, first = kernels.by_name(plan.algorithm).packing(conv, plan, target), 0
     taps = prod(axis.kernel for axis in conv.axes)
     tap = next((s for s, a in zip(strides[:1:-1], conv.axes[::-1], strict=True) if a.kernel > 1), 1)
     by_co, by_ci, by_group = strides[0], strides[1], how.co * strides[0]
     if conv.transposed:
-        weight += (taps - 1) * tap * BYTES[plan.dtype]
+        first = (taps - 1) * tap * BYTES[plan.dtype]
         by_co, by_ci, by_group, tap = strides[1], strides[0], how.ci * strides[0], -tap
     if how.groups != conv.groups:
         # Depthwise: each channel's filter is a group of its own in either layout.
         by_co = strides[0]
     numbers = how.groups, how.co, how.ci, taps, by_co, by_ci, tap, by_group
-    job = np.array(numbers, np.int64)
-    many = team is not None and conv.params >= LARGE
-    at, threads = (team.address, team.threads) if team and many else (0, 1)
-    FINITE.from_address(packed.address).value = 1  # until a number is met that is not
-    kernel.pack(job.ctypes.data, weight, bias, packed.address, 0, at, threads)
-    return packed
+    return how.bytes, first, array("q", numbers)
 
 
 class _Cache:

@@ -28,8 +28,8 @@ def emitted(plan: Plan) -> Module:
     return by_name(plan.algorithm).emit(plan, detect())
 
 
-def assembly(text: str) -> dict[str, list[str]]:
-    machine = build.target_machine(detect())
+def assembly(text: str, cold: bool) -> dict[str, list[str]]:
+    machine = build.target_machine(detect(), cold)
     return functions(str(machine.emit_assembly(build.optimise(text, machine))))
 
 
@@ -41,14 +41,21 @@ def plain(lines: list[str]) -> list[str]:
 
 @pytest.mark.parametrize("line", LINES)
 def test_functions_are_those_of_the_whole_module(line: str) -> None:
-    """Each stands in one piece, instruction for instruction as if all were compiled together."""
+    """Each stands in one piece, instruction for instruction as if all were compiled together, the
+    cold ones as quickly.
+    """
     module = emitted(plan(line))
     declared = [routine.declared() for routine in module.routines.values() if not routine.blocks]
     defined = [r.defined(apart=not r.inline) for r in module.routines.values() if r.blocks]
-    whole = assembly("\n".join([module.head, *declared, *defined]))
+    text = "\n".join([module.head, *declared, *defined])
+    whole = assembly(text, cold=False) | {
+        name: lines
+        for name, lines in assembly(text, cold=True).items()
+        if module.routines[name].cold
+    }
     found: dict[str, list[str]] = {}
     for piece in pieces(module):
-        for name, lines in assembly(piece).items():
+        for name, lines in assembly(piece.text, piece.cold).items():
             assert name not in found
             found[name] = lines
     assert set(found) == set(whole)
@@ -59,7 +66,18 @@ def test_functions_are_those_of_the_whole_module(line: str) -> None:
 def test_each_piece_stands_on_its_own() -> None:
     """It declares what it calls: LLVM takes it by itself."""
     for piece in pieces(emitted(plan(LINES[0]))):
-        binding.parse_assembly(piece).verify()
+        binding.parse_assembly(piece.text).verify()
+
+
+def test_pieces_are_all_cold_or_not_at_all() -> None:
+    """What is entered once a call or a unit takes LLVM a tenth of the time; tiles are not of it."""
+    module = emitted(plan(LINES[1]))
+    for piece in pieces(module):
+        names = re.findall(r"^define .*@(\w+)\(", piece.text, re.MULTILINE)
+        assert all(module.routines[name].cold == piece.cold for name in names)
+    cold = {name for name, routine in module.routines.items() if routine.cold}
+    assert {"run", "work", "region", "pack_work"} <= cold
+    assert not any(name.startswith(("product", "tile", "filters")) for name in cold)
 
 
 def test_kernels_share_pieces() -> None:
@@ -126,8 +144,8 @@ def test_what_stands_elsewhere_may_be_far() -> None:
     """Other pieces, and memcpy, are reached by addresses of 64 bits."""
     reached = set()
     for piece in pieces(emitted(plan(LINES[1]))):
-        machine = build.target_machine(detect())
-        text = str(machine.emit_assembly(build.optimise(piece, machine)))
+        machine = build.target_machine(detect(), piece.cold)
+        text = str(machine.emit_assembly(build.optimise(piece.text, machine)))
         own = set(re.findall(r"^(\w+):", text, re.MULTILINE))
         called = set(re.findall(r"callq\t([\w.]+)(?:@PLT)?$", text, re.MULTILINE))
         assert called <= own

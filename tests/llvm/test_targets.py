@@ -216,7 +216,9 @@ def test_transposed_kernels_have_such_tiles(machine: Machine, dtype: str, algori
 
 def lines_of(module: Module, name: str) -> list[str]:
     """One function of a module, compiled in its piece as kernels are, without all the others."""
-    piece = next(p for p in pieces(module) if re.search(rf"^define .*@{name}\(", p, re.MULTILINE))
+    piece = next(
+        p.text for p in pieces(module) if re.search(rf"^define .*@{name}\(", p.text, re.MULTILINE)
+    )
     machine = build.target_machine(module.target)
     return functions(str(machine.emit_assembly(build.optimise(piece, machine))))[name]
 

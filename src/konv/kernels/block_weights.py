@@ -66,7 +66,7 @@ def emit_weights(module: Module, dtype: str, nr: int) -> None:
             with f.when(there):
                 biases[k0 + k] = read(f, dtype, a["bias"] + (g * a["co"] + k0 + k)) + 0.0
 
-    emit_pack(module, dtype, units, body)
+    emit_pack(module, dtype, units, body, cold=True)
 
 
 def _params(dtype: str, *more: str) -> list[tuple[str, object]]:

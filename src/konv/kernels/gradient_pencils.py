@@ -116,7 +116,11 @@ def _emit_box(module: Module, plan: Plan, rows: Routine) -> Routine:
     """box(job, unit, x, dy, number): add the products of one box to the unit's sums."""
     form = Form.of(plan, module.target.lanes(plan.dtype))
     labels = ("x", "dy", "number")
-    with part_function(module, "box", labels, writes=True, records=RECORDS) as (f, piece, args):
+    with part_function(module, "box", labels, writes=True, cold=True, records=RECORDS) as (
+        f,
+        piece,
+        args,
+    ):
         job, unit = piece.job, piece.unit
         emit_box_words(f, plan, piece, None, args)
         # Tiles of outputs that read no padding: their first source is none below 0, their last is

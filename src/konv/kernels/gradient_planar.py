@@ -126,7 +126,11 @@ def _emit_box(module: Module, plan: Plan, parts: dict[str, Routine]) -> Routine:
     """box(job, unit, x, dy, number): add the products of one box to the unit's sums."""
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     labels = ("x", "dy", "number")
-    with part_function(module, "box", labels, writes=True, records=RECORDS) as (f, piece, args):
+    with part_function(module, "box", labels, writes=True, cold=True, records=RECORDS) as (
+        f,
+        piece,
+        args,
+    ):
         job, unit = piece.job, piece.unit
         emit_box_words(f, plan, piece, parts["slots"], args)
         for part in ("places", "strip"):

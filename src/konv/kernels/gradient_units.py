@@ -155,7 +155,11 @@ def _emit_box(module: Module, plan: Plan, parts: Parts) -> Routine:
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     width = plan.vectors * lanes
     labels = ("x", "dy", "number")
-    with part_function(module, "box", labels, writes=True, records=RECORDS) as (f, piece, args):
+    with part_function(module, "box", labels, writes=True, cold=True, records=RECORDS) as (
+        f,
+        piece,
+        args,
+    ):
         job, unit = piece.job, piece.unit
         emit_box_words(f, plan, piece, parts["slots"], args)
         for part in ("places", "strip", "panel"):

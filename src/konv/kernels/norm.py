@@ -77,7 +77,7 @@ def emit(plan: Plan, target: Target) -> Module:
     """Exports `run`; in the place of the weights it takes the gradient of y, or 0."""
     step = STEPS[plan.form[0]]
     module = Module(target, f"{name}_{step.__name__}")
-    emit_entry(module, partial(step, plan))
+    emit_entry(module, partial(step, plan), cold=False)
     return module
 
 

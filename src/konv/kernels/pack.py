@@ -33,8 +33,11 @@ def emit_pack(
     dtype: str,
     units: Callable[[Function, Arguments], Value],
     body: Callable[[Function, Arguments, Value], None],
+    cold: bool = False,
 ) -> None:
-    """Add `pack`: body(f, arguments, unit) packs one of units(f, arguments) pieces."""
+    """Add `pack`: body(f, arguments, unit) packs one of units(f, arguments) pieces; `cold`: by
+    functions that it calls.
+    """
 
     def work(f: Function, call: Words, thread: Value) -> None:
         job = Words(call.pointer("job", I64), NUMBERS)
@@ -44,7 +47,7 @@ def emit_pack(
         a["packed"] = call.pointer("y", REAL[dtype])
         emit_units(f, call, thread, units(f, a), lambda unit: body(f, a, unit))
 
-    emit_entry(module, work, name="pack")
+    emit_entry(module, work, name="pack", cold=cold)
 
 
 def alone(f: Function, a: Arguments) -> Value:  # noqa: ARG001 - as emit_pack asks

@@ -85,7 +85,7 @@ def _emit_work(plan: Plan, parts: Parts, f: Function, call: Words, thread: Value
 
 def _emit_phases(module: Module, parts: Parts) -> Routine:
     """phases(job, unit): every phase of the outputs in the unit's box."""
-    with part_function(module, "phases", writes=True, records=RECORDS) as (f, piece, _):
+    with part_function(module, "phases", writes=True, cold=True, records=RECORDS) as (f, piece, _):
         job, unit = piece.job, piece.unit
         every = job["phases", 0] * job["phases", 1] * job["phases", 2]
         with f.loop(every) as number:
@@ -103,7 +103,7 @@ def _emit_phases(module: Module, parts: Parts) -> Routine:
 def _emit_groups(module: Module, plan: Plan, parts: Parts) -> Routine:
     """groups(job, unit): every group of the unit, every block of its output channels."""
     nc, tail, *_ = plan.form
-    with part_function(module, "groups", records=RECORDS) as (f, piece, _):
+    with part_function(module, "groups", cold=True, records=RECORDS) as (f, piece, _):
         job, unit = piece.job, piece.unit
         reduction = job["ci"] * job["taps"]
         with f.loop(unit["groups"]) as g:

@@ -34,26 +34,33 @@ APART = 8  # words: each counter has a cache line of its own
 Work = Callable[[Function, Words, Value], None]
 
 
-def emit_entry(module: Module, emit_work: Work, residual: bool = False, name: str = "run") -> None:
+def emit_entry(
+    module: Module,
+    emit_work: Work,
+    residual: bool = False,
+    name: str = "run",
+    cold: bool = True,
+) -> None:
     """Add `run`, or a function of another name, to the module; `emit_work(f, call, thread)` writes
-    what one thread does.
+    what one thread does. `cold` is false if that holds loops that take time, which functions that
+    it calls do else.
 
     `residual`: run takes one argument more. Without it there is none, as passing an argument from
     Python takes 0.15 us where ctypes does it.
     """
     own = "" if name == "run" else f"{name}_"  # the names of what it is made of
     params = [("call", pointer_to(I64)), ("thread", I64)]
-    with module.function(f"{own}work", params, inline=False) as (f, (call, thread)):
+    with module.function(f"{own}work", params, inline=False, cold=cold) as (f, (call, thread)):
         emit_work(f, Words(call, CALL), thread)
     work = f.fn
-    with module.function(f"{own}region", [*params, ("threads", I64)]) as (f, args):
+    with module.function(f"{own}region", [*params, ("threads", I64)], cold=True) as (f, args):
         saved = _flush(f)
         f.call(work, args[:2])
         _restore(f, saved)
     region = f.fn
     openmp = _emit_openmp_region(module, region, own)
     names = RUN_WITH_RESIDUAL if residual else RUN
-    with module.function(name, [(n, I64) for n in names], exported=True) as (f, values):
+    with module.function(name, [(n, I64) for n in names], exported=True, cold=True) as (f, values):
         a = dict(zip(names, values, strict=True))
         data = f.array(I64, APART * (RANGES + 2))
         call = Words(data, (*CALL, "team"))
@@ -84,7 +91,8 @@ def _start_team(
 
 def _emit_openmp_region(module: Module, region: Routine, own: str) -> Routine:
     """What GOMP_parallel calls on every thread: it passes the data only, the rest is asked for."""
-    with module.function(f"{own}openmp_region", [("call", pointer_to(I64))]) as (f, (call,)):
+    params = [("call", pointer_to(I64))]
+    with module.function(f"{own}openmp_region", params, cold=True) as (f, (call,)):
         team = call.pointer(len(CALL), I64)
         thread, threads = (
             Value(f, f.b.convert("sext", f.call_pointer(team.pointer(i, I8), I32, []).ir, I64))

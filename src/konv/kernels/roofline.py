@@ -48,7 +48,7 @@ def emit_peak(target: Target, dtype: str) -> Module:
         for i, total in enumerate(sums):  # sums that nobody reads would not be computed
             row.put(i * lanes, total.get())
 
-    emit_entry(module, work)
+    emit_entry(module, work, cold=False)
     return module
 
 
@@ -70,5 +70,5 @@ def emit_copy(target: Target, dtype: str) -> Module:
 
         emit_units(f, call, thread, job["units"], body)
 
-    emit_entry(module, work)
+    emit_entry(module, work, cold=False)
     return module

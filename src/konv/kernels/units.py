@@ -184,7 +184,7 @@ def _emit_phases(module: Module, plan: Plan, parts: Parts, passes: bool) -> Rout
     """phases(job, unit): every phase of the outputs in the unit's box. There is one where there are
     several `passes`, and its tables are those of the first.
     """
-    with part_function(module, "phases", writes=True) as (f, piece, _):
+    with part_function(module, "phases", writes=True, cold=True) as (f, piece, _):
         job, unit = piece.job, piece.unit
         with (
             f.loop(job["phases", 0]) as a,
@@ -214,7 +214,7 @@ def _emit_blocks(
     """blocks(job, unit): every group and block of output channels over the unit's tiles."""
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     wide = plan.vectors * lanes
-    with part_function(module, "blocks") as (f, piece, _):
+    with part_function(module, "blocks", cold=True) as (f, piece, _):
         job, unit = piece.job, piece.unit
         padded = job["blocks"] * (wide * sweeps) + job["tail"] * lanes
         reduction = job["reduction"]

@@ -26,7 +26,7 @@ def emit_tables(module: Module, plan: Plan, transforms: tuple[Transform, Transfo
     """tables(job, unit): those of one plane of the unit's box, whose tiles join the others'."""
     image = emit_image(module, plan.dtype) if plan.packed else None
     tiles = _emit_tiles(module, plan, transforms)
-    with tiles_function(module, "tables", writes=True) as (f, piece, _):
+    with tiles_function(module, "tables", writes=True, cold=True) as (f, piece, _):
         job, unit = piece.job, piece.unit
         if image is not None:
             f.call(image, [job.base, unit.base])
@@ -44,7 +44,7 @@ def _line(piece: Piece, axis: int, index: Value) -> list[Value]:
 def emit_axes(module: Module, transforms: tuple[Transform, Transform]) -> Routine:
     """axes(job, unit): the planes that the box reads, and the slots of each axis."""
     slots = emit_slots(module)
-    with tiles_function(module, "axes", writes=True) as (f, piece, _):
+    with tiles_function(module, "axes", writes=True, cold=True) as (f, piece, _):
         job, unit = piece.job, piece.unit
         unit["slots", 0] = 1  # one plane at a time
         planes, at = piece.part("at_planes", I64), job.base + job["at_raws", 0]

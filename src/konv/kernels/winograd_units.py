@@ -96,7 +96,8 @@ def _emit_unit(
     """unit(job, unit, number, x, y): chunks of output channels vary fastest, images slowest."""
     lanes = module.target.lanes(plan.dtype)
     points = transforms[0].n * transforms[1].n
-    with tiles_function(module, "unit", ("number", "x", "y"), writes=True) as (f, piece, args):
+    labels = ("number", "x", "y")
+    with tiles_function(module, "unit", labels, writes=True, cold=True) as (f, piece, args):
         number, x, y = args
         job, unit = piece.job, piece.unit
         chunk, rest = number % job["chunks"], number // job["chunks"]
@@ -147,7 +148,8 @@ def _emit_planes(module: Module, tables: Routine, v: Routine) -> Routine:
     """planes(job, unit, y, new): V of the unit's group in all planes that the box reads. Tables and
     the packed image are those of one plane: they serve several groups if there is only this one.
     """
-    with tiles_function(module, "planes", ("y", "new"), writes=True) as (f, piece, (y, new)):
+    labels = ("y", "new")
+    with tiles_function(module, "planes", labels, writes=True, cold=True) as (f, piece, (y, new)):
         job, unit = piece.job, piece.unit
         slots, sources = piece.part(("at_slots", 0), I64), piece.part("at_planes", I64)
         each, count = unit["lines", 1] * unit["lines", 2], unit["lines", 0] + job["span", 0]
@@ -190,7 +192,8 @@ def _emit_block(
     products = _emit_products(module, plan, transforms, nr)
     labels = ("u", "bias", "vector")
     store = _emit_stores(module, plan, transforms, nr, outputs, place is not None)
-    with tiles_function(module, f"block_{nr}", labels) as (f, piece, (u, bias, vector)):
+    with tiles_function(module, f"block_{nr}", labels, cold=True) as (f, piece, args):
+        u, bias, vector = args
         job, unit = piece.job, piece.unit
         f.call(products, [job.base, unit.base, u])
         with f.loop(nr) as n:

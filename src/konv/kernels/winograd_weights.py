@@ -35,6 +35,8 @@ def emit_weights(module: Module, transforms: Pair, nr: int, tail: int) -> None:
     together = TOGETHER
     while together > 1 and together * points * nr * lanes * SIZE[F32] > STACK:
         together //= 2
+    run = together * nr * lanes
+    leave = _emit_leave(module, points, run)
 
     def sizes(f: Function, a: Arguments) -> tuple[Value, Value, Value, Value]:
         return counted(f, (a["co"] + (lanes - 1)) // lanes, nr, tail)
@@ -49,7 +51,7 @@ def emit_weights(module: Module, transforms: Pair, nr: int, tail: int) -> None:
         vectors, some, full, narrow = sizes(f, a)
         co, ci, blocks = a["co"], a["ci"], full + narrow
         numbers = f.array(F32, together * taps * lanes)
-        near, run = f.array(F32, points * together * nr * lanes), together * nr * lanes
+        near = f.array(F32, points * run)
         halves = vectors // some
         g, block, deep = unit // (halves * blocks), unit % (halves * blocks), a["taps"] // taps
         at = block % blocks
@@ -68,11 +70,8 @@ def emit_weights(module: Module, transforms: Pair, nr: int, tail: int) -> None:
                 with f.loop(count) as i:
                     to = near + (i * wide + n) * lanes
                     f.call(filters, [numbers + i * (taps * lanes), to, f.integer(run)])
-            with f.loop(points) as point:
-                to = out + ((point * deep + tap) * ci + c) * wide * lanes
-                with f.loop(count * wide * lanes, step=lanes) as at:
-                    f.prefetch(to + (at + count * wide * lanes), write=True)
-                    to.put(at, (near + (point * run + at)).vector(0, lanes))
+            to = out + (tap * ci + c) * wide * lanes
+            f.call(leave, [near, to, deep * ci * wide * lanes, count * wide * lanes])
         biases = a["packed"] + a["groups"] * vectors * ci * deep * (points * lanes) + head
         with f.loop(wide) as n:
             channel = offset(f, first + n, co, lanes)
@@ -83,7 +82,22 @@ def emit_weights(module: Module, transforms: Pair, nr: int, tail: int) -> None:
                     # + 0 turns -0 into 0, and no sum with what is not -0 is -0
                     to[lane] = a["bias"][g * co + channel + lane] + 0.0
 
-    emit_pack(module, "float32", units, body)
+    emit_pack(module, "float32", units, body, cold=True)
+
+
+def _emit_leave(module: Module, points: int, run: int) -> Routine:
+    """leave(near, out, apart, count): the first `count` of the `run` numbers of each point go where
+    they belong; `apart`: from one point to the next.
+    """
+    lanes = module.target.lanes("float32")
+    params = [("near", pointer_to(F32)), ("out", pointer_to(F32)), ("apart", I64), ("count", I64)]
+    with module.function("leave", params, inline=False) as (f, (near, out, apart, count)):
+        with f.loop(points) as point:
+            source, to = near + point * run, out + point * apart
+            with f.loop(count, step=lanes) as at:
+                f.prefetch(to + (at + count), write=True)
+                to.put(at, (source + at).vector(0, lanes))
+        return f.fn
 
 
 def counted(f: Function, vectors: Value, nr: int, tail: int) -> tuple[Value, Value, Value, Value]:

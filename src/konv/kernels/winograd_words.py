@@ -57,9 +57,14 @@ TILES_UNIT = (
 
 @contextmanager
 def tiles_function(
-    module: Module, name: str, extra: Sequence[str] = (), *, writes: bool = False
+    module: Module,
+    name: str,
+    extra: Sequence[str] = (),
+    *,
+    writes: bool = False,
+    cold: bool = False,
 ) -> Iterator[tuple[Function, Piece, list[Value]]]:
     """As konv.kernels.words.part_function, with the words of both halves."""
     records = (TILES_JOB, TILES_UNIT)
-    with part_function(module, name, extra, writes=writes, records=records) as found:
+    with part_function(module, name, extra, writes=writes, cold=cold, records=records) as found:
         yield found

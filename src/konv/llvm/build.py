@@ -20,7 +20,7 @@ from llvmlite import binding as llvm
 
 from konv.llvm.function import Module
 from konv.llvm.host import initialize
-from konv.llvm.pieces import pieces
+from konv.llvm.pieces import Piece, pieces
 from konv.target import Target
 
 DIGEST, LENGTH = 32, 8  # bytes that say what an object was made of, and how long it is
@@ -35,20 +35,26 @@ KNOWN = 4096  # pieces of machine code that are kept, of some 3 KB each; ResNet-
 _known: dict[bytes, bytes] = {}  # by a digest of what they were made of
 
 
-def target_machine(target: Target) -> llvm.TargetMachine:
-    """LLVM's code generator for a target: position independent, no frame pointer games."""
+def target_machine(target: Target, cold: bool = False) -> llvm.TargetMachine:
+    """LLVM's code generator for a target: position independent, no frame pointer games. For what is
+    `cold` one that is quick rather than thorough.
+    """
     initialize()
     return llvm.Target.from_triple(target.triple).create_target_machine(
-        cpu=target.cpu, features=",".join(target.features), opt=3, reloc="pic", codemodel="default"
+        cpu=target.cpu,
+        features=",".join(target.features),
+        opt=0 if cold else 3,
+        reloc="pic",
+        codemodel="default",
     )
 
 
 @cache
-def code_generator(target: Target) -> llvm.TargetMachine:
+def code_generator(target: Target, cold: bool) -> llvm.TargetMachine:
     """The one that all pieces for a target share: LLVM works out what a processor can do once for
     each. The one that `load` hands over to an engine is not it.
     """
-    return target_machine(target)
+    return target_machine(target, cold)
 
 
 def optimise(text: str, machine: llvm.TargetMachine) -> llvm.ModuleRef:
@@ -98,15 +104,15 @@ def _objects(code: bytes) -> Iterator[tuple[bytes, bytes]]:
         at = end
 
 
-def _digest(piece: str, target: Target, origin: str) -> bytes:
-    return sha256(f"{origin}\n{target}\n{piece}".encode()).digest()
+def _digest(piece: Piece, target: Target, origin: str) -> bytes:
+    return sha256(f"{origin}\n{target}\n{piece.cold}\n{piece.text}".encode()).digest()
 
 
-def _object(piece: str, key: bytes, target: Target) -> bytes:
+def _object(piece: Piece, key: bytes, target: Target) -> bytes:
     code = _known.get(key)
     if code is None:
-        machine = code_generator(target)
-        code = bytes(machine.emit_object(optimise(piece, machine)))
+        machine = code_generator(target, piece.cold)
+        code = bytes(machine.emit_object(optimise(piece.text, machine)))
         if len(_known) >= KNOWN:
             _known.clear()
         _known[key] = code

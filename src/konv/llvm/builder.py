@@ -32,7 +32,8 @@ class Block:
 class Routine:
     """A function of a module, which other functions of it call; without blocks it is declared only.
 
-    `inline` True has LLVM inline it everywhere, False forbids it.
+    `inline` True has LLVM inline it everywhere, False forbids it. `cold`: it runs so seldom that
+    LLVM had better be quick than thorough.
     """
 
     def __init__(
@@ -42,9 +43,10 @@ class Routine:
         params: Sequence[Operand],
         exported: bool = False,
         inline: bool | None = None,
+        cold: bool = False,
     ) -> None:
         self.name, self.returns, self.params = name, returns, tuple(params)
-        self.exported, self.inline = exported, inline
+        self.exported, self.inline, self.cold = exported, inline, cold
         self.blocks: list[Block] = []
         self.uses: dict[str, Routine] = {}  # what it calls or knows the address of
         self._names = 0

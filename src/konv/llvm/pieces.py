@@ -9,6 +9,7 @@ what follows them: their order is that of the emitters, and they seldom change a
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from konv.llvm.builder import Routine
 from konv.llvm.function import Module
@@ -19,17 +20,27 @@ from konv.llvm.function import Module
 ENOUGH = 100
 
 
-def pieces(module: Module) -> Iterator[str]:
-    """Modules of LLVM's language that together are this one, what is called before its callers."""
-    group: list[Routine] = []
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A module of LLVM's language; `cold` if all of its functions are."""
+
+    text: str
+    cold: bool
+
+
+def pieces(module: Module) -> Iterator[Piece]:
+    """Pieces that together are this module, what is called before its callers."""
+    groups: dict[bool, list[Routine]] = {False: [], True: []}
     for routine in module.routines.values():
         if routine.blocks and not routine.inline:
+            group = groups[routine.cold]
             group.append(routine)
             if routine.size >= ENOUGH:
-                yield _text(module, group)
-                group = []
-    if group:
-        yield _text(module, group)
+                yield Piece(_text(module, group), routine.cold)
+                group.clear()
+    for cold, group in groups.items():
+        if group:
+            yield Piece(_text(module, group), cold)
 
 
 def _text(module: Module, group: list[Routine]) -> str:

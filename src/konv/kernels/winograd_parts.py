@@ -139,9 +139,7 @@ def _multiply_add(
             total.set(f.fma(x, vector, total.get()))
 
 
-def emit_outputs(
-    module: Module, plan: Plan, transforms: Pair, scattered: bool = False
-) -> Routine:
+def emit_outputs(module: Module, plan: Plan, transforms: Pair, scattered: bool = False) -> Routine:
     """A' m A of one tile and one vector of output channels, plus bias, and what follows.
 
     outputs(m, m_point, bias, outs, channel, dump, residual): m is the vector's place in M, outs and

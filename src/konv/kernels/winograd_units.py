@@ -196,8 +196,8 @@ def _emit_block(
         with f.loop(nr) as n:
             arguments = [job.base, unit.base, n, bias + n * (lanes * 4)]
             if place:
-                channel, last = place(f, piece, vector + n), job["co"] // lanes - 1
-                coming = place(f, piece, f.least(vector + n + AHEAD, last))
+                channel, most = place(f, piece, vector + n), job["co"] // lanes - 1
+                coming = place(f, piece, f.least(vector + n + AHEAD, most))
                 arguments += [channel, coming - channel]
             else:
                 first = unit["group"] * job["co"]

@@ -43,9 +43,11 @@ exact = False
 once = False
 words = TILES_JOB
 
-# Cells of a tile along an axis. 2 x 2 of them take 9 products for 16, and are left to few cells
-# with many weights: at 16 x 16 both take as many, and larger images 1.25 times fewer by 3 x 3.
+# Cells of a tile along an axis. 3 x 3 of them take 16 products for 36, 2 x 2 take 9 for 16.
 CELLS = (3, 2)
+# Bytes of U for each tile beyond which tiles are of 2 x 2 cells, whose U is half as large: 21 -> 21
+# of 64 x 64 taps have 29 MB by 3 x 3, and 8 x 8 cells 9 tiles, which cannot pay for reading them.
+MANY = 2**19
 # Multiplications saved that pay for the transforms, at least.
 SAVING = 1.3
 
@@ -86,7 +88,7 @@ def _too_little(conv: Conv, m: int) -> str | None:
     if saved < SAVING:
         return f"would save a factor of {saved:.1f} of the multiplications, less than {SAVING}"
     size = points * conv.ci * _columns(conv) * BYTES[conv.dtype]
-    if size > EACH * tiles:
+    if size > (MANY if m == CELLS[0] else EACH) * tiles:
         return f"would read {size / 2**20:.0f} MiB of transformed weights for {tiles} tiles"
     return None
 

@@ -207,7 +207,7 @@ def _emit_block(
 
 
 def _emit_stores(
-    module: Module, plan: Plan, transforms: Pair, nr: int, outputs: Routine, scattered: bool
+    module: Module, plan: Plan, transforms: Pair, nr: int, outputs: Routine, distant: bool
 ) -> Routine:
     """stores(job, unit, n, bias, channel): vector n of a block, from M to the output; `ahead` as
     konv.kernels.winograd_parts.emit_outputs says.
@@ -216,7 +216,7 @@ def _emit_stores(
     places = transforms[0].outputs * transforms[1].outputs
     flush = emit_flush(module, plan) if plan.blocked and nr == plan.vectors else None
     flush = flush or (module.routines.get("flush") if plan.blocked else None)
-    labels = ("n", "bias", "channel", *(("ahead",) if scattered else ()))
+    labels = ("n", "bias", "channel", *(("ahead",) if distant else ()))
     with tiles_function(module, f"stores_{nr}", labels) as (f, piece, (n, bias, channel, *ahead)):
         job, unit, outs = piece.job, piece.unit, piece.part("at_outs", I64)
         m, number = piece.part("at_m", F32) + n * lanes, f.var(0)

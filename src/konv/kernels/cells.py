@@ -10,7 +10,7 @@ All of it is konv.kernels.winograd's (which takes strides of two itself, as part
 transforms), but for two ends: weights, whose columns are found by a table
 (konv.kernels.cells_weights), and results, of which a vector is a run of the output: sub-pixels of a
 row of a cell (contiguous), or those and their channels (channels-last). So both leave straight
-from registers, with no block in scratch.
+from registers, with no block in scratch; but for cells that are cropped (konv.kernels.cells_edge).
 
 Layers that enlarge a map of scores (FCN: 21 -> 21 channels, kernels of 16 x 16 in steps of 8) are
 like that: few channels in, thousands of columns, and an input transform that is next to nothing.
@@ -23,6 +23,7 @@ from functools import partial
 from math import lcm, prod
 
 from konv.geometry import Conv
+from konv.kernels.cells_edge import Where, emit_edge
 from konv.kernels.cells_weights import emit_cell_filters
 from konv.kernels.direct import tile_cost
 from konv.kernels.pack import HEADER
@@ -31,7 +32,7 @@ from konv.kernels.winograd import EACH, LEAST, TILES, USUAL
 from konv.kernels.winograd_cut import Model, count, tail
 from konv.kernels.winograd_schedule import schedule
 from konv.kernels.winograd_transforms import WORDS, Transform, form, transforms
-from konv.kernels.winograd_units import emit_kernel
+from konv.kernels.winograd_units import Ends, emit_kernel
 from konv.kernels.winograd_words import TILES_JOB
 from konv.kernels.words import Piece
 from konv.llvm import Function, Module, Value
@@ -53,9 +54,7 @@ SAVING = 1.3
 
 
 def why_not(conv: Conv, target: Target) -> str | None:
-    """Only f32 images in one group, kernels of twice the stride, cells that lie in the output as a
-    whole.
-    """
+    """Only f32 images in one group, kernels of twice the stride."""
     if conv.dtype != "float32":
         return f"takes float32 only, for its rounding; here {conv.dtype}"
     if conv.dims != 2 or conv.groups > 1 or conv.mode != "zeros":
@@ -65,8 +64,6 @@ def why_not(conv: Conv, target: Target) -> str | None:
     for axis in conv.axes:
         if axis.up < 2 or axis.kernel != 2 * axis.up or axis.stride > 1 or axis.dilation > 1:
             return "takes transposed layers whose kernel is twice their stride"
-        if shift_of(axis, aligned=True) or axis.out % axis.up:
-            return "takes whole cells of sub-pixels; here padding crops some"
     if not any(_runs(conv, target, blocked) for blocked in (False, True)):
         return f"takes rows of sub-pixels that fill vectors; here {conv.axes[1].up} of {conv.co}"
     whys = [_too_little(conv, m) for m in CELLS]
@@ -147,7 +144,9 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
     """Boxes of tiles of cells as konv.kernels.winograd_schedule cuts them."""
     apart = (axis.up * stride for axis, stride in zip(conv.axes, y[2:], strict=True))
-    return schedule(_ordinary(conv), _straight(plan), target, x, (*y[:2], *apart), threads)
+    crops = [(axis.up, shift_of(axis, aligned=True), axis.out) for axis in conv.axes]
+    cells, strides = _ordinary(conv), (*y[:2], *apart)
+    return schedule(cells, _straight(plan), target, x, strides, threads, crops)
 
 
 def packing(conv: Conv, plan: Plan, target: Target) -> Packing:  # noqa: ARG001 - as konv.plan
@@ -174,17 +173,33 @@ def emit(plan: Plan, target: Target) -> Module:
     """The module of a plan: `run` and `pack`."""
     grid = _grid(plan)
     weights = partial(emit_cell_filters, grid=grid)
-    place = partial(_place, grid, target.lanes(plan.dtype))
-    return emit_kernel(_straight(plan), target, transforms(plan), weights, place)
+    where, inner = partial(_where, grid, target.lanes(plan.dtype)), _straight(plan)
+    edge = partial(emit_edge, plan=inner, transforms=transforms(plan), where=where)
+    ends = Ends(place=partial(_place, where), edge=edge)
+    return emit_kernel(inner, target, transforms(plan), weights, ends)
 
 
-def _place(grid: Grid, lanes: int, f: Function, piece: Piece, vector: Value) -> Value:  # noqa: ARG001
-    """How far in the output a vector of columns lies from the first of its cell."""
+def _where(
+    grid: Grid,
+    lanes: int,
+    f: Function,
+    piece: Piece,
+    vector: Value,
+) -> tuple[Value, Value, Value]:
+    """As konv.kernels.cells_edge says of a vector of columns."""
     job, column = piece.job, vector * lanes
     _, h, w = grid.steps
-    row = job["y_stride", 1] // h  # tiles step from cell to cell
     if grid.subpixels_first:
         channel, rest = column // (h * w), column % (h * w)
-        return channel * job["y_channel"] + rest // w * row + rest % w
+        return channel * job["y_channel"], rest // w, rest % w
     run = job["co"] // h
-    return column // run * row + column % run
+    return f.integer(0), column // run, column % run
+
+
+def _place(where: Where, f: Function, piece: Piece, vector: Value) -> Value:
+    """How far in the output a vector of columns lies from the place of its cell in a grid that
+    begins with the first output.
+    """
+    job, (channel, sub, number) = piece.job, where(f, piece, vector)
+    down, pixel = (job["y_stride", a] // job["step", a] for a in (1, 2))
+    return channel + (sub - job["crop", 1]) * down + number - job["crop", 2] * pixel

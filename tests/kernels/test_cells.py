@@ -105,7 +105,8 @@ REFUSED = {
     "tconv2d 1x8x28x28 o21 k16 s8": "16 channels in",
     "tconv2d 1x32x28x28 o32 k16 s8 g2": "in one group",
     "tconv2d 1x21x28x28 o21 k16 s7": "twice their stride",
-    "tconv2d 1x21x2x2 o21 k16 s8": "would save",
+    "tconv2d 1x128x16x16 o64 k4 s2 p1": "steps of two",
+    "tconv2d 1x21x4x4 o21 k16 s8": "would save",
     "tconv2d 1x512x3x3 o512 k16 s8": "transformed weights",
 }
 

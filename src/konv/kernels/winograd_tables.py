@@ -110,13 +110,13 @@ def _emit_tiles(
                 to[1], to[2], to[3] = lines[0][1], lines[1][1], lines[1][0] - unit["base", 2]
             else:
                 with f.loop(over.outputs) as r, f.loop(along.outputs) as q:
-                    real, at = (r < lines[0][1]) & (q < lines[1][1]), r * along.outputs + q
+                    real, index = (r < lines[0][1]) & (q < lines[1][1]), r * along.outputs + q
                     place = _result(f, piece, lines, r, q, size)
                     dump = unit["scratch"] + job["at_dump"]
                     if cells:  # each has a place of its own there
                         inside = [lines[0][0] + r, lines[1][0] + q]
-                        real, dump = real & _whole(piece, inside), dump + at * (lanes * size)
-                    to[at] = f.select(real, place, dump)
+                        real, dump = real & _whole(piece, inside), dump + index * (lanes * size)
+                    to[index] = f.select(real, place, dump)
                 if cells:
                     ends = [line[0] + line[1] - 1 for line in lines]
                     whole = _whole(piece, [line[0] for line in lines]) & _whole(piece, ends)

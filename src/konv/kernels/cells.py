@@ -10,7 +10,7 @@ All of it is konv.kernels.winograd's (which takes strides of two itself, as part
 transforms), but for two ends: weights, whose columns are found by a table
 (konv.kernels.cells_weights), and results, of which a vector is a run of the output: sub-pixels of a
 row of a cell (contiguous), or those and their channels (channels-last). So both leave straight
-from registers, with no block in scratch.
+from registers, with no block in scratch; but for cells that are cropped (konv.kernels.cells_edge).
 
 Layers that enlarge a map of scores (FCN: 21 -> 21 channels, kernels of 16 x 16 in steps of 8) are
 like that: few channels in, thousands of columns, and an input transform that is next to nothing.
@@ -23,6 +23,7 @@ from functools import partial
 from math import lcm, prod
 
 from konv.geometry import Conv
+from konv.kernels.cells_edge import Where, emit_edge
 from konv.kernels.cells_weights import emit_cell_filters
 from konv.kernels.direct import tile_cost
 from konv.kernels.pack import HEADER
@@ -31,7 +32,7 @@ from konv.kernels.winograd import EACH, LEAST, TILES, USUAL
 from konv.kernels.winograd_cut import Model, count, tail
 from konv.kernels.winograd_schedule import schedule
 from konv.kernels.winograd_transforms import WORDS, Transform, form, transforms
-from konv.kernels.winograd_units import emit_kernel
+from konv.kernels.winograd_units import Ends, emit_kernel
 from konv.kernels.winograd_words import TILES_JOB
 from konv.kernels.words import Piece
 from konv.llvm import Function, Module, Value
@@ -43,17 +44,18 @@ exact = False
 once = False
 words = TILES_JOB
 
-# Cells of a tile along an axis. 2 x 2 of them take 9 products for 16, and are left to few cells
-# with many weights: at 16 x 16 both take as many, and larger images 1.25 times fewer by 3 x 3.
+# Cells of a tile along an axis. 3 x 3 of them take 16 products for 36, 2 x 2 take 9 for 16.
 CELLS = (3, 2)
-# Multiplications saved that pay for the transforms, at least.
-SAVING = 1.3
+# Bytes of U for each tile beyond which tiles are of 2 x 2 cells, whose U is half as large: 21 -> 21
+# of 64 x 64 taps have 29 MB by 3 x 3, and 8 x 8 cells 9 tiles, which cannot pay for reading them.
+MANY = 2**19
+# Multiplications saved that pay for the transforms, at least: 6 x 6 cells of 21 -> 21 k16 s8 save
+# 1.36 and are 0.93 to 1.04 times as fast.
+SAVING = 1.4
 
 
 def why_not(conv: Conv, target: Target) -> str | None:
-    """Only f32 images in one group, kernels of twice the stride, cells that lie in the output as a
-    whole.
-    """
+    """Only f32 images in one group, kernels of twice the stride."""
     if conv.dtype != "float32":
         return f"takes float32 only, for its rounding; here {conv.dtype}"
     if conv.dims != 2 or conv.groups > 1 or conv.mode != "zeros":
@@ -63,8 +65,9 @@ def why_not(conv: Conv, target: Target) -> str | None:
     for axis in conv.axes:
         if axis.up < 2 or axis.kernel != 2 * axis.up or axis.stride > 1 or axis.dilation > 1:
             return "takes transposed layers whose kernel is twice their stride"
-        if shift_of(axis, aligned=True) or axis.out % axis.up:
-            return "takes whole cells of sub-pixels; here padding crops some"
+    if min(conv.ci, conv.co) >= LEAST and all(axis.up == 2 for axis in conv.axes):
+        # Whose parts share the transform in: 128->64@16 0.28 ms, 0.24 there.
+        return "leaves steps of two to konv.kernels.winograd"
     if not any(_runs(conv, target, blocked) for blocked in (False, True)):
         return f"takes rows of sub-pixels that fill vectors; here {conv.axes[1].up} of {conv.co}"
     whys = [_too_little(conv, m) for m in CELLS]
@@ -86,7 +89,7 @@ def _too_little(conv: Conv, m: int) -> str | None:
     if saved < SAVING:
         return f"would save a factor of {saved:.1f} of the multiplications, less than {SAVING}"
     size = points * conv.ci * _columns(conv) * BYTES[conv.dtype]
-    if size > EACH * tiles:
+    if size > (MANY if m == CELLS[0] else EACH) * tiles:
         return f"would read {size / 2**20:.0f} MiB of transformed weights for {tiles} tiles"
     return None
 
@@ -145,7 +148,9 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
     """Boxes of tiles of cells as konv.kernels.winograd_schedule cuts them."""
     apart = (axis.up * stride for axis, stride in zip(conv.axes, y[2:], strict=True))
-    return schedule(_ordinary(conv), _straight(plan), target, x, (*y[:2], *apart), threads)
+    crops = [(axis.up, shift_of(axis, aligned=True), axis.out) for axis in conv.axes]
+    cells, strides = _ordinary(conv), (*y[:2], *apart)
+    return schedule(cells, _straight(plan), target, x, strides, threads, crops)
 
 
 def packing(conv: Conv, plan: Plan, target: Target) -> Packing:  # noqa: ARG001 - as konv.plan
@@ -172,17 +177,33 @@ def emit(plan: Plan, target: Target) -> Module:
     """The module of a plan: `run` and `pack`."""
     grid = _grid(plan)
     weights = partial(emit_cell_filters, grid=grid)
-    place = partial(_place, grid, target.lanes(plan.dtype))
-    return emit_kernel(_straight(plan), target, transforms(plan), weights, place)
+    where, inner = partial(_where, grid, target.lanes(plan.dtype)), _straight(plan)
+    edge = partial(emit_edge, plan=inner, transforms=transforms(plan), where=where)
+    ends = Ends(place=partial(_place, where), edge=edge)
+    return emit_kernel(inner, target, transforms(plan), weights, ends)
 
 
-def _place(grid: Grid, lanes: int, f: Function, piece: Piece, vector: Value) -> Value:  # noqa: ARG001
-    """How far in the output a vector of columns lies from the first of its cell."""
+def _where(
+    grid: Grid,
+    lanes: int,
+    f: Function,
+    piece: Piece,
+    vector: Value,
+) -> tuple[Value, Value, Value]:
+    """As konv.kernels.cells_edge says of a vector of columns."""
     job, column = piece.job, vector * lanes
     _, h, w = grid.steps
-    row = job["y_stride", 1] // h  # tiles step from cell to cell
     if grid.subpixels_first:
         channel, rest = column // (h * w), column % (h * w)
-        return channel * job["y_channel"] + rest // w * row + rest % w
+        return channel * job["y_channel"], rest // w, rest % w
     run = job["co"] // h
-    return column // run * row + column % run
+    return f.integer(0), column // run, column % run
+
+
+def _place(where: Where, f: Function, piece: Piece, vector: Value) -> Value:
+    """How far in the output a vector of columns lies from the place of its cell in a grid that
+    begins with the first output.
+    """
+    job, (channel, sub, number) = piece.job, where(f, piece, vector)
+    down, pixel = (job["y_stride", a] // job["step", a] for a in (1, 2))
+    return channel + (sub - job["crop", 1]) * down + number - job["crop", 2] * pixel

@@ -1,5 +1,5 @@
-"""U of konv.kernels.cells: weights of cells (konv.kernels.subpixel_grid), transformed, in the layout
-of konv.kernels.winograd_weights with columns for output channels.
+"""U of konv.kernels.cells: weights of cells (konv.kernels.subpixel_grid), transformed, in the
+layout of konv.kernels.winograd_weights with columns for output channels.
 
 A column's taps lie a stride apart in the kernel of its channel, the first where the sub-pixel says.
 """
@@ -13,7 +13,8 @@ from konv.kernels.winograd_transforms import Pair
 from konv.kernels.winograd_weights import counted, emit_filters
 from konv.llvm import F32, I64, SIZE, Function, Module, Value
 
-TOGETHER = 8  # input channels whose points are gathered near by, as in konv.kernels.winograd_weights
+# Input channels whose points are gathered near by, as in konv.kernels.winograd_weights.
+TOGETHER = 8
 
 
 def emit_cell_filters(module: Module, transforms: Pair, nr: int, tail: int, grid: Grid) -> None:

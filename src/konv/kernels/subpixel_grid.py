@@ -27,12 +27,9 @@ from konv.kernels.channels import Channels
 from konv.kernels.schedule import MODES, schedule
 from konv.kernels.words import JOB, PHASE
 from konv.plan import Plan, Strides, Work
-from konv.target import COMPUTED, Target
+from konv.target import Target
 
 Three = tuple[int, int, int]
-
-# Bytes of results from which on their places are asked for in advance.
-FAR_CELLS = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +143,6 @@ def cell_schedule(
     made = schedule(cells, plan, target, channels, x, y, threads, in_lines=True)
     words = made.words
     words[JOB.index("mode")] = MODES[conv.mode]
-    words[JOB.index("far")] = int(prod(conv.out_shape) * COMPUTED[conv.dtype] >= FAR_CELLS)
     words[JOB.index("channels")] = conv.co // conv.groups
     for a, axis in enumerate(conv.axes, start=3 - conv.dims):
         words[JOB.index(f"outputs{a}")] = axis.out

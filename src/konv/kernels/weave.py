@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import and_
 
-from konv.kernels.scratch import LINE
 from konv.kernels.subpixel_grid import Grid
 from konv.kernels.subpixel_weights import divide
 from konv.kernels.weave_copy import PAIR, emit_copy, emit_squares, squared
 from konv.kernels.words import Words, part_function
-from konv.llvm import REAL, SIZE, Function, Module, Pointer, Routine, Value, Variable
+from konv.llvm import REAL, Function, Module, Pointer, Routine, Value, Variable
 from konv.plan import Plan
 
 
@@ -43,7 +42,6 @@ class _Run:
     count: Value
     channel: Value
     subs: list[Value]
-    coming: Value  # from its place to that of the column as far on in the next block
 
 
 def emit_weave(module: Module, plan: Plan, grid: Grid, width: int) -> Routine:
@@ -81,9 +79,6 @@ def emit_weave(module: Module, plan: Plan, grid: Grid, width: int) -> Routine:
                             arguments = [source + r.at, line, cells, step, r.count, *crop]
                             f.call(copy, [*arguments, *residual])
 
-                with f.when(job["far"].differs(0)):
-                    for r, (_, line, _) in zip(runs, found, strict=True):
-                        _ask(f, grid, line + r.coming, (cells, step, r.count))
                 if len(runs) == 1 or squares is None:
                     alone()
                     return
@@ -97,13 +92,7 @@ def emit_weave(module: Module, plan: Plan, grid: Grid, width: int) -> Routine:
 
         def next_run() -> _Run:
             count = _run(f, grid, here, channels, together, valid - at.get(), run)
-            channel, subs = here.channel.get(), [sub.get() for sub in here.subs]
-            # Behind the last block of a group lies what may be asked for in vain.
-            after = divide(grid, column - group * job["co"] + at.get() + width, channels)
-            coming = (after[0] - channel) * job["y_channel"]
-            for axis, sub in enumerate(subs):
-                coming = coming + (after[1][axis] - sub) * job["y_stride", axis]
-            found = _Run(at.get(), count, channel, subs, coming)
+            found = _Run(at.get(), count, here.channel.get(), [sub.get() for sub in here.subs])
             at.add(count)
             _advance(f, grid, here, channels, count)
             return found
@@ -142,20 +131,6 @@ def _place(
     begin = rows[2] * channels + run.channel
     crop = [begin, job["outputs", 2] * channels, step * channels]
     return inside, line + run.channel, crop
-
-
-def _ask(f: Function, grid: Grid, line: Pointer, sizes: tuple[Value, Value, Value]) -> None:
-    """Ask for a row of runs to be: a store would wait for its memory, and those behind it."""
-    cells, step, count = sizes
-    number = SIZE[line.element]
-    if grid.subpixels_first:
-        with f.loop(cells * step, step=LINE // number) as i:
-            f.prefetch(line + i)
-        return
-    with f.loop(cells) as w:
-        with f.loop(count, step=LINE // number) as i:
-            f.prefetch(line + (w * step + i))
-        f.prefetch(line + (w * step + count - 1))
 
 
 def corner_of(job: Words, unit: Words, axis: int, j: Value | int) -> Value:

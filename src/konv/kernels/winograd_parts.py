@@ -139,14 +139,13 @@ def _multiply_add(
             total.set(f.fma(x, vector, total.get()))
 
 
-def emit_outputs(
-    module: Module, plan: Plan, transforms: Pair, scattered: bool = False
-) -> Routine:
+def emit_outputs(module: Module, plan: Plan, transforms: Pair, scattered: bool = False) -> Routine:
     """A' m A of one tile and one vector of output channels, plus bias, and what follows.
 
     outputs(m, m_point, bias, outs, channel, dump, residual): m is the vector's place in M, outs and
     channel say where its results go; in `dump` are those that are none, `residual` is the plan's.
-    `scattered`: `channel` may be any distance in the output, and counts nothing in the dump; so
+    `scattered`: `channel` may be any distance in the output, and counts nothing in the dump, where
+    each place of a tile has its own, and with a residual another, for what comes before that; so
     many numbers `ahead` of results lie some to come, whose memory is asked for.
     outputs(m, m_point, bias, to, shape, plane, down, right, residual, last): contiguous; to: the
     first result of the first channel, shape: rows and columns that are real, then numbers from one
@@ -186,7 +185,11 @@ def emit_outputs(
                 else:
                     outs, channel, dump, residual, *ahead = rest
                     at = outs[r * along.outputs + i]
-                    none = at.equals(dump)
+                    number = r * along.outputs + i
+                    none = at.equals(dump + number * (lanes * 4) if scattered else dump)
+                    if scattered and plan.residual:  # konv.kernels.cells_edge finishes it
+                        spare = number + over.outputs * along.outputs
+                        (dump.to_pointer(F32) + spare * lanes).put(0, value)
                     moved = f.select(none, f.integer(0), channel) if scattered else channel
                     place = at.to_pointer(F32) + moved
                     # What is no result has no residual: it is added to itself.

@@ -8,6 +8,7 @@ once for each box and so wants many tiles in it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 from konv.geometry import Axis, Conv
@@ -16,7 +17,7 @@ from konv.kernels.schedule import ALONE, MODES
 from konv.kernels.winograd_cut import RESTS, Model, half, order, three, turns, widths
 from konv.kernels.winograd_tables import OUTS
 from konv.kernels.winograd_transforms import Transform, transforms
-from konv.kernels.winograd_words import TILE_AXES, TILES_JOB
+from konv.kernels.winograd_words import EDGE, TILE_AXES, TILES_JOB
 from konv.plan import Plan, Strides, Work
 from konv.target import BYTES, Target
 
@@ -65,8 +66,18 @@ class Lines:
         return [source + step for *_, source in self.lines for step in steps]
 
 
-def schedule(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
-    """The work of `conv` under a Winograd plan."""
+def schedule(
+    conv: Conv,
+    plan: Plan,
+    target: Target,
+    x: Strides,
+    y: Strides,
+    threads: int,
+    crops: Sequence[tuple[int, int, int]] = (),
+) -> Work:
+    """The work of `conv` under a Winograd plan; `crops`: of a layer over cells (konv.kernels.cells)
+    the outputs of a cell on each axis, those that the first has not, and all there are.
+    """
     deep, *plane = three(conv)
     lines = [Lines(axis, t) for axis, t in zip(plane, transforms(plan), strict=True)]
     if conv.exact_macs < ALONE:
@@ -103,7 +114,14 @@ def schedule(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, thr
         "y_stride0": y_strides[0] if volumes else y[0],
     }  # fmt: skip
     tables = _axis_words(words, conv, lines, x_strides[1:], y_strides[1:])
-    words["thread_bytes"] = scratch.lay_out(words, _parts(conv, plan, words, lines, lanes))
+    parts = _parts(conv, plan, words, lines, lanes)
+    if crops:
+        for a, (step, crop, out) in zip(TILE_AXES, crops, strict=True):
+            words |= {f"step{a}": step, f"crop{a}": crop, f"outputs{a}": out}
+        tiles = prod(line.box for line in lines) * (words["box0"] + words["span0"])
+        parts["at_outs"] += tiles * EDGE * 8
+        parts["at_dump"] = 2 * prod(line.t.outputs for line in lines) * lanes * BYTES[plan.dtype]
+    words["thread_bytes"] = scratch.lay_out(words, parts)
     return Work([*words.values(), *tables], threads, words["thread_bytes"])
 
 

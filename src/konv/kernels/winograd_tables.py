@@ -14,7 +14,7 @@ from __future__ import annotations
 from konv.kernels.packing import emit_image
 from konv.kernels.tables import emit_slots
 from konv.kernels.winograd_transforms import Transform
-from konv.kernels.winograd_words import LINE, TILE_AXES, tiles_function
+from konv.kernels.winograd_words import EDGE, LINE, TILE_AXES, tiles_function
 from konv.kernels.words import AXES, Piece
 from konv.llvm import I64, REAL, SIZE, Function, Module, Routine, Value
 from konv.plan import Plan
@@ -22,10 +22,14 @@ from konv.plan import Plan
 OUTS = 4  # words of a tile in `outs` for contiguous output
 
 
-def emit_tables(module: Module, plan: Plan, transforms: tuple[Transform, Transform]) -> Routine:
-    """tables(job, unit): those of one plane of the unit's box, whose tiles join the others'."""
+def emit_tables(
+    module: Module, plan: Plan, transforms: tuple[Transform, Transform], cells: bool = False
+) -> Routine:
+    """tables(job, unit): those of one plane of the unit's box, whose tiles join the others';
+    `cells`: results are cells (konv.kernels.cells), which may be cropped.
+    """
     image = emit_image(module, plan.dtype) if plan.packed else None
-    tiles = _emit_tiles(module, plan, transforms)
+    tiles = _emit_tiles(module, plan, transforms, cells)
     with tiles_function(module, "tables", writes=True, cold=True) as (f, piece, _):
         job, unit = piece.job, piece.unit
         if image is not None:
@@ -73,13 +77,16 @@ def emit_axes(module: Module, transforms: tuple[Transform, Transform]) -> Routin
         return f.fn
 
 
-def _emit_tiles(module: Module, plan: Plan, transforms: tuple[Transform, Transform]) -> Routine:
+def _emit_tiles(
+    module: Module, plan: Plan, transforms: tuple[Transform, Transform], cells: bool
+) -> Routine:
     """tiles(job, unit): the addresses of each tile of the box in one plane. Those of results stand
     behind those of planes before it, of pixels there are this plane's only.
     """
     size, (over, along) = SIZE[REAL[plan.dtype]], transforms
     pixels = over.inputs * along.inputs
-    places = OUTS if plan.blocked else over.outputs * along.outputs
+    places = OUTS if plan.blocked else over.outputs * along.outputs + EDGE * cells
+    lanes = module.target.lanes("float32")
     with tiles_function(module, "tiles") as (f, piece, _):
         job, unit, number = piece.job, piece.unit, f.var(0)
         ins, outs = piece.part("at_ins", I64), piece.part("at_outs", I64)
@@ -103,12 +110,30 @@ def _emit_tiles(module: Module, plan: Plan, transforms: tuple[Transform, Transfo
                 to[1], to[2], to[3] = lines[0][1], lines[1][1], lines[1][0] - unit["base", 2]
             else:
                 with f.loop(over.outputs) as r, f.loop(along.outputs) as q:
-                    real = (r < lines[0][1]) & (q < lines[1][1])
+                    real, index = (r < lines[0][1]) & (q < lines[1][1]), r * along.outputs + q
                     place = _result(f, piece, lines, r, q, size)
                     dump = unit["scratch"] + job["at_dump"]
-                    to[r * along.outputs + q] = f.select(real, place, dump)
+                    if cells:  # each has a place of its own there
+                        inside = [lines[0][0] + r, lines[1][0] + q]
+                        real, dump = real & _whole(piece, inside), dump + index * (lanes * size)
+                    to[index] = f.select(real, place, dump)
+                if cells:
+                    ends = [line[0] + line[1] - 1 for line in lines]
+                    whole = _whole(piece, [line[0] for line in lines]) & _whole(piece, ends)
+                    edge = to + over.outputs * along.outputs
+                    edge[0], edge[1], edge[2] = unit["y"], lines[0][0], lines[1][0]
+                    edge[3] = f.select(whole, f.integer(0), 1)
             number.add(1)
         return f.fn
+
+
+def _whole(piece: Piece, cell: list[Value]) -> Value:
+    """Whether a cell lies in the output with all its sub-pixels."""
+    job, found = piece.job, []
+    for axis, j in zip(TILE_AXES, cell, strict=True):
+        first = j * job["step", axis] - job["crop", axis]
+        found.append((first >= 0) & (first + job["step", axis] <= job["outputs", axis]))
+    return found[0] & found[1]
 
 
 def _source(f: Function, piece: Piece, plan: Plan, at: list[Value], size: int) -> Value:

@@ -16,6 +16,7 @@ other in V, so the tap of the next plane is as many places further on for all ti
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 from konv.kernels.pack import HEADER
@@ -31,17 +32,25 @@ from konv.kernels.winograd_parts import (
 from konv.kernels.winograd_tables import OUTS, emit_axes, emit_tables
 from konv.kernels.winograd_transforms import Pair
 from konv.kernels.winograd_weights import emit_weights
-from konv.kernels.winograd_words import TILE_AXES, TILES_JOB, TILES_UNIT, tiles_function
+from konv.kernels.winograd_words import EDGE, TILE_AXES, TILES_JOB, TILES_UNIT, tiles_function
 from konv.kernels.words import AXES, Piece, Words
 from konv.llvm import F32, I64, Function, Module, Routine, Value
 from konv.plan import Plan
 from konv.target import Target
 
 EmitWeights = Callable[[Module, Pair, int, int], None]
-Place = Callable[[Function, Piece, Value], Value]
+Out = tuple[Routine, Routine | None]
 
 AHEAD = 2  # vectors of columns: a cache line, or two rows of 8 sub-pixels
 DEPTH = 64  # channels of a product; more, and U and V of a point leave the first-level cache
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Where results go that do not simply follow a pixel's first: those of cells."""
+
+    place: Callable[[Function, Piece, Value], Value]  # of a vector of channels, from there
+    edge: Callable[[Module], Routine]  # edge(job, unit, tile, vector), as konv.kernels.cells_edge
 
 
 def emit_kernel(
@@ -49,18 +58,20 @@ def emit_kernel(
     target: Target,
     transforms: Pair,
     weights: EmitWeights = emit_weights,
-    place: Place | None = None,
+    ends: Ends | None = None,
 ) -> Module:
-    """The module of a plan: `run` and `pack`, which `weights` adds. `place`: how many numbers from
-    a pixel's first result those of a vector of channels lie, where they do not simply follow it.
-    """
+    """The module of a plan: `run` and `pack`, which `weights` adds."""
     module = Module(target, plan.algorithm)
     weights(module, transforms, plan.vectors, plan.tail)
-    axes, tables = emit_axes(module, transforms), emit_tables(module, plan, transforms)
+    axes, tables = (
+        emit_axes(module, transforms),
+        emit_tables(module, plan, transforms, ends is not None),
+    )
     planes = _emit_planes(module, tables, _emit_v(module, transforms))
-    outputs = emit_outputs(module, plan, transforms, place is not None)
+    outputs = emit_outputs(module, plan, transforms, ends is not None)
+    edge = ends.edge(module) if ends else None
     blocks = [
-        _emit_block(module, plan, transforms, nr, outputs, place)
+        _emit_block(module, plan, transforms, nr, (outputs, edge), ends)
         for nr in ([plan.vectors, plan.tail] if plan.tail else [plan.vectors])
     ]
     unit = _emit_unit(module, plan, transforms, axes, planes, blocks)
@@ -183,7 +194,7 @@ def _emit_v(module: Module, transforms: Pair) -> Routine:
 
 
 def _emit_block(
-    module: Module, plan: Plan, transforms: Pair, nr: int, outputs: Routine, place: Place | None
+    module: Module, plan: Plan, transforms: Pair, nr: int, out: Out, ends: Ends | None
 ) -> Routine:
     """block(job, unit, u, bias, vector): one block of output channels over the box's tiles;
     `vector`: its first.
@@ -191,17 +202,17 @@ def _emit_block(
     lanes = module.target.lanes(plan.dtype)
     products = _emit_products(module, plan, transforms, nr)
     labels = ("u", "bias", "vector")
-    store = _emit_stores(module, plan, transforms, nr, outputs, place is not None)
+    store = _emit_stores(module, plan, transforms, nr, out)
     with tiles_function(module, f"block_{nr}", labels, cold=True) as (f, piece, args):
         u, bias, vector = args
         job, unit = piece.job, piece.unit
         f.call(products, [job.base, unit.base, u])
         with f.loop(nr) as n:
             arguments = [job.base, unit.base, n, bias + n * (lanes * 4)]
-            if place:
-                channel, last = place(f, piece, vector + n), job["co"] // lanes - 1
-                coming = place(f, piece, f.least(vector + n + AHEAD, last))
-                arguments += [channel, coming - channel]
+            if ends:
+                channel, most = ends.place(f, piece, vector + n), job["co"] // lanes - 1
+                coming = ends.place(f, piece, f.least(vector + n + AHEAD, most))
+                arguments += [channel, coming - channel, vector + n]
             else:
                 first = unit["group"] * job["co"]
                 arguments.append(first + offset(f, vector + n, job["co"], lanes))
@@ -209,18 +220,17 @@ def _emit_block(
         return f.fn
 
 
-def _emit_stores(
-    module: Module, plan: Plan, transforms: Pair, nr: int, outputs: Routine, scattered: bool
-) -> Routine:
-    """stores(job, unit, n, bias, channel): vector n of a block, from M to the output; `ahead` as
-    konv.kernels.winograd_parts.emit_outputs says.
+def _emit_stores(module: Module, plan: Plan, transforms: Pair, nr: int, out: Out) -> Routine:
+    """stores(job, unit, n, bias, channel): vector n of a block, from M to the output; of cells
+    `ahead` as konv.kernels.winograd_parts.emit_outputs says, and the vector's number.
     """
-    lanes = module.target.lanes(plan.dtype)
-    places = transforms[0].outputs * transforms[1].outputs
+    lanes, (outputs, edge) = module.target.lanes(plan.dtype), out
+    each = transforms[0].outputs * transforms[1].outputs
+    places = each + EDGE * (edge is not None)
     flush = emit_flush(module, plan) if plan.blocked and nr == plan.vectors else None
     flush = flush or (module.routines.get("flush") if plan.blocked else None)
-    labels = ("n", "bias", "channel", *(("ahead",) if scattered else ()))
-    with tiles_function(module, f"stores_{nr}", labels) as (f, piece, (n, bias, channel, *ahead)):
+    labels = ("n", "bias", "channel", *(("ahead", "vector") if edge else ()))
+    with tiles_function(module, f"stores_{nr}", labels) as (f, piece, (n, bias, channel, *more_of)):
         job, unit, outs = piece.job, piece.unit, piece.part("at_outs", I64)
         m, number = piece.part("at_m", F32) + n * lanes, f.var(0)
         if flush is None:
@@ -230,9 +240,12 @@ def _emit_stores(
                     outputs,
                     [
                         at, job["m_point"], bias.to_pointer(F32), outs + tile * places, channel,
-                        unit["scratch"] + job["at_dump"], unit["residual"], *ahead,
+                        unit["scratch"] + job["at_dump"], unit["residual"], *more_of[:1],
                     ],
                 )  # fmt: skip
+                if edge:
+                    with f.when(outs[tile * places + (places - 1)].differs(0)):
+                        f.call(edge, [job.base, unit.base, tile, more_of[1]])
             return f.fn
         down, right = (job["dilation", a] * job["y_stride", a] for a in TILE_AXES)
         stage, plane, y = piece.part("at_stage", F32), job["y_channel"], channel * job["y_channel"]

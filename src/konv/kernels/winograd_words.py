@@ -37,12 +37,16 @@ TILES_JOB = (
             "sparse",  # 1 if each line has slots of its own, 0 if slots are neighbouring pixels
             "dilation",
             "out",
+            "crop",  # of cells (konv.kernels.cells): outputs of the first that there are not
             "end",  # sources from here on no output reads; there a tile sees zeros
         )
         for axis in TILE_AXES
     ),
 )  # fmt: skip
 
+# Words behind a tile's addresses of results, of cells: its image in the output, its first cell on
+# both axes, 1 if it has cells that are not whole.
+EDGE = 4
 LINE = 3  # words of a line: first output, outputs, first source
 
 TILES_UNIT = (

@@ -25,9 +25,10 @@ from llvm.assembly import (
 )
 
 from konv.geometry import Conv
-from konv.kernels import direct, interleave, planar, subpixel, winograd, winograd_parts
+from konv.kernels import direct, interleave, panels, planar, subpixel, winograd, winograd_parts
 from konv.kernels.flat_tile import emit_flat_sweep
 from konv.kernels.microtile import UNROLL, emit_tile
+from konv.kernels.panels_tile import emit_rows as emit_panel_rows
 from konv.kernels.planar_tile import emit_tiles
 from konv.kernels.row_tile import emit_row
 from konv.kernels.winograd_cut import RESTS
@@ -39,6 +40,7 @@ from konv.target import Target
 
 LAYOUTS = {"contiguous": True, "channels-last": False}
 DTYPES = ("float32", "float64")
+POINTWISE = Conv.parse("conv2d 1x64x32x32 o64 k1")
 
 each_machine = pytest.mark.parametrize("machine", MACHINES, ids=str)
 
@@ -115,6 +117,20 @@ def test_a_tile_along_pixels_stays_in_registers(
     sweep = emit_flat_sweep(module, plan, nr, 0)
     lines = functions(assembly(module))[sweep.name.removeprefix("sweep_")]
     check_loop(machine, "float32", lines, mr * nr * UNROLL)
+
+
+@pytest.mark.parametrize(
+    "machine", [m for m in MACHINES if panels.why_not(POINTWISE, target_of(m)) is None], ids=str
+)
+def test_a_tile_of_a_panel_stays_in_registers(machine: Machine) -> None:
+    """And so does the one of what is left of a row of pixels."""
+    target = target_of(machine)
+    (plan,) = panels.plans(POINTWISE, target, True, True)
+    for mr, nv in zip(plan.form, (plan.vectors, 1), strict=True):
+        module = Module(target, "tile")
+        rows = emit_panel_rows(module, plan, mr, nv)
+        lines = functions(assembly(module))[rows.name]
+        check_loop(machine, "float32", lines, mr * nv * UNROLL)
 
 
 def planes() -> Iterator[object]:

@@ -11,7 +11,7 @@ from konv.kernels.schedule import ALONE, FAR, flat
 from konv.plan import Plan, Strides, Work
 from konv.target import BYTES, Target
 
-JOB = (
+JOB: tuple[str, ...] = (
     "units",  # pieces of work, handed out to the threads one by one
     "chunks", "parts",  # of all output channels, and of those of a group
     "chunk", "rows",  # output channels of a unit; those computed before the next panel
@@ -34,7 +34,7 @@ UNIT, TILE, COPIED, STREAMED = 300, 25, 1.5, 5
 FIRST = 2.5  # cycles more of a vector that comes from the last cache
 # Bytes of a unit's panels, if they are more than one: what the first-level cache half holds is
 # filled fastest (96 -> 24 @56: 0.107 ms, with 200 KB 0.112, Zen 3).
-ROOMY = 64 * 1024
+ROOM = 64 * 1024
 EFFICIENCY = 0.92  # of the peak, as direct's model has it
 CHUNKS = (1, 2, 4, 8, 16, 32)
 MOST = 64  # units that a row of pixels is cut into, beyond what caches ask for
@@ -110,7 +110,7 @@ def _cheapest(
     """Vectors of a box, output channels of a chunk."""
     found: dict[tuple[int, int], float] = {}
     mr, size = plan.form[0], BYTES[plan.dtype]
-    most = max(1, ROOMY // (shape.ci * target.lanes(plan.dtype) * size))
+    most = max(1, ROOM // (shape.ci * target.lanes(plan.dtype) * size))
     fewest = -(-shape.vectors // max(most, plan.vectors))
     for boxes in range(fewest, min(shape.vectors, fewest + MOST) + 1):
         even = -(-shape.vectors // boxes)
@@ -130,7 +130,7 @@ def _price(
     for while another is computed.
     """
     size, (boxes, last) = BYTES[plan.dtype], divmod(shape.vectors, box)
-    each = UNIT
+    each: float = UNIT
     if shape.ci * shape.co * groups * size > target.l2 * 3 // 4:
         each += shape.ci * chunk * size / STREAMED
     unit = cycles(plan, shape.ci, chunk, min(box, shape.vectors)) + each

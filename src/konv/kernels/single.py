@@ -33,6 +33,7 @@ from konv.target import BYTES, Target
 SINGLE_JOB = ("units", "ci", "co", "row", "each")
 ALIKE = (
     "direct",
+    "panels",
     "planar",
     "planes",
 )  # algorithms with that chain; of one tap, they differ in none

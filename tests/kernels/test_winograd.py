@@ -73,7 +73,7 @@ def test_the_bound(line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("m", "r"), [(4, 3), (3, 3), (2, 3), (3, 5), (2, 5), (4, 2), (3, 2), (2, 2)]
+    ("m", "r"), [(4, 3), (3, 3), (2, 3), (4, 5), (2, 5), (4, 2), (3, 2), (2, 2)]
 )
 def test_filters_of_a_short_convolution(m: int, r: int) -> None:
     """A polynomial's values at the points, over products of their distances; infinity last."""

@@ -1,7 +1,7 @@
 """Winograd's convolution: fewer multiplications where a small kernel moves by steps of one or two.
 
 An m x m tile of outputs of an r x r kernel takes (m + r - 1)**2 products a pair of channels
-instead of m * m * r * r: F(4x4, 3x3) 36 instead of 144, F(3x3, 5x5) 49 instead of 225, F(4, 3) of a
+instead of m * m * r * r: F(4x4, 3x3) 36 instead of 144, F(4x4, 5x5) 64 instead of 400, F(4, 3) of a
 sequence 6 instead of 12 (konv.kernels.winograd_points). In steps of two, of the output or of a
 transposed layer's input, each step's taps are a kernel of steps of one: 4 x 4 outputs of 3 x 3 taps
 take 81 instead of 144 products, 8 x 8 transposed ones of 4 x 4 taps 100 instead of 256
@@ -26,7 +26,7 @@ one chain. Padding is zeros in a tile like any others: no tap is left out.
 
 What differs from a plain sum of products. Rounding grows with the points: `reference.ROUNDING` has
 the bound. A NaN or an infinity in the input reaches every output of its tile, up to m - 1 beyond
-its receptive field (2 m - 1 of a transposed layer of stride 2); numbers within a factor of 100 of
+its receptive field (2 m - 1 of a transposed layer of stride 2); numbers within a factor of 1000 of
 the largest float may overflow in a tile; an infinite or NaN weight leaves no output of its channel
 finite, of a transposed layer of stride 2 none at its step. `precision("exact")` keeps this
 algorithm out.
@@ -89,12 +89,12 @@ TILES = {
     (64, 32): ((12, 2), (8, 3), (6, 4), (14, 1)),
 }
 
-# Outputs of a part of a tile along an axis, by taps, stride and `up`. 3 of 5 taps in steps of one
-# are 7 points: 49 products for 9 outputs, 81 if a tile has 2 (96->256@27 in 2 groups 1.46
-# to 1.05 ms, 64->192 1.30 to 0.90, 32->64@14 0.103 to 0.084, Zen 3); 4 would be 8 points.
+# Outputs of a part of a tile along an axis, by taps, stride and `up`. 4 of 5 taps in steps of one
+# are 8 points: 64 products for 16 outputs, which take 87 if a tile has 3 and 144 if it has 2
+# (96->256@27 in 2 groups 0.90 ms, 1.06, 1.46; 64@56 1.00, 1.62; 128@7 0.145, 0.206; Zen 3).
 OUTPUTS = {
     (3, 1, 1): (4, 2),
-    (5, 1, 1): (3, 2),
+    (5, 1, 1): (4, 2),
     (3, 2, 1): (4, 2),
     (4, 2, 1): (4, 2),
     (5, 2, 1): (4, 2),

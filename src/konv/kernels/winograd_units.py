@@ -136,8 +136,8 @@ def _emit_unit(
 def _emit_planes(module: Module, plan: Plan, tables: Routine, v: Routine) -> Routine:
     """planes(job, unit, y, new): V of the unit's group in all planes that the box reads. Tables are
     those of one plane: they serve several groups if there is only this one. The packed image is the
-    group's own, which stays in the first-level cache: that of all groups was made by each thread
-    and left the second-level one.
+    group's own: one of all groups was made by each thread, and left the second-level cache
+    (contiguous, in 32 groups: 512@14 0.244 to 0.219 ms, 1024@7 0.219 to 0.167, Zen 3).
     """
     image = emit_image(module, plan.dtype, alone=True) if plan.packed else None
     with tiles_function(module, "planes", ("y", "new"), writes=True) as (f, piece, (y, new)):

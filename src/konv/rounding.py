@@ -26,10 +26,11 @@ ROUNDING = {"direct": 4.0, "winograd": 6.0, "cells": 6.0, "nested": 8.0}
 direct: measured on 60 draws at each of 1..25,000 terms added one after another in float32: signed
 or positive random addends stay under 0.51 sqrt(terms) eps sum|x||w|; equal addends, whose rounding
 errors all point one way, under 4 sqrt(terms) eps up to 1,152 terms.
-winograd: F(4x4, 3x3) with points 0, +-1/sqrt(2), +-sqrt(2), F(2x2, 5x5), both along one axis, and
-the parts of steps of two: at most 1.1 for 16..512 channels, over random, positive and equal addends
-and images with rows of very different size; relative to the largest sum|x||w| of the image, as a
-tile mixes its outputs. Of weight gradients 0.6 for 400 outputs and more, 3.0 for a single tile.
+winograd: F(4x4, 3x3) with points 0, +-1/sqrt(2), +-sqrt(2), F(4x4, 5x5) with 0, +-1/2, +-1, +-2,
+F(2x2, 5x5), all along one axis, and the parts of steps of two: at most 1.1 for 16..512 channels,
+over random, positive and equal addends and images with rows of very different size; relative to the
+largest sum|x||w| of the image, as a tile mixes its outputs. Of weight gradients 0.6 for 400 outputs
+and more, 3.0 for a single tile.
 nested: F(4x4, 4x4) with points 0, 1, -1, 2, -2, 1/2: 0.12 for 32 x 32 random taps, as blocks of 16
 products are added up instead of single ones; relative to the largest sum near by, too.
 """

@@ -65,9 +65,9 @@ def _deal(f: Function, vectors: list[Value], part: int) -> list[Value]:
     return [vector for both in zip(*dealt, strict=True) for vector in both]
 
 
-def emit_image(module: Module, dtype: str, passes: bool = False) -> Routine:
+def emit_image(module: Module, dtype: str, passes: bool = False, alone: bool = False) -> Routine:
     """image(job, unit): fill the unit's packed image, every slot of its box, all channels; or
-    those of one of several `passes`.
+    those of one of several `passes`. `alone`: those of one group, whose first the unit's x is.
     """
     real = REAL[dtype]
     lanes = module.target.lanes(dtype)
@@ -77,7 +77,8 @@ def emit_image(module: Module, dtype: str, passes: bool = False) -> Routine:
         job, unit, x = piece.job, piece.unit, piece.unit.pointer("x", element(dtype))
         image = piece.part("at_image", I8)
         tables = [piece.part(("at_slots", a), I64) for a in AXES]
-        channels, width = job["groups"] * job["ci"], unit["slots", 2]
+        width = unit["slots", 2]
+        channels = job["ci"] if alone else job["groups"] * job["ci"]
         if passes:
             channels, x = job["held"], x + unit["from"] * job["sliced"] * job["x_channel"]
         # Where slots are all pixels from the first to the last, those in the image are one run; of

@@ -244,14 +244,13 @@ class Model:
         # Threads take units that follow each other, which share a box's V.
         shared = min(1.0, 1 / chunks + (threads - 1) / (boxes * chunks or 1))
         read = planes + self.deep.kernel - 1
-        # A single plane's tables and packed image serve all groups; of several, each makes its own
-        # (512@8x28x28 3x3x3 in 32 groups, contiguous: 41 ms, direct 33, Zen 3).
+        # A single plane's tables serve all groups; of several, each makes its own.
         unit = shared * read * self._inputs(rows, columns, self.conv.groups if read == 1 else 1)
         unit += self._products(planes * rows, columns, 0, chunk, read / planes)
         return Cut(planes, rows, columns, chunk, -(-boxes * chunks // threads) * unit)
 
     def _inputs(self, rows: int, columns: int, served: int) -> float:
-        """A plane's V, its tables and its packed image, which serve so many groups."""
+        """A group's V of a plane, its packed image, and tables, which serve so many groups."""
         tiles, vectors = rows * columns, -(-self.ci // self.lanes)
         cycles = tiles * self.points * (ADDRESS / served + vectors * self.input)
         if self.plan.packed:
@@ -262,7 +261,7 @@ class Model:
             else:
                 wide = (columns - 1) * along.step + along.inputs
                 numbers = high * (wide + self._begun(columns)) * PACK
-            cycles += numbers * self.conv.ci / served
+            cycles += numbers * self.ci
         return cycles
 
     def _scattered(self, columns: int) -> bool:

@@ -133,7 +133,7 @@ def _axis_words(
     y_strides: list[int],
 ) -> list[int]:
     """Fill the per-axis words; returns the tables that follow: lines, and sources of slots."""
-    apart = conv.ci * BYTES[conv.dtype]
+    apart = conv.ci // conv.groups * BYTES[conv.dtype]
     words["at_raws0"] = len(TILES_JOB)
     tables = list(range(words["box0"] + words["span0"]))
     for a, line, x_stride, y_stride in reversed(
@@ -179,7 +179,7 @@ def _parts(
     words["m_point"] = results * plan.vectors * lanes + lanes * (1 - plan.vectors % 2)
     longest = columns.box * columns.t.outputs
     words["stage_plane"] = rows.t.outputs * longest + 4
-    image = conv.ci * rows.slots * columns.slots + lanes if plan.packed else 0
+    image = ci * rows.slots * columns.slots + lanes if plan.packed else 0
     return {
         "at_slots0": 8,
         "at_slots1": rows.slots * 8,

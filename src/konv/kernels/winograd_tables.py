@@ -1,7 +1,8 @@
-"""What a box of tiles needs before its first transform: slots, the packed image, addresses.
+"""What a box of tiles needs before its first transform: slots and addresses.
 
     slots    per axis: where each source of the box lies in the input, -1 where there is none
-    ins      per tile: the address of each of its pixels; padding reads a row of zeros
+    ins      per tile: the address of each of its pixels; padding reads a row of zeros. Of
+             contiguous input it is a place in the packed image, of one group's channels
     outs     per tile: the address of each of its results, those beyond the border where
              nobody reads; for contiguous output the address of the first, and how many rows and
              columns are real
@@ -11,7 +12,6 @@ Sixty cycles a tile, which then takes thousands.
 
 from __future__ import annotations
 
-from konv.kernels.packing import emit_image
 from konv.kernels.tables import emit_slots
 from konv.kernels.winograd_transforms import Transform
 from konv.kernels.winograd_words import EDGE, LINE, TILE_AXES, tiles_function
@@ -28,12 +28,9 @@ def emit_tables(
     """tables(job, unit): those of one plane of the unit's box, whose tiles join the others';
     `cells`: results are cells (konv.kernels.cells), which may be cropped.
     """
-    image = emit_image(module, plan.dtype) if plan.packed else None
     tiles = _emit_tiles(module, plan, transforms, cells)
     with tiles_function(module, "tables", writes=True, cold=True) as (f, piece, _):
         job, unit = piece.job, piece.unit
-        if image is not None:
-            f.call(image, [job.base, unit.base])
         f.call(tiles, [job.base, unit.base])
         unit["tiles"] = unit["tiles"] + unit["lines", 1] * unit["lines", 2]
         return f.fn

@@ -273,8 +273,31 @@ def test_a_hit_seldom_writes(kept: Path) -> None:
         assert (abs(kept.stat().st_mtime - used) > 60) is written
 
 
-def test_what_dead_writers_left_goes(kept: Path) -> None:
+def test_a_folder_with_room_is_not_listed_for_each_file(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But after an eighth of the room, after an hour, and for another limit."""
+    listed: list[int] = []
+    monkeypatch.setattr(store, "_unlisted", {})
+    monkeypatch.setattr(store, "_make_room", lambda: listed.append(1) or 8 * 1000)
+    for size in (10, 500, 400):
+        store.keep(KEY, bytes(size))
+    assert len(listed) == 1
+    store.keep(KEY, bytes(200))
+    assert len(listed) == 2
+    monkeypatch.setenv("KONV_CACHE_BYTES", "50000")
+    store.keep(KEY, CODE)
+    assert len(listed) == 3
+    now = time.time()
+    monkeypatch.setattr(store, "time", lambda: now + HOUR + 60)
+    store.keep(KEY, CODE)
+    store.keep(KEY, CODE)
+    assert len(listed) == 4
+
+
+def test_what_dead_writers_left_goes(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A half-written file is swept up an hour later, not before: its writer may be at it."""
+    monkeypatch.setattr(store, "_unlisted", {})
     old, young = (kept.parent / f"{OTHER}.1.{i}.part" for i in (0, 1))
     for part in (old, young):
         part.write_bytes(b"half")

@@ -77,7 +77,7 @@ def _emit_cells(module: Module, plan: Plan, parts: Parts) -> Routine:
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     size = SIZE[real]
     squares = emit_output_squares(module, plan, lanes) if plan.blocked else {}
-    with part_function(module, "cells", records=RECORDS) as (f, piece, _):
+    with part_function(module, "cells", cold=True, records=RECORDS) as (f, piece, _):
         job, unit = piece.job, piece.unit
         reduction = job["rows"] * (plan.depth * plan.form[0] * lanes)
         weights = unit.pointer("weights", real)
@@ -119,7 +119,7 @@ def _emit_rows(module: Module, plan: Plan, parts: Parts) -> Routine:
     real = REAL[plan.dtype]
     labels = ("x", "weights", "bias", "to", "step", "below")
     wide, most, stride = plan.depth * plan.form[3], plan.pixels, plan.form[1]
-    with part_function(module, "rows", labels, records=RECORDS) as (f, piece, args):
+    with part_function(module, "rows", labels, cold=True, records=RECORDS) as (f, piece, args):
         job, unit = piece.job, piece.unit
         x, weights, bias, to, step, below = args
         width = unit["length", 2]

@@ -22,7 +22,8 @@ def emit_rows_out(module: Module, plan: Plan, grid: Grid, width: int) -> Routine
         squares = emit_output_squares(module, plan, wide)
     else:
         copy = emit_copy(module, plan, wide, 0)
-    with part_function(module, "output", ("column", "valid")) as (f, piece, (column, _)):
+    labels = ("column", "valid")
+    with part_function(module, "output", labels, cold=True) as (f, piece, (column, _)):
         job, unit = piece.job, piece.unit
         group = column // job["co"]
         block = (column - group * job["co"]) // width

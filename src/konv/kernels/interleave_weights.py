@@ -13,7 +13,7 @@ from __future__ import annotations
 from konv.kernels.pack import HEADER, Arguments, emit_pack, note
 from konv.kernels.subpixel_grid import Grid
 from konv.kernels.words import AXES
-from konv.llvm import I64, REAL, SIZE, Function, Module, Value, Variable
+from konv.llvm import I64, REAL, SIZE, Function, Module, Routine, Value, Variable, pointer_to
 
 
 def listed(grid: Grid, vector_bytes: int) -> int:
@@ -25,6 +25,7 @@ def emit_sweep_weights(module: Module, dtype: str, nr: int, grid: Grid) -> None:
     """Add `pack`: a unit is a block, in the order [group][d][h][output channels][w]."""
     real, lanes = REAL[dtype], module.target.lanes(dtype)
     wide, head = nr * lanes, listed(grid, module.target.vector_bytes)
+    tap_of = _emit_tap(module, dtype, wide)
 
     def units(f: Function, a: Arguments) -> Value:  # noqa: ARG001 - as emit_pack asks
         return _blocks(a, grid, wide)
@@ -32,7 +33,6 @@ def emit_sweep_weights(module: Module, dtype: str, nr: int, grid: Grid) -> None:
     def body(f: Function, a: Arguments, block: Value) -> None:
         whole = (a["ci"] * grid.full + head) * wide
         to = a["packed"] + HEADER // SIZE[real]
-        broken = Variable(f, f.constant(real, 0.0))
         bias = to + _blocks(a, grid, wide) * whole + block * wide
         _, h, w = grid.steps
         rest, fw = block // w, block % w
@@ -61,18 +61,34 @@ def emit_sweep_weights(module: Module, dtype: str, nr: int, grid: Grid) -> None:
             with f.when(present):
                 tap = (taps[0] * grid.kernel[1] + taps[1]) * grid.kernel[2] + taps[2]
                 line = source + (tap * a["by_tap"] + k0 * a["by_co"])
-                with f.loop(a["ci"]) as c:
-                    row = here + (at.get() + c * wide)
-                    with f.loop(channels) as k:
-                        value = line[c * a["by_ci"] + k * a["by_co"]]
-                        broken.set(f.fma(value, f.constant(real, 0.0), broken.get()))
-                        row[k] = value
-                    with f.loop(wide, start=channels) as k:
-                        row[k] = 0.0
+                strides = a["by_ci"], a["by_co"]
+                f.call(tap_of, [line, here + at.get(), a["ci"], channels, *strides, a["packed"]])
                 at.add(a["ci"] * wide)
-        note(f, a["packed"], broken)
 
-    emit_pack(module, dtype, units, body)
+    emit_pack(module, dtype, units, body, cold=True)
+
+
+def _emit_tap(module: Module, dtype: str, wide: int) -> Routine:
+    """tap(line, to, ci, channels, by_ci, by_co, packed): one tap of a block, `wide` numbers for
+    each input channel, zeros behind the last output channel.
+    """
+    real = REAL[dtype]
+    params = [("line", pointer_to(real)), ("to", pointer_to(real))]
+    params += [(name, I64) for name in ("ci", "channels", "by_ci", "by_co")]
+    params += [("packed", pointer_to(real))]
+    with module.function("tap", params, inline=False) as (f, args):
+        line, to, ci, channels, by_ci, by_co, packed = args
+        broken = Variable(f, f.constant(real, 0.0))
+        with f.loop(ci) as c:
+            row = to + c * wide
+            with f.loop(channels) as k:
+                value = line[c * by_ci + k * by_co]
+                broken.set(f.fma(value, f.constant(real, 0.0), broken.get()))
+                row[k] = value
+            with f.loop(wide, start=channels) as k:
+                row[k] = 0.0
+        note(f, packed, broken)
+        return f.fn
 
 
 def _blocks(a: dict[str, Value], grid: Grid, wide: int) -> Value:

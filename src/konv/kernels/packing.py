@@ -73,7 +73,8 @@ def emit_image(module: Module, dtype: str, passes: bool = False, alone: bool = F
     lanes = module.target.lanes(dtype)
     sides = sorted({16 // SIZE[real], lanes})
     pixels = {side: _emit_image_squares(module, dtype, side, side == lanes) for side in sides}
-    with part_function(module, "image") as (f, piece, _):
+    one = _emit_image_pixel(module, dtype)
+    with part_function(module, "image", cold=True) as (f, piece, _):
         job, unit, x = piece.job, piece.unit, piece.unit.pointer("x", element(dtype))
         image = piece.part("at_image", I8)
         tables = [piece.part(("at_slots", a), I64) for a in AXES]
@@ -123,10 +124,10 @@ def emit_image(module: Module, dtype: str, passes: bool = False, alone: bool = F
                                     f.call(pixels[side], square + [side] * (side == lanes))
                         with f.loop(end, start=begin + done.get()) as i:
                             to, at = line + i * channels, i + unit["raw", 2]
-                            _image_pixel(f, dtype, source, at, to, job["x_channel"], channels)
+                            f.call(one, [source, at, to, job["x_channel"], channels])
                     with places, f.loop(width) as i:
-                        to = line + i * channels
-                        _image_pixel(f, dtype, source, tables[2][i], to, job["x_channel"], channels)
+                        to, at = line + i * channels, tables[2][i]
+                        f.call(one, [source, at, to, job["x_channel"], channels])
         return f.fn
 
 
@@ -185,19 +186,24 @@ def _emit_image_squares(module: Module, dtype: str, side: int, run: bool) -> Rou
         return f.fn
 
 
-def _image_pixel(
-    f: Function, dtype: str, source: Pointer, at: Value, to: Pointer, plane: Value, channels: Value
-) -> None:
-    """One pixel, all channels; side by side in the input they are converted by vectors."""
-    with f.choose(at < 0) as (padding, pixel):
-        with padding:
-            f.clear(to, channels)
-        with pixel:
-            whole = f.integer(0)
-            if dtype in HALVES:  # others come channels last without being packed
-                lanes = f.module.target.lanes(dtype)
-                whole = f.select(plane.equals(1), channels & -lanes, 0)
-                with f.loop(whole, step=lanes) as c:
-                    to.put(c, read(f, dtype, source + (at + c), lanes))
-            with f.loop(channels, start=whole) as c:
-                to[c] = read(f, dtype, source + (at + c * plane))
+def _emit_image_pixel(module: Module, dtype: str) -> Routine:
+    """pixel(source, at, to, plane, channels): one pixel or, where `at` is negative, padding, all
+    channels; side by side in the input they are converted by vectors.
+    """
+    params = [("source", pointer_to(element(dtype))), ("at", I64), ("to", pointer_to(REAL[dtype]))]
+    params += [("plane", I64), ("channels", I64)]
+    with module.function("image_pixel", params, inline=False) as (f, args):
+        source, at, to, plane, channels = args
+        with f.choose(at < 0) as (padding, pixel):
+            with padding:
+                f.clear(to, channels)
+            with pixel:
+                whole = f.integer(0)
+                if dtype in HALVES:  # others come channels last without being packed
+                    lanes = module.target.lanes(dtype)
+                    whole = f.select(plane.equals(1), channels & -lanes, 0)
+                    with f.loop(whole, step=lanes) as c:
+                        to.put(c, read(f, dtype, source + (at + c), lanes))
+                with f.loop(channels, start=whole) as c:
+                    to[c] = read(f, dtype, source + (at + c * plane))
+        return f.fn

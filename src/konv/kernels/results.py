@@ -44,7 +44,8 @@ def emit_output(module: Module, plan: Plan, width: int) -> Routine:
     """
     real = REAL[plan.dtype]
     squares = emit_output_squares(module, plan, width)
-    with part_function(module, "output", ("channel", "valid")) as (f, piece, (channel, valid)):
+    labels = ("channel", "valid")
+    with part_function(module, "output", labels, cold=True) as (f, piece, (channel, valid)):
         job, unit = piece.job, piece.unit
         block, plane, step = piece.part("at_block", real), job["y_channel"], job["step", 2]
         first = [unit["j", a] * job["step", a] + unit["first", a] for a in AXES]
@@ -63,9 +64,10 @@ def emit_output(module: Module, plan: Plan, width: int) -> Routine:
 
 
 def emit_output_squares(module: Module, plan: Plan, width: int) -> Squares:
-    """What `put_row` calls, by the pixels of a square."""
+    """What `put_row` calls, by the pixels of a square; of one, what fills no other."""
     sides = sorted({16 // SIZE[REAL[plan.dtype]], module.target.lanes(plan.dtype)}, reverse=True)
-    return {side: _emit_output_square(module, plan, width, side) for side in sides}
+    squares = {side: _emit_output_square(module, plan, width, side) for side in sides}
+    return squares | {1: _emit_output_rest(module, plan, width)}
 
 
 def put_row(
@@ -84,6 +86,10 @@ def put_row(
     run, valid, plane, step = sizes
     dense, squared = step.equals(1), f.integer(0)
     for side, square in squares.items():
+        if side == 1:
+            with f.when(squared < run):
+                f.call(square, [source, line, squared, *sizes, *residual])
+            return
         end = f.select(dense & (run >= side), run, squared)
         if plan.residual:  # no place is finished twice, so the last square does not overlap
             end = f.select(end.equals(run), run & -side, squared)
@@ -92,18 +98,27 @@ def put_row(
             at = f.least(i, end - side)
             f.call(square, [source + at * width, line + at, plane, valid, *residual])
         squared = end
-    # Pixels innermost: they share cache lines and pages.
-    with f.when(squared < run), f.loop(valid) as c:
-        channel_line = line + c * plane
-        with f.loop(run, start=squared) as i:
-            place = channel_line + i * step
-            _put(f, plan, source[i * width + c], place, *residual)
 
 
 def _put(f: Function, plan: Plan, value: Value, place: Pointer, apart: Value | None = None) -> None:
     """One number; without a residual, tiles have activated what they put into the block."""
     value = finish(f, plan, value, place, apart) if plan.residual else value
     write(f, plan.dtype, place, value)
+
+
+def _emit_output_rest(module: Module, plan: Plan, width: int) -> Routine:
+    """rest(source, line, first, run, valid, plane, step): pixels of a row one by one."""
+    names = ("first", "run", "valid", "plane", "step", *(("residual",) if plan.residual else ()))
+    ends = [("source", pointer_to(REAL[plan.dtype])), ("line", pointer_to(element(plan.dtype)))]
+    params = [*ends, *((name, I64) for name in names)]
+    with module.function("rest", params, inline=False) as (f, args):
+        source, line, first, run, valid, plane, step, *residual = args
+        # Pixels innermost: they share cache lines and pages.
+        with f.loop(valid) as c:
+            channel_line = line + c * plane
+            with f.loop(run, start=first) as i:
+                _put(f, plan, source[i * width + c], channel_line + i * step, *residual)
+        return f.fn
 
 
 def _emit_output_square(module: Module, plan: Plan, width: int, side: int) -> Routine:

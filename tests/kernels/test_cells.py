@@ -15,7 +15,7 @@ from functional.test_problems import LAYOUTS
 from kernels.test_packing import drawn, packed
 from kernels.test_subpixel import results
 
-from konv import llvm, reference
+from konv import llvm, reference, rounding
 from konv.geometry import Conv
 from konv.kernels import cells
 from konv.kernels.subpixel_grid import Grid
@@ -57,7 +57,7 @@ def test_results(line: str, layouts: Any, which: int) -> None:
 
     got, (x, w, b) = results(Those, case), case.arrays()
     want = reference.im2col(conv, case.canonical(x), w, b)
-    assert (np.abs(got - want) <= reference.tolerance(conv, case.canonical(x), w, b, "cells")).all()
+    assert (np.abs(got - want) <= rounding.tolerance(conv, case.canonical(x), w, b, "cells")).all()
     with threads(3), small_units(9, 2):
         assert np.array_equal(results(Those, case), got)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -319,6 +320,14 @@ def test_groups_cost_what_one_alone_costs() -> None:
 
     for packed in (True, False):
         assert cost(conv, packed) == pytest.approx(32 * cost(alone, packed), rel=0.05)
+
+
+def test_groups_whose_weights_pass_by_read_them_once() -> None:
+    """All of their tiles are one box: of several, each would read the weights of all groups."""
+    conv, target = Conv.parse("conv2d 1x512x14x14 o512 k3 p1 g32"), llvm.detect()
+    model = Model(conv, winograd.plans(conv, target, True, True)[0], replace(target, l2=2**19))
+    cut = model.best(2, 1)
+    assert (cut.rows, cut.columns) == model.lines
 
 
 def test_exact_forbids_winograd() -> None:

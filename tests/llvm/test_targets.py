@@ -28,6 +28,7 @@ from konv.geometry import Conv
 from konv.kernels import direct, interleave, panels, planar, subpixel, winograd, winograd_parts
 from konv.kernels.flat_tile import emit_flat_sweep
 from konv.kernels.microtile import UNROLL, emit_tile
+from konv.kernels.panels_tile import FEWER, emit_first
 from konv.kernels.panels_tile import emit_rows as emit_panel_rows
 from konv.kernels.planar_tile import emit_tiles
 from konv.kernels.row_tile import emit_row
@@ -131,6 +132,10 @@ def test_a_tile_of_a_panel_stays_in_registers(machine: Machine) -> None:
         rows = emit_panel_rows(module, plan, mr, nv)
         lines = functions(assembly(module))[rows.name]
         check_loop(machine, "float32", lines, mr * nv * UNROLL)
+    module = Module(target, "tile")
+    first = emit_first(module, plan, plan.form[0], plan.vectors)
+    lines = functions(assembly(module))[first.name]
+    check_loop(machine, "float32", lines, plan.form[0] * plan.vectors * FEWER)
 
 
 def planes() -> Iterator[object]:

@@ -1,8 +1,8 @@
 """Layers of one tap between contiguous images: pixels in the lanes, nothing transposed.
 
     for unit: a row of pixels, some output channels        konv.kernels.panels_cut
-        copy its pixels into panels [channel][wide]        konv.kernels.panels_copy
-        for some output channels: for panel: for tile of them:
+        for some output channels: for panel [channel][wide]: for tile of them:
+            the first tile fills the panel from the image  konv.kernels.panels_copy has the rest
             for c in channels of the group:                THE LOOP (konv.kernels.panels_tile)
                 load nv vectors of the panel               shared by all output channels
                 for m in mr output channels: broadcast w[m][c]; nv multiply-adds

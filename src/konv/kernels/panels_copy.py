@@ -7,9 +7,8 @@ image   [channel][pixel]  ->  [panel][channel][nv vectors], then what is left as
 from __future__ import annotations
 
 from konv.kernels.panels_cut import JOB
-from konv.kernels.scratch import LINE
 from konv.kernels.words import part_function
-from konv.llvm import I8, REAL, SIZE, Function, Module, Pointer, Routine, Value
+from konv.llvm import REAL, Function, Module, Pointer, Routine, Value
 from konv.plan import Plan
 
 UNIT = ("x", "y", "scratch", "weights", "bias", "pixels", "rows", "residual")
@@ -18,7 +17,9 @@ AHEAD = 8  # planes: the rows of so many channels on are asked for
 
 
 def emit_copy(module: Module, plan: Plan) -> Routine:
-    """copy(job, unit): fill the unit's panels, all channels of its group."""
+    """copy(job, unit): fill the unit's panels, all channels of its group; those of full width only
+    where pixels are no neighbours, as else their first tile does that.
+    """
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     wide = plan.pixels
     with part_function(module, "copy", records=RECORDS) as (f, piece, _):
@@ -28,17 +29,12 @@ def emit_copy(module: Module, plan: Plan) -> Routine:
         whole, odd = rest // lanes, rest % lanes
         behind, narrow = panels + full * job["panel"], job["ci"] * lanes
         mask = f.below(odd, lanes)
-        with f.loop(job["ci"]) as c:
+        dense = job["x2"].equals(1)
+        nothing = dense & rest.equals(0)
+        with f.loop(f.select(nothing, f.integer(0), job["ci"])) as c:
             line, to, left = source + c * job["x_channel"], panels + c * wide, behind + c * lanes
-            with f.choose(job["x2"].equals(1)) as (dense, apart):
-                with dense:
-                    ahead = (line + job["x_channel"] * AHEAD).cast(I8)
-                    with f.loop(full) as p:
-                        for byte in range(0, wide * SIZE[real], LINE):
-                            f.prefetch(ahead + p * (wide * SIZE[real]) + byte)
-                        for at in range(0, wide, lanes):
-                            vector = (line + p * wide).vector(at, lanes)
-                            (to + p * job["panel"]).put(at, vector)
+            with f.choose(dense) as (neighbours, apart):
+                with neighbours:
                     end = line + full * wide
                     with f.loop(whole) as v:
                         f.prefetch(end + job["x_channel"] * AHEAD + v * lanes)
@@ -48,13 +44,8 @@ def emit_copy(module: Module, plan: Plan) -> Routine:
                         (left + whole * narrow).put(0, last)
                 with apart:
                     with f.loop(full) as p:
-                        _gather(
-                            f,
-                            line + p * wide * job["x2"],
-                            to + p * job["panel"],
-                            job["x2"],
-                            f.integer(wide),
-                        )
+                        begin, panel = line + p * wide * job["x2"], to + p * job["panel"]
+                        _gather(f, begin, panel, job["x2"], f.integer(wide))
                     end = line + full * wide * job["x2"]
                     with f.loop(rest, step=lanes) as v:
                         there = left + v // lanes * narrow

@@ -11,6 +11,7 @@ from typing import Any
 from konv.kernels.epilogue import activate, add_residual, apart
 from konv.kernels.microtile import UNROLL, multiply_add
 from konv.kernels.pack import HEADER, Arguments, emit_pack
+from konv.kernels.panels_copy import AHEAD
 from konv.kernels.scratch import LINE
 from konv.llvm import I8, I64, REAL, SIZE, Function, Module, Pointer, Routine, Value, Variable
 from konv.plan import Plan
@@ -24,7 +25,44 @@ PARAMETERS = (
     "far",  # not 0 if results go to memory
     "apart",  # bytes from a result to its residual
 )  # fmt: skip
+FEWER = 2  # channels per trip of a tile that fills its panel, which does more for each
 PACKED = 8  # rows of the weight that a thread packs at once
+
+
+def emit_first(module: Module, plan: Plan, mr: int, nv: int) -> Routine:
+    """first(image, step, *PARAMETERS): the first tile of a panel, which is filled on the way from
+    the image, whose channels lie `step` numbers apart.
+    """
+    real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
+    params = [(p, I64) for p in ("image", "step", *PARAMETERS)]
+    with module.function(f"first_{mr}x{nv}", params, inline=False) as (f, args):
+        a: dict[str, Any] = dict(zip(("image", "step", *PARAMETERS), args, strict=True))
+        image, x, y = (a[name].to_pointer(real) for name in ("image", "x", "y"))
+        weights, bias = a["weights"].to_pointer(real), a["bias"].to_pointer(real)
+        ats = [f.least(a["rows"] - 1, m) for m in range(mr)]
+        rows, places = (
+            [p + a[step] * at for at in ats] for p, step in ((weights, "row"), (y, "plane"))
+        )
+        starts = [f.splat(bias[at], lanes) for at in ats]
+        sums = [[Variable(f, start) for _ in range(nv)] for start in starts]
+
+        def channel(c: Value) -> None:
+            line, panel = image + c * a["step"], x + c * (nv * lanes)
+            ahead = (line + a["step"] * AHEAD).cast(I8)
+            for byte in range(0, nv * lanes * SIZE[real], LINE):
+                f.prefetch(ahead + byte)
+            for n in range(nv):
+                panel.put(n * lanes, line.vector(n * lanes, lanes))
+            multiply_add(f, sums, x, rows, c)
+
+        whole = a["channels"] & -FEWER
+        with f.loop(whole, step=FEWER) as c:
+            for u in range(FEWER):
+                channel(c + u)
+        with f.loop(a["channels"], start=whole) as c:
+            channel(c)
+        _store(f, plan, sums, places, a["apart"])
+        return f.fn
 
 
 def emit_rows(module: Module, plan: Plan, mr: int, nv: int) -> Routine:

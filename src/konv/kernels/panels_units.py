@@ -10,7 +10,7 @@ from functools import partial
 from konv.kernels.pack import HEADER
 from konv.kernels.panels_copy import RECORDS, UNIT, emit_copy
 from konv.kernels.panels_cut import JOB
-from konv.kernels.panels_tile import emit_rows, emit_weights
+from konv.kernels.panels_tile import emit_first, emit_rows, emit_weights
 from konv.kernels.region import emit_entry, emit_units
 from konv.kernels.words import Words, part_function
 from konv.llvm import I64, REAL, SIZE, Function, Module, Routine, Value
@@ -28,6 +28,7 @@ def emit_kernel(plan: Plan, target: Target) -> Module:
     parts = {
         "copy": emit_copy(module, plan),
         "wide": emit_rows(module, plan, mr, plan.vectors),
+        "first": emit_first(module, plan, mr, plan.vectors),
         "narrow": emit_rows(module, plan, few, 1),
     }
     parts["sweep"] = _emit_sweep(module, plan, parts)
@@ -70,29 +71,39 @@ def _emit_work(plan: Plan, parts: Parts, f: Function, call: Words, thread: Value
 
 
 def _emit_sweep(module: Module, plan: Plan, parts: Parts) -> Routine:
-    """sweep(job, unit): every tile of the unit."""
+    """sweep(job, unit): every tile of the unit. Where pixels are neighbours the first tile of a
+    panel fills it: 64 -> 64 @56 0.163 to 0.157 ms, 32 -> 16 @112 0.111 to 0.100 (Zen 3).
+    """
     real, lanes, wide = REAL[plan.dtype], module.target.lanes(plan.dtype), plan.pixels
-    size = SIZE[real]
+    size, mr = SIZE[real], plan.form[0]
     with part_function(module, "sweep", records=RECORDS) as (f, piece, _):
         job, unit = piece.job, piece.unit
         panels = unit["scratch"] + job["at_panels"]
         full, rest = unit["pixels"] // wide, unit["pixels"] % wide
         behind = panels + full * job["panel"] * size
         with f.loop(unit["rows"], step=job["rows"]) as k:
-            y = unit["y"] + k * job["y_channel"] * size
             some = f.least(unit["rows"] - k, job["rows"])
-            weights = unit["weights"] + k * job["row"] * size, job["row"], unit["bias"] + k * size
+            filling = f.select(job["x2"].equals(1) & k.equals(0), f.integer(mr), 0)
 
-            def tiles(part: str, panel: Value, pixel: Value, valid: Value) -> None:
-                to = y + pixel * size
-                f.call(parts[part], [
-                    panel, job["ci"], *weights, to, job["y_channel"], some, valid,
-                    job["far"], unit["residual"],
-                ])  # fmt: skip
+            def arguments(
+                panel: Value, pixel: Value, valid: Value, row: Value, rows: Value
+            ) -> list[Value]:
+                """As PARAMETERS says, from a row of the unit on."""
+                weights = unit["weights"] + row * job["row"] * size
+                to = unit["y"] + (row * job["y_channel"] + pixel) * size
+                return [
+                    panel, job["ci"], weights, job["row"], unit["bias"] + row * size,
+                    to, job["y_channel"], rows, valid, job["far"], unit["residual"],
+                ]  # fmt: skip
 
             with f.loop(full) as p:
-                tiles("wide", panels + p * job["panel"] * size, p * wide, f.integer(wide))
+                panel, pixel, valid = panels + p * job["panel"] * size, p * wide, f.integer(wide)
+                with f.when(filling > 0):
+                    image = unit["x"] + pixel * size, job["x_channel"]
+                    f.call(parts["first"], [*image, *arguments(panel, pixel, valid, k, some)])
+                rows = some - filling
+                f.call(parts["wide"], arguments(panel, pixel, valid, k + filling, rows))
             with f.loop(rest, step=lanes) as v:
                 panel = behind + v * job["ci"] * size
-                tiles("narrow", panel, full * wide + v, rest - v)
+                f.call(parts["narrow"], arguments(panel, full * wide + v, rest - v, k, some))
         return f.fn

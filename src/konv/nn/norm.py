@@ -15,6 +15,7 @@ from torch.autograd import Function
 
 from konv.arrays import OTHER, kind_of
 from konv.nn.gradients import _eager, _has_storage
+from konv.nn.ownership import is_free, prepare
 from konv.runtime import hugepages
 from konv.runtime.norm import NormCall
 from konv.runtime.threads import team
@@ -90,6 +91,7 @@ def _decide(
             and each.is_cpu and not each.is_neg()
         ):  # fmt: skip
             return None
+    prepare()
     last = x.dim() == 2 or _is_last(x)
     if not last and not x.is_contiguous():
         return None
@@ -148,8 +150,9 @@ class BatchNorm(Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None) -> Any:
-        ctx.given = None
-        return (*_three(ctx, dy, ctx.needs_input_grad[:3]), None, None, None, None, None, None)
+        ctx.given, free = None, is_free(dy)
+        wanted = ctx.needs_input_grad[:3]
+        return (*_three(ctx, dy, wanted, free), None, None, None, None, None, None)
 
 
 class Rectified(Function):
@@ -172,7 +175,8 @@ class Rectified(Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None) -> Any:
-        return (None, *_three(ctx, dy, ctx.needs_input_grad[1:4]), None, None, None, None)
+        free = is_free(dy)
+        return (None, *_three(ctx, dy, ctx.needs_input_grad[1:4], free), None, None, None, None)
 
 
 def rectified(y: Any, activation: str) -> bool:
@@ -197,25 +201,26 @@ def rectified(y: Any, activation: str) -> bool:
     return True
 
 
-def _three(ctx: Any, dy: Tensor | None, wanted: tuple[bool, ...]) -> Any:
-    """The gradients of x, weight and bias, those that are wanted."""
+def _three(ctx: Any, dy: Tensor | None, wanted: tuple[bool, ...], free: bool) -> Any:
+    """The gradients of x, weight and bias, those that are wanted; `free`: dy may be overwritten."""
     if dy is None:
         return None, None, None
     x, weight, table = ctx.saved_tensors
     if not torch.is_grad_enabled() and type(dy) is Tensor and _has_storage(dy) and _eager():
-        found = _gradients(ctx.call, x, weight, table, dy)
+        found = _gradients(ctx.call, x, weight, table, dy, free)
     else:
         found = _composed(ctx, x, weight, table, dy, list(wanted))
     return [g if wants else None for g, wants in zip(found, wanted, strict=True)]
 
 
 def _gradients(
-    call: NormCall, x: Tensor, weight: Tensor, table: Tensor, dy: Tensor
+    call: NormCall, x: Tensor, weight: Tensor, table: Tensor, dy: Tensor, free: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of x, weight and bias, as numbers."""
+    """The gradients of x, weight and bias, as numbers; that of x over dy if that is `free`."""
     if dy.stride() != x.stride() or dy.is_neg():
-        dy = torch.empty_like(x).copy_(dy)
-    dx, dweight, dbias = _new(x), torch.empty_like(weight), torch.empty_like(weight)
+        dy, free = torch.empty_like(x).copy_(dy), True
+    dx = dy if free else _new(x)
+    dweight, dbias = torch.empty_like(weight), torch.empty_like(weight)
     call.backward(*(a.data_ptr() for a in (x, dy, dx, weight, table, dweight, dbias)))
     return dx, dweight, dbias
 

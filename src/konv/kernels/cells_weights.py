@@ -24,7 +24,7 @@ def emit_cell_filters(module: Module, transforms: Pair, nr: int, tail: int, grid
     filters = emit_filters(module, transforms)
 
     def sizes(f: Function, a: Arguments) -> tuple[Value, Value, Value, Value]:
-        return counted(f, a["co"] * (grid.subpixels // lanes), nr, tail)
+        return counted(f, a["co"] * grid.subpixels // lanes, nr, tail)
 
     def units(f: Function, a: Arguments) -> Value:
         vectors, some, full, narrow = sizes(f, a)

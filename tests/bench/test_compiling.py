@@ -17,7 +17,7 @@ def test_a_row_for_each_layout_and_direction() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     rows = [row.removeprefix(kind).split() for kind in ("forward", "gradient")
             for row in done.stdout.splitlines() if row.startswith(kind)]  # fmt: skip
-    assert [row[6] for row in rows] == ["contiguous", "channels-last"] * 2
+    assert [row[5] for row in rows] == ["contiguous", "channels-last"] * 2
     for row in rows:
         size, unit, mine, other, ratio = row[-5:]
         assert unit == "KB"

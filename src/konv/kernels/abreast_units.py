@@ -104,8 +104,11 @@ def _emit_cells(module: Module, plan: Plan, parts: Parts) -> Routine:
             if plan.blocked:
                 block, width = piece.part("at_block", real), unit["length", 2]
                 residual = [unit["residual"]] if plan.residual else []
-                sizes = width, f.integer(lanes), job["y_channel"], f.integer(1)
-                with f.loop(unit["length", 1]) as h:
+                # Rows as long as those of the output are one.
+                full = width.equals(job["y_stride", 1])
+                run = f.select(full, unit["length", 1] * width, width)
+                sizes = run, f.integer(lanes), job["y_channel"], f.integer(1)
+                with f.loop(f.select(full, f.integer(1), unit["length", 1])) as h:
                     line = (to + h * steps[1]).to_pointer(real)
                     source = block + h * width * lanes
                     put_row(f, plan, squares, lanes, source, line, sizes, residual)

@@ -14,7 +14,7 @@ from konv.kernels.gradient_units import emit_box_words
 from konv.kernels.gradient_words import RECORDS
 from konv.kernels.winograd_transforms import Pair, Transform
 from konv.kernels.words import part_function
-from konv.llvm import F32, I64, SIZE, Function, Module, Pointer, Routine, Value, pointer_to
+from konv.llvm import F32, I64, SIZE, Module, Routine, Value, pointer_to
 from konv.plan import Plan
 
 AXES = (1, 2)  # of the three that the records know
@@ -29,8 +29,14 @@ def emit_box(module: Module, plan: Plan, both: Pair, turn: Routine) -> Routine:
     some of dy.
     """
     labels, lanes = ("number", "shared", "x", "dy"), module.target.lanes(plan.dtype)
-    points = [_emit_points(module, plan, both, turn, of_x) for of_x in (True, False)]
-    with part_function(module, "points", labels, writes=True, records=RECORDS) as (f, piece, args):
+    pixels = turn if plan.packed and plan.blocked else _emit_pixels(module)
+    sources = (True, turn if plan.packed else pixels), (False, turn if plan.blocked else pixels)
+    points = [_emit_points(module, plan, both, fill, of_x) for of_x, fill in sources]
+    with part_function(module, "points", labels, writes=True, cold=True, records=RECORDS) as (
+        f,
+        piece,
+        args,
+    ):
         number, shared, x, dy = args
         job, unit = piece.job, piece.unit
         of_x, of_dy = (job["groups"] * job[key] for key in ("ranges_ci", "ranges_co"))
@@ -63,15 +69,19 @@ def emit_box(module: Module, plan: Plan, both: Pair, turn: Routine) -> Routine:
         return f.fn
 
 
-def _emit_points(module: Module, plan: Plan, both: Pair, turn: Routine, of_x: bool) -> Routine:
+def _emit_points(module: Module, plan: Plan, both: Pair, fill: Routine, of_x: bool) -> Routine:
     """points(job, unit, points, vector): V of the unit's box and channels, or D; `vector`: number
     of their first in all of them.
     """
     which, lanes = "x" if of_x else "dy", module.target.lanes(plan.dtype)
-    copy = _emit_copy(module, plan, both, turn, of_x)
+    copy = _emit_copy(module, plan, both, fill, of_x)
     transform = _emit_transform(module, both, of_x)
     labels = ("points", "vector")
-    with part_function(module, f"points_{which}", labels, records=RECORDS) as (f, piece, args):
+    with part_function(module, f"points_{which}", labels, cold=True, records=RECORDS) as (
+        f,
+        piece,
+        args,
+    ):
         job, unit = piece.job, piece.unit
         f.call(copy, [job.base, unit.base])
         wide, image = job["wide"], piece.part("at_copy", F32)
@@ -110,10 +120,12 @@ def _first_output(d: Value, t: Transform, tile: Value) -> Value:
     return tile // d * d * t.m + tile % d
 
 
-def _emit_copy(module: Module, plan: Plan, both: Pair, turn: Routine, of_x: bool) -> Routine:
-    """copy(job, unit): x under the box at hand, the unit's channels; or dy, up to whole tiles."""
+def _emit_copy(module: Module, plan: Plan, both: Pair, fill: Routine, of_x: bool) -> Routine:
+    """copy(job, unit): x under the box at hand, the unit's channels; or dy, up to whole tiles.
+    `fill` turns a row, or copies its pixels.
+    """
     which, lanes = "x" if of_x else "dy", module.target.lanes(plan.dtype)
-    with part_function(module, f"copy_{which}", records=RECORDS) as (f, piece, _):
+    with part_function(module, f"copy_{which}", cold=True, records=RECORDS) as (f, piece, _):
         job, unit, to = piece.job, piece.unit, piece.part("at_copy", F32)
         begins = [
             (unit["raw", a] - job["least", a]) // t.stride for a, t in zip(AXES, both, strict=True)
@@ -155,25 +167,29 @@ def _emit_copy(module: Module, plan: Plan, both: Pair, turn: Routine, of_x: bool
                         source, out = unit.pointer(key, F32) + place, line + begin * wide
                         if plan.packed if of_x else plan.blocked:
                             step = job[f"{key}_channel"]
-                            f.call(turn, [source, step, out, wide, channels, end - begin])
+                            f.call(fill, [source, step, out, wide, channels, end - begin])
                         else:
-                            _copy_pixels(f, (source, right), (out, wide), end - begin, channels)
+                            f.call(fill, [source, right, out, wide, channels, end - begin])
         return f.fn
 
 
-def _copy_pixels(
-    f: Function, source: tuple[Pointer, Value], to: tuple[Pointer, Value], count: Value,
-    channels: Value,
-) -> None:  # fmt: skip
-    """Neighbouring pixels that lie channels-last."""
-    lanes = f.module.target.lanes("float32")
-    whole = channels & -lanes
-    with f.loop(count) as i:
-        pixel, out = source[0] + i * source[1], to[0] + i * to[1]
-        with f.loop(whole, step=lanes) as c:
-            out.put(c, pixel.vector(c, lanes))
-        with f.loop(channels, start=whole) as c:
-            out[c] = pixel[c]
+def _emit_pixels(module: Module) -> Routine:
+    """pixels(source, right, to, wide, channels, count): neighbouring pixels that lie
+    channels-last.
+    """
+    lanes = module.target.lanes("float32")
+    params = [("source", pointer_to(F32)), ("right", I64), ("to", pointer_to(F32))]
+    params += [(name, I64) for name in ("wide", "channels", "count")]
+    with module.function("pixels", params, inline=False) as (f, args):
+        source, right, to, wide, channels, count = args
+        whole = channels & -lanes
+        with f.loop(count) as i:
+            pixel, out = source + i * right, to + i * wide
+            with f.loop(whole, step=lanes) as c:
+                out.put(c, pixel.vector(c, lanes))
+            with f.loop(channels, start=whole) as c:
+                out[c] = pixel[c]
+        return f.fn
 
 
 def _emit_transform(module: Module, both: Pair, of_x: bool) -> Routine:

@@ -22,7 +22,11 @@ def emit_leaving(module: Module, plan: Plan, taps: Widths, leave: Routine) -> Ro
     output channels, and on into the weight.
     """
     lanes, labels = module.target.lanes(plan.dtype), ("number", "shared", "weight")
-    with part_function(module, "leaving", labels, writes=True, records=RECORDS) as (f, piece, args):
+    with part_function(module, "leaving", labels, writes=True, cold=True, records=RECORDS) as (
+        f,
+        piece,
+        args,
+    ):
         number, shared, weight = args
         job, unit = piece.job, piece.unit
         block = emit_own_channels(f, job, unit, number)

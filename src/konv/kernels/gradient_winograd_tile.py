@@ -33,7 +33,11 @@ def unroll(lanes: int) -> int:
 def emit_products(module: Module, plan: Plan, products: Widths) -> Routine:
     """products(job, unit, number, shared): some input by some output channels of one point."""
     lanes, labels = module.target.lanes(plan.dtype), ("number", "shared")
-    with part_function(module, "products", labels, writes=True, records=RECORDS) as (f, piece, a):
+    with part_function(module, "products", labels, writes=True, cold=True, records=RECORDS) as (
+        f,
+        piece,
+        a,
+    ):
         (number, shared), job, unit = a, piece.job, piece.unit
         range_ci, rest = number % job["ranges_ci"], number // job["ranges_ci"]
         range_co, rest = rest % job["ranges_co"], rest // job["ranges_co"]
@@ -68,7 +72,11 @@ def emit_both(
     """
     lanes, points = module.target.lanes(plan.dtype), both[0].n * both[1].n
     labels = ("number", "shared", "weight")
-    with part_function(module, "both", labels, writes=True, records=RECORDS) as (f, piece, a):
+    with part_function(module, "both", labels, writes=True, cold=True, records=RECORDS) as (
+        f,
+        piece,
+        a,
+    ):
         (number, shared, weight), job, unit = a, piece.job, piece.unit
         block = emit_own_channels(f, job, unit, number)
         channels, u = unit["channels"], piece.part("at_own", F32)

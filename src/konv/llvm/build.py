@@ -37,13 +37,14 @@ _known: dict[bytes, bytes] = {}  # by a digest of what they were made of
 
 def target_machine(target: Target, cold: bool = False) -> llvm.TargetMachine:
     """LLVM's code generator for a target: position independent, no frame pointer games. For what is
-    `cold` one that is quick rather than thorough.
+    `cold` one that is quick rather than thorough; of x86-64 only, where it has been run.
     """
     initialize()
+    quick = cold and target.arch == "x86_64"
     return llvm.Target.from_triple(target.triple).create_target_machine(
         cpu=target.cpu,
         features=",".join(target.features),
-        opt=0 if cold else 3,
+        opt=0 if quick else 3,
         reloc="pic",
         codemodel="default",
     )

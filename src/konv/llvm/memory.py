@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from konv.llvm.builder import Routine
 from konv.llvm.lanes import Lanes
 from konv.llvm.lang import SIZE, Pointer, Value
 from konv.llvm.numbers import suffix
@@ -95,6 +96,9 @@ class Memory(Lanes):
     def copy(self, to: Pointer, source: Pointer, count: Value) -> None:
         """memcpy of `count` elements."""
         size = count * SIZE[to.element]
+        if self.fn.cold:
+            self.b.call(self._outside("copy_bytes", 2), [to.ir, source.ir, size.ir])
+            return
         params = [PTR, PTR, I64, I1]
         intrinsic = self.module.declare("llvm.memcpy.p0.p0.i64", VOID, params)
         self.b.call(intrinsic, [to.ir, source.ir, size.ir, I1(0)])
@@ -102,5 +106,24 @@ class Memory(Lanes):
     def clear(self, to: Pointer, count: Value) -> None:
         """memset of `count` elements to zero."""
         size = count * SIZE[to.element]
+        if self.fn.cold:
+            self.b.call(self._outside("clear_bytes", 1), [to.ir, size.ir])
+            return
         intrinsic = self.module.declare("llvm.memset.p0.i64", VOID, [PTR, I8, I64, I1])
         self.b.call(intrinsic, [to.ir, I8(0), size.ir, I1(0)])
+
+    def _outside(self, name: str, pointers: int) -> Routine:
+        """The module's own function that copies or clears bytes: where it compiles quickly, LLVM
+        calls memcpy and memset as if they stood near.
+        """
+        found = self.module.routines.get(name)
+        if found is None:
+            params = [*((f"p{i}", PTR) for i in range(pointers)), ("size", I64)]
+            with self.module.function(name, params, inline=False) as (g, (*ends, size)):
+                places = [Pointer(g, end.ir, I8) for end in ends]
+                if pointers == 1:
+                    g.clear(places[0], size)
+                else:
+                    g.copy(places[0], places[1], size)
+            found = g.fn
+        return found

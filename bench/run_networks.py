@@ -7,7 +7,8 @@ python bench/run_networks.py --json FILE         keeps the figures there; given 
 
 Every output is compared with PyTorch's before anything is timed; who is wrong is not timed. Times
 are medians of calls that take turns (konv.bench.timing). PyTorch runs in both memory formats; the
-ratio is to the faster of the two.
+ratio is to the faster of the two. "left to PyTorch": the share of the convolutions' time, layer by
+layer as konv.accelerate has measured it, of those that PyTorch goes on computing.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 import torch
 from networks import NETWORKS, inference, training
 
+import konv.nn
 from konv.bench import timing
 from konv.bench.machine import describe
 from konv.runtime.threads import get_num_threads
@@ -76,14 +78,16 @@ def measured(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for name in given.names or NETWORKS:
         network = NETWORKS[name]
         if given.training:
-            runs, wrong = training.runs(network, BATCH, "compiled" in wanted)
+            runs, wrong, model = training.runs(network, BATCH, "compiled" in wanted)
         else:
-            runs, wrong, frozen = inference.runs(network, wanted)
-            if given.layers:
-                print(frozen.report)
+            runs, wrong, model = inference.runs(network, wanted)
+        report = konv.nn.report(model)
+        if given.layers:
+            print(report)
         timed = timing.measure(runs, given.budget, get_num_threads(), pause=timing.settle)
         yield {
             "name": name,
+            "left": report.left_share,
             "wrong": wrong,
             "noise": timed.noise,
             "times": {who: asdict(times) for who, times in timed.times.items()},
@@ -100,8 +104,13 @@ def line(row: dict[str, Any]) -> str:
     """A row in words."""
     times = [f"{who} {each['median'] * 1e3:.2f}" for who, each in row["times"].items()]
     wrong = [f"{who}: {why}" for who, why in row["wrong"].items()]
+    left = (
+        [f"{row['left']:.0%} of the convolutions' time left to PyTorch"]
+        if row.get("left") is not None
+        else []
+    )
     noise = [f"noisy: {'; '.join(row['noise'])}"] if row["noise"] else []
-    return "  ".join([f"{row['name']:20} {ratio(row):5.2f}x  ms:", *times, *wrong, *noise])
+    return "  ".join([f"{row['name']:20} {ratio(row):5.2f}x  ms:", *times, *left, *wrong, *noise])
 
 
 def closing(rows: list[dict[str, Any]]) -> str:

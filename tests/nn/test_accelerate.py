@@ -10,12 +10,15 @@ import pytest
 import torch
 from networks import NETWORKS
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 import konv
 import konv.nn
 from konv.errors import ProblemError
-from konv.nn import accelerate as module
+from konv.nn import exchange
+from konv.nn import faster as timing
 from konv.nn.freeze import Frozen
+from konv.runtime.weights import CACHE
 
 X = torch.randn(2, 4, 6, 7, generator=torch.Generator().manual_seed(0))
 LAYERS = ("Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
@@ -134,20 +137,44 @@ def test_what_is_left_is_reported() -> None:
         def forward(self, input: Tensor) -> Tensor:  # noqa: A002
             return super().forward(input) * 2
 
-    m = nn.Sequential(
-        Own(4, 4, 1), nn.LazyConv2d(4, 1), konv.nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
-    )
-    m[3].forward = m[3].forward
+    m = nn.Sequential(Own(4, 4, 1), konv.nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1))
+    m[2].forward = m[2].forward
     konv.accelerate(m)
-    rows = {row.name: row for row in konv.nn.report(m).rows}
-    assert [rows[i].what for i in "0123"] == [
-        "Own is a class of its own",
-        "LazyConv2d is a class of its own",
-        "konv's already",
-        "its forward was replaced",
+    rows = konv.nn.report(m).rows
+    assert [(row.by, row.what) for row in rows] == [
+        ("PyTorch", "Own is a class of its own"),
+        ("konv", "konv's already"),
+        ("PyTorch", "its forward was replaced"),
+        ("konv", ""),
     ]
-    assert [type(part) for part in m] == [Own, nn.LazyConv2d, konv.nn.Conv2d, nn.Conv2d]
-    assert type(konv.restore(m)[2]) is konv.nn.Conv2d
+    assert [type(part) for part in m] == [Own, konv.nn.Conv2d, nn.Conv2d, konv.nn.Conv2d]
+    assert type(konv.restore(m)[1]) is konv.nn.Conv2d
+
+
+def test_what_is_left_is_timed_too() -> None:
+    """By the one call of the example, as a layer of one's own may count its calls."""
+
+    class Own(nn.Conv2d):
+        calls = 0
+
+        def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+            self.calls += 1
+            return super().forward(input)
+
+    m = nn.Sequential(Own(4, 4, 1), nn.Conv2d(4, 4, 1))
+    report = konv.nn.report(konv.accelerate(m, X))
+    assert m[0].calls == 1
+    row = report.rows[0]
+    assert row.before is not None
+    assert row.after is None
+    assert report.left_share is not None
+    assert report.left_share > 0
+    assert f"{row.before * 1e3:9.3f} ms  Own is a class of its own" in str(report)
+    m = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)).eval()
+    prune.identity(m[0], "weight")
+    frozen = konv.accelerate(m, X, freeze=True).report
+    assert (frozen.rows[-1].name, frozen.rows[-1].by) == ("0", "PyTorch")
+    assert frozen.rows[-1].before is not None
 
 
 @pytest.mark.parametrize("faster", ["konv", "PyTorch"])
@@ -161,7 +188,7 @@ def test_with_an_example_the_faster_one_computes(
         calls.append(results)
         return {name: 1.0 if name == faster else 2.0 for name in runs}
 
-    monkeypatch.setattr(module, "alternate", alternate)
+    monkeypatch.setattr(timing, "alternate", alternate)
     m = model().train()
     before = copy.deepcopy(m.state_dict())
     konv.accelerate(m, X)
@@ -178,6 +205,20 @@ def test_with_an_example_the_faster_one_computes(
     assert isinstance(m[0], konv.nn.Conv2d) == (faster == "konv")
     assert f"{report.taken} of 2 convolutions by konv" in str(report)
     assert types(konv.restore(m)) == types(model())
+
+
+def test_packed_weights_are_reported() -> None:
+    """What konv holds of the model's layers, for as long as it does."""
+    CACHE.clear()
+    m = konv.accelerate(model())
+    assert konv.nn.report(m).packed == 0
+    m(X).sum().backward()
+    rows = konv.nn.report(m).rows
+    assert all(row.packed > 0 for row in rows)
+    assert "MiB of packed weights" in str(konv.nn.report(m))
+    CACHE.clear()
+    assert konv.nn.report(m).packed == 0
+    assert konv.nn.report(konv.accelerate(nn.Conv2d(3, 4, 3, device="meta"))).packed == 0
 
 
 def test_layers_that_the_example_does_not_call() -> None:
@@ -295,7 +336,32 @@ def test_a_frozen_network_in_an_accelerated_model() -> None:
 
 
 def test_lazy_layers_of_konv() -> None:
-    assert module.why_not(konv.nn.LazyConv2d(4, 1)) == "konv's already"
+    assert exchange.why_not(konv.nn.LazyConv2d(4, 1)) == "konv's already"
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules:UserWarning")
+@pytest.mark.parametrize("example", [None, X], ids=["alone", "example"])
+def test_lazy_layers_are_taken(example: Tensor | None) -> None:
+    """Before they know their channels: they have the weights that PyTorch's would have."""
+
+    def lazy() -> Any:
+        return nn.Sequential(nn.LazyConv2d(5, 3), nn.LazyConvTranspose2d(3, 2), nn.LazyConv2d(2, 1))
+
+    ours, theirs = lazy(), lazy()
+    konv.accelerate(ours)
+    assert type(ours[0]) is konv.nn.LazyConv2d
+    assert types(konv.restore(ours)) == types(theirs)
+    torch.manual_seed(0)
+    konv.accelerate(ours, example)
+    if example is None:
+        ours(X)
+    torch.manual_seed(0)
+    right = theirs(X)
+    by = {row.name: row.by for row in konv.nn.report(ours).rows}
+    assert by["0"] == "konv" or example is not None
+    assert isinstance(ours[0], konv.nn.Conv2d) == (by["0"] == "konv")
+    assert torch.allclose(ours(X), right, atol=1e-5)
+    assert types(konv.restore(ours)) == types(theirs)
 
 
 def test_a_frozen_network() -> None:

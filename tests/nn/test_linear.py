@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import konv
 import konv.nn
-from konv.nn import accelerate as module
+from konv.nn import faster as timing
 from konv.nn.freeze.measure import CLEARLY
 
 
@@ -101,7 +101,7 @@ class Block(nn.Module):
 def test_taken_where_it_pays(faster: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over maps, if the example shows konv to be faster; the classifier is none."""
     seconds = {name: 1.0 if name == faster else 2 * CLEARLY for name in ("konv", "PyTorch")}
-    monkeypatch.setattr(module, "alternate", lambda runs: {name: seconds[name] for name in runs})
+    monkeypatch.setattr(timing, "alternate", lambda runs: {name: seconds[name] for name in runs})
     block, x = Block().eval(), torch.randn(2, 6, 5, 5)
     kinds, right = [type(m) for m in block.modules()], block(x).detach()
     konv.accelerate(block, x)

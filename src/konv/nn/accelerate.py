@@ -1,50 +1,38 @@
 """konv.accelerate and konv.restore: the convolutions of a model computed by konv, and its batch
 normalisation while it trains.
 
-In place, a layer changes its class and nothing else: torch.nn.Conv2d becomes konv.nn.Conv2d, which
-differs in how it computes. So its parameters are the same objects, and its name, hooks,
-parametrizations, buffers, memory and mode are as they were; and back again.
+    exchange.py  another class for a layer    faster.py  with an example: by konv or by PyTorch
+    account.py   the report                   freeze/    a new model, for inference
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from inspect import signature
 from typing import Any, Literal, overload
 
-import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from konv.errors import ProblemError
 from konv.nn import freeze as frozen
-from konv.nn import lazy, linear, modules, norms, rectified, sequence
 from konv.nn.account import Report, Row
+from konv.nn.exchange import (
+    ALREADY,
+    BEFORE,
+    CONVOLUTIONS,
+    OURS,
+    TRIED,
+    give_back,
+    take,
+    take_besides,
+    why_not,
+)
+from konv.nn.faster import keep_the_faster, kind_of
 from konv.nn.freeze import Frozen
 from konv.nn.freeze.fold import class_of
-from konv.nn.freeze.measure import CLEARLY, alternate, clone
 from konv.nn.freeze.trace import is_replaced, tensors
+from konv.runtime.weights import CACHE
 
-TAKEN: dict[type[nn.Module], type[nn.Module]] = {
-    getattr(nn, name): getattr(modules, name)
-    for name in (
-        "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d",
-    )
-}  # fmt: skip
-# Taken if the example shows that it pays: without one it is not known what they are called with.
-TRIED: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: linear.Linear}
-# Taken too, without a word in the report: what they compute in training mode.
-BESIDES: dict[type[nn.Module], type[nn.Module]] = {
-    nn.BatchNorm1d: norms.BatchNorm1d,
-    nn.BatchNorm2d: norms.BatchNorm2d,
-    nn.BatchNorm3d: norms.BatchNorm3d,
-    nn.ReLU: rectified.ReLU,
-    nn.ReLU6: rectified.ReLU6,
-    nn.Sequential: sequence.Sequential,
-}
-OURS = tuple(TAKEN.values())
-BEFORE = "_konv_class_before"  # a taken layer's attribute: its class, for the way back
 REPORT = "_konv_report"  # the model's
 
 
@@ -60,6 +48,7 @@ def accelerate(model: nn.Module, example: Any = None, *, freeze: bool = False) -
     model     any torch.nn.Module
     example   a tensor that the model is called with, or a tuple of its arguments: each layer is
               timed on it, once by konv and once by PyTorch, and PyTorch keeps what it does faster.
+              Lazy layers learn their channels from it.
               Linear layers over channels-last maps are pointwise convolutions: konv takes those
               that it computes faster
     freeze    False: the model itself is changed and returned. Parameters, names, hooks, buffers,
@@ -101,30 +90,36 @@ def accelerate(model: nn.Module, example: Any = None, *, freeze: bool = False) -
             "to measure again, or use it as it is."
         )
     layers = {name: m for name, m in model.named_modules() if isinstance(m, CONVOLUTIONS)}
-    rows = {name: Row(name, _kind(m), "PyTorch", why_not(m) or "") for name, m in layers.items()}
-    taken = {name: m for name, m in layers.items() if not rows[name].what}
-    for name, module in taken.items():
-        _take(module)
-        rows[name] = Row(name, _kind(module), "konv")
-    if args is not None:
-        tried = {name: m for name, m in model.named_modules() if type(m) in TRIED}
-        for name, module in tried.items():
-            if not is_replaced(module):
-                _take(module)
-                taken[name] = module
+    rows = {name: _row(name, module) for name, module in layers.items()}
+    taken = {name: m for name, m in layers.items() if why_not(m) is None}
+    for module in taken.values():
+        take(module)
     try:
         if args is not None:
-            rows |= _measure(model, taken, args)
+            taken |= _take_tried(model)
+            rows |= keep_the_faster(model, rows, taken, args)
     except BaseException:
         for module in taken.values():
-            _give_back(module)
+            give_back(module)
         raise
-    _take_besides(model)
+    take_besides(model)
     model.__dict__[REPORT] = Report("accelerated", tuple(rows.values()))
     return model
 
 
-CONVOLUTIONS = tuple(TAKEN)
+def _row(name: str, module: nn.Module) -> Row:
+    why = why_not(module)
+    by = "konv" if why in (None, ALREADY) else "PyTorch"
+    return Row(name, kind_of(module), by, why or "")
+
+
+def _take_tried(model: nn.Module) -> dict[str, nn.Module]:
+    """Take what only an example can tell about."""
+    tried = {name: m for name, m in model.named_modules() if type(m) in TRIED}
+    tried = {name: m for name, m in tried.items() if not is_replaced(m)}
+    for module in tried.values():
+        take(module)
+    return tried
 
 
 def restore(model: nn.Module) -> nn.Module:
@@ -142,7 +137,7 @@ def restore(model: nn.Module) -> nn.Module:
     """
     _check(model, "restored")
     for module in _outside_frozen(model):
-        _give_back(module)
+        give_back(module)
         module.__dict__.pop(REPORT, None)
     return model
 
@@ -155,6 +150,9 @@ def _outside_frozen(model: nn.Module) -> list[nn.Module]:
 
 def report(model: nn.Module) -> Report:
     """What `konv.accelerate` did to a model: a table to print, with a row for each convolution.
+
+    The packed weights of layers in place are those that konv holds by now, forward and backward:
+    all that it holds takes 512 MiB at most.
 
     ProblemError for a model that konv.accelerate has not seen.
 
@@ -175,22 +173,14 @@ def report(model: nn.Module) -> Report:
 
 
 def _now(row: Row, module: nn.Module | None) -> Row:
-    """The row of a layer that may have been restored by itself since."""
-    if row.by != "konv" or module is None or BEFORE in module.__dict__:
+    """The row of a layer that may have been restored by itself since, and what is packed of it."""
+    if row.by != "konv" or module is None:
         return row
-    return replace(row, by="PyTorch", what="restored")
-
-
-def why_not(module: Any) -> str | None:
-    """Why a layer is left alone, None if it is taken."""
-    kind = class_of(module)
-    if kind in TAKEN.values() or kind.__module__ == lazy.__name__:
-        return "konv's already"
-    if kind not in TAKEN:
-        return f"{type(module).__name__} is a class of its own"
-    if is_replaced(module):
-        return "its forward was replaced"
-    return None
+    if BEFORE not in module.__dict__ and row.what != ALREADY:
+        return replace(row, by="PyTorch", what="restored")
+    weight: Any = module._parameters.get("weight")
+    known = weight is not None and weight.device.type == "cpu" and not is_lazy(weight)
+    return replace(row, packed=CACHE.held(weight.data_ptr())) if known else row
 
 
 def _check(model: Any, done: str) -> None:
@@ -202,102 +192,3 @@ def _check(model: Any, done: str) -> None:
             f"a frozen network cannot be {done}: it is a snapshot. Use the model that it was made "
             f"of, which is as it was."
         )
-
-
-def _take(module: Any) -> None:
-    """Make a layer konv's; a parametrized one gets a class of its own, as PyTorch gave it."""
-    kind, ours = type(module), (TAKEN | TRIED)[class_of(module)]
-    module.__dict__[BEFORE] = kind
-    if kind not in TAKEN | TRIED:
-        ours = type(kind.__name__, (ours,), dict(kind.__dict__))
-    module.__class__ = ours
-    modules.share_settings(module)
-
-
-def _take_besides(model: nn.Module) -> None:
-    """Batch normalisation, sequences in which an activation follows it, and those in place."""
-    for module in model.modules():
-        ours = BESIDES.get(type(module))
-        if ours is None or is_replaced(module):
-            continue
-        if isinstance(module, nn.Sequential) and not sequence.pays(module):
-            continue
-        if isinstance(module, nn.ReLU | nn.ReLU6) and not module.inplace:
-            continue
-        module.__dict__[BEFORE] = type(module)
-        module.__class__ = ours
-
-
-def _give_back(module: Any) -> None:
-    """Make it PyTorch's again, also if its parametrizations have come or gone meanwhile."""
-    before = module.__dict__.pop(BEFORE, None)
-    if before is None:
-        return
-    now = type(module)
-    theirs = {ours: theirs for theirs, ours in (TAKEN | TRIED | BESIDES).items()}.get(
-        class_of(module)
-    )
-    if theirs is None:
-        return
-    if not nn.utils.parametrize.is_parametrized(module):
-        module.__class__ = theirs
-    elif theirs in before.__bases__:
-        module.__class__ = before
-    else:
-        module.__class__ = type(now.__name__, (theirs,), dict(now.__dict__))
-
-
-def _kind(module: nn.Module) -> str:
-    return repr(module).splitlines()[0].rstrip("(")
-
-
-def _measure(model: nn.Module, taken: dict[str, Any], args: tuple[Any, ...]) -> dict[str, Row]:
-    """Time each layer as the example meets it; those that PyTorch computes faster go back."""
-    times: dict[Any, dict[str, float]] = {}
-
-    def time(module: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-        given = signature(module.forward).bind(*args, **named).args
-        if module not in times and (type(module) not in TRIED.values() or given[0].dim() > 2):
-            times[module] = alternate(
-                {
-                    "konv": partial(module.forward, *given),
-                    "PyTorch": _by_torch(module, given),
-                }
-            )
-
-    hooks = [module.register_forward_pre_hook(time, with_kwargs=True) for module in taken.values()]
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            model(*clone(args))
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, mode in modes.items():
-            module.training = mode
-    rows = {}
-    for name, module in taken.items():
-        convolves = type(module) not in TRIED.values()
-        if module not in times and not convolves:
-            _give_back(module)
-            continue
-        if module not in times:
-            rows[name] = Row(name, _kind(module), "konv", "not called for the example")
-            continue
-        before, after = times[module]["PyTorch"], times[module]["konv"]
-        by = "PyTorch" if before < CLEARLY * after else "konv"
-        if by == "PyTorch":
-            _give_back(module)
-        if convolves or by == "konv":
-            what = "" if convolves else "a pointwise convolution"
-            rows[name] = Row(name, _kind(module), by, what, before, after)
-    return rows
-
-
-def _by_torch(module: Any, given: tuple[Any, ...]) -> Callable[[], Any]:
-    """The layer's call as PyTorch computes it."""
-    theirs: Any = {ours: theirs for theirs, ours in (TAKEN | TRIED).items()}[class_of(module)]
-    if getattr(module, "transposed", None) is False:
-        return lambda: theirs._conv_forward(module, *given, module.weight, module.bias)
-    return lambda: theirs.forward(module, *given)

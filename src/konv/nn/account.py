@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 class Row:
     """One convolution: its name in the model, what it is, what was done and why.
 
-    before, after   seconds of PyTorch's call and of konv's on the example; None without one
+    before, after   seconds of PyTorch's call and of konv's on the example, where there was one
     packed          bytes of packed weights
     """
 
@@ -64,6 +64,8 @@ KEYS = ("name", "kind", "by")
 
 def _line(row: Row, wide: list[int]) -> str:
     words = "  ".join(getattr(row, key).ljust(w) for key, w in zip(KEYS, wide, strict=True))
-    if row.before is not None and row.after is not None:
-        words += f"  {row.before * 1e3:9.3f} ms -> {row.after * 1e3:9.3f} ms"
+    if row.before is not None:
+        words += f"  {row.before * 1e3:9.3f} ms"
+    if row.after is not None:
+        words += f" -> {row.after * 1e3:9.3f} ms"
     return f"  {words}  {row.what}".rstrip()

@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812 - as everyone writes it
 from torch import Tensor
 
 from konv.arrays import channels_last
-from konv.nn.terms import Terms
+from konv.nn.terms import Terms, taps_of
 
 LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -30,7 +30,7 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, terms: Terms) ->
 
 def _transposed(x: Tensor, weight: Tensor, bias: Tensor | None, terms: Terms) -> Tensor:
     """PyTorch crops both sides alike; what goes beyond is cropped or added afterwards."""
-    taps, stride, dilation = weight.shape[2:], terms.up, terms.dilation
+    taps, stride, dilation = taps_of(weight), terms.up, terms.dilation
     reach = [(k - 1) * d for k, d in zip(taps, dilation, strict=True)]
     lo = [r - a for r, a in zip(reach, terms.lo, strict=True)]
     hi = [r - b for r, b in zip(reach, terms.hi, strict=True)]

@@ -7,9 +7,10 @@ from torch.compiler import is_compiling
 
 from konv.nn.doors import convolution
 from konv.nn.modules import parameters
+from konv.nn.unscripted import Unscripted
 
 
-class Linear(nn.Linear):
+class Linear(Unscripted, nn.Linear):
     """`torch.nn.Linear`, computed by konv where x (..., in_features) has three axes or more.
 
     All pixels of all images are one row of an image, which lies channels-last as it is, so nothing

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from konv.geometry.padding import amounts, check_mode
 from konv.nn.doors import convolution
+from konv.nn.unscripted import Unscripted
 
 
 def construct(layer: Any, base: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -62,7 +63,7 @@ def parameters(layer: Any) -> tuple[Any, Any]:
     return layer.weight, layer.bias
 
 
-class Ordinary:
+class Ordinary(Unscripted):
     """What Conv1d, Conv2d and Conv3d share."""
 
     _transposed = False
@@ -84,7 +85,7 @@ class Ordinary:
         return y
 
 
-class Transposed:
+class Transposed(Unscripted):
     """What ConvTranspose1d, ConvTranspose2d and ConvTranspose3d share."""
 
     _transposed = True

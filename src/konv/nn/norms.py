@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from konv.nn.norm import batch_norm
+from konv.nn.unscripted import Unscripted
 
 
-class Normalisation:
+class Normalisation(Unscripted):
     """What BatchNorm1d, BatchNorm2d and BatchNorm3d share."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - PyTorch's name

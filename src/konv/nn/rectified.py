@@ -14,9 +14,10 @@ import torch
 from torch import nn
 
 from konv.nn.norm import rectified
+from konv.nn.unscripted import Unscripted
 
 
-class ReLU(nn.ReLU):
+class ReLU(Unscripted, nn.ReLU):
     """torch.nn.ReLU; in place its gradient is taken with that of the layer of batch normalisation
     before it, if that is konv's.
 
@@ -30,7 +31,7 @@ class ReLU(nn.ReLU):
         return super().forward(input)
 
 
-class ReLU6(nn.ReLU6):
+class ReLU6(Unscripted, nn.ReLU6):
     """torch.nn.ReLU6, see ReLU.
 
     >>> ReLU6(inplace=True)

@@ -17,11 +17,12 @@ from torch.nn.modules.module import _has_any_global_hook
 from konv.nn.freeze.trace import is_changed
 from konv.nn.norms import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from konv.nn.rectified import KINDS
+from konv.nn.unscripted import Unscripted
 
 NORMS = (BatchNorm1d, BatchNorm2d, BatchNorm3d)
 
 
-class Sequential(nn.Sequential):
+class Sequential(Unscripted, nn.Sequential):
     """torch.nn.Sequential, whose ReLU and ReLU6 behind a batch normalisation of konv.nn cost
     nothing of their own in training.
 

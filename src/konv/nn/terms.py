@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
+
 from konv.checks import Options, problem
 from konv.errors import ProblemError
 from konv.geometry import Conv
@@ -60,6 +62,21 @@ class Terms(NamedTuple):
         return self._replace(lo=lo, hi=hi)
 
 
+def taps_of(weight: Any) -> list[int]:
+    """The taps of a weight as integers. torch.jit.trace and the ONNX exporter that goes by it make
+    tensors of all sizes, and warn of each decision on one; how many taps there are is no such size.
+    """
+    core: Any = torch._C
+    tracing = core._get_tracing_state()
+    if tracing is None:
+        return list(weight.shape[2:])
+    core._set_tracing_state(None)
+    try:
+        return list(weight.shape[2:])
+    finally:
+        core._set_tracing_state(tracing)
+
+
 def terms(kind: Any, x: Any, weight: Any, options: Options) -> Terms:
     """Return the terms of a call; ProblemError or TypeError for arguments without sense."""
     dims, transposed = options.dims, options.transposed
@@ -74,7 +91,7 @@ def terms(kind: Any, x: Any, weight: Any, options: Options) -> Terms:
     strides = list(per_axis(options.stride, "stride", dims, least=1))
     dilation = list(per_axis(options.dilation, "dilation", dims, least=1))
     extra = per_axis(options.output_padding or 0, "output_padding", dims, least=0)
-    reach = [(k - 1) * d for k, d in zip(weight.shape[2:], dilation, strict=True)]
+    reach = [(k - 1) * d for k, d in zip(taps_of(weight), dilation, strict=True)]
     extents = [r + 1 for r in reach]
     pads = amounts(options.padding, x.shape[2:], extents, strides, transposed)
     lo, hi = [a for a, _ in pads], [b for _, b in pads]

@@ -153,6 +153,11 @@ class _Cache:
             while self.bytes > LIMIT:
                 self.bytes -= self.entries.popitem(last=False)[1].size
 
+    def held(self, weight: int) -> int:
+        """Bytes of all packed copies of the weight at an address: keys begin with it."""
+        with self.lock:
+            return sum(packed.size for key, packed in self.entries.items() if key[0] == weight)
+
     def clear(self) -> None:
         with self.lock:
             self.entries.clear()

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses import FakeTensor
+from torch.autograd import forward_ad
 from torch.utils import _pytree as pytree
 
 from konv.errors import UnsupportedError
@@ -17,6 +18,10 @@ from konv.nn.freeze.calls import Places
 from konv.nn.freeze.layer import FORMATS
 from konv.nn.freeze.pieces import Took
 from konv.nn.freeze.straight import straight
+
+_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+_disable: Any = torch.compiler.disable
+_unpack: Any = forward_ad.unpack_dual
 
 
 class Frozen(nn.Module):
@@ -52,6 +57,11 @@ class Frozen(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the model returns in evaluation mode."""
+        if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+            return _uncompiled(self, args, kwargs)
+        return self._returned(args, kwargs)
+
+    def _returned(self, args: Any, kwargs: Any) -> Any:
         flat, form = pytree.tree_flatten((args, kwargs))
         contiguous = not self.results_last
         for i, each in enumerate(flat):
@@ -129,6 +139,12 @@ class Frozen(nn.Module):
         state_dict.update(super().state_dict(prefix=prefix))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Refused, as torch.jit.script asks before it changes anything."""
+        _refuse(
+            "torch.jit.script()", "has no code that it could compile", "Script the model itself"
+        )
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Frozen:  # noqa: ARG002
         probe = torch.empty(0, device="cpu")
         moved = fn(probe)
@@ -141,6 +157,12 @@ class Frozen(nn.Module):
         return self
 
 
+_uncompiled = _disable(
+    Frozen._returned,
+    reason="konv's frozen network computes numbers: torch.compile can only call it, between graphs",
+)
+
+
 def _words(what: list[str]) -> str:
     return f"with {', '.join(what)}" if what else ""
 
@@ -151,6 +173,22 @@ def _refuse(what: str, why: str, instead: str) -> NoReturn:
     )
 
 
+def _written_down() -> bool:
+    """Whether a tracer writes down what PyTorch computes: it would miss what konv does."""
+    if torch._C._get_tracing_state() is not None:
+        return True
+    if not torch._C._len_torch_dispatch_stack():
+        return False
+    from torch.fx.experimental.proxy_tensor import get_proxy_mode  # takes long to import
+
+    return get_proxy_mode() is not None  # other modes, that count or look on, only see less
+
+
+def _dual(x: Tensor) -> bool:
+    """Whether forward mode is at work on x, which no_grad does not end."""
+    return forward_ad._current_level >= 0 and _unpack(x).tangent is not None
+
+
 def _checked(x: Tensor) -> Tensor:
     """An argument that layers may read, or a copy of it."""
     if x.requires_grad and torch.is_grad_enabled():
@@ -158,10 +196,11 @@ def _checked(x: Tensor) -> Tensor:
             "an argument requires grad, and a frozen network computes no gradients. Call it under "
             "torch.no_grad(), pass x.detach(), or use the model itself."
         )
-    if isinstance(x, FakeTensor):
+    if isinstance(x, FakeTensor) or _written_down() or _wrapped(x) or _dual(x):
         raise UnsupportedError(
-            "a frozen network computes numbers, and cannot be traced or exported. Export the model "
-            "itself: its layers, konv's too, export as PyTorch's own."
+            "a frozen network computes numbers, and cannot be traced, exported or differentiated, "
+            "by torch.func or forward mode either. Use the model itself: its layers, konv's too, "
+            "export as PyTorch's own."
         )
     if x.device.type == "cpu" and x.layout is torch.strided:
         if x.is_neg() or x.is_conj():

@@ -7,7 +7,7 @@ measurements of the same thing differ by some percent.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from statistics import median
@@ -15,7 +15,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from konv.nn.freeze.frozen import Frozen
 from konv.nn.freeze.layer import FORMATS, Layer
@@ -40,6 +40,34 @@ def alternate(runs: dict[Any, Run], seconds: float = SECONDS) -> dict[Any, float
             run()
             times[name].append(perf_counter() - start)
     return {name: median(each) for name, each in times.items()}
+
+
+class Stopwatch:
+    """Seconds of the first call of each module inside `with`, where calls may have consequences and
+    so cannot be repeated.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self.modules = tuple(modules)
+        self.seconds: dict[nn.Module, float] = {}
+        self._begun: dict[nn.Module, float] = {}
+        self._hooks: list[Any] = []
+
+    def __enter__(self) -> Stopwatch:
+        for module in self.modules:
+            self._hooks.append(module.register_forward_pre_hook(self._begin))
+            self._hooks.append(module.register_forward_hook(self._end))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _begin(self, module: nn.Module, _: Any) -> None:
+        self._begun[module] = perf_counter()
+
+    def _end(self, module: nn.Module, *_: Any) -> None:
+        self.seconds.setdefault(module, perf_counter() - self._begun[module])
 
 
 def choose_format(frozen: Frozen, call: Run) -> None:
@@ -72,12 +100,16 @@ def choose_layers(frozen: Frozen, call: Run) -> None:
         )
         measured[layer] = layer.met, times["PyTorch"], times["konv"]
 
+    rest = _left(frozen)
     hooks = [layer.register_forward_pre_hook(measure) for layer in names]
     try:
-        call()
+        with Stopwatch(rest) as watch:
+            call()
     finally:
         for hook in hooks:
             hook.remove()
+    for module, seconds in watch.seconds.items():
+        frozen.rows[rest[module]] = replace(frozen.rows[rest[module]], before=seconds)
     for layer, (met, before, after) in measured.items():
         name = names[layer]
         row = replace(frozen.rows[name], kind=met, before=before, after=after)
@@ -85,6 +117,15 @@ def choose_layers(frozen: Frozen, call: Run) -> None:
             row = replace(row, by="PyTorch")
             layer.leave()
         frozen.rows[name] = row
+
+
+def _left(frozen: Frozen) -> dict[nn.Module, str]:
+    """The convolutions in the network that are PyTorch's own steps, with their names."""
+    return {
+        module: name
+        for name, module in frozen.network.named_modules()
+        if name in frozen.rows and name not in frozen.layers
+    }
 
 
 def clone(example: tuple[Any, ...]) -> tuple[Any, ...]:

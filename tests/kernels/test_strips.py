@@ -44,6 +44,8 @@ MAPS = [
     "conv2d 1x16x16x34 o16 k7 p3 g16",
     "conv2d 1x19x40x36 o19 k3 p2 d2 g19",
     "conv2d 1x19x20x36 o19 k3 s2 p3 d3 g19",
+    "conv2d 1x17x90x44 o17 k3 s2 p1 g17",
+    "conv2d 1x17x70x19 o17 k3x2 p3x1 d2x1 g17",
     "conv2d 1x19x20x36 o19 k4x3 s3x1 p2:1x0:3 d2x1 g19",
     "conv2d 1x17x9x40 o17 k1x5 s1x2 p0x2 g17",
     "conv2d 1x17x40x9 o17 k5x1 s2x1 p2x0 g17",

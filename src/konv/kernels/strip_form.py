@@ -167,9 +167,10 @@ def dealt(plan: Plan, lanes: int) -> list[int]:
 def walks(plan: Plan) -> bool:
     """Whether there is another sweep for images that come from memory. In pencils a tile is then
     computed for all lines of the unit before the next, where channels lie side by side on both
-    sides: memory is met in its own order. From 7 rows under a tile on nothing is gained.
+    sides: memory is met in its own order; from 7 rows under a tile on nothing is gained. In planes
+    the next rows are asked for (Zen 3: 96@56 7x7 of 8 images, 2.2 to 1.8 ms).
     """
-    if not plan.form[9] or plan.form[0] * plan.form[1] > 5:
+    if not plan.form[9] or plan.form[0] * plan.form[1] > (FEW if plan.algorithm == "planes" else 5):
         return False
     if plan.algorithm == "planes":  # rows of a dilated tile are no neighbours
         return plan.form[4] % plan.form[7] == 0 or plan.form[1] == 1

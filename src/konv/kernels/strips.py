@@ -42,6 +42,7 @@ from konv.kernels.strip_form import (
     strip_steps,
     walks,
 )
+from konv.kernels.strip_slide import BAND, Slide, slides
 from konv.kernels.strip_tile import Tile
 from konv.kernels.words import AXES, Words
 from konv.llvm import I1, I8, I64, REAL, SIZE, Function, Module, Pointer, Routine, Value, Variable
@@ -50,7 +51,11 @@ from konv.plan import Plan
 
 def emit_kernel(plan: Plan, fill: Routine, module: Module) -> Module:
     """Complete a module that has `pack` and `fill(job, unit, x)`: add `run`."""
-    sweeps = [_emit_sweep(module, plan, walking) for walking in (False, True)[: 1 + walks(plan)]]
+    if slides(plan):
+        sweeps = [_emit_slide(module, plan)]
+    else:
+        ways = (False, True)[: 1 + walks(plan)]
+        sweeps = [_emit_sweep(module, plan, walking) for walking in ways]
     out = emit_block_out(module, plan) if plan.blocked and plan.algorithm != "planes" else None
     return emit_run(module, plan, _emit_lines(module, plan, fill, sweeps, out))
 
@@ -201,6 +206,24 @@ def _fetch_rows(
         f.prefetch(out + job["y_stride", u] * row)
 
 
+SWEEP = ("slots", "weights", "bias", "y", "line", "count")
+
+
+def _emit_slide(module: Module, plan: Plan) -> Routine:
+    """The same as `_emit_sweep` of one line, where vectors slide down."""
+    real, form = REAL[plan.dtype], Form.of(plan, module.target.lanes(plan.dtype))
+    with strip_function(module, "sweep", SWEEP, inline=True) as (f, job, unit, args):
+        slots, weights, bias, y = (a.to_pointer(real) for a in args[:4])
+        start, q, rows = f.splat(bias[0], form.lanes), form.apart, unit["length", 1]
+        with ExitStack() as stack:
+            z = stack.enter_context(f.loop(unit["length", 0]))
+            phase = stack.enter_context(f.loop(f.least(rows, q))) if q > 1 else f.integer(0)
+            r = stack.enter_context(f.loop(rows, start=phase, step=BAND * q))
+            slide = Slide(f, job, unit, plan, form, weights, (z, r), start)
+            slide.run(slots, y)
+        return f.fn
+
+
 def _emit_sweep(module: Module, plan: Plan, walking: bool) -> Routine:
     """sweep(job, unit, slots, weights, bias, y, line, count): all outputs of one line; `walking`:
     of so many, or in planes of one that comes from memory.
@@ -208,11 +231,10 @@ def _emit_sweep(module: Module, plan: Plan, walking: bool) -> Routine:
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     form = Form.of(plan, lanes)
     u, o, q, mr = form.along, form.across, form.apart, plan.pixels
-    names = ("slots", "weights", "bias", "y", "line", "count")
     taps = form.kernel[0] * form.kernel[1] * form.kernel[2]
     # Inlined: what does not depend on the line is computed once, which small maps notice.
     name = "walk" if walking else "sweep"
-    with strip_function(module, name, names, inline=True) as (f, job, unit, args):
+    with strip_function(module, name, SWEEP, inline=True) as (f, job, unit, args):
         slots, weights, bias, y = (a.to_pointer(real) for a in args[:4])
         line, count = args[4:]
         rest = unit["length", u]

@@ -65,6 +65,7 @@ HARMED = [algorithm for algorithm in ALGORITHMS if taken(algorithm)]
 # Those that work from no phases: a case of its own for each, and what harms any algorithm.
 OTHERS = {
     "abreast": "conv2d 1x32x9x8 o32 k3x2 p1x0 g8 / bias=contiguous",
+    "cells": "tconv2d 1x20x10x11 o3 k16 s8 / bias=contiguous",
     "nested": "conv2d 1x20x30x31 o20 k28x29 p14 g20 / bias=contiguous",
     "panels": "conv2d 1x20x9x8 o40 k1 / bias=contiguous",
     "pencils": "conv2d 1x20x9x8 o20 k3x2 p1x0 g20 / x=last out=last bias=contiguous",
@@ -168,11 +169,14 @@ def packing(change: Callable[[dict[str, int], int], None]) -> Mutation:
 
     def wrong(conv: Any, plan: Any, kernel: Any, *rest: Any) -> Any:
         def pack(job: int, *arguments: int) -> None:
-            numbers = (ctypes.c_int64 * len(NUMBERS)).from_address(job)
+            # A copy: konv remembers the job, and packs by it again.
+            numbers = (ctypes.c_int64 * len(NUMBERS)).from_buffer_copy(
+                ctypes.string_at(job, 8 * len(NUMBERS))
+            )
             named = dict(zip(WEIGHTS, (*arguments[:3], *numbers), strict=True))
             change(named, BYTES[plan.dtype])
             addresses, numbers[:] = list(named.values())[:3], list(named.values())[3:]
-            kernel.pack(job, *addresses, *arguments[3:])
+            kernel.pack(ctypes.addressof(numbers), *addresses, *arguments[3:])
 
         return right(conv, plan, SimpleNamespace(target=kernel.target, pack=pack), *rest)
 

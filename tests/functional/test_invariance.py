@@ -27,7 +27,7 @@ from functional.witness import expected
 from konv import llvm
 from konv.geometry import Axis, Conv
 from konv.kernels import ALGORITHMS
-from konv.kernels.winograd_cut import order, three
+from konv.kernels.winograd_count import order, three
 from konv.kernels.winograd_transforms import transforms
 from konv.plan import Algorithm, Plan
 from konv.runtime import execute

@@ -15,7 +15,8 @@ import konv
 from konv import llvm, reference, rounding
 from konv.geometry import Axis, Conv
 from konv.kernels import winograd
-from konv.kernels.winograd_cut import BOX, Model, even, widths
+from konv.kernels.winograd_count import widths
+from konv.kernels.winograd_cut import BOX, Model, even
 from konv.kernels.winograd_points import Short
 from konv.kernels.winograd_schedule import Lines
 from konv.kernels.winograd_transforms import Transform

@@ -32,7 +32,7 @@ from konv.kernels.panels_tile import FEWER, emit_first
 from konv.kernels.panels_tile import emit_rows as emit_panel_rows
 from konv.kernels.planar_tile import emit_tiles
 from konv.kernels.row_tile import emit_row
-from konv.kernels.winograd_cut import RESTS
+from konv.kernels.winograd_count import RESTS
 from konv.kernels.winograd_parts import emit_product
 from konv.llvm import Module, assembly, build, describe
 from konv.llvm.pieces import pieces

@@ -38,10 +38,12 @@ from konv.kernels.direct import tile_cost
 from konv.kernels.pack import HEADER
 from konv.kernels.subpixel_grid import Grid, cells_of, shift_of
 from konv.kernels.winograd import EACH, LEAST, TILES, USUAL
-from konv.kernels.winograd_cut import Model, count, tail
+from konv.kernels.winograd_blocks import Ends
+from konv.kernels.winograd_count import count, tail
+from konv.kernels.winograd_cut import Model
 from konv.kernels.winograd_schedule import schedule
 from konv.kernels.winograd_transforms import WORDS, Transform, form, transforms
-from konv.kernels.winograd_units import Ends, emit_kernel
+from konv.kernels.winograd_units import emit_kernel
 from konv.kernels.winograd_words import TILES_JOB
 from konv.kernels.words import Piece
 from konv.llvm import Function, Module, Value

@@ -10,7 +10,7 @@ from konv.kernels.pack import HEADER, Arguments, emit_pack
 from konv.kernels.subpixel_grid import Grid
 from konv.kernels.subpixel_weights import divide, flat, taps_of
 from konv.kernels.winograd_transforms import Pair
-from konv.kernels.winograd_weights import counted, emit_filters
+from konv.kernels.winograd_weights import counted, emit_filters, emit_leave
 from konv.llvm import F32, I64, SIZE, Function, Module, Value
 
 # Input channels whose points are gathered near by, as in konv.kernels.winograd_weights.
@@ -21,7 +21,8 @@ def emit_cell_filters(module: Module, transforms: Pair, nr: int, tail: int, grid
     """Add `pack`: a unit is a block of columns, of nr vectors or, at the end, of `tail`."""
     lanes, head = module.target.lanes("float32"), HEADER // SIZE[F32]
     taps, points = taps_of(grid), transforms[0].n * transforms[1].n
-    filters = emit_filters(module, transforms)
+    filters, run = emit_filters(module, transforms), TOGETHER * nr * lanes
+    leave = emit_leave(module, points, run)
 
     def sizes(f: Function, a: Arguments) -> tuple[Value, Value, Value, Value]:
         return counted(f, a["co"] * grid.subpixels // lanes, nr, tail)
@@ -35,7 +36,7 @@ def emit_cell_filters(module: Module, transforms: Pair, nr: int, tail: int, grid
         vectors, some, full, narrow = sizes(f, a)
         ci, blocks = a["ci"], full + narrow
         numbers, at = f.array(F32, len(taps) * lanes), f.array(I64, nr * lanes)
-        near, run = f.array(F32, points * TOGETHER * nr * lanes), TOGETHER * nr * lanes
+        near = f.array(F32, points * run)
         block = unit % blocks
         wide = f.select(block < full, f.integer(nr), tail)
         first = unit // blocks * some + block * nr - f.most(block - full, 0) * (nr - tail)
@@ -56,9 +57,7 @@ def emit_cell_filters(module: Module, transforms: Pair, nr: int, tail: int, grid
                     with f.loop(lanes) as lane:
                         numbers[lane + t * lanes] = line[at[n * lanes + lane]]
                 f.call(filters, [numbers, near + (i * wide + n) * lanes, f.integer(run)])
-            with f.loop(points) as point:
-                to = out + (point * ci + c) * wide * lanes
-                with f.loop(count * wide * lanes, step=lanes) as k:
-                    to.put(k, (near + (point * run + k)).vector(0, lanes))
+            to = out + c * wide * lanes
+            f.call(leave, [near, to, ci * wide * lanes, count * wide * lanes])
 
     emit_pack(module, "float32", units, body)

@@ -59,7 +59,7 @@ from konv.kernels.gradient_winograd_tile import emit_block, emit_both, emit_prod
 from konv.kernels.gradient_words import JOB, UNIT
 from konv.kernels.region import emit_entry, emit_units
 from konv.kernels.winograd import LEAST
-from konv.kernels.winograd_cut import count
+from konv.kernels.winograd_count import count
 from konv.kernels.winograd_transforms import Transform, form, transforms
 from konv.kernels.words import Words
 from konv.llvm import F32, I64, Function, Module, Routine, Value

@@ -18,7 +18,7 @@ from konv.kernels import gradient_cut
 from konv.kernels.cut import Line
 from konv.kernels.gradient_cut import Boxes, Work, fill
 from konv.kernels.scratch import LINE
-from konv.kernels.winograd_cut import count
+from konv.kernels.winograd_count import count
 from konv.kernels.winograd_transforms import Pair, Transform, transforms
 from konv.plan import Plan, Strides
 from konv.target import BYTES, Target

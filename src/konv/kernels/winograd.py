@@ -56,7 +56,8 @@ from math import lcm, prod
 from konv.geometry import Axis, Conv
 from konv.kernels.direct import tile_cost
 from konv.kernels.pack import HEADER
-from konv.kernels.winograd_cut import Model, count, tail, three
+from konv.kernels.winograd_count import count, tail, three
+from konv.kernels.winograd_cut import Model
 from konv.kernels.winograd_schedule import schedule
 from konv.kernels.winograd_transforms import Transform, form, transforms
 from konv.kernels.winograd_units import emit_kernel

@@ -14,7 +14,8 @@ from math import prod
 from konv.geometry import Axis, Conv
 from konv.kernels import scratch
 from konv.kernels.schedule import ALONE, MODES
-from konv.kernels.winograd_cut import RESTS, Model, half, order, three, turns, widths
+from konv.kernels.winograd_count import RESTS, half, order, three, widths
+from konv.kernels.winograd_cut import Model, turns
 from konv.kernels.winograd_tables import OUTS
 from konv.kernels.winograd_transforms import Transform, transforms
 from konv.kernels.winograd_words import EDGE, TILE_AXES, TILES_JOB

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from konv.kernels.pack import HEADER, Arguments, emit_pack
 from konv.kernels.packing import transpose
-from konv.kernels.winograd_cut import HALVED, WIDE
+from konv.kernels.winograd_count import HALVED, WIDE
 from konv.kernels.winograd_parts import offset
 from konv.kernels.winograd_transforms import Pair
 from konv.llvm import F32, F64, I64, SIZE, Function, Module, Pointer, Routine, Value, pointer_to
@@ -36,7 +36,7 @@ def emit_weights(module: Module, transforms: Pair, nr: int, tail: int) -> None:
     while together > 1 and together * points * nr * lanes * SIZE[F32] > STACK:
         together //= 2
     run = together * nr * lanes
-    leave = _emit_leave(module, points, run)
+    leave = emit_leave(module, points, run)
 
     def sizes(f: Function, a: Arguments) -> tuple[Value, Value, Value, Value]:
         return counted(f, (a["co"] + (lanes - 1)) // lanes, nr, tail)
@@ -85,7 +85,7 @@ def emit_weights(module: Module, transforms: Pair, nr: int, tail: int) -> None:
     emit_pack(module, "float32", units, body, cold=True)
 
 
-def _emit_leave(module: Module, points: int, run: int) -> Routine:
+def emit_leave(module: Module, points: int, run: int) -> Routine:
     """leave(near, out, apart, count): the first `count` of the `run` numbers of each point go where
     they belong; `apart`: from one point to the next.
     """
@@ -102,7 +102,7 @@ def _emit_leave(module: Module, points: int, run: int) -> Routine:
 
 def counted(f: Function, vectors: Value, nr: int, tail: int) -> tuple[Value, Value, Value, Value]:
     """Output channels of a group in vectors, those of a half, which may be all, and the blocks of
-    that, full and narrow: as konv.kernels.winograd_cut says.
+    that, full and narrow: as konv.kernels.winograd_count says.
     """
     some = vectors
     if nr == WIDE:

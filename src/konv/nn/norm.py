@@ -234,10 +234,10 @@ def _composed(
     if ctx.activation:
         ones = (-1, *(1,) * (x.dim() - 2))
         before = torch.addcmul(shift.view(ones), x.detach(), scale.view(ones))
-        passes = before > 0
+        stopped = before <= 0
         if ctx.activation == "relu6":
-            passes &= before < 6
-        dy = dy * passes
+            stopped |= before >= 6
+        dy = dy.masked_fill(stopped, 0)
     return torch.ops.aten.native_batch_norm_backward(
         dy, x, weight, None, None, mean, inverse, True, ctx.eps, wanted
     )

@@ -180,7 +180,12 @@ def _now(row: Row, module: nn.Module | None) -> Row:
         return replace(row, by="PyTorch", what="restored")
     weight: Any = module._parameters.get("weight")
     known = weight is not None and weight.device.type == "cpu" and not is_lazy(weight)
-    return replace(row, packed=CACHE.held(weight.data_ptr())) if known else row
+    if not known:
+        return row
+    size, storage = weight.numel() * weight.element_size(), weight.untyped_storage()
+    if weight.storage_offset() * weight.element_size() + size > storage.nbytes():
+        return row  # with gaps: it was packed from a copy
+    return replace(row, packed=CACHE.held(weight.data_ptr(), size))
 
 
 def _check(model: Any, done: str) -> None:

@@ -153,10 +153,18 @@ class _Cache:
             while self.bytes > LIMIT:
                 self.bytes -= self.entries.popitem(last=False)[1].size
 
-    def held(self, weight: int) -> int:
-        """Bytes of all packed copies of the weight at an address: keys begin with it."""
+    def held(self, weight: int, size: int) -> int:
+        """Bytes of all packed copies of the weight of `size` bytes at an address, as it is now: of
+        what lay there before some may still be kept. Keys begin with the address of the weight and
+        that of a bias, whose signed digest stands in the lower 64 bits (konv.runtime.execute).
+        """
         with self.lock:
-            return sum(packed.size for key, packed in self.entries.items() if key[0] == weight)
+            found = [(key[1], kept) for key, kept in self.entries.items() if key[0] == weight]
+        now = digest(weight, size, 0, 1) if found else 0
+        return sum(
+            kept.size for bias, kept in found
+            if (kept.digest + 2**63 >> 64 if bias else kept.digest) == now
+        )  # fmt: skip
 
     def clear(self) -> None:
         with self.lock:

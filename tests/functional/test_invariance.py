@@ -27,11 +27,13 @@ from functional.witness import expected
 from konv import llvm
 from konv.geometry import Axis, Conv
 from konv.kernels import ALGORITHMS
+from konv.kernels.subpixel_grid import shift_of
 from konv.kernels.winograd_count import order, three
 from konv.kernels.winograd_transforms import transforms
 from konv.plan import Algorithm, Plan
 from konv.runtime import execute
 
+Grain = tuple[int, int, int]
 TESTS = Path(__file__).resolve().parents[1]
 
 # Every kind; each has more pixels and channels than two tiles of any plan.
@@ -208,19 +210,24 @@ def test_crops(line: str, forms: str) -> None:
             assert compared >= 10
 
 
-def _grains(plan: Plan, conv: Conv) -> list[tuple[int, int]]:
-    """Outputs of a tile on each axis, and how far apart they lie; 1 where outputs stand alone."""
+def _grains(plan: Plan, conv: Conv) -> list[Grain]:
+    """Outputs of a tile on each axis, how far apart they lie, and how many of the first tile's lie
+    before the first output; 1, 1 and 0 where outputs stand alone.
+    """
     if plan.algorithm == "nested":
-        return [(plan.alignment, 1)] * conv.dims
+        return [(plan.alignment, 1, 0)] * conv.dims
+    if plan.algorithm == "cells":
+        pairs = zip(transforms(plan), conv.axes, strict=True)
+        return [(t.outputs * axis.up, 1, shift_of(axis, True)) for t, axis in pairs]
     if plan.algorithm != "winograd":
-        return [(1, 1)] * conv.dims
+        return [(1, 1, 0)] * conv.dims
     pairs = zip(transforms(plan), three(conv)[1:], strict=True)
-    grains = [(1, 1), *((t.outputs, axis.dilation) for t, axis in pairs)]
+    grains = [(1, 1, 0), *((t.outputs, axis.dilation, 0) for t, axis in pairs)]
     return [grains[i] for i in order(conv)][-conv.dims :]
 
 
 def _interior(
-    whole: Axis, part: Axis, origin: int, m: int, apart: int
+    whole: Axis, part: Axis, origin: int, m: int, apart: int, before: int
 ) -> tuple[list[int], list[int]]:
     """Outputs of the part that read pixels of the part where the whole reads pixels, they and all
     of their tile; and where they are in the whole.
@@ -234,15 +241,16 @@ def _interior(
     }
 
     def tile(o: int) -> range:
-        first = o // (m * apart) * m * apart + o % apart
+        first = (o + before) // (m * apart) * m * apart + o % apart - before
         return range(first, first + m * apart, apart)
 
-    # A tile that the whole's end cuts is cut alike, or it sees other zeros.
-    found = [
-        o
-        for o in sorted(good)
-        if all(t in good or (t >= part.out and t + shift >= whole.out) for t in tile(o))
-    ]
+    def alike(t: int) -> bool:
+        """Of a tile that an end cuts, what is none here is none of the whole, at the same end."""
+        return t in good or (
+            not 0 <= t < part.out and not 0 <= t + shift < whole.out and (t < 0) is (t + shift < 0)
+        )
+
+    found = [o for o in sorted(good) if all(map(alike, tile(o)))]
     return found, [o + shift for o in found]
 
 
@@ -310,13 +318,13 @@ def test_nan_stays_in_its_receptive_field(line: str, forms: str) -> None:
                 )
 
 
-def _spread(field: Array, grains: list[tuple[int, int]]) -> Array:
+def _spread(field: Array, grains: list[Grain]) -> Array:
     """All outputs of the tiles that have some in the field. A tile of m reads kernel - 1 further
     than m, so a pixel that it reads is in the field of one of its outputs.
     """
-    for axis, (m, apart) in enumerate(grains, start=2):
+    for axis, (m, apart, before) in enumerate(grains, start=2):
         numbers = np.arange(field.shape[axis])
-        tiles = numbers // (m * apart) * apart + numbers % apart
+        tiles = (numbers + before) // (m * apart) * apart + numbers % apart
         hit = np.zeros((*field.shape[:axis], tiles.max() + 1, *field.shape[axis + 1 :]), bool)
         np.logical_or.at(hit, (*[slice(None)] * axis, tiles), field)
         field = np.take(hit, tiles, axis)

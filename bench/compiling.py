@@ -22,6 +22,7 @@ ROUNDS = 3
 # What stands in the table, a layer.
 KINDS = (
     ("ordinary 3x3", "conv2d 1x64x56x56 o64 k3 p1"),
+    ("ordinary 5x5", "conv2d 1x64x27x27 o192 k5 p2"),
     ("1x1", "conv2d 1x256x56x56 o64 k1"),
     ("strided 7x7", "conv2d 1x3x224x224 o64 k7 s2 p3"),
     ("strided 3x3", "conv2d 1x512x14x14 o512 k3 p1 s2"),
@@ -30,6 +31,8 @@ KINDS = (
     ("grouped, 8", "conv2d 1x32x56x56 o32 k3 p1 g4"),
     ("depthwise 3x3", "conv2d 1x96x56x56 o96 k3 p1 g96"),
     ("depthwise 31x31", "conv2d 1x64x56x56 o64 k31 p15 g64"),
+    ("depthwise 3x3, dilated", "conv2d 1x128x32x32 o128 k3 p2 d2 g128"),
+    ("transposed 16x16", "tconv2d 1x21x28x28 o21 k16 s8"),
     ("transposed 4x4, to 3", "tconv2d 1x64x32x32 o3 k4 s2 p1"),
     ("transposed 3x3", "tconv2d 1x64x32x32 o64 k3 s2 p1"),
     ("transposed 4x4", "tconv2d 1x256x16x16 o128 k4 s2 p1"),

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from konv.kernels.microtile import UNROLL, multiply_add, store
+from konv.kernels.microtile import add_run, multiply_add, store
 from konv.kernels.scratch import LINE
 from konv.kernels.stored import element
 from konv.kernels.words import part_function
@@ -152,17 +152,8 @@ def _add_channels(
     behind: Pointer,
 ) -> None:
     """All channels of the tile's pixels."""
-    channels = f.integer(plan.depth) if plan.depth else a["channels"]
-    whole = channels & -UNROLL
     if not plan.depth:
-        with f.loop(whole, step=UNROLL) as c:
-            line = behind + c * len(pixels)
-            for number in range(0, UNROLL * len(pixels), LINE // SIZE[line.element]):
-                f.prefetch(line + number, level=2)
-            for u in range(UNROLL):
-                multiply_add(f, sums, weights, pixels, c + u)
-        with f.loop(channels, start=whole) as c:
-            multiply_add(f, sums, weights, pixels, c)
+        add_run(f, sums, weights, pixels, a["channels"], behind)
     for channel in range(plan.depth):
         multiply_add(f, sums, weights, pixels, f.integer(channel))
 

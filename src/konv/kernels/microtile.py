@@ -19,8 +19,20 @@ from contextlib import contextmanager
 from typing import Any
 
 from konv.kernels.epilogue import activate, add_residual
+from konv.kernels.scratch import LINE
 from konv.kernels.stored import element, write
-from konv.llvm import I64, REAL, Function, Module, Pointer, Routine, Value, Variable, pointer_to
+from konv.llvm import (
+    I64,
+    REAL,
+    SIZE,
+    Function,
+    Module,
+    Pointer,
+    Routine,
+    Value,
+    Variable,
+    pointer_to,
+)
 from konv.plan import Plan
 
 UNROLL = 4  # channels per trip: the loop's own three instructions cost 25 % at 1, 6 % at 4
@@ -132,6 +144,28 @@ def multiply_add(
         for n, (total, vector) in enumerate(zip(row, vectors, strict=True)):
             added = f.fma(x, vector, total.get())
             total.set(f.select(masks[n], added, total.get()) if masks else added)
+
+
+def add_run(
+    f: Function,
+    sums: list[list[Variable]],
+    weights: Pointer,
+    pixels: list[Pointer],
+    channels: Value,
+    behind: Pointer,
+) -> None:
+    """Channels whose numbers of each pixel follow one another; as many numbers `behind` the tile's,
+    which the next one reads, are asked for.
+    """
+    whole = channels & -UNROLL
+    with f.loop(whole, step=UNROLL) as c:
+        line = behind + c * len(pixels)
+        for number in range(0, UNROLL * len(pixels), LINE // SIZE[line.element]):
+            f.prefetch(line + number, level=2)
+        for u in range(UNROLL):
+            multiply_add(f, sums, weights, pixels, c + u)
+    with f.loop(channels, start=whole) as c:
+        multiply_add(f, sums, weights, pixels, c)
 
 
 def _store(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from konv.kernels.epilogue import activate, add_residual, apart
-from konv.kernels.microtile import UNROLL, multiply_add
+from konv.kernels.microtile import add_run, multiply_add
 from konv.kernels.pack import HEADER, Arguments, emit_pack
 from konv.kernels.panels_copy import AHEAD
 from konv.kernels.scratch import LINE
@@ -97,7 +97,7 @@ def emit_rows(module: Module, plan: Plan, mr: int, nv: int) -> Routine:
                         f.prefetch(place + byte, write=True)
             first = [f.splat(bias[row + at.get()], lanes) for at in ats]
             sums = [[Variable(f, start) for _ in range(nv)] for start in first]
-            _add_channels(f, sums, x, rows, a["channels"], begin + a["row"] * mr)
+            add_run(f, sums, x, rows, a["channels"], begin + a["row"] * mr)
             if nv > 1:
                 _store(f, plan, sums, places, a["apart"])
             else:
@@ -108,26 +108,6 @@ def emit_rows(module: Module, plan: Plan, mr: int, nv: int) -> Routine:
                         mask = f.below(a["valid"], lanes)
                         _store(f, plan, sums, places, a["apart"], mask)
         return f.fn
-
-
-def _add_channels(
-    f: Function,
-    sums: list[list[Variable]],
-    x: Pointer,
-    rows: list[Pointer],
-    channels: Value,
-    behind: Pointer,
-) -> None:
-    """All channels of the tile; the next tile's rows of the weight are asked for."""
-    whole = channels & -UNROLL
-    with f.loop(whole, step=UNROLL) as c:
-        line = behind + c * len(rows)
-        for number in range(0, UNROLL * len(rows), LINE // SIZE[line.element]):
-            f.prefetch(line + number, level=2)
-        for u in range(UNROLL):
-            multiply_add(f, sums, x, rows, c + u)
-    with f.loop(channels, start=whole) as c:
-        multiply_add(f, sums, x, rows, c)
 
 
 def _store(

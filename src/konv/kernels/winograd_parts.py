@@ -184,8 +184,8 @@ def emit_outputs(module: Module, plan: Plan, transforms: Pair, scattered: bool =
                     done.put((r * along.outputs + i) * lanes, value)
                 else:
                     outs, channel, dump, residual, *ahead = rest
-                    at = outs[r * along.outputs + i]
                     number = r * along.outputs + i
+                    at = outs[number]
                     none = at.equals(dump + number * (lanes * 4) if scattered else dump)
                     if scattered and plan.residual:  # konv.kernels.cells_edge finishes it
                         spare = number + over.outputs * along.outputs

@@ -36,8 +36,8 @@ KINDS = (sealed.SUFFIX, sealed.TUNED)
 DIGITS = 64  # of a key, hexadecimal
 SHARE = 8  # processes that may write at once: each lists the folder when it has filled its share
 
-_unlisted: dict[tuple[Path, int], tuple[int, float]] = {}  # by folder and limit: bytes that may be
-# written before the folder is listed again, and until when
+# By folder and limit: bytes that may be written before the folder is listed again, and until when.
+_unlisted: dict[tuple[Path, int], tuple[int, float]] = {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,8 @@ def accelerate(model: nn.Module, example: Any = None, *, freeze: bool = False) -
               parametrizations and training mode stay; it trains as before. In training mode konv
               computes its batch normalisation too, together with a ReLU or ReLU6 behind it where
               that is certain. `konv.restore` undoes it, `konv.nn.report` says what was done.
-              Layers of classes derived from PyTorch's are left alone.
+              Layers of classes derived from PyTorch's are left alone, quantized ones too; tools
+              that look for PyTorch's classes, as those that quantize, want `konv.restore` first.
               True: a new module is returned, for inference only, and the model is not touched: a
               snapshot, in evaluation mode, with batch normalisation folded into weights that are
               packed once, activations and sums done by the convolutions before them. It does not

@@ -61,7 +61,6 @@ def taken(algorithm: Algorithm) -> list[Case]:
     return [case for case in cases if algorithm.why_not(case.conv, llvm.detect()) is None]
 
 
-HARMED = [algorithm for algorithm in ALGORITHMS if taken(algorithm)]
 # Those that work from no phases: a case of its own for each, and what harms any algorithm.
 OTHERS = {
     "abreast": "conv2d 1x32x9x8 o32 k3x2 p1x0 g8 / bias=contiguous",
@@ -70,8 +69,10 @@ OTHERS = {
     "panels": "conv2d 1x20x9x8 o40 k1 / bias=contiguous",
     "pencils": "conv2d 1x20x9x8 o20 k3x2 p1x0 g20 / x=last out=last bias=contiguous",
     "planes": "conv2d 1x20x9x8 o20 k3x2 p1x0 g20 / bias=contiguous",
+    "spread": "tconv2d 1x20x5x6 o20 k3x2 s2 p1x0 g20 / x=last out=last bias=contiguous",
     "winograd": "conv2d 1x20x12x13 o40 k3 p1 / bias=contiguous",
 }
+HARMED = [a for a in ALGORITHMS if taken(a) and a.name not in OTHERS]
 ANY = ("flip the kernel", "ignore the bias", "weights instead of the bias", "forget the last unit")
 
 

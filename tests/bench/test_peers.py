@@ -55,6 +55,8 @@ SPECIAL = (
     "tconv2d 1x3x5x4 o2 k16 s8 p4",
     "tconv2d 1x16x10x11 o3 k16 s8",
     "tconv2d 1x17x10x11 o5 k16 s8 p4",
+    "tconv2d 1x17x9x9 o17 k3 s2 p1 g17",
+    "tconv2d 1x9x6x13 o9 k4x5 s1x3 p1 g9",
     "conv2d 1x17x9x9 o19 k1",
     "conv2d 2x24x9x9 o36 k1 g3",
     "conv2d 1x32x9x9 o32 k5 p2 g32",

@@ -18,7 +18,7 @@ def shrunk(conv: Conv, plan: Plan, target: Target) -> Conv:
     """The same kind of convolution, for which the plan would be the same, with little to
     compute.
     """
-    if plan.algorithm in ("planes", "pencils", "nested"):
+    if plan.algorithm in ("planes", "pencils", "nested", "spread"):
         return _shrunk_strips(conv, plan, target)
     blocks = by_name(plan.algorithm).blocks(conv, plan, target)
     groups = min(conv.groups, 3) if blocks.groups[1] == 1 else _fewer(*blocks.groups)
@@ -35,7 +35,7 @@ def shrunk(conv: Conv, plan: Plan, target: Target) -> Conv:
 def _shrunk_strips(conv: Conv, plan: Plan, target: Target) -> Conv:
     """The same for kernels that take a channel, or a vector of channels, at a time."""
     lanes = target.lanes(plan.dtype)
-    planes = plan.algorithm == "planes"
+    planes = plan.algorithm == "planes" or (plan.algorithm == "spread" and plan.packed)
     each, multiplier = (1, conv.co // conv.ci) if planes else (lanes, 1)
     groups = _fewer(conv.groups, each)
     small = replace(conv, n=min(conv.n, 2), ci=groups, co=groups * multiplier, groups=groups)

@@ -15,6 +15,7 @@ from konv.kernels import (
     pencils,
     planar,
     planes,
+    spread,
     subpixel,
     winograd,
 )
@@ -24,6 +25,7 @@ ALGORITHMS: tuple[Algorithm, ...] = (
     nested,
     pencils,
     planes,
+    spread,
     depthwise,
     winograd,
     cells,

@@ -8,8 +8,9 @@ Nothing is broadcast and nothing is summed over channels, so each vector of inpu
 tap: bound by loads (one a multiply-add), and by memory where the kernel is small. Stride, dilation,
 padding and phases are addresses in the rows, as in konv.kernels.direct.
 
-konv.kernels.planes and konv.kernels.pencils stand before it; it is left with strided transposed
-layers, with few channels in mixed layouts, and with more than 31 taps along an axis.
+konv.kernels.planes, konv.kernels.pencils and konv.kernels.spread stand before it; it is left with
+few channels, with half precision, with mixed layouts of strided transposed layers, and with more
+taps than those take.
 """
 
 from __future__ import annotations

@@ -32,6 +32,8 @@ JOB = (
         "x_stride", "y_stride",  # in elements
         "out", "box", "boxes",  # outputs: all, in a unit, and units along the axis
     ) for axis in AXES),
+    # konv.kernels.spread: bytes of a line's strip; outputs that there are, where `out` counts cells
+    "line_bytes", *(f"outputs{axis}" for axis in AXES),
 )  # fmt: skip
 
 UNIT = (

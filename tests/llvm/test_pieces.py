@@ -28,12 +28,15 @@ def emitted(plan: Plan) -> Module:
     return by_name(plan.algorithm).emit(plan, detect())
 
 
-def assembly(text: str, cold: bool) -> dict[str, list[str]]:
+def assembled(text: str, cold: bool, plain: bool) -> str:
     machine = build.target_machine(detect(), cold)
-    return functions(str(machine.emit_assembly(build.optimise(text, machine))))
+    module = build.optimise(text, machine)
+    if plain:
+        build.make_plain(module, detect())
+    return str(machine.emit_assembly(module))
 
 
-def plain(lines: list[str]) -> list[str]:
+def bare(lines: list[str]) -> list[str]:
     """Instructions without the numbers of labels: those count on through a module."""
     instructions = (line for line in lines if not line.endswith(":"))
     return [re.sub(r"\bL[A-Za-z_]+\d[\d_]*", "L", line) for line in instructions]
@@ -42,25 +45,26 @@ def plain(lines: list[str]) -> list[str]:
 @pytest.mark.parametrize("line", LINES)
 def test_functions_are_those_of_the_whole_module(line: str) -> None:
     """Each stands in one piece, instruction for instruction as if all were compiled together, the
-    cold ones as quickly.
+    cold and the plain ones as quickly.
     """
     module = emitted(plan(line))
     declared = [routine.declared() for routine in module.routines.values() if not routine.blocks]
     defined = [r.defined(apart=not r.inline) for r in module.routines.values() if r.blocks]
     text = "\n".join([module.head, *declared, *defined])
-    whole = assembly(text, cold=False) | {
-        name: lines
-        for name, lines in assembly(text, cold=True).items()
-        if module.routines[name].cold
-    }
+    whole: dict[str, list[str]] = {}
+    for kind in ((False, False), (True, False), (False, True)):
+        for name, lines in functions(assembled(text, *kind)).items():
+            routine = module.routines[name]
+            if (routine.cold, routine.plain) == kind:
+                whole[name] = lines
     found: dict[str, list[str]] = {}
     for piece in pieces(module):
-        for name, lines in assembly(piece.text, piece.cold).items():
+        for name, lines in functions(assembled(piece.text, piece.cold, piece.plain)).items():
             assert name not in found
             found[name] = lines
     assert set(found) == set(whole)
     for name, lines in whole.items():
-        assert plain(found[name]) == plain(lines), name
+        assert bare(found[name]) == bare(lines), name
 
 
 def test_each_piece_stands_on_its_own() -> None:
@@ -69,15 +73,21 @@ def test_each_piece_stands_on_its_own() -> None:
         binding.parse_assembly(piece.text).verify()
 
 
-def test_pieces_are_all_cold_or_not_at_all() -> None:
-    """What is entered once a call or a unit takes LLVM a tenth of the time; tiles are not of it."""
+def test_pieces_are_all_cold_or_plain_or_not_at_all() -> None:
+    """What is entered once a call or a unit takes LLVM a tenth of the time, what moves numbers half
+    of it; tiles are of neither.
+    """
     module = emitted(plan(LINES[1]))
     for piece in pieces(module):
         names = re.findall(r"^define .*@(\w+)\(", piece.text, re.MULTILINE)
         assert all(module.routines[name].cold == piece.cold for name in names)
+        assert all(module.routines[name].plain == piece.plain for name in names)
     cold = {name for name, routine in module.routines.items() if routine.cold}
+    plain = {name for name, routine in module.routines.items() if routine.plain}
     assert {"run", "work", "region", "pack_work"} <= cold
-    assert not any(name.startswith(("product", "tile", "filters")) for name in cold)
+    assert {"gather", "leave", "slots"} <= plain
+    assert not cold & plain
+    assert not any(name.startswith(("product", "tile_", "filters")) for name in cold | plain)
 
 
 def test_kernels_share_pieces() -> None:
@@ -144,8 +154,7 @@ def test_what_stands_elsewhere_may_be_far() -> None:
     """Other pieces, and memcpy, are reached by addresses of 64 bits."""
     reached = set()
     for piece in pieces(emitted(plan(LINES[1]))):
-        machine = build.target_machine(detect(), piece.cold)
-        text = str(machine.emit_assembly(build.optimise(piece.text, machine)))
+        text = assembled(piece.text, piece.cold, piece.plain)
         own = set(re.findall(r"^(\w+):", text, re.MULTILINE))
         called = set(re.findall(r"callq\t([\w.]+)(?:@PLT)?$", text, re.MULTILINE))
         assert called <= own

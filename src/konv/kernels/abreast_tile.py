@@ -39,7 +39,9 @@ def emit_tiles(module: Module, plan: Plan, m: int) -> Routine:
     lanes = module.target.lanes(plan.dtype)
     pointers = {"x": real, "weights": real, "bias": real, "list": I64}
     params = [(p, pointer_to(pointers[p]) if p in pointers else I64) for p in PARAMETERS]
-    with module.function(f"tiles_{m}", params, inline=False) as (f, args):
+    # So short ones are of images narrower than a tile only: in others they are as even as can be.
+    short = 2 * m <= plan.pixels
+    with module.function(f"tiles_{m}", params, inline=False, plain=short) as (f, args):
         a: dict[str, Any] = dict(zip(PARAMETERS, args, strict=True))
         with f.loop(a["length"]) as row, f.loop(a["tiles"]) as tile:
             bias = a["bias"].vector(0, lanes)

@@ -80,7 +80,7 @@ def _emit_part(module: Module, dtype: str) -> Routine:
     number, and zeros; any strides.
     """
     real, lanes = REAL[dtype], module.target.lanes(dtype)
-    with module.function("part", _params(dtype, "left"), inline=False) as (f, args):
+    with module.function("part", _params(dtype, "left"), inline=False, plain=True) as (f, args):
         source, to, wide, ci, taps, by_co, by_ci, by_tap, left, finite = args
         broken = Variable(f, f.constant(real, 0.0))
         with f.loop(taps) as t, f.loop(ci) as c:
@@ -98,7 +98,7 @@ def _emit_vector(module: Module, dtype: str, part: Routine) -> Routine:
     """vector(source, to, wide, ..., finite): all channels of a vector."""
     real, lanes = REAL[dtype], module.target.lanes(dtype)
     run = _emit_run(module, dtype)
-    with module.function("vector", _params(dtype), inline=False) as (f, args):
+    with module.function("vector", _params(dtype), inline=False, plain=True) as (f, args):
         source, to, wide, ci, taps, by_co, by_ci, by_tap, finite = args
         beside, zero, one = by_co.equals(1), f.integer(0), f.integer(1)
         with f.when(beside):
@@ -142,7 +142,7 @@ def _emit_run(module: Module, dtype: str) -> Routine:
     params = [("source", pointer_to(element(dtype))), ("to", pointer_to(real))]
     params += [(n, I64) for n in ("length", "by_co", "step", "period", "wrap")]
     params += [("finite", pointer_to(I64))]
-    with module.function("run_of_weights", params, inline=False) as (f, args):
+    with module.function("run_of_weights", params, inline=False, plain=True) as (f, args):
         source, to, length, by_co, step, period, wrap, finite = args
         at, number = f.var(0), f.var(0)
         broken = f.var_of(f.zero(real, side))

@@ -53,7 +53,7 @@ def emit_flat_sweep(module: Module, plan: Plan, nr: int, odd: int) -> Routine:
     row, real = _emit_row(module, plan, nr, odd), REAL[plan.dtype]
     lanes, size = module.target.lanes(plan.dtype), SIZE[element(plan.dtype)]
     labels = ("weights", "bias", "first", "to", "new")
-    with part_function(module, f"sweep_{row.name}", labels) as (f, piece, args):
+    with part_function(module, f"sweep_{row.name}", labels, plain=True) as (f, piece, args):
         weights, bias, first, to, new = args
         job, unit = piece.job, piece.unit
         if plan.packed:

@@ -47,7 +47,7 @@ def emit_pack(
         a["packed"] = call.pointer("y", REAL[dtype])
         emit_units(f, call, thread, units(f, a), lambda unit: body(f, a, unit))
 
-    emit_entry(module, work, name="pack", cold=cold)
+    emit_entry(module, work, name="pack", cold=cold, plain=not cold)
 
 
 def alone(f: Function, a: Arguments) -> Value:  # noqa: ARG001 - as emit_pack asks

@@ -76,7 +76,7 @@ def _emit_sweep(module: Module, plan: Plan, parts: Parts) -> Routine:
     """
     real, lanes, wide = REAL[plan.dtype], module.target.lanes(plan.dtype), plan.pixels
     size, mr = SIZE[real], plan.form[0]
-    with part_function(module, "sweep", records=RECORDS) as (f, piece, _):
+    with part_function(module, "sweep", records=RECORDS, plain=True) as (f, piece, _):
         job, unit = piece.job, piece.unit
         panels = unit["scratch"] + job["at_panels"]
         full, rest = unit["pixels"] // wide, unit["pixels"] % wide

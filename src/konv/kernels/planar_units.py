@@ -125,7 +125,7 @@ def _emit_block(module: Module, plan: Plan, parts: Parts) -> Routine:
     """
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     labels = ("g", "channel", "weights", "valid")
-    with part_function(module, "block", labels, records=RECORDS) as (f, piece, args):
+    with part_function(module, "block", labels, records=RECORDS, plain=True) as (f, piece, args):
         g, channel, weights, valid = args
         job, unit = piece.job, piece.unit
         phase = Words(job.base + unit["phase"], PHASE)

@@ -40,17 +40,21 @@ def emit_entry(
     residual: bool = False,
     name: str = "run",
     cold: bool = True,
+    plain: bool = False,
 ) -> None:
     """Add `run`, or a function of another name, to the module; `emit_work(f, call, thread)` writes
     what one thread does. `cold` is false if that holds loops that take time, which functions that
-    it calls do else.
+    it calls do else; `plain`, if not cold: as of Routine.
 
     `residual`: run takes one argument more. Without it there is none, as passing an argument from
     Python takes 0.15 us where ctypes does it.
     """
     own = "" if name == "run" else f"{name}_"  # the names of what it is made of
     params = [("call", pointer_to(I64)), ("thread", I64)]
-    with module.function(f"{own}work", params, inline=False, cold=cold) as (f, (call, thread)):
+    with module.function(f"{own}work", params, inline=False, cold=cold, plain=plain) as (
+        f,
+        (call, thread),
+    ):
         emit_work(f, Words(call, CALL), thread)
     work = f.fn
     with module.function(f"{own}region", [*params, ("threads", I64)], cold=True) as (f, args):

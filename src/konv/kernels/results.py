@@ -111,7 +111,7 @@ def _emit_output_rest(module: Module, plan: Plan, width: int) -> Routine:
     names = ("first", "run", "valid", "plane", "step", *(("residual",) if plan.residual else ()))
     ends = [("source", pointer_to(REAL[plan.dtype])), ("line", pointer_to(element(plan.dtype)))]
     params = [*ends, *((name, I64) for name in names)]
-    with module.function("rest", params, inline=False) as (f, args):
+    with module.function("rest", params, inline=False, plain=True) as (f, args):
         source, line, first, run, valid, plane, step, *residual = args
         # Pixels innermost: they share cache lines and pages.
         with f.loop(valid) as c:

@@ -59,7 +59,7 @@ def emit_row_sweep(module: Module, plan: Plan, nr: int, odd: int) -> Routine:
     row, lanes, real = emit_row(module, plan, nr, odd), module.target.lanes(plan.dtype), REAL
     size = SIZE[element(plan.dtype)]
     labels = ("weights", "bias", "first", "to", "new")
-    with part_function(module, f"sweep_{row.name}", labels) as (f, piece, args):
+    with part_function(module, f"sweep_{row.name}", labels, plain=True) as (f, piece, args):
         weights, bias, _, to, _ = args
         job, unit = piece.job, piece.unit
         image = unit["scratch"] + job["at_image"]

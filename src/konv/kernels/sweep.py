@@ -21,7 +21,7 @@ def emit_tile_sweep(
     """
     mr, lanes, real = plan.pixels, module.target.lanes(plan.dtype), REAL[plan.dtype]
     labels = ("weights", "bias", "first", "to", "new", *(("sums",) if passes else ()))
-    with part_function(module, f"sweep_{tile.name}", labels) as (f, piece, given):
+    with part_function(module, f"sweep_{tile.name}", labels, plain=True) as (f, piece, given):
         job, unit = piece.job, piece.unit
         weights, bias, first, to, new = given[:5]
         channels = f.integer(1) if per_channel else job["ci"] * job["run"]

@@ -23,7 +23,7 @@ SLOTS = ("raw", "slots", "size", "stride", "mode")
 def emit_slots(module: Module) -> Routine:
     """slots(table, raws, raw, ...): one axis' element offsets, -1 where there is no source."""
     params = [("table", pointer_to(I64)), ("raws", pointer_to(I64)), *((n, I64) for n in SLOTS)]
-    with module.function("slots", params, inline=False) as (f, args):
+    with module.function("slots", params, inline=False, plain=True) as (f, args):
         table, raws, raw, slots, size, stride, mode = args
         with f.loop(slots) as slot:
             source = f.var(raw + raws[slot])
@@ -55,7 +55,7 @@ def emit_taps(module: Module, size: int, packed: bool) -> Routine:
     TAP words each: its number in the kernel, its slot on each axis counted from a pixel's first
     slot, and the same as bytes, which holds wherever neighbouring slots lie evenly.
     """
-    with part_function(module, "taps", writes=True) as (f, piece, _):
+    with part_function(module, "taps", writes=True, plain=True) as (f, piece, _):
         table, count, job = piece.part("at_taps", I64), f.var(0), piece.job
         phases = [piece.phase(axis) for axis in AXES]
         reach = [phase["reach"] for phase in phases]
@@ -218,7 +218,7 @@ def emit_places(module: Module, mr: int, size: int, width: int | None) -> Routin
     `width`: results go to a block of that many channels a pixel in scratch, where missing pixels
     have a place of their own; None: to the output itself.
     """
-    with part_function(module, "places") as (f, piece, _):
+    with part_function(module, "places", plain=True) as (f, piece, _):
         job, unit = piece.job, piece.unit
         places, block = piece.part("at_places", I64), unit["scratch"] + job["at_block"]
         if width is not None:

@@ -53,7 +53,11 @@ def emit_weave(module: Module, plan: Plan, grid: Grid, width: int) -> Routine:
     copy = emit_copy(module, plan, width, run)
     side = module.target.vector_bytes // PAIR
     squares = emit_squares(module, plan, width, side) if squared(plan, run) else None
-    with part_function(module, "output", ("channel", "valid")) as (f, piece, (column, valid)):
+    with part_function(module, "output", ("channel", "valid"), plain=True) as (
+        f,
+        piece,
+        (column, valid),
+    ):
         job, unit = piece.job, piece.unit
         channels, block = job["channels"], piece.part("at_block", real)
         group = column // job["co"]

@@ -28,7 +28,7 @@ def emit_copy(module: Module, plan: Plan, width: int, constant: int) -> Routine:
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     names = (*COPY, "residual") if plan.residual else COPY
     params = [("source", pointer_to(real)), ("line", pointer_to(real)), *((n, I64) for n in names)]
-    with module.function("copy", params, inline=False) as (f, args):
+    with module.function("copy", params, inline=False, plain=True) as (f, args):
         source, line, cells, step, count, begin, end, virtual, *residual = args
         out = _Out(f, plan, residual)
         length = f.integer(constant) if constant else count

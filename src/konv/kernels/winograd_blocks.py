@@ -15,7 +15,7 @@ from konv.kernels.winograd_tables import OUTS
 from konv.kernels.winograd_transforms import Pair
 from konv.kernels.winograd_words import EDGE, TILE_AXES, tiles_function
 from konv.kernels.words import Piece
-from konv.llvm import F32, I64, Function, Module, Routine, Value
+from konv.llvm import F32, I64, VOID, Function, Module, Routine, Value
 from konv.plan import Plan
 
 Out = tuple[Routine, Routine | None]
@@ -39,15 +39,19 @@ def emit_block(
     `vector`: its first.
     """
     lanes = module.target.lanes(plan.dtype)
-    products = _emit_products(module, plan, transforms, nr)
+    sizes = _sizes(plan)
+    # Blocks of all widths have these two in common, which saves 25 of 280 ms of compiling.
+    products = module.routines.get("products") or _emit_products(module, transforms, sizes)
+    store = module.routines.get("stores") or _emit_stores(module, plan, transforms, out)
+    tiles = [emit_product(module, size, nr) for size in sizes]
     labels = ("u", "bias", "vector")
-    store = _emit_stores(module, plan, transforms, nr, out)
     with tiles_function(module, f"block_{nr}", labels, cold=True) as (f, piece, args):
         u, bias, vector = args
         job, unit = piece.job, piece.unit
-        f.call(products, [job.base, unit.base, u])
+        wide = f.integer(nr * lanes)
+        f.call(products, [job.base, unit.base, u, wide, *(f.address_of(tile) for tile in tiles)])
         with f.loop(nr) as n:
-            arguments = [job.base, unit.base, n, bias + n * (lanes * 4)]
+            arguments = [job.base, unit.base, n, wide, bias + n * (lanes * 4)]
             if ends:
                 channel, most = ends.place(f, piece, vector + n), job["co"] // lanes - 1
                 coming = ends.place(f, piece, f.least(vector + n + AHEAD, most))
@@ -59,22 +63,28 @@ def emit_block(
         return f.fn
 
 
-def _emit_stores(module: Module, plan: Plan, transforms: Pair, nr: int, out: Out) -> Routine:
-    """stores(job, unit, n, bias, channel): vector n of a block, from M to the output; of cells
-    `ahead` as konv.kernels.winograd_parts.emit_outputs says, and the vector's number.
+def _sizes(plan: Plan) -> tuple[int, ...]:
+    """Tiles that a register tile takes at once: the full one's, then those of what is left."""
+    return plan.pixels, *RESTS.get(plan.pixels, ())
+
+
+def _emit_stores(module: Module, plan: Plan, transforms: Pair, out: Out) -> Routine:
+    """stores(job, unit, n, wide, bias, channel): vector n of a block of `wide` channels, from M to
+    the output; of cells `ahead` as konv.kernels.winograd_parts.emit_outputs says, and the vector's
+    number.
     """
     lanes, (outputs, edge) = module.target.lanes(plan.dtype), out
     each = transforms[0].outputs * transforms[1].outputs
     places = each + EDGE * (edge is not None)
-    flush = emit_flush(module, plan) if plan.blocked and nr == plan.vectors else None
-    flush = flush or (module.routines.get("flush") if plan.blocked else None)
-    labels = ("n", "bias", "channel", *(("ahead", "vector") if edge else ()))
-    with tiles_function(module, f"stores_{nr}", labels) as (f, piece, (n, bias, channel, *more_of)):
+    flush = emit_flush(module, plan) if plan.blocked else None
+    labels = ("n", "wide", "bias", "channel", *(("ahead", "vector") if edge else ()))
+    with tiles_function(module, "stores", labels) as (f, piece, args):
+        n, wide, bias, channel, *more_of = args
         job, unit, outs = piece.job, piece.unit, piece.part("at_outs", I64)
         m, number = piece.part("at_m", F32) + n * lanes, f.var(0)
         if flush is None:
             with f.loop(unit["tiles"]) as tile:
-                at = m + tile * (nr * lanes)
+                at = m + tile * wide
                 f.call(
                     outputs,
                     [
@@ -97,7 +107,7 @@ def _emit_stores(module: Module, plan: Plan, transforms: Pair, nr: int, out: Out
             with f.loop(unit["lines", 2]):
                 tile = number.get()
                 record = outs + tile * OUTS
-                arguments = [m + tile * (nr * lanes), job["m_point"], bias.to_pointer(F32)]
+                arguments = [m + tile * wide, job["m_point"], bias.to_pointer(F32)]
                 with f.choose(job["sparse", 2].equals(0)) as (dense, scattered):
                     with dense:
                         to, width = stage + record[3], unit["width", 2]
@@ -121,31 +131,33 @@ def _emit_stores(module: Module, plan: Plan, transforms: Pair, nr: int, out: Out
         return f.fn
 
 
-def _emit_products(module: Module, plan: Plan, transforms: Pair, nr: int) -> Routine:
-    """products(job, unit, u): M of one block, point after point."""
-    lanes, mr = module.target.lanes(plan.dtype), plan.pixels
-    sizes = (mr, *RESTS.get(mr, ()))
-    tiles = [emit_product(module, size, nr) for size in sizes]
+def _emit_products(module: Module, transforms: Pair, sizes: tuple[int, ...]) -> Routine:
+    """products(job, unit, u, wide, *tiles): M of one block of `wide` channels, point after point;
+    `tiles`: where the register tiles for so many tiles each stand.
+    """
+    lanes = module.target.lanes("float32")
     points = transforms[0].n * transforms[1].n
-    with tiles_function(module, f"products_{nr}", ("u",)) as (f, piece, (address,)):
+    labels = ("u", "wide", *(f"tile_{size}" for size in sizes))
+    with tiles_function(module, "products", labels) as (f, piece, (address, wide, *tiles)):
         job, unit = piece.job, piece.unit
         u, v, m = address.to_pointer(F32), piece.part("at_v", F32), piece.part("at_m", F32)
         v_vector, ci, taps = job["v_vector"], job["ci"], job["span", 0] + 1
         apart = unit["lines", 1] * unit["lines", 2] * lanes
         with f.loop(points) as point, f.loop(taps) as tap, f.loop(ci, step=DEPTH) as c:
-            here = u + ((point * taps + tap) * ci + c) * (nr * lanes)
+            here = u + ((point * taps + tap) * ci + c) * wide
             channels, more = f.least(ci - c, DEPTH), tap + c
             v_here = v + (point * job["v_point"] + tap * apart + c // lanes * v_vector)
-            m_here, panel = m + point * job["m_point"], channels * (nr * lanes)
+            m_here, panel = m + point * job["m_point"], channels * wide
             at, coming = f.var(0), f.var(0)
             coming.set(panel * 2)
             for size, tile in zip(sizes, tiles, strict=True):
                 # The smallest computes places beyond the last tile too, which nobody reads.
                 least = size if size != sizes[-1] else 1
                 with f.loop((unit["tiles"] - at.get() + (size - least)) // size):
-                    where = v_here + at.get() * lanes, m_here + at.get() * (nr * lanes)
+                    where = v_here + at.get() * lanes, m_here + at.get() * wide
                     ahead = here + coming.get()
-                    f.call(tile, [where[0], v_vector, here, channels, where[1], ahead, more])
+                    arguments = [where[0], v_vector, here, channels, where[1], ahead, more]
+                    f.call_pointer(tile.to_pointer(I64), VOID, arguments)
                     at.add(size)
                     # No further than that panel: of many tiles most have nothing to ask for.
                     coming.set(f.least(coming.get() + (panel >> 2), panel * 3 - (panel >> 2)))

@@ -84,7 +84,7 @@ def _emit_tiles(
     pixels = over.inputs * along.inputs
     places = OUTS if plan.blocked else over.outputs * along.outputs + EDGE * cells
     lanes = module.target.lanes("float32")
-    with tiles_function(module, "tiles") as (f, piece, _):
+    with tiles_function(module, "tiles", plain=True) as (f, piece, _):
         job, unit, number = piece.job, piece.unit, f.var(0)
         ins, outs = piece.part("at_ins", I64), piece.part("at_outs", I64)
         dense = [job["sparse", a].equals(0) for a in TILE_AXES]

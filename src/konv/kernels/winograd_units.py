@@ -169,7 +169,7 @@ def _emit_v(module: Module, plan: Plan, transforms: Pair) -> Routine:
     lanes = module.target.lanes("float32")
     pixels = transforms[0].inputs * transforms[1].inputs
     inputs = emit_inputs(module, transforms)
-    with tiles_function(module, "v", ("before",)) as (f, piece, (before,)):
+    with tiles_function(module, "v", ("before",), plain=True) as (f, piece, (before,)):
         job, unit = piece.job, piece.unit
         ins, v = piece.part("at_ins", I64), piece.part("at_v", F32)
         first = f.integer(0) if plan.packed else unit["group"] * job["ci"]

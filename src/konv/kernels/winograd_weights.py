@@ -91,7 +91,10 @@ def emit_leave(module: Module, points: int, run: int) -> Routine:
     """
     lanes = module.target.lanes("float32")
     params = [("near", pointer_to(F32)), ("out", pointer_to(F32)), ("apart", I64), ("count", I64)]
-    with module.function("leave", params, inline=False) as (f, (near, out, apart, count)):
+    with module.function("leave", params, inline=False, plain=True) as (
+        f,
+        (near, out, apart, count),
+    ):
         with f.loop(points) as point:
             source, to = near + point * run, out + point * apart
             with f.loop(count, step=lanes) as at:
@@ -125,7 +128,7 @@ def _emit_gather(module: Module, taps: int) -> Routine:
     params = [("source", pointer_to(F32)), ("to", pointer_to(F32))]
     params += [(name, I64) for name in ("count", "by_co", "by_ci", "by_tap")]
     turned = _emit_turned(module) if lanes >= SIDE else None
-    with module.function("gather", params, inline=False) as (f, args):
+    with module.function("gather", params, inline=False, plain=True) as (f, args):
         source, to, count, by_co, by_ci, by_tap = args
 
         def square(corner: Pointer, out: Pointer, step: int) -> None:
@@ -166,7 +169,10 @@ def _emit_ahead(module: Module, taps: int) -> Routine:
     """
     lanes = module.target.lanes("float32")
     params = [("source", pointer_to(F32)), ("by_co", I64), ("by_ci", I64), ("by_tap", I64)]
-    with module.function("ahead", params, inline=False) as (f, (source, by_co, by_ci, by_tap)):
+    with module.function("ahead", params, inline=False, plain=True) as (
+        f,
+        (source, by_co, by_ci, by_tap),
+    ):
         beside, side = by_co.equals(1), f.integer(TOGETHER)
         near = by_tap.equals(1) | by_tap.equals(-1)
         first = f.select(beside, side, f.integer(lanes)), f.select(beside, by_ci, by_co)
@@ -181,7 +187,10 @@ def _emit_turned(module: Module) -> Routine:
     numbers apart in `out`. There are three places for it, which took LLVM 20 ms more.
     """
     params = [("corner", pointer_to(F32)), ("out", pointer_to(F32)), ("by_co", I64), ("step", I64)]
-    with module.function("turned", params, inline=False) as (f, (corner, out, by_co, step)):
+    with module.function("turned", params, inline=False, plain=True) as (
+        f,
+        (corner, out, by_co, step),
+    ):
         for half in range(0, module.target.lanes("float32"), SIDE):
             rows = [(corner + by_co * (half + i)).vector(0, SIDE) for i in range(SIDE)]
             place = out

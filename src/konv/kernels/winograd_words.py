@@ -67,8 +67,11 @@ def tiles_function(
     *,
     writes: bool = False,
     cold: bool = False,
+    plain: bool = False,
 ) -> Iterator[tuple[Function, Piece, list[Value]]]:
     """As konv.kernels.words.part_function, with the words of both halves."""
     records = (TILES_JOB, TILES_UNIT)
-    with part_function(module, name, extra, writes=writes, cold=cold, records=records) as found:
+    with part_function(
+        module, name, extra, writes=writes, cold=cold, plain=plain, records=records
+    ) as found:
         yield found

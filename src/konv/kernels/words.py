@@ -142,11 +142,12 @@ def part_function(
     writes: bool = False,
     returns: Type = VOID,
     cold: bool = False,
+    plain: bool = False,
     records: tuple[Sequence[str], Sequence[str]] = (JOB, UNIT),
 ) -> Iterator[tuple[Function, Piece, list[Value]]]:
     """A function `name(job, unit, *extra)`, compiled apart: LLVM takes ten small functions in a
     third of the time of one large one. `writes`: it changes words of the unit, so it reads them
-    anew each time. `cold`: as of Routine.
+    anew each time. `cold`, `plain`: as of Routine.
     `records`: the names of the words of a job and of a unit.
     """
     params = [
@@ -154,7 +155,7 @@ def part_function(
         ("unit", pointer_to(I64)),
         *((label, I64) for label in extra),
     ]
-    with module.function(name, params, returns, inline=False, cold=cold) as (f, args):
+    with module.function(name, params, returns, inline=False, cold=cold, plain=plain) as (f, args):
         job = Words(args[0], records[0], frozen=True)
         piece = Piece(job, Words(args[1], records[1], frozen=not writes))
         yield f, piece, args[2:]

@@ -33,7 +33,8 @@ class Routine:
     """A function of a module, which other functions of it call; without blocks it is declared only.
 
     `inline` True has LLVM inline it everywhere, False forbids it. `cold`: it runs so seldom that
-    LLVM had better be quick than thorough.
+    LLVM had better be quick than thorough. `plain`: it runs often, but not for each product, so
+    instructions are chosen quickly, and registers with care (konv.llvm.build.make_plain).
     """
 
     def __init__(
@@ -44,9 +45,10 @@ class Routine:
         exported: bool = False,
         inline: bool | None = None,
         cold: bool = False,
+        plain: bool = False,
     ) -> None:
         self.name, self.returns, self.params = name, returns, tuple(params)
-        self.exported, self.inline, self.cold = exported, inline, cold
+        self.exported, self.inline, self.cold, self.plain = exported, inline, cold, plain
         self.blocks: list[Block] = []
         self.uses: dict[str, Routine] = {}  # what it calls or knows the address of
         self._names = 0

@@ -53,19 +53,20 @@ class Module:
         exported: bool = False,
         inline: bool | None = None,
         cold: bool = False,
+        plain: bool = False,
     ) -> Iterator[tuple[Function, list[Any]]]:
         """`with module.function("add", [("a", I64), ("p", F32 pointer element)]) as (f, (a, p)):`
 
         A parameter given as `("x", "float*")`-like pair `(name, pointer_to(element))` arrives as a
-        Pointer. `inline` True asks LLVM to inline it everywhere, False forbids it. `cold`: as of
-        Routine.
+        Pointer. `inline` True asks LLVM to inline it everywhere, False forbids it. `cold`, `plain`:
+        as of Routine.
         """
         args = [
             Operand(PTR if isinstance(ty, _PointerTo) else ty, f"%{label}") for label, ty in params
         ]
         if name in self.routines:
             raise ValueError(f"a second function {name}")
-        fn = self.routines[name] = Routine(name, returns, args, exported, inline, cold)
+        fn = self.routines[name] = Routine(name, returns, args, exported, inline, cold, plain)
         f = Function(self, fn)
         yield f, [f.wrap(arg, ty) for arg, (_, ty) in zip(args, params, strict=True)]
         if not f.b.block.end:

@@ -96,7 +96,7 @@ class Memory(Lanes):
     def copy(self, to: Pointer, source: Pointer, count: Value) -> None:
         """memcpy of `count` elements."""
         size = count * SIZE[to.element]
-        if self.fn.cold:
+        if self.fn.cold or self.fn.plain:
             self.b.call(self._outside("copy_bytes", 2), [to.ir, source.ir, size.ir])
             return
         params = [PTR, PTR, I64, I1]
@@ -106,14 +106,14 @@ class Memory(Lanes):
     def clear(self, to: Pointer, count: Value) -> None:
         """memset of `count` elements to zero."""
         size = count * SIZE[to.element]
-        if self.fn.cold:
+        if self.fn.cold or self.fn.plain:
             self.b.call(self._outside("clear_bytes", 1), [to.ir, size.ir])
             return
         intrinsic = self.module.declare("llvm.memset.p0.i64", VOID, [PTR, I8, I64, I1])
         self.b.call(intrinsic, [to.ir, I8(0), size.ir, I1(0)])
 
     def _outside(self, name: str, pointers: int) -> Routine:
-        """The module's own function that copies or clears bytes: where it compiles quickly, LLVM
+        """The module's own function that copies or clears bytes: where LLVM chooses quickly it
         calls memcpy and memset as if they stood near.
         """
         found = self.module.routines.get(name)

@@ -22,25 +22,27 @@ ENOUGH = 100
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A module of LLVM's language; `cold` if all of its functions are."""
+    """A module of LLVM's language; `cold`, or `plain`, if all of its functions are."""
 
     text: str
     cold: bool
+    plain: bool
 
 
 def pieces(module: Module) -> Iterator[Piece]:
     """Pieces that together are this module, what is called before its callers."""
-    groups: dict[bool, list[Routine]] = {False: [], True: []}
+    groups: dict[tuple[bool, bool], list[Routine]] = {}
     for routine in module.routines.values():
         if routine.blocks and not routine.inline:
-            group = groups[routine.cold]
+            kind = routine.cold, routine.plain
+            group = groups.setdefault(kind, [])
             group.append(routine)
             if routine.size >= ENOUGH:
-                yield Piece(_text(module, group), routine.cold)
+                yield Piece(_text(module, group), *kind)
                 group.clear()
-    for cold, group in groups.items():
+    for kind, group in groups.items():
         if group:
-            yield Piece(_text(module, group), cold)
+            yield Piece(_text(module, group), *kind)
 
 
 def _text(module: Module, group: list[Routine]) -> str:

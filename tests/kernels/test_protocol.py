@@ -43,9 +43,9 @@ def test_protocol(algorithm: Algorithm, target: Target) -> None:
         assert len(set(plans)) == len(plans), f"{conv}: {plans}"
         for plan in plans:
             follows(plan, algorithm, conv, target)
-            few = algorithm is direct and conv.groups == 1 and conv.ci <= direct.FEW
+            few = algorithm is direct and conv.groups == 1 and conv.ci <= direct.MORE
             assert plan.blocked == blocked
-            assert plan.packed == packed or (few and plan.packed)  # for runs of taps
+            assert plan.packed == packed or (few and plan.packed)  # for runs of taps, or rows
 
 
 def follows(plan: Plan, algorithm: Algorithm, conv: Conv, target: Target) -> None:
@@ -91,7 +91,9 @@ def follows_tiles(plan: Plan, conv: Conv, target: Target) -> None:
         assert plan.depth == 0
     elif plan.form:  # along rows
         assert plan.packed
-        assert plan.depth == conv.axes[-1].kernel * conv.ci
+        run = conv.axes[-1].kernel * conv.ci
+        assert plan.depth in (run, conv.ci)  # all taps of a row, or one, of few channels
+        assert plan.depth == run <= direct.DEEPEST or conv.ci <= direct.MORE
 
 
 def follows_planes(plan: Plan, conv: Conv, target: Target) -> None:

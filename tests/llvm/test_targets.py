@@ -77,7 +77,7 @@ def test_a_tile_stays_in_registers(machine: Machine, mr: int, nr: int, depth: in
 
 def rows() -> Iterator[object]:
     """Every tile in the table along rows, with every width its last block can have; the runs of
-    some first layers.
+    some first layers, and as many channels as go along rows.
     """
     for machine in MACHINES:
         target = target_of(machine)
@@ -85,7 +85,7 @@ def rows() -> Iterator[object]:
             continue
         shapes = direct.TILES[target.vector_bytes, target.registers]
         for mr, nr in sorted({(mr, nr) for mr, most in shapes for nr in range(1, most + 1)}):
-            for depth, ahead in ((9, 6), (21, 6), (12, 4)):
+            for depth, ahead in ((9, 6), (21, 6), (12, 4), (16, 16)):
                 yield pytest.param(machine, mr, nr, depth, ahead, id=f"{machine}-{mr}x{nr}-{depth}")
 
 

@@ -52,10 +52,11 @@ class Line:
     never be read: a *sparse* axis has slots for what each output of the box reads, and no others.
 
     run   taps that are taken as one, because their sources are neighbours: all of the axis, or 1
+    dense slots are all pixels, whatever is read: tiles go along them in equal steps
     """
 
-    def __init__(self, axis: Axis, run: int = 1) -> None:
-        self.axis, self.run = axis, run
+    def __init__(self, axis: Axis, run: int = 1, dense: bool = False) -> None:
+        self.axis, self.run, self.dense = axis, run, dense or run > 1
         self.phases = tuple(axis.phases())
         self.count = max(phase.count for phase in self.phases)
         self.jump, self.step = self.phases[0].stride, self.phases[0].step
@@ -70,7 +71,7 @@ class Line:
         self.box = -(-self.count // self.boxes)
         self.boxes = -(-self.count // self.box)
         dense = (self.box - 1) * self.jump + self.span + 1
-        self.sparse = self.run == 1 and 2 * self.box * len(self.reads) <= dense
+        self.sparse = not self.dense and 2 * self.box * len(self.reads) <= dense
         self.ahead = len(self.reads) if self.sparse else self.jump
         self.first_slots = len(self.reads) if self.sparse else self.span + 1
         self.slots = (self.box - 1) * self.ahead + self.first_slots
@@ -144,7 +145,7 @@ def cut(
     """
     layer = _Layer(conv, plan, target, lines, channels, passes, threads, in_rows)
     best: tuple[float, tuple[int, ...], int] | None = None
-    along = in_rows and lines[2].run > 1
+    along = in_rows and lines[2].dense
     most = 4 * PIXELS if along else 2 * PIXELS if plan.packed else PIXELS
     for boxes in _boxes(lines, most, plan.packed and not in_rows, in_lines):
         for line, box in zip(lines, boxes, strict=True):

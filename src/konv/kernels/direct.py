@@ -34,9 +34,16 @@ CALL, MASKED = 60, 12
 # The same of tiles along rows or pixels, whose sums overlap the next tile's.
 ROW_TRIP, ROW_CALL = 4, 35
 SMALL = 64  # pixels below which tiles that are not full count
-# Numbers that a row of taps reads, up to which tiles go along rows: beyond, tables cost less than
-# tiles that rows do not fill (4@84 k8 s4, of 32 numbers: 0.050 ms, along rows 0.055, Zen 3).
+# Numbers that a row of taps reads, up to which tiles along rows take it as one: beyond, tables cost
+# less than tiles that rows do not fill (4@84 k8 s4, of 32 numbers: 0.050 ms, along rows 0.055, Zen
+# 3).
 DEEPEST = 24
+# Channels of which tiles along rows take a tap at a time: as many as are unrolled, with no loop
+# over channels. Channels-last images of those are packed for it, as tables and padding cost more
+# (Zen 3, two threads: 12->16@128x256 0.78 to 0.68 ms, 12->12 dilated by 4 0.87 to 0.78, by 16 1.47
+# to 1.37). All three taps of 12 channels at once took 0.89; 19 channels gained nothing, nor did
+# contiguous images, but for dilated ones (by 8 2.03 to 1.48).
+FEWER, MORE = 9, 16
 # Forms of a plan: () for tables of rows; (ahead,) for tiles along rows, whose pixels lie so many
 # numbers apart; and tables again, in passes (konv.kernels.passes).
 PASSES = (0,)
@@ -72,7 +79,8 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     """One plan for each register tile, cheapest first by `tile_cost` and, of small images, by how
     full tiles are (1x1 512->2048@7: 4 x 3 takes 0.66 ms, 6 x 2 0.71, Zen 3). Half precision is
     always packed: that converts it. So are few channels whose taps can be run together; if a run is
-    short, tiles may go along rows instead of by tables, which rows of small images do not fill.
+    short, or there are few channels more, tiles may go along rows instead of by tables, which rows
+    of small images do not fill.
     """
     run = _run(conv, True)
     packed = packed or conv.dtype in HALVES or (run > 1 and conv.ci <= FEW)
@@ -81,6 +89,8 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     vectors, odd = -(-co // lanes), 0 if blocked else co % lanes
     table = TILES[target.vector_bytes, target.registers]
     pixels = prod(-(-axis.out // axis.up) for axis in conv.axes)
+    rows = _in_rows(conv, packed, target)
+    packed = packed or rows
     depth = ci * _run(conv, packed)
 
     def price(tile: tuple[int, int]) -> tuple[float, int]:
@@ -92,8 +102,8 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     if flat and all(axis == Axis(axis.size, 1) for axis in conv.axes):
         return _flat_plans(conv, target, packed, blocked)
     ways: list[tuple[int, tuple[int, ...]]] = [(depth if ci < UNROLL else 0, tables)]
-    if _in_rows(conv, packed, target):
-        ways.insert(pixels < SMALL, (depth, (conv.axes[-1].stride * ci,)))
+    if rows:
+        ways.insert(pixels < SMALL, (ci * _row_run(conv), (conv.axes[-1].stride * ci,)))
     return tuple(
         Plan(
             name, conv.dtype, packed, blocked, mr, nr, last_block(vectors, nr, odd), odd, deep,
@@ -148,18 +158,31 @@ def flat_cost(vectors: int, tile: tuple[int, int], pixels: int) -> float:
 
 
 def _in_rows(conv: Conv, packed: bool, target: Target) -> bool:
-    """Whether tiles may go along the rows of a packed image (konv.kernels.row_tile). With
-    vectors of 16 bytes LLVM does not keep their sums in registers.
+    """Whether tiles may go along the rows of an image (konv.kernels.row_tile), which is then
+    packed. With vectors of 16 bytes LLVM does not keep their sums in registers.
     """
-    run = _run(conv, packed)
-    if target.vector_bytes < 32:
+    if target.vector_bytes < 32 or conv.groups > 1 or is_deep(conv):
         return False
-    return run > 1 and conv.ci * run <= DEEPEST and all(axis.up == 1 for axis in conv.axes)
+    if conv.axes[-1].kernel == 1 or any(axis.up > 1 for axis in conv.axes):
+        return False
+    dilated = any(axis.dilation > 1 for axis in conv.axes)
+    return _row_run(conv) > 1 or (FEWER <= conv.ci <= MORE and (dilated or not packed))
+
+
+def _row_run(conv: Conv) -> int:
+    """Taps of the last axis that tiles along rows take as one: all of them, or 1."""
+    run = _run(conv, True)
+    return run if conv.ci * run <= DEEPEST else 1
 
 
 def _ahead(plan: Plan) -> int:
     """Numbers from pixel to pixel of tiles along rows, 0 of others."""
     return plan.form[0] if plan.form else 0
+
+
+def _taken(conv: Conv, plan: Plan) -> int:
+    """Taps of the last axis that a plan takes as one."""
+    return _row_run(conv) if _ahead(plan) else _run(conv, plan.packed)
 
 
 def _run(conv: Conv, packed: bool) -> int:
@@ -203,13 +226,17 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     each = flat_cost(vectors, tile, plan.form[1]) if flat else tile_cost(vectors, *tile)
     loop = conv.ci * taps * each / 0.92
     # What is the same for each tap however few channels it has: a trip of the loop over taps.
-    taps /= _run(conv, plan.packed)
+    taps /= _taken(conv, plan)
     trip, call, address = (ROW_TRIP, ROW_CALL, 0) if rows else (TRIP, CALL, 2)
     blocks = conv.groups * -(-vectors // plan.vectors)
     loop += blocks * (taps * trip + call) / plan.pixels + conv.groups * MASKED * bool(plan.odd)
     number = 1.5 if rows and not flat and conv.ci < UNROLL else 0.5
     if conv.groups > 1 and max(axis.stride for axis in conv.axes) > 1:
         number = 2  # at least: 512@28 s2 g32 takes 0.44 ms contiguous, 0.21 channels-last (Zen 3)
+    if _ahead(plan) and any(axis.dilation > 1 for axis in conv.axes):
+        # Boxes of few rows, which pack those between taps again: 12->12@128x256 dilated by 4 takes
+        # 0.93 ms, planar 0.74; by 8 0.91 and 1.6 (Zen 3).
+        number = 2.5
     packed = conv.ci * prod(axis.size for axis in conv.axes) * number * plan.packed
     out = (0.8 if rows and not flat else 0.5) if conv.axes[-1].up == 1 else 1.5
     return pixels * (loop + address * taps + conv.co * out * plan.blocked) + packed
@@ -218,11 +245,10 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
     """Units of work as konv.kernels.schedule cuts them."""
     seen = Channels.of(conv, plan, target, per_channel=False)
-    run = _run(conv, plan.packed)
     ahead, deep = _ahead(plan), plan.form == PASSES
     return schedule(
         conv, plan, target, seen, x, y, threads,
-        run=run, one_row=True, deep=deep, ahead=ahead, tables=len(plan.form) < FLAT,
+        run=_taken(conv, plan), one_row=True, deep=deep, ahead=ahead, tables=len(plan.form) < FLAT,
     )  # fmt: skip
 
 

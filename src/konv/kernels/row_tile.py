@@ -11,6 +11,8 @@ are no tables of rows (konv.kernels.tables), which such short reductions do not 
                 load nr vectors of packed weights
                 for m in mr pixels: broadcast x[m * ahead + number]; nr multiply-adds
 
+Where a row of taps reads many numbers, or taps are dilated, each tap is a row of its own.
+
 A last tile may reach over the end of its row, into what scratch has there; such pixels are not
 stored. Sums are added up in the same order as those of konv.kernels.microtile.
 """

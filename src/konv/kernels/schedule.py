@@ -46,7 +46,7 @@ def schedule(
     if one_row:
         conv, x_strides, y_strides = flat(conv, x_strides, y_strides)
     axes = (Axis(1, 1),) * (3 - len(conv.axes)) + conv.axes
-    lines = [Line(axes[0]), Line(axes[1]), Line(axes[2], run)]
+    lines = [Line(axes[0]), Line(axes[1]), Line(axes[2], run, ahead > 0)]
     if conv.exact_macs < ALONE:
         threads = 1
     passes = Passes.of(conv, channels.groups, deep)

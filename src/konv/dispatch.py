@@ -187,11 +187,19 @@ def _followed(
     return followed(x, weight, bias, activation, residual, *arguments)
 
 
-def run(which: Pair, x: Any, weight: Any, bias: Any = None, plan: str | None = None) -> Any:
+def run(
+    which: Pair,
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    plan: str | None = None,
+    trains: bool = False,
+) -> Any:
     """Compute a Conv on arrays (n, ci, *spatial), weight and bias that are known to be its own.
 
     What is left of a call when its arguments are checked; gradients enter here, whose Convs no
-    arguments describe. Nobody may follow the arrays: NumPy's, or dense CPU tensors.
+    arguments describe. Nobody may follow the arrays: NumPy's, or dense CPU tensors. `trains`: a
+    step of training wants the result, as Request.fresh has it.
     """
     kind: Any = kind_of(x)
     now = team()
@@ -208,7 +216,7 @@ def run(which: Pair, x: Any, weight: Any, bias: Any = None, plan: str | None = N
         )
         layer = Layer(kind, x, weight, bias, options, None, None, now, run, conv)
         _remember(key, layer)
-    y = layer.run(x, weight, bias, None, None)
+    y = layer.run(x, weight, bias, None, None, trains)
     return run(which, *layer.copies(x, weight, bias), plan) if y is None else y
 
 

@@ -68,7 +68,9 @@ class Layer:
         self.output_padding, self.output_size, *_ = more
         self.types = type_tree(arguments)
 
-    def run(self, x: Any, weight: Any, bias: Any, residual: Any, out: Any) -> Any:
+    def run(
+        self, x: Any, weight: Any, bias: Any, residual: Any, out: Any, trains: bool = False
+    ) -> Any:
         """Compute; None if arrays must be copied first, which alignment may ask for at any call."""
         if not self.ready:
             return None
@@ -80,15 +82,15 @@ class Layer:
             raise no_memory("bias" if pw else "weight")
         if out is residual is None:
             if self.single is not None:
-                return self.fresh(self.single.run, px, (pw, pb))
-            return self.fresh(self.compute_packed, px, self.packed(pw, pb))
+                return self.fresh(self.single.run, px, (pw, pb), trains)
+            return self.fresh(self.compute_packed, px, self.packed(pw, pb), trains)
         weights = self.weights
         reads = ((pw, weights.bytes), (pb, weights.bias_bytes)) if out is not None else ()
         return self.request.run(px, self.packed(pw, pb), out, reads, residual)
 
     def compute(self, x: Any, weight: Any, bias: Any) -> Any:
-        """Compute, of copies if need be; for a layer without residual."""
-        y = self.run(x, weight, bias, None, None)
+        """Compute in a step of training, of copies if need be; for a layer without residual."""
+        y = self.run(x, weight, bias, None, None, True)
         return self.again(self.pair, *self.copies(x, weight, bias)) if y is None else y
 
     def copies(self, x: Any, weight: Any, bias: Any) -> tuple[Any, Any, Any]:

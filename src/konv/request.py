@@ -14,7 +14,7 @@ from konv.arrays import Kind, Shape, channels_last, dense_strides, no_memory
 from konv.checks import Options, canonical, check_residual, epilogue, layout_last
 from konv.errors import ProblemError
 from konv.geometry import Conv
-from konv.runtime import hugepages, memory
+from konv.runtime import hugepages, lent, memory
 from konv.runtime.execute import Call
 from konv.runtime.threads import Team
 from konv.runtime.weights import Packed
@@ -58,7 +58,9 @@ class Request:
         self.y_shape, self.y_order = self._result(y_last)
         form = self.y_shape, self.dtype, self.y_order
         self.large = self.bytes >= hugepages.LARGE
-        self._make = kind.maker(*form)
+        self._make = self._lend = kind.maker(*form)
+        if self.bytes >= lent.LEAST:
+            self._lend = kind.lender(*form)
         self.added = residual is None or self._check_residual(residual, options, y_last)
         self.extent = _extent(shape, strides) * self.itemsize
         if self.readable:
@@ -131,11 +133,13 @@ class Request:
         self.direct = False
         return y_last
 
-    def fresh(self, run: Callable[[int, Any, int], None], px: int, weights: Any) -> Any:
+    def fresh(
+        self, run: Callable[[int, Any, int], None], px: int, weights: Any, trains: bool = False
+    ) -> Any:
         """A new array, computed by run(x, weights, y) from an x at an address; arrays are as those
-        it was made for.
+        it was made for. `trains`: a step of training made it, and soon makes the next.
         """
-        y = self._new()
+        y = self._new(trains)
         py = self._address(y)
         if not (px and py) and 0 not in self.conv.in_shape:
             raise no_memory("out" if px else "x")
@@ -190,14 +194,15 @@ class Request:
         kind.copy(copied, residual)
         return copied
 
-    def _new(self) -> Any:
+    def _new(self, trains: bool = False) -> Any:
         """An array for the result; the system's refusal as an OutOfMemoryError."""
         if not self.large:
             try:
                 return self._make()
             except (MemoryError, RuntimeError) as error:
                 raise memory.said(error, self.bytes, self.result_name) from error
-        new = memory.allocate(self._make, self.bytes, self.result_name)
+        make = self._lend if trains else self._make
+        new = memory.allocate(make, self.bytes, self.result_name)
         hugepages.prefer(self.kind.address(new), self.bytes)
         return new
 

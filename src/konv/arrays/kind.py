@@ -63,6 +63,9 @@ class Kind(Protocol):
     def maker(self, shape: Shape, dtype: str, order: Shape | None = None) -> Callable[[], Any]:
         """What makes such empty arrays, one a call, as quickly as may be."""
 
+    def lender(self, shape: Shape, dtype: str, order: Shape | None = None) -> Callable[[], Any]:
+        """The same for large results of training, whose memory is lent (konv.runtime.lent)."""
+
     def permute(self, a: Any, order: Sequence[int]) -> Any:
         """A view with its axes in another order."""
 

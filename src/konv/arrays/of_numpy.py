@@ -86,6 +86,9 @@ class NumpyKind:
     def maker(self, shape: Shape, dtype: str, order: Shape | None = None) -> Callable[[], Any]:
         return lambda: self.empty(shape, dtype, order)
 
+    def lender(self, shape: Shape, dtype: str, order: Shape | None = None) -> Callable[[], Any]:
+        return self.maker(shape, dtype, order)
+
     def permute(self, a: Any, order: Sequence[int]) -> Any:
         return a.transpose(order)
 

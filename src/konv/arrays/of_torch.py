@@ -11,6 +11,7 @@ from typing import Any
 from konv.arrays.kind import GRADIENT, PLAIN, UNSEEN
 from konv.arrays.layout import Shape, dense_strides
 from konv.errors import UnsupportedError
+from konv.runtime import lent
 
 FORM = 1 << 19  # numbers: of larger tensors no form is kept, and 1 us is nothing beside the work
 
@@ -147,6 +148,15 @@ class TorchKind:
             return partial(self.empty, shape, dtype, order)
         form.untyped_storage().resize_(0)
         return partial(self.torch.empty_like, form)
+
+    def lender(self, shape: Shape, dtype: str, order: Shape | None = None) -> Callable[[], Any]:
+        sizes = _ordered(shape, order or tuple(range(len(shape))))
+        return partial(self.lent, *sizes, getattr(self.torch, dtype))
+
+    def lent(self, shape: Shape, strides: Shape, dtype: Any) -> Any:
+        """A tensor without gaps, of memory that is used again; it is a view of no other."""
+        storage = self.torch.from_numpy(lent.take(prod(shape) * dtype.itemsize)).untyped_storage()
+        return self.torch.empty(0, dtype=dtype).set_(storage, 0, shape, strides)
 
     def permute(self, a: Any, order: Sequence[int]) -> Any:
         return a.permute(order)

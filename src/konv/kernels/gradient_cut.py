@@ -21,8 +21,8 @@ PANEL = 28 * 1024  # bytes of a box's panel, for one block of channels: a first-
 CHANNEL = 2**16  # numbers of one channel in a strip beyond which boxes are made smaller
 STRIP = 2**18  # numbers of a strip, 1 MB: beyond, a unit takes fewer input channels
 SUMS = 2**18  # numbers of a unit's sums likewise, then fewer output channels
-# Numbers that all parts together may leave: 1 MB, which is read again from a cache. With 2**20 and 8
-# images 1x1 layers 1024->256@14 and 512->128@28 took 1.07, 256->512@28 1.04 as long (Zen 3).
+# Numbers that all parts together may leave: 1 MB, which is read again from a cache. With 2**20 and
+# 8 images 1x1 layers 1024->256@14, 512->128@28 took 1.07, 256->512@28 1.04 as long (Zen 3).
 PARTIAL = 2**18
 OUTPUTS_OF_PART = 256  # at least: adding up the parts costs 2 % then
 PARTS = 16

@@ -62,7 +62,7 @@ class Convolution(Function):
         one: Pair = ctx.pair
         if not torch.is_grad_enabled() and _has_storage(dy) and _eager():  # nobody follows these
             if wants_x:
-                dx = run(one.adjoint, dy, weight)
+                dx = run(one.adjoint, dy, weight, trains=True)
             if wants_weight:
                 dw = of_numbers(one, x, dy, _is_last(weight))
         else:

@@ -16,7 +16,7 @@ from torch.autograd import Function
 from konv.arrays import OTHER, kind_of
 from konv.nn.gradients import _eager, _has_storage
 from konv.nn.ownership import is_free, prepare
-from konv.runtime import hugepages
+from konv.runtime import hugepages, lent
 from konv.runtime.norm import NormCall
 from konv.runtime.threads import team
 
@@ -104,19 +104,24 @@ def _is_last(x: Tensor) -> bool:
     return x.dim() in FORMATS and x.is_contiguous(memory_format=FORMATS[x.dim()])
 
 
-def _new(x: Tensor) -> Tensor:
-    """A tensor that lies as x does."""
+def _new(x: Tensor, trains: bool = True) -> Tensor:
+    """A tensor that lies as x does, in memory that is used again if a step of training wants it."""
+    size = x.numel() * x.element_size()
+    if trains and size >= lent.LEAST:
+        kind: Any = kind_of(x)
+        made: Tensor = kind.lent(x.shape, x.stride(), x.dtype)
+        return made
     y = torch.empty_like(x)
-    hugepages.prefer(y.data_ptr(), y.numel() * y.element_size())
+    hugepages.prefer(y.data_ptr(), size)
     return y
 
 
 def _forward(
     x: Tensor, weight: Tensor, bias: Tensor, mean: Any, variance: Any, factor: Any, eps: float,
-    call: NormCall,
+    call: NormCall, *, trains: bool = True,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """y and the table, from numbers alone; running statistics are brought up to date."""
-    y, channels = _new(x), call.sizes[1]
+    y, channels = _new(x, trains), call.sizes[1]
     table = torch.empty((5, call.padded), dtype=x.dtype)
     at, to, gamma, beta, into = (a.data_ptr() for a in (x, y, weight, bias, table))
     call.forward(at, to, gamma, beta, into, eps)
@@ -127,7 +132,7 @@ def _forward(
 
 
 def _numbers(*arguments: Any) -> Tensor:
-    return _forward(*arguments[:-1])[0]
+    return _forward(*arguments[:-1], trains=False)[0]
 
 
 class BatchNorm(Function):

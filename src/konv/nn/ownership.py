@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from konv.runtime.lent import is_lent
+
 Owners = tuple[int, int, int]
 
 _alone: Owners | None = None  # those of a gradient that is nobody else's, once they are known
@@ -28,7 +30,9 @@ def is_free(dy: Any) -> bool:
     """
     if _alone is None or type(dy) is not Tensor or not torch._C._has_storage(dy):
         return False
-    return _owners(dy) == _alone and dy.untyped_storage().resizable()
+    if _owners(dy) != _alone:
+        return False
+    return dy.untyped_storage().resizable() or is_lent(dy.data_ptr())
 
 
 def prepare() -> None:

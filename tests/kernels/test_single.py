@@ -20,7 +20,8 @@ from konv.plan import Plan
 from konv.runtime import weights
 
 CHANNELS = (1, 2, 3, 8, 17, 33, 48, 100)
-PAIRS = [*product(CHANNELS, CHANNELS), (512, 33), (1024, 8)]  # the last: rows that crowd a cache
+# The last: rows that crowd a cache.
+PAIRS = [*product(CHANNELS, CHANNELS), (512, 33), (1024, 8), (512, 64)]
 
 
 def arrays(ci: int, co: int, dtype: str, bias: bool = True) -> tuple[Any, Any, Any]:

@@ -25,7 +25,7 @@ from konv.kernels.region import emit_entry, emit_units
 from konv.kernels.schedule import ALONE
 from konv.kernels.scratch import LINE
 from konv.kernels.words import Words
-from konv.llvm import I8, I64, REAL, SIZE, Function, Module, Pointer, Routine, Value, Variable
+from konv.llvm import I64, REAL, SIZE, Function, Module, Pointer, Routine, Value, Variable
 from konv.plan import Plan, Strides
 from konv.target import BYTES, Target
 
@@ -41,9 +41,12 @@ GROUPS = 4  # at most: chains that hide the four cycles of a multiply-add, and r
 PIECE = 16  # bytes of a row that are transposed together
 # Bytes from row to row: in such steps, 32 rows have room for 16 lines in a first-level cache of 64
 # sets of 8. Then a whole line of a row is taken at a time, lest each be fetched four times (2048 x
-# 256: 300 us, now 55; packed weights and their digest 75; Zen 3).
+# 256: 300 us instead of 55; packed weights and their digest 75; Zen 3).
 CROWDED = 2048
-AHEAD = 1024  # bytes of such rows asked for in advance: more rows than prefetchers follow
+# Lines by which a group of such rows is behind the one before it, so that those of one group alone
+# meet in a set: 2048 x 256 takes 47 us then, as prefetchers can follow; with all groups abreast and
+# lines asked for 1024 bytes in advance 59, without asking 55 (Zen 3, two threads; by 4 lines 52).
+BEHIND = 7
 PARAMETERS = ("x", "weights", "bias", "y", "count", "row", "ci")
 
 name = "single"
@@ -136,19 +139,16 @@ def _emit_tile(module: Module, plan: Plan, groups: int) -> Routine:
                 total.set(f.load_masked(bias, some) if some else bias.vector(0, lanes))
 
         done: Value = f.integer(0)
-        for wide, pieces in dict.fromkeys(((few, plan.form[0]), (few, 1), (1, 1))):
-            end = a["ci"] & -(wide * pieces)
-            with f.loop(end, start=done, step=wide * pieces) as c:
+        if plan.form[0] > 1:
+            done = a["ci"] & -(few * plan.form[0])
+            _add_lines(f, sums, x, a["weights"], aside, rows, done, plan.form[0])
+        for wide in dict.fromkeys((few, 1)):
+            end = a["ci"] & -wide
+            with f.loop(end, start=done, step=wide) as c:
                 at = a["weights"] + c * SIZE[real]
                 for total, far in zip(sums, aside, strict=True):
-                    _add(
-                        f,
-                        total,
-                        x + c,
-                        [(at + far + row).to_pointer(real) for row in rows],
-                        wide,
-                        pieces,
-                    )
+                    here = [(at + far + row).to_pointer(real) for row in rows]
+                    _add(f, total, x + c, here, wide, 1)
             done = end
         for total, begin in zip(sums, begins, strict=True):
             value, y = activate(f, plan, total.get() + 0.0), a["y"].to_pointer(real) + begin
@@ -159,13 +159,34 @@ def _emit_tile(module: Module, plan: Plan, groups: int) -> Routine:
         return f.fn
 
 
+def _add_lines(
+    f: Function,
+    sums: list[Variable],
+    x: Pointer,
+    weights: Value,
+    aside: list[Value],
+    rows: list[Value],
+    end: Value,
+    pieces: int,
+) -> None:
+    """The products of whole lines of the rows, up to a channel; each group of rows is BEHIND lines
+    behind the one before it.
+    """
+    size, few = SIZE[x.element], PIECE // SIZE[x.element]
+    step = few * pieces
+    with f.loop(end + (len(sums) - 1) * BEHIND * step, step=step) as ahead:
+        for group, (total, far) in enumerate(zip(sums, aside, strict=True)):
+            c = ahead - group * BEHIND * step
+            with f.when((c >= 0) & (c < end)):
+                at = weights + far + c * size
+                here = [(at + row).to_pointer(x.element) for row in rows]
+                _add(f, total, x + c, here, few, pieces)
+
+
 def _add(
     f: Function, total: Variable, x: Pointer, rows: list[Pointer], wide: int, pieces: int
 ) -> None:
     """The products of so many pieces, so many numbers wide, of some rows of the weight."""
-    if pieces > 1:
-        for row in rows:
-            f.prefetch(row.cast(I8) + AHEAD)
     for first in range(0, wide * pieces, wide):
         here = [row + first for row in rows]
         for n, weights in enumerate(_transposed(f, here, wide), first):

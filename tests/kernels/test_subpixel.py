@@ -39,6 +39,10 @@ PROBLEMS = [
     "tconv2d 1x3x5x4 o5 k3x4 s1x2 p1 d2x1",
     "tconv2d 1x5x6x1 o3 k4 s4",  # cells of one tap on an axis of one pixel
     "tconv2d 2x5x1x6 o3 k2 s2",
+    "tconv2d 2x5x6x7 o20 k2 s2",  # results that leave straight, blocks over the end of a row
+    "tconv2d 1x5x6x17 o12 k3x2 s3x2",
+    "tconv3d 1x4x2x3x5 o12 k2 s2",
+    "tconv1d 2x3x9 o8 k4 s4",
     "tconv1d 1x3x19 o3 k10 s5 p3",
     "tconv1d 1x3x9 o2 k7 s3 p4:2",
     "tconv3d 1x3x4x5x3 o4 k4x2x3 s2 p1x0x1",

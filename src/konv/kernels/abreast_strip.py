@@ -38,7 +38,7 @@ SIDE = 8  # of a square at most: 16 numbers a side take LLVM ten times as long
 def emit_strip(module: Module, plan: Plan) -> Routine:
     """strip(job, unit): fill the strip of the unit's box and cells."""
     real, wide = REAL[plan.dtype], plan.depth * plan.form[3]
-    with part_function(module, "strip", records=RECORDS) as (f, piece, _):
+    with part_function(module, "strip", records=RECORDS, plain=True) as (f, piece, _):
         job, unit = piece.job, piece.unit
         strip, cells = piece.part("at_strip", real), unit["some"]
         tables = [piece.part(("at_slots", a), I64) for a in AXES]

@@ -31,6 +31,10 @@ PARAMETERS = (
     "residual",  # bytes from a result to what is added to it
 )  # fmt: skip
 
+# Pixels of tiles that are compiled plainly: as even as tiles are, rows of 7, 14, 28, 56 and of most
+# numbers beside have none so short.
+SHORT = 6
+
 
 def emit_tiles(module: Module, plan: Plan, m: int) -> Routine:
     """tiles_m(*PARAMETERS): so many tiles of m pixels in each of the rows."""
@@ -39,9 +43,7 @@ def emit_tiles(module: Module, plan: Plan, m: int) -> Routine:
     lanes = module.target.lanes(plan.dtype)
     pointers = {"x": real, "weights": real, "bias": real, "list": I64}
     params = [(p, pointer_to(pointers[p]) if p in pointers else I64) for p in PARAMETERS]
-    # So short ones are of images narrower than a tile only: in others they are as even as can be.
-    short = 2 * m <= plan.pixels
-    with module.function(f"tiles_{m}", params, inline=False, plain=short) as (f, args):
+    with module.function(f"tiles_{m}", params, inline=False, plain=m <= SHORT) as (f, args):
         a: dict[str, Any] = dict(zip(PARAMETERS, args, strict=True))
         with f.loop(a["length"]) as row, f.loop(a["tiles"]) as tile:
             bias = a["bias"].vector(0, lanes)

@@ -76,7 +76,7 @@ def _emit_tap(module: Module, dtype: str, wide: int) -> Routine:
     params = [("line", pointer_to(real)), ("to", pointer_to(real))]
     params += [(name, I64) for name in ("ci", "channels", "by_ci", "by_co")]
     params += [("packed", pointer_to(real))]
-    with module.function("tap", params, inline=False, plain=True) as (f, args):
+    with module.function("tap", params, inline=False) as (f, args):
         line, to, ci, channels, by_ci, by_co, packed = args
         broken = Variable(f, f.constant(real, 0.0))
         with f.loop(ci) as c:

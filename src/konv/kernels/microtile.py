@@ -14,7 +14,7 @@ thread or batch it is in. Of deep layers a tile computes one pass (konv.kernels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -183,24 +183,26 @@ def store(
     places: list[Pointer],
     apart: Value | None,
     odd: int,
+    offsets: Sequence[Value] = (),
 ) -> None:
-    """Write the tile; adding 0 turns -0 into 0, so that leaving out a tap of padding changes no
-    bit.
+    """Write the tile, its vectors one after the other or at `offsets`; adding 0 turns -0 into 0, so
+    that leaving out a tap of padding changes no bit.
 
     All of the residual is read before anything is written: missing pixels are the last one again.
     """
     lanes, last = sums[0][0].get().lanes, len(sums[0]) - 1
 
+    ats: Sequence[Value | int] = offsets or [n * lanes for n in range(last + 1)]
     added = plan.residual and not plan.blocked
     if added:
         for to, row in zip(places, sums, strict=True):
             for n, total in enumerate(row):
                 count = odd if n == last else 0
                 value = total.get() + 0.0
-                total.set(add_residual(f, plan, value, to + n * lanes, apart, count))
+                total.set(add_residual(f, plan, value, to + ats[n], apart, count))
     for to, row in zip(places, sums, strict=True):
         for n, total in enumerate(row):
             value = total.get() if added else total.get() + 0.0
             if added or not plan.residual:  # else: on the way from the block to the output
                 value = activate(f, plan, value)
-            write(f, plan.dtype, to + n * lanes, value, odd if n == last else 0)
+            write(f, plan.dtype, to + ats[n], value, odd if n == last else 0)

@@ -144,7 +144,7 @@ def _emit_image_squares(module: Module, dtype: str, side: int, run: bool) -> Rou
     params = [("source", pointer_to(element(dtype))), ("to", pointer_to(real))]
     params += [(name, I64) for name in ("plane", "channels", *(("count",) if run else ()))]
     name = f"image_{'run' if run else 'square'}_{side}"
-    with module.function(name, params, inline=False) as (f, args):
+    with module.function(name, params, inline=False, plain=True) as (f, args):
         source, to, plane, channels, *count = args
         small = 16 // SIZE[real]
 

@@ -16,6 +16,10 @@ leave empty. The columns of a group in order, fastest first:
 
 so that in either case a run of columns is a run of the output. Every output is the same chain of
 multiply-adds as in konv.kernels.direct.
+
+Where the kernel is the stride, every output has one tap, and the cells of a layer are a product of
+two matrices. Channels-last, its results leave *straight* from registers, by the tiles of
+konv.kernels.flat_tile: no block, no tables.
 """
 
 from __future__ import annotations
@@ -27,7 +31,8 @@ from math import prod
 from konv.geometry import Conv
 from konv.kernels import interleave
 from konv.kernels.channels import Channels
-from konv.kernels.direct import CALL, TILES, last_block
+from konv.kernels.direct import CALL, ROW_CALL, ROW_TRIP, TILES, flat_cost, last_block
+from konv.kernels.flat_tile import emit_flat_sweep
 from konv.kernels.microtile import UNROLL, add_channels, emit_tile, tile_function
 from konv.kernels.stored import HALVES
 from konv.kernels.subpixel_grid import Grid, cell_schedule, cells_of, shift_of
@@ -45,6 +50,7 @@ once = True
 words = JOB
 
 CROPPED = 1.15
+STRAIGHT = 14  # words of the form where results leave straight: pixels of the last block's tiles
 MASKED = 64  # bytes of a vector from which on leaving lanes out of a multiply-add costs nothing
 
 
@@ -81,6 +87,8 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     ci, vectors = conv.ci // conv.groups, _vectors(conv, grid, target)
     depth = ci if ci < UNROLL else 0
     table = TILES[target.vector_bytes, target.registers]
+    if not blocked and _is_product(conv, grid, target):
+        return _straight_plans(conv, grid, target, packed, depth)
     tiles = sorted(table, key=lambda tile: (tile_cycles(vectors, *tile), max(tile[1], vectors)))
     return tuple(
         Plan(
@@ -89,6 +97,45 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
         )
         for mr, nr in tiles
     )  # fmt: skip
+
+
+def _is_product(conv: Conv, grid: Grid, target: Target) -> bool:
+    """Whether results may leave straight: one tap an output, no cell cropped, and rows of
+    sub-pixels that are runs, which they are of one group, of whole vectors and wider than a block.
+    """
+    if conv.groups > 1 or grid.taps > 1 or grid.mixed:
+        return False
+    if any(axis.out != axis.size * axis.up or axis.lo != axis.up - 1 for axis in conv.axes):
+        return False
+    run, lanes = grid.steps[2] * conv.co, target.lanes(conv.dtype)
+    machine = target.vector_bytes, target.registers
+    most = max(nr for _, nr in TILES[machine])
+    # As for direct's tiles along pixels, SSE has no register left for them.
+    return machine != (16, 16) and run % lanes == 0 and run >= most * lanes
+
+
+def _straight_plans(
+    conv: Conv, grid: Grid, target: Target, packed: bool, depth: int
+) -> tuple[Plan, ...]:
+    """As those of direct for layers of one tap."""
+    vectors = _vectors(conv, grid, target)
+    table = TILES[target.vector_bytes, target.registers]
+    tails = {(mr, nr): last_block(vectors, nr, 0) for mr, nr in table}
+    most = {
+        tile: next(m for m, n in sorted(table, reverse=True) if n >= tail)
+        for tile, tail in tails.items()
+    }
+    return tuple(
+        Plan(
+            name, conv.dtype, packed, False, *tile, tails[tile], 0, depth,
+            form=(*grid.form, most[tile]),
+        )
+        for tile in sorted(table, key=lambda tile: flat_cost(vectors, tile, most[tile]))
+    )  # fmt: skip
+
+
+def _is_straight(plan: Plan) -> bool:
+    return len(plan.form) == STRAIGHT
 
 
 def _vectors(conv: Conv, grid: Grid, target: Target) -> int:
@@ -111,6 +158,11 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     vectors, cells = _vectors(conv, grid, target), cells_of(conv, aligned=True)
     loop = conv.ci * grid.taps * tile_cycles(vectors, plan.pixels, plan.vectors) / 0.92
     blocks = conv.groups * -(-vectors // plan.vectors)
+    if _is_straight(plan):
+        loop += blocks * (ROW_TRIP + ROW_CALL) / plan.pixels
+        return prod(axis.size for axis in conv.axes) * (
+            loop + conv.ci * interleave.IN * plan.packed
+        )
     loop += blocks * (grid.taps * interleave.TRIP + CALL) / plan.pixels
     count = prod(axis.out for axis in cells.axes)
     return count * loop + interleave.beside(conv, plan, count, grid)
@@ -126,8 +178,9 @@ def _channels(conv: Conv, plan: Plan, target: Target) -> Channels:
 
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
     """Units of cells as konv.kernels.schedule cuts them; then, what the output needs."""
-    channels = _channels(conv, plan, target)
-    return cell_schedule(conv, _as_blocked(plan), target, channels, x, y, threads, aligned=True)
+    channels, tables = _channels(conv, plan, target), not _is_straight(plan)
+    inner = _as_blocked(plan)
+    return cell_schedule(conv, inner, target, channels, x, y, threads, aligned=True, tables=tables)
 
 
 def packing(conv: Conv, plan: Plan, target: Target) -> Packing:
@@ -141,8 +194,8 @@ def blocks(conv: Conv, plan: Plan, target: Target) -> Blocks:
 
 
 def _as_blocked(plan: Plan) -> Plan:
-    """Cells always go through a block in scratch, whatever the output is."""
-    return replace(plan, blocked=True)
+    """Cells go through a block in scratch, whatever the output is, unless they leave straight."""
+    return replace(plan, blocked=not _is_straight(plan))
 
 
 def _emit_masked_tile(module: Module, plan: Plan, nr: int) -> Routine:
@@ -170,10 +223,14 @@ def emit(plan: Plan, target: Target) -> Module:
             return _emit_masked_tile(module, inner, vectors)
         return emit_tile(module, inner, vectors, odd)
 
+    weights = partial(emit_cell_weights, grid=grid)
+    if _is_straight(plan):
+        sweep = partial(emit_flat_sweep, steps=grid.steps)
+        return emit_kernel(inner, target, tile, emit_weights=weights, emit_sweep=sweep)
     return emit_kernel(
         inner,
         target,
         tile,
-        emit_weights=partial(emit_cell_weights, grid=grid),
+        emit_weights=weights,
         emit_output=lambda module, width: emit_weave(module, plan, grid, width),
     )

@@ -133,14 +133,16 @@ def cell_schedule(
     y: Strides,
     threads: int,
     aligned: bool,
+    tables: bool = True,
 ) -> Work:
     """The work of the cells of a layer: that of an ordinary layer whose channels are columns, and
-    then what the way out needs, which is where the cells lie in the output.
+    then what the way out needs, which is where the cells lie in the output. `tables`: as
+    konv.kernels.schedule has it.
     """
     grid = Grid.of(conv, aligned, False)
     cells = cells_of(conv, aligned)
     cells = replace(cells, co=cells.co * grid.subpixels)
-    made = schedule(cells, plan, target, channels, x, y, threads, in_lines=True)
+    made = schedule(cells, plan, target, channels, x, y, threads, in_lines=True, tables=tables)
     words = made.words
     words[JOB.index("mode")] = MODES[conv.mode]
     words[JOB.index("channels")] = conv.co // conv.groups

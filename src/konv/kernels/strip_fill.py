@@ -9,6 +9,7 @@ What a vector writes beyond its row is written again later, or lies in the room 
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 from konv.kernels.pack import HEADER, Arguments, alone, note
@@ -165,14 +166,18 @@ def emit_pack(module: Module, plan: Plan) -> None:
         out, channels = f.var(HEADER // SIZE[real]), a["groups"] * a["co"]
         with f.loop(channels, step=lanes) as line:
             first = f.least(line, channels - lanes)
-            with _taps(f, form) as tap, f.loop(lanes) as lane:
-                channel = first + lane
+            with f.loop(lanes) as lane:
+                # Once for all taps, as a division takes longer than all else that is done for one:
+                # 960 channels of 3x3 in 18 us instead of 24 to 30 (Zen 3).
+                channel, at = first + lane, f.var(out.get() + lane)
                 group = channel // a["co"]
                 own = group * a["by_group"] + (channel - group * a["co"]) * a["by_co"]
-                value = a["weights"][own + tap * a["by_tap"]]
-                broken.set(f.fma(value, f.constant(real, 0.0), broken.get()))
-                a["packed"][out.get()] = value
-                out.add(1)
+                with _taps(f, form) as tap:
+                    value = a["weights"][own + tap * a["by_tap"]]
+                    broken.set(f.fma(value, f.constant(real, 0.0), broken.get()))
+                    a["packed"][at.get()] = value
+                    at.add(lanes)
+            out.add(lanes * prod(form.kernel))
         with f.loop(channels, step=lanes) as line, f.loop(lanes) as lane:
             to = a["packed"] + out.get()
             to[0] = 0.0

@@ -226,7 +226,10 @@ def emit_scatter(module: Module, plan: Plan, transforms: Pair, last: bool = Fals
     width, name = transforms[1].outputs, "scatter_last" if last else "scatter"
     params = [("done", pointer_to(F32)), ("to", pointer_to(F32))]
     names = ("rows", "columns", "plane", "down", "right", *(["residual"] if last else ()))
-    with module.function(name, [*params, *((n, I64) for n in names)], inline=False) as (f, args):
+    with module.function(name, [*params, *((n, I64) for n in names)], inline=False, plain=True) as (
+        f,
+        args,
+    ):
         done, to, rows, columns, plane, down, right, *residual = args
 
         def put(place: Pointer, value: Value) -> None:
@@ -256,7 +259,9 @@ def emit_flush(module: Module, plan: Plan) -> Routine:
     lanes = module.target.lanes("float32")
     params = [("stage", pointer_to(F32)), ("to", pointer_to(F32))]
     names = ("plane_from", "plane", "rows", "width", "down", "residual")
-    with module.function("flush", [*params, *((n, I64) for n in names)], inline=False) as (f, args):
+    with module.function(
+        "flush", [*params, *((n, I64) for n in names)], inline=False, plain=True
+    ) as (f, args):
         stage, to, plane_from, plane, rows, width, down, residual = args
 
         def put(place: Pointer, value: Value) -> None:

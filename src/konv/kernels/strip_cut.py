@@ -12,7 +12,7 @@ from konv.geometry import Axis, Conv
 from konv.kernels import schedule, scratch
 from konv.kernels.schedule import MODES
 from konv.kernels.scratch import LINE
-from konv.kernels.strip_form import ENDLESS, FEW, JOB, Form, walks
+from konv.kernels.strip_form import ENDLESS, FEW, JOB, THERE, Form, walks
 from konv.plan import Plan, Strides, Work
 from konv.target import BYTES, Target
 
@@ -25,6 +25,7 @@ UNITS = 8  # for each thread
 # (Zen 3, channels-last: 144@56 3x3 0.144 to 0.115 ms, but 240@28 5x5 s2 0.046 to 0.059), and bytes
 # of those rows: from 24 to 400 KB, all within 5 %.
 FEW_ROWS, NEAR = 3, 64 * 1024
+MANY, WIDE = 8, 14  # lines of a unit, columns, above which what the next lines need is asked for
 NARROW, SHORT = 4, 8  # lines of cache of a pixel, rows of a box, below which no more cuts
 
 
@@ -107,8 +108,13 @@ class _Box:
         """The parts of a thread's scratch, in bytes."""
         block = prod(self.box) * self.lanes if self.plan.blocked and not self.form.planes else 0
         parts = {"at_strip": self.bytes_held(), "at_dump": self.lanes * self.size}
-        zeros = self.form.zeros(self.box[2]) if self.form.planes and self.form.direct else 0
-        return {**parts, "at_zeros": zeros * self.size, "at_block": block * self.size}
+        zeros = there = 0
+        if self.form.direct and self.form.planes:
+            zeros = self.form.zeros(self.box[2])
+        elif self.form.direct:
+            there = self.form.columns(self.slots(2, self.box[2]), self.plan.pixels) + self.lanes
+        more = {"at_zeros": zeros * self.size, "at_there": there * THERE}
+        return {**parts, **more, "at_block": block * self.size}
 
     def bytes_held(self) -> int:
         """Of a strip with all that a tile at its end reads beyond it."""
@@ -178,6 +184,7 @@ def cut(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads:
         "zeros": int(conv.mode == "zeros" and _countable(conv)),
         "dense": int(dense),
         "walk": int(walk), "far": int(box.far),
+        "ahead": int(walk and chunk >= MANY and box.out[2] > WIDE),
         "x_batch": x[0], "x_channel": x[1], "y_batch": y[0], "y_channel": y[1],
     }  # fmt: skip
     missing = (0,) * (3 - len(conv.axes))

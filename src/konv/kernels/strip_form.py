@@ -23,9 +23,11 @@ JOB = (
     "dense",  # 1 if lanes lie side by side in the input
     "walk",  # 1 if lines are swept as konv.kernels.strip_form.walks says, where no strip is needed
     "far",  # 1 if images come from memory: what the next row needs is asked for in advance
+    "ahead",  # 1 if what the next lines of a tile need is, too
     "x_batch", "x_channel", "y_batch", "y_channel",  # strides, in elements
     "thread_bytes", "at_strip", "at_dump",  # scratch of one thread; its parts, in bytes
     "at_zeros",  # a row of zeros, for rows beside the image
+    "at_there",  # of pencils that read the image where it lies: which columns there are
     "at_columns", "at_tiles", "at_sums", "at_block",  # parts of konv.kernels.nested
     *(f"{name}{axis}" for name in (
         "size", "lo",  # of the input, and pixels of padding before it
@@ -55,6 +57,7 @@ LONGEST = 1024  # the same where there are no rows
 FEW = 7  # taps along a tile whose weights stay in registers; of more, all padding is left out
 ENDLESS = 2**30  # more slots than a strip has
 STEPS = 3  # slots told apart without another pointer: 0, 1 and 2 steps from one
+THERE = 4  # bytes for each column that say whether it is there
 UNROLL = 160  # multiply-adds of a tile up to which the outer taps are unrolled too
 
 
@@ -87,7 +90,13 @@ class Form:
 
     @property
     def apart(self) -> int:
-        """Outputs from one of a tile to the next: they share slots then."""
+        """Outputs from one of a tile to the next: they share slots then. Of pencils that read where
+        the image lies neighbours: so tiles end where rows do, and of three dilated taps seven
+        outputs share what they share among themselves, or no load is left out, of 63 for as many
+        multiply-adds.
+        """
+        if self.direct and not self.planes:
+            return 1
         stride, dilation = self.stride[self.along], self.dilation[self.along]
         return dilation // gcd(stride, dilation) if self.kernel[self.along] > 1 else 1
 
@@ -128,6 +137,12 @@ class Form:
         zeros stand for a row beside the image.
         """
         return (columns - 1) * self.stride[2] + (self.extent(2) + self.stride[2] * self.lanes)
+
+    def columns(self, slots: Any, outputs: int) -> Any:
+        """How many columns tiles of pencils read or pass over that begin in the first of so many
+        slots, a number or a Value.
+        """
+        return slots + outputs * self.apart * self.stride[2]
 
     def widest(self, single: bool) -> int:
         """Columns of a unit at most, where a row of the strip has a length known beforehand."""

@@ -31,7 +31,6 @@ from functools import partial
 from konv.kernels.lane_rows import emit_block_out
 from konv.kernels.pack import HEADER
 from konv.kernels.region import emit_entry, emit_units
-from konv.kernels.scratch import LINE
 from konv.kernels.strip_form import (
     ENDLESS,
     JOB,
@@ -44,6 +43,7 @@ from konv.kernels.strip_form import (
 )
 from konv.kernels.strip_slide import BAND, Slide, slides
 from konv.kernels.strip_tile import Tile
+from konv.kernels.strip_walk import SWEEP, emit_there, emit_walk
 from konv.kernels.words import AXES, Words
 from konv.llvm import I1, I8, I64, REAL, SIZE, Function, Module, Pointer, Routine, Value, Variable
 from konv.plan import Plan
@@ -53,6 +53,8 @@ def emit_kernel(plan: Plan, fill: Routine, module: Module) -> Module:
     """Complete a module that has `pack` and `fill(job, unit, x)`: add `run`."""
     if slides(plan):
         sweeps = [_emit_slide(module, plan)]
+    elif plan.algorithm != "planes" and plan.form[9]:
+        sweeps = [emit_walk(module, plan)]
     else:
         ways = (False, True)[: 1 + walks(plan)]
         sweeps = [_emit_sweep(module, plan, walking) for walking in ways]
@@ -89,6 +91,8 @@ def _emit_work(plan: Plan, lines: Routine, f: Function, call: Words, thread: Val
             unit["raw", axis] = unit["j", axis] * form.stride[axis] - job["lo", axis]
             unit["slots", axis] = (length - 1) * form.stride[axis] + form.extent(axis)
         _place_slots(plan, form, f, job, unit)
+        if form.direct and not form.planes:
+            emit_there(f, form, job, unit, plan.pixels)
         unit["x"] = call["x"] + rest * job["x_batch"] * size
         unit["y"] = call["y"] + rest * job["y_batch"] * size
         unit["line0"] = chunk * job["chunk"]
@@ -159,30 +163,6 @@ def _emit_lines(
         return f.fn
 
 
-def _fetch(
-    f: Function,
-    job: Words,
-    unit: Words,
-    form: Form,
-    arrays: tuple[Pointer, Pointer],
-    at: tuple[Value, Value, Value],
-    mr: int,
-) -> None:
-    """Ask for what the tile in the next row reads and this one does not, and for the places of its
-    results.
-    """
-    (slots, y), (z, r, c), u, o = arrays, at, form.along, form.across
-    below = (c + 1) * form.stride[o] + (form.kernel[o] - 1) * form.dilation[o]
-    first = slots + z * form.stride[0] * unit["step", 0] + r * form.stride[u] * unit["step", u]
-    for row in range(form.stride[o]):
-        line = first + (below - row) * unit["step", o]
-        for slot in range(mr * form.stride[u]):
-            f.prefetch(line + slot * unit["step", u])
-    out = y + z * job["y_stride", 0] + (c + 1) * job["y_stride", o] + r * job["y_stride", u]
-    for output in range(mr):
-        f.prefetch(out + output * job["y_stride", u])
-
-
 def _fetch_rows(
     f: Function,
     job: Words,
@@ -192,7 +172,7 @@ def _fetch_rows(
     at: tuple[Value, Value, Value],
     mr: int,
 ) -> None:
-    """The same for planes: what the tile below reads and this one does not, and its places. So many
+    """Ask for what the tile below reads and this one does not, and for its places. So many
     short rows at once are more than the prefetchers of a processor follow.
     """
     (slots, y), (z, r, c), u = arrays, at, form.along
@@ -204,9 +184,6 @@ def _fetch_rows(
     out = y + z * job["y_stride", 0] + (r + mr) * job["y_stride", u] + c
     for row in range(mr):
         f.prefetch(out + job["y_stride", u] * row)
-
-
-SWEEP = ("slots", "weights", "bias", "y", "line", "count")
 
 
 def _emit_slide(module: Module, plan: Plan) -> Routine:
@@ -226,17 +203,15 @@ def _emit_slide(module: Module, plan: Plan) -> Routine:
 
 def _emit_sweep(module: Module, plan: Plan, walking: bool) -> Routine:
     """sweep(job, unit, slots, weights, bias, y, line, count): all outputs of one line; `walking`:
-    of so many, or in planes of one that comes from memory.
+    of one that comes from memory.
     """
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     form = Form.of(plan, lanes)
     u, o, q, mr = form.along, form.across, form.apart, plan.pixels
-    taps = form.kernel[0] * form.kernel[1] * form.kernel[2]
     # Inlined: what does not depend on the line is computed once, which small maps notice.
     name = "walk" if walking else "sweep"
     with strip_function(module, name, SWEEP, inline=True) as (f, job, unit, args):
         slots, weights, bias, y = (a.to_pointer(real) for a in args[:4])
-        line, count = args[4:]
         rest = unit["length", u]
         last = f.most(unit["length", 2] - lanes, f.integer(0)) if form.planes else None
         start = f.splat(bias[0], lanes) if form.planes else bias.vector(0, lanes)
@@ -249,17 +224,7 @@ def _emit_sweep(module: Module, plan: Plan, walking: bool) -> Routine:
             if c is None:
                 tile.enter(slots, y)
                 c = stack.enter_context(f.loop(unit["length", o], step=plan.vectors * lanes))
-            if walking and not form.planes:
-                n = stack.enter_context(f.loop(count))
-                end = job["channels"] - lanes
-                on = f.least((line + n) * lanes, end) - f.least(line * lanes, end)
-                slots, y = slots + on, y + on
-                tile.weights = weights + n * (taps * lanes)
-                start = (bias + n * lanes).vector(0, lanes)
-                shared = max(1, LINE // (lanes * SIZE[real]))  # lines in a line of cache
-                with f.when((n & (shared - 1)) < job["far"]):
-                    _fetch(f, job, unit, form, (slots, y), (z, r, c), mr)
-            if walking and form.planes:
+            if walking:
                 _fetch_rows(f, job, unit, form, (slots, y), (z, r, c), mr)
             places = [f.least(c + n * lanes, last) for n in range(plan.vectors)] if last else [c]
             sums = [[Variable(f, start) for _ in places] for _ in range(mr)]

@@ -45,8 +45,10 @@ PROBLEMS = [
 def test_results(line: str, layouts: str) -> None:
     """Within the bound, and the same bits whatever a unit holds and whoever computes it."""
     conv = Conv.parse(line)
-    if layouts == "channels-last" and not spread.plans(conv, llvm.detect(), False, False):
-        pytest.skip("fewer channels than a vector")
+    target = llvm.detect()
+    if layouts == "channels-last" and conv.co < target.lanes(conv.dtype):
+        assert not spread.plans(conv, target, False, False)
+        return
     case = Case(conv, bias="contiguous", **LAYOUTS[layouts])
     (x, w, b), got = case.arrays(), results(spread, case)
     want = reference.im2col(conv, case.canonical(x), w, b)

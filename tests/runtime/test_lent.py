@@ -49,6 +49,25 @@ def test_who_looks_on_keeps_it() -> None:
     assert not lent.is_lent(address)
 
 
+def test_what_waits_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system refuses, it is given back and asked for once more; then it is an error."""
+    one = lent.take(SIZE)
+    del one
+    made, real = [], lent.Block
+
+    def refuse(size: int) -> lent.Block:
+        made.append(lent.waiting())
+        if lent.waiting() or size > SIZE + lent.PAGE:
+            raise MemoryError
+        return real(size)
+
+    monkeypatch.setattr(lent, "Block", refuse)
+    assert lent.take(lent.PAGE).size == lent.PAGE
+    assert made == [4 * lent.PAGE, 0]
+    with pytest.raises(MemoryError):
+        lent.take(9 * lent.PAGE)
+
+
 def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sizes that are out of use longest go first."""
     monkeypatch.setattr(lent, "machine_bytes", lambda: lent.SHARE * 5 * lent.PAGE)

@@ -96,11 +96,6 @@ def road(plan: Plan) -> str:
     return "planes" if plan.packed else "pencils"
 
 
-def sub_pixels(spread: Spread) -> list[Place]:
-    """All sub-pixels of a cell."""
-    return list(product(*(range(up) for up in spread.up)))
-
-
 def count(form: tuple[int, ...]) -> int:
     """Sub-pixels of a cell."""
     return prod(form[3:6])

@@ -142,7 +142,7 @@ class Form:
         """How many columns tiles of pencils read or pass over that begin in the first of so many
         slots, a number or a Value.
         """
-        return slots + outputs * self.apart * self.stride[2]
+        return slots + outputs * self.stride[2]
 
     def widest(self, single: bool) -> int:
         """Columns of a unit at most, where a row of the strip has a length known beforehand."""

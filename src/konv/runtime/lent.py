@@ -63,11 +63,20 @@ def take(size: int) -> Any:
     try:
         block = _waiting[pages].pop()
     except (KeyError, IndexError):
-        block = Block(pages)
+        block = _new(pages)
     lent: Any = block.bytes[:size].view(Lent)
     lent.block = block
     _out.add(block.address)
     return lent
+
+
+def _new(size: int) -> Block:
+    """A block; where the system has none left, what waits makes room."""
+    try:
+        return Block(size)
+    except MemoryError:
+        release()
+        return Block(size)
 
 
 def is_lent(address: int) -> bool:

@@ -26,13 +26,17 @@ from konv.kernels import (
     gradient_pencils_cut,
     gradient_planar,
     gradient_planar_cut,
+    gradient_rows,
+    gradient_rows_cut,
     gradient_winograd,
     gradient_winograd_cut,
     schedule,
 )
 from konv.runtime import gradient as runtime
 
-KERNELS: tuple[Any, ...] = (gradient, gradient_planar, gradient_pencils, gradient_winograd)
+KERNELS: tuple[Any, ...] = (
+    gradient, gradient_planar, gradient_rows, gradient_pencils, gradient_winograd,
+)  # fmt: skip
 LINES = (
     "conv1d 3x4x70 o5 k4 s3 p2:0",
     "conv2d 2x6x9x8 o8 k3 s2 p1 g2",
@@ -119,6 +123,9 @@ def small_boxes() -> Iterator[None]:
         pencils = {"NEAR": 512, "SEGMENT": 6, "STEP": 4, "OUTPUTS": 24, "OUTPUTS_OF_PART": 32}
         for name, number in pencils.items():
             stack.enter_context(patch.object(gradient_pencils_cut, name, number))
+        rows = {"OUTPUTS": 24, "OUTPUTS_OF_PART": 32, "NEAR": 64}
+        for name, number in rows.items():
+            stack.enter_context(patch.object(gradient_rows_cut, name, number))
         winograd = {
             "BOX": 6, "WIDEST": 3, "WIDE": 8, "WIDE_LAST": 16, "DEEP": 5, "POINTS": 2**17,
             "CHUNK": 2**17, "FEW": 0, "LEAVING": 8,

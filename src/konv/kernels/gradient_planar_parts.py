@@ -244,11 +244,11 @@ def emit_leave(module: Module, plan: Plan) -> Routine:
                         for n in range(nc):
                             with f.when((row + m < rows) & (k + n < job["co"])):
                                 vector = tile.vector((m * nc + n) * lanes, lanes)
-                                out[(k + n) * rows + places[m]] = _added_up(f, vector)
+                                out[(k + n) * rows + places[m]] = added_up(f, vector)
         return f.fn
 
 
-def _added_up(f: Function, vector: Value) -> Value:
+def added_up(f: Function, vector: Value) -> Value:
     """The sum of all lanes, halves onto halves."""
     while vector.lanes > 1:
         low, high = f.split(vector, 2)

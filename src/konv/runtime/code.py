@@ -24,6 +24,7 @@ from konv.kernels import (
     gradient,
     gradient_pencils,
     gradient_planar,
+    gradient_rows,
     gradient_winograd,
     norm,
     single,
@@ -78,7 +79,7 @@ def kernel(plan: Plan) -> Kernel:
 
 def gradient_kernel(plan: Plan) -> Callable[..., Any]:
     """`run` of a weight gradient's kernel, compiled at the first call."""
-    algorithms = (gradient, gradient_planar, gradient_pencils, gradient_winograd)
+    algorithms = (gradient, gradient_planar, gradient_rows, gradient_pencils, gradient_winograd)
     return _run(plan, {g.name: g.emit for g in algorithms}[plan.algorithm])
 
 

@@ -17,6 +17,8 @@ from konv.kernels import (
     gradient_pencils_cut,
     gradient_planar,
     gradient_planar_cut,
+    gradient_rows,
+    gradient_rows_cut,
     gradient_winograd,
     gradient_winograd_cut,
 )
@@ -31,6 +33,7 @@ from konv.target import Target
 CUT = {
     gradient: gradient_apart.work,
     gradient_planar: gradient_planar_cut.work,
+    gradient_rows: gradient_rows_cut.work,
     gradient_pencils: gradient_pencils_cut.work,
     gradient_winograd: gradient_winograd_cut.work,
 }

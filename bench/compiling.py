@@ -45,13 +45,13 @@ import sys
 from time import thread_time
 from konv import llvm
 from konv.geometry import Conv
-from konv.kernels import by_name, gradient, gradient_pencils, gradient_planar, gradient_winograd
+from konv.kernels import by_name
 from konv.llvm import build
 from konv.runtime import gradient as weights
 from konv.runtime.choose import choose
 
 target = llvm.detect()
-others = {g.name: g for g in (gradient, gradient_pencils, gradient_planar, gradient_winograd)}
+others = {g.name: g for g in weights.CUT}
 for line in sys.stdin:
     kind, packed, text = line.rstrip().split(" ", 2)
     both, conv = (packed == "1",) * 2, Conv.parse(text)

@@ -222,14 +222,17 @@ def test_boxes_depend_on_sizes_alone() -> None:
 
 @pytest.mark.parametrize("cut", [nullcontext, small_boxes], ids=["as it is", "in small boxes"])
 @pytest.mark.parametrize("odd", [np.inf, np.nan], ids=str)
+@pytest.mark.parametrize("kernel", [gradient_rows, gradient_pencils], ids=lambda k: str(k.name))
 @pytest.mark.parametrize("line", DEPTHWISE)
 def test_nothing_is_multiplied_that_the_layer_does_not_read(
-    line: str, odd: float, cut: Any
+    line: str, kernel: ModuleType, odd: float, cut: Any
 ) -> None:
     """Numbers that are not finite reach the taps that meet them, and no other."""
-    conv = Conv.parse(line)
+    conv, last = Conv.parse(line), kernel is gradient_pencils
+    if not takes(kernel, conv, last):
+        return
     for seed in range(4):
-        x, dy = arrays(conv, True)
+        x, dy = arrays(conv, last)
         rng = np.random.default_rng(seed)
         for a in (x, dy)[seed % 2 : seed % 2 + 1]:
             for c in range(0, conv.co, 2):
@@ -238,7 +241,7 @@ def test_nothing_is_multiplied_that_the_layer_does_not_read(
         pads = [(0, 0), (0, 0), *(axis.overhang() for axis in conv.axes)]
         with np.errstate(invalid="ignore"):  # padding counts as zeros that are multiplied
             want = reference.weight_gradient(conv.padded(), np.pad(x, pads), dy)
-        with cut(), pinned(gradient_pencils):
+        with cut(), pinned(kernel):
             got = weight_gradient(conv, x, dy)
         assert np.array_equal(got, want, equal_nan=True), f"{conv}, {seed}"
 
@@ -256,6 +259,19 @@ def test_layouts_of_pencils() -> None:
     assert gradient_pencils.why_not(replace(conv, dtype="float16"))
 
 
+def test_layouts_of_rows() -> None:
+    """Only where pixels are neighbours in both arrays, each group has one channel in and out, rows
+    go in steps of one or two, and numbers are not stored in halves.
+    """
+    conv, target = Conv.parse(DEPTHWISE[0]), llvm.detect()
+    assert gradient_rows.plan(conv, target, True, True)
+    for layout in ((False, False), (True, False), (False, True)):
+        assert gradient_rows.plan(conv, target, *layout) is None
+    for line in ("conv2d 1x16x9x9 o32 k3 g16", "conv2d 1x16x9x9 o16 k3 s3 g16"):
+        assert gradient_rows.why_not(Conv.parse(line))
+    assert gradient_rows.why_not(replace(conv, dtype="float16"))
+
+
 def conv_of_channels(count: int) -> Conv:
     return Conv.parse(f"conv2d 1x{count}x9x9 o{count} k3 g{count}")
 
@@ -270,7 +286,9 @@ def conv_of_channels(count: int) -> Conv:
         ("conv2d 8x64x32x32 o128 k4 s2 p1", gradient_winograd),
         ("conv2d 1x64x14x14 o64 k3 s2 p1", gradient),
         ("conv2d 1x64x56x56 o64 k3 p1 f64", gradient),
-        ("conv2d 1x32x112x112 o32 k3 p1 g32", gradient_planar),
+        ("conv2d 1x32x112x112 o32 k3 p1 g32", gradient_rows),
+        ("conv2d 1x672x14x14 o672 k5 s2 p2 g672", gradient_rows),
+        ("conv2d 1x128x56x56 o128 k31 p15 g128", gradient_planar),
         ("conv2d 1x128x56x56 o128 k3 p1 g32", gradient_planar),
         ("conv2d 1x3x224x224 o64 k7 s2 p3", gradient),
     ],

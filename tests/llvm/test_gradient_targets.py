@@ -15,6 +15,7 @@ from konv.kernels import (
     gradient,
     gradient_pencils,
     gradient_planar,
+    gradient_rows,
     gradient_winograd,
     gradient_winograd_tile,
 )
@@ -62,6 +63,17 @@ def test_pencils_sums_stay_in_registers(machine: Machine, layer: str) -> None:
     rows, taps = plan.form[9:11]
     instruction = MULTIPLY_ADD[machine.family, "float32"]
     loop = inner_loop(found[f"pass_{rows}x{taps}"], instruction)
+    assert count(loop, instruction) == plan.pixels * rows * taps
+    assert len(spills(loop)) <= (2 if machine.family == "sse" else 0), spills(loop)
+
+
+@pytest.mark.parametrize("layer", ["k3 p1", "k3 s2 p1", "k5 p2", "k7 s2 p3"])
+@each_machine
+def test_rows_sums_stay_in_registers(machine: Machine, layer: str) -> None:
+    plan, found = compiled(machine, gradient_rows, f"conv2d 1x64x60x60 o64 {layer} g64")
+    rows, taps = plan.form[9:11]
+    instruction = MULTIPLY_ADD[machine.family, "float32"]
+    loop = inner_loop(found[f"pass_{plan.pixels}x{rows}x{taps}"], instruction)
     assert count(loop, instruction) == plan.pixels * rows * taps
     assert len(spills(loop)) <= (2 if machine.family == "sse" else 0), spills(loop)
 

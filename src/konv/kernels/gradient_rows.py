@@ -20,10 +20,9 @@ from itertools import product
 from math import prod
 
 from konv.geometry import Conv
-from konv.kernels.gradient_cut import COPIED
 from konv.kernels.gradient_pencils_tile import even, spans
 from konv.kernels.gradient_planar_parts import added_up
-from konv.kernels.gradient_rows_tile import HEAD, Form, emit_pass, entry_words
+from konv.kernels.gradient_rows_tile import HEAD, Form, emit_pass, entry_words, room, turns
 from konv.kernels.gradient_sums import emit_add
 from konv.kernels.gradient_units import emit_box_words, emit_frame
 from konv.kernels.gradient_words import RECORDS
@@ -37,10 +36,16 @@ from konv.target import Target
 name = "gradient_rows"
 exact = True
 
-MOST = 3  # rows of outputs in a tile
+NOWHERE = -(2**40)  # a row that no kernel row brings back into the image
+MOST = 4  # rows of outputs in a tile
+POINTERS = 14  # rows of x and dy that a tile reads: each has its address in one of 16 registers
+PRODUCTS = 64  # vectors' products in all passes that a kernel consists of: 3 ms of compiling each
 # Cycles of a row of outputs and of a call of a pass, beside its vectors; how many times as long a
 # masked vector takes.
 ROW, PASS, MASKED = 20, 80, 1.5
+# Of konv.kernels.gradient_planar, which its own cost leaves out: cycles a number of x, and a row of
+# x or dy (Zen 3: 96@112 in steps of two 0.32 ms, here .17; 672@14 5x5 in steps of two .20 and .15).
+COPIED, COPIED_ROW = 1.0, 50
 
 
 def why_not(conv: Conv) -> str | None:
@@ -63,21 +68,36 @@ def plan(conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan | None
     if not (packed and blocked):
         return None
     form = form_of(conv)
-    room = target.registers - 2  # for x and what is made of it
-    sizes = [
+    registers = room(target, form[5])
+    sizes = {
         (outputs, even(form[1], rows), even(form[2], taps))
         for outputs in range(1, MOST + 1)
         for rows in range(1, form[1] + 1)
         for taps in range(1, form[2] + 1)
-        if rows * taps + outputs <= room
-    ]
+        if rows * taps + outputs <= registers
+    }
+    sizes = {size for size in sizes if size[0] == 1 or _pointers(form, *size) <= POINTERS}
+    products = {size: sum(map(prod, _passes(form, *size))) for size in sizes}
+    least = min(products.values())
+    sizes = {size for size in sizes if products[size] <= max(PRODUCTS, least)}
 
     def price(size: tuple[int, int, int]) -> float:
         found = Plan(name, conv.dtype, True, True, size[0], 1, form=(*form, *size[1:]))
         return cost(conv, found, target)
 
-    outputs, *rest = min(sorted(set(sizes)), key=price)
+    outputs, *rest = min(sorted(sizes), key=price)
     return Plan(name, conv.dtype, True, True, outputs, 1, form=(*form, *rest))
+
+
+def _pointers(form: tuple[int, ...], outputs: int, rows: int, taps: int) -> int:
+    lines = Form(form[:3], form[3:6], form[6:9], rows, taps, 0).lines(outputs, rows)
+    return len(lines) + outputs
+
+
+def _passes(form: tuple[int, ...], outputs: int, rows: int, taps: int) -> list[tuple[int, ...]]:
+    """The kinds of passes: rows of outputs, rows of the kernel, taps of each."""
+    across, along = spans(form[1], rows), spans(form[2], taps)
+    return [(*size,) for size in product(sorted({outputs, 1}, reverse=True), across, along)]
 
 
 def cost(conv: Conv, plan: Plan, target: Target) -> float:
@@ -98,9 +118,9 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
         for outputs, tiles in ((plan.pixels, high // plan.pixels), (1, high % plan.pixels)):
             tile = _vector_cost(form, outputs, rows, taps, target) * vectors + ROW * outputs
             cycles += (tile * tiles + PASS) * row_passes * tap_passes
-    outputs, pixels = (prod(axis.out for axis in conv.axes), prod(axis.size for axis in conv.axes))
-    planes = form.kernel[0]
-    return conv.co * (planes * cycles / (high * last.out) - COPIED * pixels / outputs)
+    pixels, outputs = (prod(axis.size for axis in conv.axes), prod(axis.out for axis in conv.axes))
+    saved = COPIED * pixels + COPIED_ROW * (pixels / last.size + outputs / last.out)
+    return conv.co * (form.kernel[0] * cycles / (high * last.out) - saved / outputs)
 
 
 def _counts(count: int, most: int) -> list[tuple[int, int]]:
@@ -115,7 +135,7 @@ def _vector_cost(form: Form, outputs: int, rows: int, taps: int, target: Target)
     adds = outputs * rows * taps
     moves = lines * taps + outputs if step == 2 else 0
     loads = split * lines * step * sum(not odd for _, odd in form.sources(taps)) + outputs
-    chains = 4 * outputs / min(outputs, -(-8 // (rows * taps)))
+    chains = 4 * outputs / turns(outputs, rows * taps, room(target, step))
     return max(adds / 2, moves / 2, (adds + moves) / 3, loads / 2, chains) + 1
 
 
@@ -161,11 +181,11 @@ def _emit_box(module: Module, plan: Plan, plane: Routine) -> Routine:
             own = piece.part("at_sums", real) + g * job["taps"] * lanes
             with f.loop(unit["length", 0]) as d, f.loop(form.kernel[0]) as kd:
                 deep = unit["raw", 0] + d * form.stride[0] + kd * form.dilation[0]
-                with f.when(f.below_unsigned(deep, job["size", 0])):
-                    source = x + deep * job["x_stride", 0] * size
-                    gradient = dy + d * job["y_stride", 0] * size
-                    sums = own.address() + kd * taps
-                    f.call(plane, [job.base, unit.base, source, gradient, sums])
+                there = f.below_unsigned(deep, job["size", 0])
+                source = x + deep * job["x_stride", 0] * size
+                high = f.select(there, unit["raw", 1], NOWHERE)
+                gradient, sums = dy + d * job["y_stride", 0] * size, own.address() + kd * taps
+                f.call(plane, [job.base, unit.base, source, high, gradient, sums])
         return f.fn
 
 
@@ -204,19 +224,16 @@ def _list_beside(f: Function, piece: Piece, form: Form, plan: Plan) -> None:
 
 
 def _emit_plane(module: Module, plan: Plan) -> Routine:
-    """plane(job, unit, x, dy, sums): the rows of outputs of one channel, image and depth with one
-    plane of the kernel, band by band.
+    """plane(job, unit, x, raw, dy, sums): the rows of outputs of one channel, image and depth
+    with one plane of the kernel, band by band.
     """
     form = Form.of(plan, module.target.lanes(plan.dtype))
     across, along = spans(form.kernel[1], form.rows), spans(form.kernel[2], form.taps)
-    passes = {
-        (outputs, *size): emit_pass(module, plan, outputs, *size)
-        for outputs in sorted({plan.pixels, 1}, reverse=True)
-        for size in product(across, along)
-    }
-    labels = ("x", "dy", "sums")
+    sizes = _passes(plan.form, plan.pixels, form.rows, form.taps)
+    passes = {size: emit_pass(module, plan, *size) for size in sizes}
+    labels = ("x", "raw", "dy", "sums")
     with part_function(module, "plane", labels, cold=True, records=RECORDS) as (f, piece, args):
-        (x, dy, sums), job, unit = args, piece.job, piece.unit
+        (x, raw, dy, sums), job, unit = args, piece.job, piece.unit
         length, band = unit["length", 1], job["segment"]
         with f.loop(length, step=band) as begin:
             end = f.least(begin + band, length)
@@ -230,7 +247,7 @@ def _emit_plane(module: Module, plan: Plan) -> Routine:
                     f.loop(row1, start=row0, step=rows) as row,
                     f.loop(tap1, start=tap0, step=width) as tap,
                 ):
-                    arguments = [row, tap, x, unit["raw", 1], dy, sums, first, last]
+                    arguments = [row, tap, x, raw, dy, sums, first, last]
                     f.call(routine, [job.base, unit.base, *arguments])
         return f.fn
 

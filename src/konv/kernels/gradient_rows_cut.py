@@ -42,7 +42,9 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
     words = {
         "units": boxes.parts * chunks, "ranges_co": chunks, "lines_each": each, "segment": band,
     }  # fmt: skip
-    beside = min(-(-boxes.lines[2].box // lanes), (max(last.lo, 0) + max(last.hi, 0)) // form.ahead + 6)
+    beside = min(
+        -(-boxes.lines[2].box // lanes), (max(last.lo, 0) + max(last.hi, 0)) // form.ahead + 6
+    )
     parts = {
         "at_zeros": last.size * size,
         "at_beside": beside * entry_words(form, size) * 8,

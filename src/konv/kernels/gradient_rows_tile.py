@@ -25,6 +25,7 @@ from konv.kernels.gradient_words import RECORDS
 from konv.kernels.words import Piece, part_function
 from konv.llvm import I64, INTEGER, REAL, SIZE, Function, Module, Pointer, Routine, Value, Variable
 from konv.plan import Plan
+from konv.target import Target
 
 CHAINS = 8  # of multiply-adds that a processor needs in flight: two a cycle, each 4 cycles late
 BLOCK = 16  # bytes within which lanes change places in one instruction everywhere
@@ -79,6 +80,18 @@ class Form:
             odd = self.stride[2] == 2 and self.dilation[2] == 1 and tap % 2 == 1
             found.append((tap - 1, True) if odd else (tap, False))
         return found
+
+
+def room(target: Target, stride: int) -> int:
+    """Registers for sums and dy: others hold what is loaded of x, and what is made of it. Of 32
+    LLVM spills some beyond 26.
+    """
+    return min(target.registers - 1, 26) - stride
+
+
+def turns(outputs: int, sums: int, registers: int) -> int:
+    """Sums of each tap that take turns, where chains of multiply-adds are few."""
+    return max(1, min(outputs, -(-CHAINS // sums), (registers - outputs) // sums))
 
 
 def dealt(lanes: int, block: int, first: int) -> list[int]:
@@ -136,9 +149,11 @@ class _Pass:
     def add(self) -> None:
         """All tiles."""
         f, form = self.f, self.form
-        zero, sums = f.zero(self.real, form.lanes), self.rows * self.taps
-        count = min(self.outputs, -(-CHAINS // sums))  # where chains are few, they take turns
-        self.sets = [[_variables(f, zero, self.taps) for _ in range(self.rows)] for _ in range(count)]
+        zero, registers = f.zero(self.real, form.lanes), room(f.module.target, form.stride[2])
+        count = turns(self.outputs, self.rows * self.taps, registers)
+        self.sets = [
+            [_variables(f, zero, self.taps) for _ in range(self.rows)] for _ in range(count)
+        ]
         with f.loop(self.end, start=self.begin, step=self.outputs) as h:
             self._tile(h)
         for m in range(self.rows):
@@ -178,7 +193,9 @@ class _Pass:
         step, lanes, block = form.stride[2], form.lanes, self.block
 
         def load(p: Pointer, mask: Value | int) -> Value:
-            return p.vector(0, lanes) if masks is None else f.load_masked(p, self._mask(masks, mask))
+            return (
+                p.vector(0, lanes) if masks is None else f.load_masked(p, self._mask(masks, mask))
+            )
 
         gradients = [load(p + i, 0) for p in dy]
         if step == 2:
@@ -194,7 +211,7 @@ class _Pass:
                     loaded = [load(place + n * lanes, number + n) for n in range(step)]
                 x = loaded[0]
                 if step == 2:
-                    x = f.shuffle(*loaded, dealt(lanes, block, int(odd)))
+                    x = f.shuffle(loaded[0], loaded[1], dealt(lanes, block, int(odd)))
                 for p, m in users:
                     total = self.sets[p % len(self.sets)][m][t]
                     total.set(f.now(f.fma(x, gradients[p], total.get())))

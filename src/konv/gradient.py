@@ -113,9 +113,10 @@ class _Layer:
             x = self._copy(x)
         if not self.readable[1]:
             dy = self._copy(dy)
-        dw, kind = self._new(), self.kind
-        hugepages.prefer(kind.address(dw), self.size)
-        addresses = kind.address(x), kind.address(dy), kind.address(dw)
+        dw, address = self._new(), self.kind.address
+        addresses = address(x), address(dy), address(dw)
+        if self.size >= hugepages.LARGE:
+            hugepages.prefer(addresses[2], self.size)
         if 0 in addresses:
             raise no_memory("x or dy")
         self.call.run(*addresses)
@@ -126,6 +127,11 @@ class _Layer:
         return memory.allocate(lambda: self.kind.contiguous(a), size, "a copy of x or dy")
 
     def _new(self) -> Any:
+        if self.size < hugepages.LARGE:  # as Request._new
+            try:
+                return self.make()
+            except (MemoryError, RuntimeError) as error:
+                raise memory.said(error, self.size, self.name) from error
         return memory.allocate(self.make, self.size, self.name)
 
     def _zeros(self) -> Any:

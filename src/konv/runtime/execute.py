@@ -90,6 +90,7 @@ class Weights:
         self._digests = digests()  # kept: of two that threads make at once, one is thrown away
         self._digest = self._digests.digest
         self._small = self.bytes <= CHUNK  # else the threads share the work
+        self._how = weights.decide(conv, plan, call.kernel.target, strides)
 
     def packed(self, weight: int, bias: int) -> Packed:
         """The packed copy of the weight and bias at these addresses; `bias` 0 means none."""
@@ -106,7 +107,7 @@ class Weights:
             call = self.call
             found = weights.pack(
                 call.conv, call.plan, call.kernel, weight, self.strides, bias, digest, call.team,
-                CACHE.take(key),
+                CACHE.take(key), self._how,
             )  # fmt: skip
             CACHE.add(key, found)
             log.event("pack", conv=call.conv, bytes=found.size)

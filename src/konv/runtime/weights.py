@@ -45,6 +45,9 @@ def _ours() -> int:
 OURS = _ours()
 
 Strides = tuple[int, ...]
+# Bytes of packed weights, bytes of the weight before the first tap, whether several threads pack
+# it, and the words of the job.
+How = tuple[int, int, bool, "array[int]"]
 
 
 class Packed:
@@ -75,27 +78,25 @@ def pack(
     digest: int = 0,
     team: Team | None = None,
     stale: Packed | None = None,
+    how: How | None = None,
 ) -> Packed:
     """Pack the weight at an address, its strides in elements; `bias` is an address or 0; by the
     threads of a team if it is large. `stale`: a packed weight that nobody needs any more, over
-    which the new one is written.
+    which the new one is written. `how`: of these, from an earlier time.
     """
-    size, first, job = _job(conv, plan, kernel.target, strides)
+    size, first, large, job = how or decide(conv, plan, kernel.target, strides)
     if stale is not None and stale.size == size:
         packed, stale.digest = stale, digest
     else:
         packed = Packed(size, digest)
-    many = team is not None and conv.params >= LARGE
-    at, threads = (team.address, team.threads) if team and many else (0, 1)
+    at, threads = (team.address, team.threads) if team and large else (0, 1)
     FINITE.from_address(packed.address).value = 1  # until a number is met that is not
     kernel.pack(job.buffer_info()[0], weight + first, bias, packed.address, 0, at, threads)
     return packed
 
 
-# Remembered, as a step of training packs every weight anew: deciding it takes 30 us.
-@lru_cache(maxsize=1024)
-def _job(conv: Conv, plan: Plan, target: Target, strides: Strides) -> tuple[int, int, array[int]]:
-    """Bytes of packed weights, bytes of the weight before the first tap, and the words of the job.
+def decide(conv: Conv, plan: Plan, target: Target, strides: Strides) -> How:
+    """How a weight is packed, which takes 30 us to decide: to be kept where it is packed again.
 
     The taps of a weight are one run of equal steps in either memory format; transposed layers walk
     it backwards.
@@ -111,7 +112,7 @@ def _job(conv: Conv, plan: Plan, target: Target, strides: Strides) -> tuple[int,
         # Depthwise: each channel's filter is a group of its own in either layout.
         by_co = strides[0]
     numbers = how.groups, how.co, how.ci, taps, by_co, by_ci, tap, by_group
-    return how.bytes, first, array("q", numbers)
+    return how.bytes, first, conv.params >= LARGE, array("q", numbers)
 
 
 class _Cache:

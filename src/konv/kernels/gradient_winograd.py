@@ -80,10 +80,14 @@ DILATED = (4, 3, 2)
 TILES = {(16, 16): (4, 2), (32, 16): (4, 3), (16, 32): (4, 5), (64, 32): (8, 3)}
 
 # What the cost is made of, in cycles of one core (Zen 3): the share of their peak that products
-# reach; a vector of V or D at a point, its copy and its way to the last cache included; a vector of
-# U likewise, in and out; runs that threads meet at the end of. konv.kernels.gradient takes 1.4
-# times what its own cost says, so all is divided by that.
-SHARE, POINT, TAP, RUNS, GRADIENT = 0.85, 10.0, 11.0, 50_000.0, 1.4
+# reach; a vector of V or D at a point, its copy and its way to the last cache included; what it
+# takes more in groups, where all of them are so many bytes that they go through memory, for few
+# products each; a vector of U likewise, in and out; runs that threads meet at the end of.
+# konv.kernels.gradient takes 1.4 times what its own cost says, so all is divided by that.
+SHARE, POINT, FAR, TAP, RUNS, GRADIENT = 0.85, 10.0, 7.0, 11.0, 50_000.0, 1.4
+# 8 images, in ms beside konv.kernels.gradient: 19 MB of 512@14 in 32 groups 4.8 and 3.4 (3.8 and
+# 2.6 elsewhere), 9 MB of 1024@7 2.75 and 2.6; 14 MB of 128@28 in 8 groups 2.5 and 2.8.
+BESIDE = 8 * 2**20
 STEPS = 1.15  # times that in steps of two: 64@56 of one image costs 0.94, and takes 1.1 times
 
 
@@ -132,7 +136,10 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     tiles = conv.n * prod(count(axis, t) for axis, t in axes)
     points = prod(t.n for t in both)
     each = tiles * ci * tile_cost(co, plan.pixels, plan.vectors) / SHARE
-    each += tiles * (-(-ci // lanes) + co) * POINT + ci * co * TAP
+    transformed = tiles * (-(-ci // lanes) + co)
+    held = conv.groups * points * transformed * target.vector_bytes
+    far = conv.groups > 1 and held > BESIDE
+    each += transformed * (POINT + FAR * far) + ci * co * TAP
     whole = (conv.groups * points * each + RUNS) * (STEPS if conv.axes[0].stride > 1 else 1)
     return whole / GRADIENT / (conv.n * prod(axis.out for axis in conv.axes))
 

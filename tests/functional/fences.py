@@ -170,11 +170,14 @@ def fenced(at_end: bool, missing: int = 0) -> Iterator[None]:
 def main(end: str, count: str, missing: str = "0") -> None:
     """All problems in all layouts, then `count` random cases of each size, with one thread and
     with three.
+
+    Where arrays begin at a page the last problem comes first: two processes at work side by side,
+    one for each end, then compile half of the kernels each and find the others on disk.
     """
     faulthandler.enable()
     target = llvm.detect()
     with fenced(end == "end", int(missing)), threads(3):
-        for conv, algorithm, *_ in (pair.values for pair in PAIRS):
+        for conv, algorithm, *_ in (pair.values for pair in PAIRS[:: 1 if end == "end" else -1]):
             for layouts, forms in LAYOUTS.items():
                 if not algorithm.plans(conv, target, *layouts):
                     continue

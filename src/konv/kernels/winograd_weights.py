@@ -140,7 +140,7 @@ def _emit_gather(module: Module, taps: int) -> Routine:
     with module.function("gather", params, inline=False, plain=True) as (f, args):
         source, to, count, by_co, by_ci, by_tap = args
 
-        def square(corner: Pointer, out: Pointer, step: int) -> None:
+        def square(corner: Pointer, out: Pointer, step: Value | int) -> None:
             if turned:
                 f.call(turned, [corner, out, by_co, step * lanes])
 
@@ -152,10 +152,15 @@ def _emit_gather(module: Module, taps: int) -> Routine:
         with f.when(beside), f.loop(count) as c, f.loop(taps) as t:
             line = source + (c * by_ci + t * by_tap)
             to.put((c * taps + t) * lanes, line.vector(0, lanes))
-        across = by_ci.equals(1) & count.equals(SIDE) & (lanes >= SIDE)
-        with f.when(beside.equals(0)), f.choose(across) as (yes, no):
+        across = by_ci.equals(1)
+        # Taps of one input channel behind those of another are one run, with none left over.
+        through = by_tap.equals(1) & by_ci.equals(taps)
+        even = (across | through) & count.equals(SIDE) & (lanes >= SIDE)
+        next_in, next_out = f.select(across, by_tap, SIDE), f.select(across, f.integer(1), SIDE)
+        step = f.select(across, f.integer(taps), 1)
+        with f.when(beside.equals(0)), f.choose(even) as (yes, no):
             with yes, f.loop(taps) as t:
-                square(source + t * by_tap, to + t * lanes, taps)
+                square(source + t * next_in, to + t * next_out * lanes, step)
             with no, f.loop(count) as c:
                 own, out, done = source + c * by_ci, to + c * (taps * lanes), f.var(0)
                 if taps >= SIDE and lanes >= SIDE:

@@ -10,7 +10,7 @@ from konv.kernels.pack import HEADER, Arguments, emit_pack
 from konv.kernels.subpixel_grid import Grid
 from konv.kernels.subpixel_weights import divide, flat, taps_of
 from konv.kernels.winograd_transforms import Pair
-from konv.kernels.winograd_weights import counted, emit_filters, emit_leave
+from konv.kernels.winograd_weights import PAST, counted, emit_filters, emit_leave
 from konv.llvm import F32, I64, SIZE, Function, Module, Value
 
 # Input channels whose points are gathered near by, as in konv.kernels.winograd_weights.
@@ -49,6 +49,7 @@ def emit_cell_filters(module: Module, transforms: Pair, nr: int, tail: int, grid
             bias[k] = 0.0
             with f.when(a["bias"].address().differs(0)):
                 bias[k] = a["bias"][channel] + 0.0
+        past = f.select(vectors * ci * (points * lanes * SIZE[F32]) > PAST, f.integer(1), 0)
         with f.loop(ci, step=TOGETHER) as c:
             count = f.least(ci - c, TOGETHER)
             with f.loop(count) as i, f.loop(wide) as n:
@@ -58,6 +59,7 @@ def emit_cell_filters(module: Module, transforms: Pair, nr: int, tail: int, grid
                         numbers[lane + t * lanes] = line[at[n * lanes + lane]]
                 f.call(filters, [numbers, near + (i * wide + n) * lanes, f.integer(run)])
             to = out + c * wide * lanes
-            f.call(leave, [near, to, ci * wide * lanes, count * wide * lanes])
+            f.call(leave, [near, to, ci * wide * lanes, count * wide * lanes, past])
+        f.fence()
 
     emit_pack(module, "float32", units, body)

@@ -159,9 +159,16 @@ class Builder:
         aligned = f", align {align}" if align else ""
         return self.write(ty, f"load {ty}, {pointer}{aligned}")
 
-    def store(self, value: Operand, pointer: Operand, align: int = 0) -> None:
+    def store(
+        self, value: Operand, pointer: Operand, align: int = 0, streams: bool = False
+    ) -> None:
         aligned = f", align {align}" if align else ""
-        self.block.lines.append(f"store {value}, {pointer}{aligned}")
+        past = ", !nontemporal !{i32 1}" if streams else ""
+        self.block.lines.append(f"store {value}, {pointer}{aligned}{past}")
+
+    def fence(self) -> None:
+        """What is stored before is seen by all threads before what is stored behind."""
+        self.block.lines.append("fence seq_cst")
 
     def load_atomic(self, pointer: Operand, order: str) -> Operand:
         """A 64-bit word that other threads write."""

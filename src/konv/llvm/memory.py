@@ -64,6 +64,17 @@ class Memory(Lanes):
         ty = vector(I1, lanes)
         return ty, ty.each([lane < count for lane in range(lanes)])
 
+    def stream(self, p: Pointer, index: Value | int, value: Value) -> None:
+        """Store a vector past the caches, to an address that is a multiple of its size: whole lines
+        are not read from memory before they are written. Other threads see it behind a `fence`.
+        """
+        size = value.lanes * SIZE[p.element]
+        self.b.store(value.ir, (p + index).ir, size, streams=True)
+
+    def fence(self) -> None:
+        """Let all that is stored before this, streams too, be seen before what is stored behind."""
+        self.b.fence()
+
     def prefetch(self, p: Pointer, write: bool = False, level: int = 1) -> None:
         """Ask for the cache line at an address, perhaps to write it, into the cache of a level and
         those behind it; no address is wrong.

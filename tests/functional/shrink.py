@@ -9,7 +9,7 @@ from dataclasses import replace
 from konv.errors import ProblemError
 from konv.geometry import Axis, Conv
 from konv.kernels import by_name
-from konv.kernels.winograd_transforms import transforms
+from konv.kernels.winograd.transforms import transforms
 from konv.plan import Plan
 from konv.target import Target
 

@@ -27,9 +27,9 @@ from functional.witness import expected
 from konv import llvm
 from konv.geometry import Axis, Conv
 from konv.kernels import ALGORITHMS
-from konv.kernels.subpixel_grid import shift_of
-from konv.kernels.winograd_count import order, three
-from konv.kernels.winograd_transforms import transforms
+from konv.kernels.subpixel.grid import shift_of
+from konv.kernels.winograd.count import order, three
+from konv.kernels.winograd.transforms import transforms
 from konv.plan import Algorithm, Plan
 from konv.runtime import execute
 

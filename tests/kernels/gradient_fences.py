@@ -28,7 +28,8 @@ from kernels.test_gradient import (
 from konv import arrays as kinds
 from konv import weight_gradient
 from konv.geometry import Conv
-from konv.kernels import gradient_cut, scratch
+from konv.kernels import scratch
+from konv.kernels.gradient import cut as gradient_cut
 from konv.runtime import gradient as runtime
 from konv.runtime import memory
 

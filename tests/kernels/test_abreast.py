@@ -24,8 +24,8 @@ from llvm.assembly import (
 from konv import llvm
 from konv.geometry import Conv
 from konv.kernels import abreast
-from konv.kernels.abreast_cut import Cells, Cut
-from konv.kernels.abreast_tile import emit_tiles
+from konv.kernels.abreast.cut import Cells, Cut
+from konv.kernels.abreast.tile import emit_tiles
 from konv.llvm import Module, assembly, describe
 
 FORMS = (

@@ -18,9 +18,9 @@ from kernels.test_subpixel import results
 from konv import llvm, reference, rounding
 from konv.geometry import Conv
 from konv.kernels import cells
-from konv.kernels.subpixel_grid import Grid
-from konv.kernels.winograd_count import widths
-from konv.kernels.winograd_transforms import transforms
+from konv.kernels.subpixel.grid import Grid
+from konv.kernels.winograd.count import widths
+from konv.kernels.winograd.transforms import transforms
 from konv.plan import Plan
 from konv.runtime.choose import choose
 

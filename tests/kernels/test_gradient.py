@@ -19,19 +19,16 @@ from functional.test_guard_pages import child_of
 from konv import gradient as front
 from konv import llvm, reference, rounding, weight_gradient
 from konv.geometry import Conv
-from konv.kernels import (
-    gradient,
-    gradient_cut,
-    gradient_pencils,
-    gradient_pencils_cut,
-    gradient_planar,
-    gradient_planar_cut,
-    gradient_rows,
-    gradient_rows_cut,
-    gradient_winograd,
-    gradient_winograd_cut,
-    schedule,
-)
+from konv.kernels import gradient, schedule
+from konv.kernels.gradient import cut as gradient_cut
+from konv.kernels.gradient import pencils as gradient_pencils
+from konv.kernels.gradient import planar as gradient_planar
+from konv.kernels.gradient import rows as gradient_rows
+from konv.kernels.gradient import winograd as gradient_winograd
+from konv.kernels.gradient.pencils import cut as gradient_pencils_cut
+from konv.kernels.gradient.planar import cut as gradient_planar_cut
+from konv.kernels.gradient.rows import cut as gradient_rows_cut
+from konv.kernels.gradient.winograd import cut as gradient_winograd_cut
 from konv.runtime import gradient as runtime
 
 KERNELS: tuple[Any, ...] = (

@@ -12,9 +12,10 @@ from kernels.test_gradient import arrays, pinned, small_boxes
 
 from konv import llvm, reference, weight_gradient
 from konv.geometry import Axis, Conv
-from konv.kernels import gradient, gradient_apart
-from konv.kernels.gradient_apart import share, spans
-from konv.kernels.gradient_words import JOB
+from konv.kernels import gradient
+from konv.kernels.gradient import apart as gradient_apart
+from konv.kernels.gradient.apart import share, spans
+from konv.kernels.gradient.records import JOB
 
 
 @given(axes(ups=1))

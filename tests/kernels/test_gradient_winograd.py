@@ -10,7 +10,10 @@ from kernels.test_gradient import pinned, small_boxes
 
 from konv import llvm, reference, rounding, weight_gradient
 from konv.geometry import Conv
-from konv.kernels import gradient, gradient_cut, gradient_winograd, gradient_winograd_cut
+from konv.kernels import gradient
+from konv.kernels.gradient import cut as gradient_cut
+from konv.kernels.gradient import winograd as gradient_winograd
+from konv.kernels.gradient.winograd import cut as gradient_winograd_cut
 from konv.runtime import gradient as runtime
 from konv.runtime.choose import precision
 

@@ -6,7 +6,7 @@ import pytest
 from functional.test_guard_pages import child_of
 
 from konv.kernels import norm
-from konv.kernels.norm_rows import TILE
+from konv.kernels.norm.rows import TILE
 
 
 @pytest.mark.parametrize("end", ["end", "start"])

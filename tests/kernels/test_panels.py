@@ -16,7 +16,7 @@ from konv import llvm
 from konv.arrays import dense_strides
 from konv.geometry import Conv
 from konv.kernels import direct, panels
-from konv.kernels.panels_cut import JOB, row_numbers
+from konv.kernels.panels.cut import JOB, row_numbers
 from konv.runtime.choose import choose
 
 HOST = llvm.detect()

@@ -23,8 +23,8 @@ from konv.arrays import dense_strides
 from konv.geometry import Axis, Conv, read_problems
 from konv.geometry.padding import fold
 from konv.kernels import planar
-from konv.kernels.planar_schedule import FEWEST
-from konv.kernels.planar_strip import JOB, PHASE, ROW, TAP
+from konv.kernels.planar.schedule import FEWEST
+from konv.kernels.planar.strip import JOB, PHASE, ROW, TAP
 from konv.kernels.schedule import ALONE, MODES
 from konv.kernels.scratch import LINE, PAGE
 from konv.kernels.words import AXES
@@ -48,7 +48,7 @@ NOWHERE = 10**12  # the index of a tap between two pixels
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit as konv.kernels.planar_units takes it: its image, groups and box."""
+    """A unit as konv.kernels.planar.units takes it: its image, groups and box."""
 
     image: int
     first: int

@@ -13,8 +13,16 @@ from kernels.layers import LAYOUTS, PROBLEMS, SIZES, SOME, TARGETS, sized
 
 from konv import kernels, llvm
 from konv.geometry import Conv
-from konv.kernels import ALGORITHMS, depthwise, direct, interleave, passes, planar, subpixel
-from konv.kernels.subpixel_grid import Grid
+from konv.kernels import (
+    ALGORITHMS,
+    depthwise,
+    direct,
+    interleave,
+    passes,
+    planar,
+    subpixel,
+)
+from konv.kernels.subpixel.grid import Grid
 from konv.plan import Algorithm, Plan
 from konv.target import Target
 

@@ -14,7 +14,7 @@ import konv
 from konv import llvm, reference, rounding
 from konv.geometry import Conv
 from konv.kernels import spread
-from konv.kernels.spread_form import Spread, over_cells
+from konv.kernels.spread.form import Spread, over_cells
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "contiguous": {},

@@ -19,7 +19,7 @@ from konv.arrays import dense_strides
 from konv.geometry import Conv
 from konv.kernels import pencils, planes
 from konv.kernels.pack import HEADER
-from konv.kernels.strip_form import JOB, Form
+from konv.kernels.strips.form import JOB, Form
 from konv.plan import Algorithm
 from konv.runtime import weights
 from konv.runtime.code import kernel

@@ -20,7 +20,7 @@ from kernels.test_packing import drawn, filled, packed  # noqa: F401 - a fixture
 from konv import llvm
 from konv.geometry import Axis, Conv
 from konv.kernels import direct, interleave, subpixel
-from konv.kernels.subpixel_grid import Grid, cells_of, shift_of
+from konv.kernels.subpixel.grid import Grid, cells_of, shift_of
 from konv.plan import Plan
 from konv.runtime import execute
 

@@ -15,11 +15,11 @@ import konv
 from konv import llvm, reference, rounding
 from konv.geometry import Axis, Conv
 from konv.kernels import winograd
-from konv.kernels.winograd_count import widths
-from konv.kernels.winograd_cut import BOX, Model, even
-from konv.kernels.winograd_points import Short
-from konv.kernels.winograd_schedule import Lines
-from konv.kernels.winograd_transforms import Transform
+from konv.kernels.winograd.count import widths
+from konv.kernels.winograd.cut import BOX, Model, even
+from konv.kernels.winograd.points import Short
+from konv.kernels.winograd.schedule import Lines
+from konv.kernels.winograd.transforms import Transform
 from konv.runtime.choose import choose, precision
 from konv.target import Target
 

@@ -11,15 +11,13 @@ from llvm.assembly import MACHINES, MULTIPLY_ADD, Machine, called, count, functi
 from llvm.test_strip_targets import spills
 
 from konv.geometry import Conv
-from konv.kernels import (
-    gradient,
-    gradient_pencils,
-    gradient_planar,
-    gradient_rows,
-    gradient_winograd,
-    gradient_winograd_tile,
-)
-from konv.kernels.gradient_tile import UNROLL
+from konv.kernels import gradient
+from konv.kernels.gradient import pencils as gradient_pencils
+from konv.kernels.gradient import planar as gradient_planar
+from konv.kernels.gradient import rows as gradient_rows
+from konv.kernels.gradient import winograd as gradient_winograd
+from konv.kernels.gradient.tile import UNROLL
+from konv.kernels.gradient.winograd import tile as gradient_winograd_tile
 from konv.llvm import assembly, describe
 
 each_machine = pytest.mark.parametrize("machine", MACHINES, ids=str)

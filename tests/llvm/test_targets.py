@@ -25,15 +25,23 @@ from llvm.assembly import (
 )
 
 from konv.geometry import Conv
-from konv.kernels import direct, interleave, panels, planar, subpixel, winograd, winograd_parts
-from konv.kernels.flat_tile import emit_flat_sweep
+from konv.kernels import (
+    direct,
+    interleave,
+    panels,
+    planar,
+    subpixel,
+    winograd,
+)
+from konv.kernels.direct.flat_tile import emit_flat_sweep
+from konv.kernels.direct.row_tile import emit_row
 from konv.kernels.microtile import UNROLL, emit_tile
-from konv.kernels.panels_tile import FEWER, emit_first
-from konv.kernels.panels_tile import emit_rows as emit_panel_rows
-from konv.kernels.planar_tile import emit_tiles
-from konv.kernels.row_tile import emit_row
-from konv.kernels.winograd_count import RESTS
-from konv.kernels.winograd_parts import emit_product
+from konv.kernels.panels.tile import FEWER, emit_first
+from konv.kernels.panels.tile import emit_rows as emit_panel_rows
+from konv.kernels.planar.tile import emit_tiles
+from konv.kernels.winograd import parts as winograd_parts
+from konv.kernels.winograd.count import RESTS
+from konv.kernels.winograd.parts import emit_product
 from konv.llvm import Module, assembly, build, describe
 from konv.llvm.pieces import pieces
 from konv.plan import Plan

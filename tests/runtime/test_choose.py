@@ -23,7 +23,7 @@ from konv import llvm
 from konv.errors import ProblemError
 from konv.geometry import Conv
 from konv.kernels import ALGORITHMS, by_name, direct
-from konv.kernels.winograd_transforms import transforms
+from konv.kernels.winograd.transforms import transforms
 from konv.plan import Algorithm, Plan
 from konv.runtime import choose as module
 from konv.runtime.choose import (

@@ -91,7 +91,9 @@ def test_another_llvm_has_another_key(package: Path, monkeypatch: pytest.MonkeyP
     assert store.key(PLAN, TARGET) != before
 
 
-@pytest.mark.parametrize("name", ["plan.py", "target.py", "llvm/lang.py", "kernels/direct.py"])
+@pytest.mark.parametrize(
+    "name", ["plan.py", "target.py", "llvm/lang.py", "kernels/direct/__init__.py"]
+)
 def test_another_source_has_another_key(package: Path, name: str) -> None:
     """A change of any emitter, however small, and nothing else about its file."""
     before, path = store.key(PLAN, TARGET), package / name
@@ -108,7 +110,7 @@ def test_a_new_file_has_another_key(package: Path) -> None:
     """A file added, renamed or taken away is a change too."""
     keys = [store.key(PLAN, TARGET)]
     new = package / "kernels" / "new.py"
-    shutil.copy2(package / "kernels" / "direct.py", new)
+    shutil.copy2(package / "kernels" / "planes.py", new)
     keys.append(key_now())
     new.rename(package / "kernels" / "newer.py")
     keys.append(key_now())

@@ -18,13 +18,14 @@ from __future__ import annotations
 from math import prod
 
 from konv.geometry import Conv
-from konv.kernels import channels, strip_cut
+from konv.kernels import channels
 from konv.kernels.channels import Channels
 from konv.kernels.cut import SCATTERED
 from konv.kernels.direct import last_block
 from konv.kernels.microtile import tile_function
 from konv.kernels.schedule import schedule
 from konv.kernels.stored import HALVES
+from konv.kernels.strips import cut as strip_cut
 from konv.kernels.units import emit_kernel
 from konv.kernels.words import JOB
 from konv.llvm import REAL, Module, Routine

@@ -21,12 +21,12 @@ from __future__ import annotations
 from math import prod
 
 from konv.geometry import Conv
-from konv.kernels import strip_cut
 from konv.kernels.pack import HEADER
 from konv.kernels.stored import HALVES
-from konv.kernels.strip_fill import emit_pack, emit_rows_fill
-from konv.kernels.strip_form import FEW, JOB, form_of
+from konv.kernels.strips import cut as strip_cut
 from konv.kernels.strips import emit_kernel
+from konv.kernels.strips.fill import emit_pack, emit_rows_fill
+from konv.kernels.strips.form import FEW, JOB, form_of
 from konv.llvm import Module
 from konv.plan import Blocks, Packing, Plan, Strides, Work
 from konv.target import BYTES, Target
@@ -84,7 +84,7 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
 
 
 def cost(conv: Conv, plan: Plan, target: Target) -> float:
-    """Modelled cycles of one core for one image, as konv.kernels.strip_cut counts them."""
+    """Modelled cycles of one core for one image, as konv.kernels.strips.cut counts them."""
     return strip_cut.cycles(conv, plan, target)
 
 

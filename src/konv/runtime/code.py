@@ -19,16 +19,11 @@ from typing import Any
 
 from konv import kernels, llvm, log
 from konv.kernels import builtin as bridge
-from konv.kernels import (
-    digest,
-    gradient,
-    gradient_pencils,
-    gradient_planar,
-    gradient_rows,
-    gradient_winograd,
-    norm,
-    single,
-)
+from konv.kernels import digest, gradient, norm, single
+from konv.kernels.gradient import pencils as gradient_pencils
+from konv.kernels.gradient import planar as gradient_planar
+from konv.kernels.gradient import rows as gradient_rows
+from konv.kernels.gradient import winograd as gradient_winograd
 from konv.kernels.region import RUN, RUN_WITH_RESIDUAL
 from konv.plan import Plan
 from konv.runtime import builtin, store

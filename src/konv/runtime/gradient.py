@@ -10,19 +10,17 @@ import numpy as np
 
 from konv import llvm, log
 from konv.geometry import Conv
-from konv.kernels import (
-    gradient,
-    gradient_apart,
-    gradient_pencils,
-    gradient_pencils_cut,
-    gradient_planar,
-    gradient_planar_cut,
-    gradient_rows,
-    gradient_rows_cut,
-    gradient_winograd,
-    gradient_winograd_cut,
-)
-from konv.kernels.gradient_words import JOB
+from konv.kernels import gradient
+from konv.kernels.gradient import apart as gradient_apart
+from konv.kernels.gradient import pencils as gradient_pencils
+from konv.kernels.gradient import planar as gradient_planar
+from konv.kernels.gradient import rows as gradient_rows
+from konv.kernels.gradient import winograd as gradient_winograd
+from konv.kernels.gradient.pencils import cut as gradient_pencils_cut
+from konv.kernels.gradient.planar import cut as gradient_planar_cut
+from konv.kernels.gradient.records import JOB
+from konv.kernels.gradient.rows import cut as gradient_rows_cut
+from konv.kernels.gradient.winograd import cut as gradient_winograd_cut
 from konv.plan import Plan, Strides
 from konv.runtime import memory
 from konv.runtime.choose import current_precision

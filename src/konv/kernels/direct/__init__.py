@@ -1,0 +1,272 @@
+"""Direct convolution: every kind, any stride, dilation, groups, padding and mode, 1 to 3
+dimensions.
+
+Output channels stand in the lanes, so weights are packed and inputs are broadcast one number at a
+time: stride, dilation and phases are then only addresses (konv.kernels.units has the loops,
+konv.kernels.microtile the innermost). Lanes are wasted where a group has fewer output channels than
+a vector; kernels for such layers stand before this one in ALGORITHMS.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from konv.geometry import Axis, Conv
+from konv.kernels import channels
+from konv.kernels.channels import Channels
+from konv.kernels.direct.flat_tile import emit_flat_sweep
+from konv.kernels.direct.row_tile import emit_row_sweep
+from konv.kernels.microtile import UNROLL, emit_tile
+from konv.kernels.passes import is_deep
+from konv.kernels.schedule import schedule
+from konv.kernels.stored import HALVES
+from konv.kernels.units import emit_kernel
+from konv.kernels.words import JOB
+from konv.llvm import Module, Routine
+from konv.plan import Blocks, Packing, Plan, Strides, Work
+from konv.target import Target
+
+TRIP = 12  # cycles to begin with the next tap: its row of addresses and weights
+# Cycles of a tile: its sums begun and stored (1x1 of 8, 24, 48, 96 channels: 77 to 108 more than
+# the multiply-adds at their peak); and of a vector that is stored in part (AVX2's masked store;
+# Zen 3).
+CALL, MASKED = 60, 12
+# The same of tiles along rows or pixels, whose sums overlap the next tile's.
+ROW_TRIP, ROW_CALL = 4, 35
+SMALL = 64  # pixels below which tiles that are not full count
+# Numbers that a row of taps reads, up to which tiles along rows take it as one: beyond, tables cost
+# less than tiles that rows do not fill (4@84 k8 s4, of 32 numbers: 0.050 ms, along rows 0.055, Zen
+# 3).
+DEEPEST = 24
+# Channels of which tiles along rows take a tap at a time: as many as are unrolled, with no loop
+# over channels. Channels-last images of those are packed for it, as tables and padding cost more
+# (Zen 3, two threads: 12->16@128x256 0.78 to 0.68 ms, 12->12 dilated by 4 0.87 to 0.78, by 16 1.47
+# to 1.37). All three taps of 12 channels at once took 0.89; 19 channels gained nothing, nor did
+# contiguous images, but for dilated ones (by 8 2.03 to 1.48).
+FEWER, MORE = 9, 16
+# Forms of a plan: () for tables of rows; (ahead,) for tiles along rows, whose pixels lie so many
+# numbers apart; and tables again, in passes (konv.kernels.passes).
+PASSES = (0,)
+FLAT = 2  # numbers of the form of such a plan
+FEW = 8  # channels up to which channels-last images are packed too, if that makes runs of taps
+
+name = "direct"
+exact = True
+once = True
+words = JOB
+
+# Register tiles, pixels x vectors of output channels, by bytes in a vector and the number of vector
+# registers; all leave registers for the weights and one broadcast, and tests/llvm/test_targets.py
+# holds that no sum leaves its register. SSE needs one more for the product, as it has no
+# multiply-add (3 x 3: 24.2 GFLOP/s, 4 x 3: 22.9, Zen 4 told to be x86-64). For NEON, LLVM reads
+# the numbers of several channels ahead, which leaves 20 for sums: 6 x 4, 8 x 3 and 10 x 2 spill.
+# With few input channels all are unrolled and LLVM reads every channel of a pixel while it has the
+# address: 10 x 2 on AVX-512 then spills (64 GFLOP/s, 8 x 2: 107), so does 8 x 1 on AVX2 (42; 58).
+TILES = {
+    (16, 16): ((3, 3), (4, 2), (7, 1)),
+    (32, 16): ((4, 3), (6, 2), (7, 1)),
+    (16, 32): ((5, 4), (6, 3), (8, 2), (10, 1)),
+    (64, 32): ((6, 4), (8, 3), (8, 2), (10, 1)),
+}
+
+
+def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv.plan.Algorithm
+    """Never: what nothing else takes is computed here."""
+    return None
+
+
+def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
+    """One plan for each register tile, cheapest first by `tile_cost` and, of small images, by how
+    full tiles are (1x1 512->2048@7: 4 x 3 takes 0.66 ms, 6 x 2 0.71, Zen 3). Half precision is
+    always packed: that converts it. So are few channels whose taps can be run together; if a run is
+    short, or there are few channels more, tiles may go along rows instead of by tables, which rows
+    of small images do not fill.
+    """
+    run = _run(conv, True)
+    packed = packed or conv.dtype in HALVES or (run > 1 and conv.ci <= FEW)
+    lanes = target.lanes(conv.dtype)
+    co, ci = conv.co // conv.groups, conv.ci // conv.groups
+    vectors, odd = -(-co // lanes), 0 if blocked else co % lanes
+    table = TILES[target.vector_bytes, target.registers]
+    pixels = prod(-(-axis.out // axis.up) for axis in conv.axes)
+    rows = _in_rows(conv, packed, target)
+    packed = packed or rows
+    depth = ci * _run(conv, packed)
+
+    def price(tile: tuple[int, int]) -> tuple[float, int]:
+        return tile_cost(vectors, *tile) * _fullness(pixels, tile[0]), max(tile[1], vectors)
+
+    tables = PASSES if packed and is_deep(conv) else ()
+    # SSE has no register left for them: a sum of 3 x 3 goes through the stack.
+    flat = (target.vector_bytes, target.registers) != (16, 16) and tables != PASSES
+    if flat and all(axis == Axis(axis.size, 1) for axis in conv.axes):
+        return _flat_plans(conv, target, packed, blocked)
+    ways: list[tuple[int, tuple[int, ...]]] = [(depth if ci < UNROLL else 0, tables)]
+    if rows:
+        ways.insert(pixels < SMALL, (ci * _row_run(conv), (conv.axes[-1].stride * ci,)))
+    return tuple(
+        Plan(
+            name, conv.dtype, packed, blocked, mr, nr, last_block(vectors, nr, odd), odd, deep,
+            form=form,
+        )
+        for deep, form in ways
+        for mr, nr in sorted(table, key=price)
+    )  # fmt: skip
+
+
+def _flat_plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
+    """The plans of a layer of one tap in steps of one, cheapest first: tiles along pixels
+    (konv.kernels.direct.flat_tile). The last block has a tile of its own.
+    """
+    lanes, co, ci = target.lanes(conv.dtype), conv.co // conv.groups, conv.ci // conv.groups
+    vectors, odd = -(-co // lanes), 0 if blocked else co % lanes
+    table = TILES[target.vector_bytes, target.registers]
+
+    def others(nr: int) -> int:
+        last = last_block(vectors, nr, odd)
+        return next(m for m, n in sorted(table, reverse=True) if n >= last) if last else 0
+
+    shapes = {(mr, nr): others(nr) for mr, nr in table}
+    outputs = prod(axis.out for axis in conv.axes)
+
+    def price(tile: tuple[int, int]) -> float:
+        return flat_cost(vectors, tile, shapes[tile]) * _fullness(outputs, tile[0])
+
+    return tuple(
+        Plan(
+            name, conv.dtype, packed, blocked, mr, nr, last_block(vectors, nr, odd), odd,
+            ci if ci < UNROLL else 0, form=(0, shapes[mr, nr] or mr),
+        )
+        for mr, nr in sorted(table, key=price)
+    )  # fmt: skip
+
+
+def _fullness(pixels: int, mr: int) -> float:
+    """So many times as many pixels are computed as there are, of small images."""
+    return -(-pixels // mr) * mr / pixels if pixels < SMALL else 1
+
+
+def flat_cost(vectors: int, tile: tuple[int, int], pixels: int) -> float:
+    """As `tile_cost`, of tiles along pixels; those of the last block have so many pixels. Of two
+    alike the wider is better, which reads pixels less often: 6 x 2 takes 1.03 times as long as
+    4 x 3 (1x1 layers of ResNet-50 and MobileNet v2, Zen 3).
+    """
+    mr, nr = tile
+    full, last = divmod(vectors, nr)
+    cost = full * tile_cost(nr, mr, nr) + (tile_cost(last, pixels, last) if last else 0)
+    return cost * (1 + 0.06 / nr)
+
+
+def _in_rows(conv: Conv, packed: bool, target: Target) -> bool:
+    """Whether tiles may go along the rows of an image (konv.kernels.direct.row_tile), which is then
+    packed. With vectors of 16 bytes LLVM does not keep their sums in registers.
+    """
+    if target.vector_bytes < 32 or conv.groups > 1 or is_deep(conv):
+        return False
+    if conv.axes[-1].kernel == 1 or any(axis.up > 1 for axis in conv.axes):
+        return False
+    dilated = any(axis.dilation > 1 for axis in conv.axes)
+    return _row_run(conv) > 1 or (FEWER <= conv.ci <= MORE and (dilated or not packed))
+
+
+def _row_run(conv: Conv) -> int:
+    """Taps of the last axis that tiles along rows take as one: all of them, or 1."""
+    run = _run(conv, True)
+    return run if conv.ci * run <= DEEPEST else 1
+
+
+def _ahead(plan: Plan) -> int:
+    """Numbers from pixel to pixel of tiles along rows, 0 of others."""
+    return plan.form[0] if plan.form else 0
+
+
+def _taken(conv: Conv, plan: Plan) -> int:
+    """Taps of the last axis that a plan takes as one."""
+    return _row_run(conv) if _ahead(plan) else _run(conv, plan.packed)
+
+
+def _run(conv: Conv, packed: bool) -> int:
+    """Taps of the last axis that are one run of numbers in a packed image, for all groups in one:
+    all of them, or 1.
+    """
+    axis = conv.axes[-1]
+    dense = conv.groups == axis.dilation == axis.up == 1
+    return axis.kernel if packed and dense and not is_deep(conv) else 1
+
+
+def last_block(vectors: int, nr: int, odd: int) -> int:
+    """Vectors of the last block if it is not like the others: narrower, or not to be written in
+    full.
+    """
+    return vectors % nr or (nr if odd else 0)
+
+
+def tile_cost(vectors: int, mr: int, nr: int) -> float:
+    """Cycles per pixel, channel and tap for `vectors` vectors of output channels, two loads and two
+    multiply-adds a cycle, results 4 cycles late: a block of n vectors takes the longest of the
+    three.
+    """
+    full, tail = divmod(vectors, nr)
+    widths = [nr] * full + [tail] * (tail > 0)
+    return sum(max(mr * n / 2, (mr + n) / 2, 4) for n in widths) / mr
+
+
+def cost(conv: Conv, plan: Plan, target: Target) -> float:
+    """Cycles of a core for one image: the tiles at 92 % of what they could do, the tables of their
+    rows (2 cycles an address), packing (0.5 cycles a number in and out, 1.5 where results go out
+    between others). Tiles along rows have no tables, and packing is more of what few channels take:
+    1.5 cycles a number of three planes, 0.8 of results (3 -> 16 @512x1024, Zen 3).
+    """
+    pixels, taps = prod(axis.out for axis in conv.axes), channels.mean_taps(conv)
+    vectors, tile = (
+        -(-conv.co // conv.groups // target.lanes(plan.dtype)),
+        (plan.pixels, plan.vectors),
+    )
+    rows, flat = plan.form not in ((), PASSES), len(plan.form) == FLAT
+    each = flat_cost(vectors, tile, plan.form[1]) if flat else tile_cost(vectors, *tile)
+    loop = conv.ci * taps * each / 0.92
+    # What is the same for each tap however few channels it has: a trip of the loop over taps.
+    taps /= _taken(conv, plan)
+    trip, call, address = (ROW_TRIP, ROW_CALL, 0) if rows else (TRIP, CALL, 2)
+    blocks = conv.groups * -(-vectors // plan.vectors)
+    loop += blocks * (taps * trip + call) / plan.pixels + conv.groups * MASKED * bool(plan.odd)
+    number = 1.5 if rows and not flat and conv.ci < UNROLL else 0.5
+    if conv.groups > 1 and max(axis.stride for axis in conv.axes) > 1:
+        number = 2  # at least: 512@28 s2 g32 takes 0.44 ms contiguous, 0.21 channels-last (Zen 3)
+    if _ahead(plan) and any(axis.dilation > 1 for axis in conv.axes):
+        # Boxes of few rows, which pack those between taps again: 12->12@128x256 dilated by 4 takes
+        # 0.93 ms, planar 0.74; by 8 0.91 and 1.6 (Zen 3).
+        number = 2.5
+    packed = conv.ci * prod(axis.size for axis in conv.axes) * number * plan.packed
+    out = (0.8 if rows and not flat else 0.5) if conv.axes[-1].up == 1 else 1.5
+    return pixels * (loop + address * taps + conv.co * out * plan.blocked) + packed
+
+
+def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
+    """Units of work as konv.kernels.schedule cuts them."""
+    seen = Channels.of(conv, plan, target, per_channel=False)
+    ahead, deep = _ahead(plan), plan.form == PASSES
+    return schedule(
+        conv, plan, target, seen, x, y, threads,
+        run=_taken(conv, plan), one_row=True, deep=deep, ahead=ahead, tables=len(plan.form) < FLAT,
+    )  # fmt: skip
+
+
+def packing(conv: Conv, plan: Plan, target: Target) -> Packing:
+    """Blocks of output channels as konv.kernels.packing packs them."""
+    return Channels.of(conv, plan, target, per_channel=False).packing
+
+
+def blocks(conv: Conv, plan: Plan, target: Target) -> Blocks:
+    """Register tiles."""
+    return channels.blocks(conv, plan, target, per_channel=False)
+
+
+def emit(plan: Plan, target: Target) -> Module:
+    """The module of a plan: `run` and `pack`."""
+
+    def tile(module: Module, vectors: int, odd: int) -> Routine:
+        return emit_tile(module, plan, vectors, odd, passes=plan.form == PASSES)
+
+    rows = emit_flat_sweep if len(plan.form) == FLAT else emit_row_sweep if _ahead(plan) else None
+    return emit_kernel(plan, target, tile, passes=plan.form == PASSES, emit_sweep=rows)

@@ -1,0 +1,101 @@
+"""Layers of one tap between contiguous images: pixels in the lanes, nothing transposed.
+
+    for unit: a row of pixels, some output channels        konv.kernels.panels.cut
+        for some output channels: for panel [channel][wide]: for tile of them:
+            the first tile fills the panel from the image  konv.kernels.panels.copy has the rest
+            for c in channels of the group:                THE LOOP (konv.kernels.panels.tile)
+                load nv vectors of the panel               shared by all output channels
+                for m in mr output channels: broadcast w[m][c]; nv multiply-adds
+            results leave as rows of the output's planes
+
+It is the product that konv.kernels.direct.flat_tile computes, with the parts of image and weights
+exchanged: a panel of pixels stands where a block of packed weights does there, rows of the weight,
+which lie as the user has them, where pixels do. So an image is copied a vector at a time, not
+turned, and results leave from registers: 1x1 layers of contiguous images cost what channels-last
+ones do. Lanes are wasted where an image has few pixels: those of 7 x 7 are left to
+konv.kernels.direct.
+
+Every output is one chain of multiply-adds, from the bias on in the order of the channels: the bits
+are those of `direct`.
+"""
+
+from __future__ import annotations
+
+from konv.geometry import Axis, Conv
+from konv.kernels.microtile import UNROLL
+from konv.kernels.pack import HEADER
+from konv.kernels.panels.cut import JOB, cut, cycles, row_numbers
+from konv.kernels.panels.units import emit_kernel
+from konv.kernels.stored import HALVES
+from konv.llvm import Module
+from konv.plan import Blocks, Packing, Plan, Strides, Work
+from konv.target import BYTES, Target
+
+name = "panels"
+exact = True
+once = True
+words = JOB
+
+# Register tiles, output channels x vectors of pixels, and the output channels of a tile of one
+# vector, which is what a row of pixels has left: by bytes in a vector and vector registers, as
+# konv.kernels.direct has them. Rows of the weight take a register of addresses each, so 8 x 1.
+TILES = {(32, 16): (4, 3, 8), (16, 32): (5, 4, 10), (64, 32): (6, 4, 10)}
+DEEPEST = 2048  # channels of a group: a panel of them fills 200 of 512 KB of second-level cache
+
+
+def why_not(conv: Conv, target: Target) -> str | None:
+    """Only one tap in steps of one, without padding."""
+    if any(axis != Axis(axis.size, 1) for axis in conv.axes):
+        return "takes layers of one tap in steps of one, without padding"
+    if conv.dtype in HALVES:
+        return f"reads and writes float32 and float64; here {conv.dtype}"
+    if conv.ci // conv.groups > DEEPEST:
+        return f"takes up to {DEEPEST} input channels a group; here {conv.ci // conv.groups}"
+    if (target.vector_bytes, target.registers) not in TILES:
+        return "needs more registers than this processor has"
+    return None
+
+
+def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
+    """One, from contiguous to contiguous."""
+    if not (packed and blocked):
+        return ()
+    mr, nv, few = TILES[target.vector_bytes, target.registers]
+    lanes = target.lanes(conv.dtype)
+    return (Plan(name, conv.dtype, packed, blocked, nv * lanes, nv, form=(mr, few)),)
+
+
+def cost(conv: Conv, plan: Plan, target: Target) -> float:
+    """Cycles of a core for one image."""
+    pixels = 1
+    for axis in conv.axes:
+        pixels *= axis.out
+    ci, co = conv.ci // conv.groups, conv.co // conv.groups
+    vectors = -(-pixels // target.lanes(plan.dtype))
+    return conv.groups * cycles(plan, ci, co, vectors)
+
+
+def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
+    """Units of work as konv.kernels.panels.cut cuts them."""
+    return cut(conv, plan, target, x, y, threads)
+
+
+def packing(conv: Conv, plan: Plan, target: Target) -> Packing:  # noqa: ARG001 - as the protocol
+    """Rows of the weight, each on cache lines of its own, then the biases."""
+    ci, co, size = conv.ci // conv.groups, conv.co // conv.groups, BYTES[plan.dtype]
+    numbers = conv.co * (row_numbers(ci, size) + 1)
+    return Packing(HEADER + numbers * size, conv.groups, co, ci)
+
+
+def blocks(conv: Conv, plan: Plan, target: Target) -> Blocks:  # noqa: ARG001 - as the protocol
+    """Register tiles."""
+    pixels = 1
+    for axis in conv.axes:
+        pixels *= axis.out
+    ci, co = conv.ci // conv.groups, conv.co // conv.groups
+    return Blocks((pixels, plan.pixels), (co, plan.form[0]), (ci, UNROLL), (conv.groups, 1))
+
+
+def emit(plan: Plan, target: Target) -> Module:
+    """The module of a plan: `run` and `pack`."""
+    return emit_kernel(plan, target)

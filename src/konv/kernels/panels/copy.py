@@ -1,0 +1,61 @@
+"""Pixels of a contiguous image into the panels that konv.kernels.panels.tile multiplies.
+
+image   [channel][pixel]  ->  [panel][channel][nv vectors], then what is left as
+                              [vector][channel][lanes], zeros behind the last pixel
+"""
+
+from __future__ import annotations
+
+from konv.kernels.panels.cut import JOB
+from konv.kernels.words import part_function
+from konv.llvm import REAL, Function, Module, Pointer, Routine, Value
+from konv.plan import Plan
+
+UNIT = ("x", "y", "scratch", "weights", "bias", "pixels", "rows", "residual")
+RECORDS = (JOB, UNIT)
+AHEAD = 8  # planes: the rows of so many channels on are asked for
+
+
+def emit_copy(module: Module, plan: Plan) -> Routine:
+    """copy(job, unit): fill the unit's panels, all channels of its group; those of full width only
+    where pixels are no neighbours, as else their first tile does that.
+    """
+    real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
+    wide = plan.pixels
+    with part_function(module, "copy", records=RECORDS) as (f, piece, _):
+        job, unit = piece.job, piece.unit
+        source, panels = unit.pointer("x", real), piece.part("at_panels", real)
+        full, rest = unit["pixels"] // wide, unit["pixels"] % wide
+        whole, odd = rest // lanes, rest % lanes
+        behind, narrow = panels + full * job["panel"], job["ci"] * lanes
+        mask = f.below(odd, lanes)
+        dense = job["x2"].equals(1)
+        nothing = dense & rest.equals(0)
+        with f.loop(f.select(nothing, f.integer(0), job["ci"])) as c:
+            line, to, left = source + c * job["x_channel"], panels + c * wide, behind + c * lanes
+            with f.choose(dense) as (neighbours, apart):
+                with neighbours:
+                    end = line + full * wide
+                    with f.loop(whole) as v:
+                        f.prefetch(end + job["x_channel"] * AHEAD + v * lanes)
+                        (left + v * narrow).put(0, end.vector(v * lanes, lanes))
+                    with f.when(odd > 0):
+                        last = f.load_masked(end + whole * lanes, mask)
+                        (left + whole * narrow).put(0, last)
+                with apart:
+                    with f.loop(full) as p:
+                        begin, panel = line + p * wide * job["x2"], to + p * job["panel"]
+                        _gather(f, begin, panel, job["x2"], f.integer(wide))
+                    end = line + full * wide * job["x2"]
+                    with f.loop(rest, step=lanes) as v:
+                        there = left + v // lanes * narrow
+                        there.put(0, f.zero(real, lanes))
+                        some = f.least(rest - v, lanes)
+                        _gather(f, end + v * job["x2"], there, job["x2"], some)
+        return f.fn
+
+
+def _gather(f: Function, source: Pointer, to: Pointer, step: Value, count: Value) -> None:
+    """Pixels that are no neighbours, one by one."""
+    with f.loop(count) as i:
+        to[i] = source[i * step]

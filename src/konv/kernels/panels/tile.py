@@ -1,0 +1,172 @@
+"""The register tile of konv.kernels.panels: mr output channels x nv vectors of pixels; and its
+weights, rows as they lie in the weight.
+
+    [group][output channel][ci], each row on cache lines of its own, then all biases
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from konv.kernels.epilogue import activate, add_residual, apart
+from konv.kernels.microtile import add_run, multiply_add
+from konv.kernels.pack import HEADER, Arguments, emit_pack
+from konv.kernels.panels.copy import AHEAD
+from konv.kernels.scratch import LINE
+from konv.llvm import I8, I64, REAL, SIZE, Function, Module, Pointer, Routine, Value, Variable
+from konv.plan import Plan
+
+PARAMETERS = (
+    "x", "channels",  # a panel, and how many of the group
+    "weights", "row", "bias",  # of the first output channel; numbers from a row to the next
+    "y", "plane",  # the first result; numbers from an output channel to the next
+    "rows",  # output channels
+    "valid",  # pixels of the panel that there are
+    "far",  # not 0 if results go to memory
+    "apart",  # bytes from a result to its residual
+)  # fmt: skip
+FEWER = 2  # channels per trip of a tile that fills its panel, which does more for each
+PACKED = 8  # rows of the weight that a thread packs at once
+
+
+def emit_first(module: Module, plan: Plan, mr: int, nv: int) -> Routine:
+    """first(image, step, *PARAMETERS): the first tile of a panel, which is filled on the way from
+    the image, whose channels lie `step` numbers apart.
+    """
+    real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
+    params = [(p, I64) for p in ("image", "step", *PARAMETERS)]
+    with module.function(f"first_{mr}x{nv}", params, inline=False) as (f, args):
+        a: dict[str, Any] = dict(zip(("image", "step", *PARAMETERS), args, strict=True))
+        image, x, y = (a[name].to_pointer(real) for name in ("image", "x", "y"))
+        weights, bias = a["weights"].to_pointer(real), a["bias"].to_pointer(real)
+        ats = [f.least(a["rows"] - 1, m) for m in range(mr)]
+        rows, places = (
+            [p + a[step] * at for at in ats] for p, step in ((weights, "row"), (y, "plane"))
+        )
+        starts = [f.splat(bias[at], lanes) for at in ats]
+        sums = [[Variable(f, start) for _ in range(nv)] for start in starts]
+
+        def channel(c: Value) -> None:
+            line, panel = image + c * a["step"], x + c * (nv * lanes)
+            ahead = (line + a["step"] * AHEAD).cast(I8)
+            for byte in range(0, nv * lanes * SIZE[real], LINE):
+                f.prefetch(ahead + byte)
+            for n in range(nv):
+                panel.put(n * lanes, line.vector(n * lanes, lanes))
+            multiply_add(f, sums, x, rows, c)
+
+        whole = a["channels"] & -FEWER
+        with f.loop(whole, step=FEWER) as c:
+            for u in range(FEWER):
+                channel(c + u)
+        with f.loop(a["channels"], start=whole) as c:
+            channel(c)
+        _store(f, plan, sums, places, a["apart"])
+        return f.fn
+
+
+def emit_rows(module: Module, plan: Plan, mr: int, nv: int) -> Routine:
+    """rows(*PARAMETERS): all tiles of a panel of nv vectors; rows missing in the last one are its
+    last row again.
+    """
+    real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
+    params = [(p, I64) for p in PARAMETERS]
+    with module.function(f"rows_{mr}x{nv}", params, inline=False) as (f, args):
+        a: dict[str, Any] = dict(zip(PARAMETERS, args, strict=True))
+        x, y = a["x"].to_pointer(real), a["y"].to_pointer(real)
+        weights, bias = a["weights"].to_pointer(real), a["bias"].to_pointer(real)
+        ats = [f.var(m) for m in range(mr)]
+        steps = [f.var(a["row"] * m) for m in range(mr)]
+        planes = [f.var(a["plane"] * m) for m in range(mr)]
+        with f.loop(a["rows"], step=mr) as row:
+            left = a["rows"] - row
+            with f.when(left < mr):
+                for m in range(1, mr):
+                    at = f.least(left - 1, m)
+                    ats[m].set(at)
+                    steps[m].set(a["row"] * at)
+                    planes[m].set(a["plane"] * at)
+            begin = weights + row * a["row"]
+            rows = [begin + step.get() for step in steps]
+            to = y + row * a["plane"]
+            places = [to + step.get() for step in planes]
+            with f.when(a["far"].differs(0)):
+                for m in range(mr):
+                    place = (to + a["plane"] * (mr + m)).cast(I8)
+                    for byte in range(0, nv * lanes * SIZE[real], LINE):
+                        f.prefetch(place + byte, write=True)
+            first = [f.splat(bias[row + at.get()], lanes) for at in ats]
+            sums = [[Variable(f, start) for _ in range(nv)] for start in first]
+            add_run(f, sums, x, rows, a["channels"], begin + a["row"] * mr)
+            if nv > 1:
+                _store(f, plan, sums, places, a["apart"])
+            else:
+                with f.choose(a["valid"] >= lanes) as (whole, part):
+                    with whole:
+                        _store(f, plan, sums, places, a["apart"])
+                    with part:
+                        mask = f.below(a["valid"], lanes)
+                        _store(f, plan, sums, places, a["apart"], mask)
+        return f.fn
+
+
+def _store(
+    f: Function,
+    plan: Plan,
+    sums: list[list[Variable]],
+    places: list[Pointer],
+    distance: Value,
+    mask: Value | None = None,
+) -> None:
+    """Write the tile, or the lanes of a mask; adding 0 turns -0 into 0. All of the residual is read
+    before anything is written: missing rows are the last one again.
+    """
+    lanes = sums[0][0].get().lanes
+    each = [
+        (to + n * lanes, total.get() + 0.0)
+        for to, row in zip(places, sums, strict=True)
+        for n, total in enumerate(row)
+    ]
+    if plan.residual and mask is not None:
+        each = [(to, value + f.load_masked(apart(to, distance), mask)) for to, value in each]
+    elif plan.residual:
+        each = [(to, add_residual(f, plan, value, to, distance)) for to, value in each]
+    for to, value in each:
+        done = activate(f, plan, value)
+        if mask is None:
+            to.put(0, done)
+        else:
+            f.store_masked(to, done, mask)
+
+
+def emit_weights(module: Module, dtype: str) -> None:
+    """Add `pack`: rows are copied where channels are neighbours, else some are filled at once,
+    as the weight of an adjoint lies.
+    """
+    real = REAL[dtype]
+    line, head = LINE // SIZE[real], HEADER // SIZE[real]
+
+    def units(f: Function, a: Arguments) -> Value:  # noqa: ARG001 - as emit_pack asks
+        every: Value = a["groups"] * ((a["co"] + (PACKED - 1)) // PACKED)
+        return every
+
+    def body(f: Function, a: Arguments, unit: Value) -> None:
+        each = (a["co"] + (PACKED - 1)) // PACKED
+        g, k = unit // each, unit % each * PACKED
+        row, count = (((a["ci"] + (line - 1)) // line) | 1) * line, f.least(a["co"] - k, PACKED)
+        first = g * a["co"] + k
+        source = a["weights"] + g * a["by_group"] + k * a["by_co"]
+        to = a["packed"] + first * row + head
+        with f.choose(a["by_ci"].equals(1)) as (neighbours, others):
+            with neighbours, f.loop(count) as r:
+                f.copy(to + r * row, source + r * a["by_co"], a["ci"])
+            with others, f.loop(a["ci"]) as c, f.loop(count) as r:
+                to[r * row + c] = source[r * a["by_co"] + c * a["by_ci"]]
+        biases = a["packed"] + a["groups"] * a["co"] * row + head
+        with f.choose(a["bias"].address().differs(0)) as (some, none):
+            with some, f.loop(count) as r:
+                biases[first + r] = a["bias"][first + r] + 0.0
+            with none:
+                f.clear(biases + first, count)
+
+    emit_pack(module, dtype, units, body)

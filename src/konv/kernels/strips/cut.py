@@ -1,0 +1,198 @@
+"""How a depthwise layer is cut into boxes and lines for konv.kernels.strips: the words of its job.
+
+Nothing here changes a result. A strip shall fit into the first-level cache, but for kernels so
+large that most of it would be halo; and there should be some units for each thread.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from konv.geometry import Axis, Conv
+from konv.kernels import schedule, scratch
+from konv.kernels.schedule import MODES
+from konv.kernels.scratch import LINE
+from konv.kernels.strips.form import ENDLESS, FEW, JOB, THERE, Form, walks
+from konv.plan import Plan, Strides, Work
+from konv.target import BYTES, Target
+
+ROOM = 32 * 1024  # bytes of a strip: the smallest first-level cache in use
+HALO = (
+    1.7  # slots for each pixel of the input that the outputs stand for, beyond which no more cuts
+)
+UNITS = 8  # for each thread
+# Rows under a tile up to which it is computed for all lines in turn even if images are not as far
+# (Zen 3, channels-last: 144@56 3x3 0.144 to 0.115 ms, but 240@28 5x5 s2 0.046 to 0.059), and bytes
+# of those rows: from 24 to 400 KB, all within 5 %.
+FEW_ROWS, NEAR = 3, 64 * 1024
+MANY, WIDE = 8, 14  # lines of a unit, columns, above which what the next lines need is asked for
+NARROW, SHORT = 4, 8  # lines of cache of a pixel, rows of a box, below which no more cuts
+
+
+class _Box:
+    """The box of outputs that a unit takes."""
+
+    def __init__(self, conv: Conv, plan: Plan, target: Target) -> None:
+        self.lanes = target.lanes(conv.dtype)
+        self.form, self.size, self.plan = Form.of(plan, self.lanes), BYTES[conv.dtype], plan
+        self.axes = (Axis(1, 1),) * (3 - len(conv.axes)) + conv.axes
+        self.far = (prod(conv.in_shape) + prod(conv.out_shape)) * self.size >= schedule.FAR
+        self.rows = self.form.kernel[0] * self.form.kernel[1]
+        self.out = [axis.out for axis in self.axes]
+        self.box = list(self.out)
+        self.whole = [1, 1, 1]  # what a cut keeps whole
+        self.whole[self.form.along] = plan.pixels * self.form.apart
+        if self.form.planes:
+            self.whole[2] = plan.vectors * self.lanes
+            self.divide(2, -(-self.out[2] // self.form.widest(plan.pixels == 1)))
+
+    def divide(self, axis: int, parts: int) -> None:
+        """Cut an axis into about so many even parts; a plane's columns exceed no row for that."""
+        length, whole = -(-self.out[axis] // parts), self.whole[axis]
+        rounded = -(-length // whole) * whole
+        if self.form.planes and axis == 2:
+            rounded = min(rounded, self.form.widest(self.plan.pixels == 1))
+        self.box[axis] = min(self.out[axis], rounded)
+
+    def boxes(self, axis: int) -> int:
+        return -(-self.out[axis] // self.box[axis])
+
+    def slots(self, axis: int, outputs: int) -> int:
+        return self.form.slots(axis, outputs)
+
+    def bytes(self) -> int:
+        """Of a strip, as far as it is read."""
+        each = self.size * (1 if self.form.planes else self.lanes)
+        return prod(self.slots(a, n) for a, n in enumerate(self.box)) * each
+
+    def halo(self) -> float:
+        """Slots for each pixel that the outputs stand for."""
+        return prod(self.slots(a, n) / (n * self.form.stride[a]) for a, n in enumerate(self.box))
+
+    def fit(self, room: int, halo: float) -> None:
+        """Cut until a strip fits into the room, or is mostly halo, or is a single tile."""
+        free = [0, 1] if self.form.planes else [0, 1, 2]
+        while self.bytes() > room:
+            open_ = [a for a in free if self.box[a] > self.whole[a]]
+            if not open_:
+                return
+            axis = max(open_, key=lambda a: self.box[a] / self.form.extent(a))
+            before = self.box[axis]
+            parts = self.boxes(axis) + 1
+            while self.box[axis] == before:
+                self.divide(axis, parts)
+                parts += 1
+            if self.halo() > halo:
+                self.box[axis] = before
+                return
+
+    def walk(self, lines: int, units: int) -> int:
+        """Cut for tiles that are computed for all lines of a unit: the rows that a tile reads stay
+        in a cache, so far as they lie under the box. Returns the lines of a unit,
+        fewer only where few columns would be left.
+        """
+        row = self.lanes * self.size * self.rows
+        whole, line = self.whole[2], max(1, LINE // (self.lanes * self.size))
+        for pieces in range(1, lines + 1):
+            chunk = -(-lines // (pieces * line)) * line
+            room = NEAR // (row * chunk)
+            columns = (room - self.form.extent(2)) // self.form.stride[2] + 1
+            if columns >= min(self.out[2], 2 * whole) or chunk <= NARROW * line:
+                break
+        self.divide(2, -(-self.out[2] // max(whole, columns // whole * whole)))
+        others = prod(map(self.boxes, range(3))) * -(-lines // chunk)
+        self.divide(1, min(-(-units // max(1, others)), max(1, self.out[1] // SHORT)))
+        return chunk
+
+    def parts(self) -> dict[str, int]:
+        """The parts of a thread's scratch, in bytes."""
+        block = prod(self.box) * self.lanes if self.plan.blocked and not self.form.planes else 0
+        parts = {"at_strip": self.bytes_held(), "at_dump": self.lanes * self.size}
+        zeros = there = 0
+        if self.form.direct and self.form.planes:
+            zeros = self.form.zeros(self.box[2])
+        elif self.form.direct:
+            there = self.form.columns(self.slots(2, self.box[2]), self.plan.pixels) + self.lanes
+        more = {"at_zeros": zeros * self.size, "at_there": there * THERE}
+        return {**parts, **more, "at_block": block * self.size}
+
+    def bytes_held(self) -> int:
+        """Of a strip with all that a tile at its end reads beyond it."""
+        form, slots = self.form, [self.slots(a, n) for a, n in enumerate(self.box)]
+        beyond = self.whole[form.along] * form.stride[form.along]
+        if form.planes:
+            row = form.row(self.plan.pixels == 1)
+            return (slots[0] * slots[1] + beyond) * row * self.size
+        return (prod(slots) + beyond) * self.lanes * self.size
+
+
+def cycles(conv: Conv, plan: Plan, target: Target) -> float:
+    """Cycles of one core for one image: two multiply-adds and two loads of whole registers a cycle,
+    a sixth more for guards and stores; or moving the arrays once, 8 bytes a cycle.
+    """
+    form = Form.of(plan, target.lanes(conv.dtype))
+    axes = (Axis(1, 1),) * (3 - len(conv.axes)) + conv.axes
+    out, u = [axis.out for axis in axes], form.along
+    tiles = out[0] * -(-out[u] // plan.pixels) * (conv.co if form.planes else 1)
+    wide = plan.vectors * form.lanes
+    tiles *= -(-out[2] // wide) if form.planes else out[1] * -(-conv.co // form.lanes)
+    outer = form.kernel[0] * form.kernel[form.across]
+    adds = plan.pixels * plan.vectors * form.kernel[u]
+    held = form.kernel[u] <= FEW or plan.vectors == 1
+    weights = form.kernel[u] if held else adds / plan.vectors
+    # In planes two loads of three cross a cache line, which is two accesses.
+    loads = len(form.uses(plan.pixels)) * plan.vectors * (5 / 3 if form.planes else 1)
+    compute = tiles * outer * max(adds, loads + weights) / 2 * 7 / 6
+    return max(compute, moved(conv))
+
+
+def moved(conv: Conv) -> float:
+    """Cycles of one core that move the arrays of one image once, 8 bytes a cycle."""
+    pixels = (prod(axis.size for axis in conv.axes), prod(axis.out for axis in conv.axes))
+    return (conv.ci * pixels[0] + conv.co * pixels[1]) * BYTES[conv.dtype] / 8
+
+
+def _countable(conv: Conv) -> bool:
+    """Whether the places of pixels fit into the 32 bits that masks are made from."""
+    return max(n for a in conv.axes for n in (a.size, a.out, abs(a.lo))) < ENDLESS // 4
+
+
+def cut(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
+    """The work of `conv` under `plan`."""
+    box = _Box(conv, plan, target)
+    if conv.exact_macs < schedule.ALONE:
+        threads = 1
+    lines = conv.co if box.form.planes else -(-conv.co // box.lanes)
+    wanted = UNITS * threads if threads > 1 else 1
+    chunk = lines
+    dense = x[-1] == 1 if box.form.planes else x[1] == 1
+    near = box.rows <= FEW_ROWS and not box.form.planes
+    walk = walks(plan) and dense and (box.far or near)
+    if walk and not box.form.planes:
+        chunk = box.walk(lines, -(-wanted // max(1, conv.n)))
+    else:
+        box.fit(ROOM, HALO)
+        box.fit(max(ROOM, target.l2 // 2), float("inf"))
+    each = conv.n * prod(map(box.boxes, range(3)))
+    pieces = min(chunk, max(1, -(-wanted // max(1, each * -(-lines // chunk)))))
+    chunk = -(-chunk // pieces)
+    chunks = -(-lines // chunk)
+    words = dict.fromkeys(JOB, 0)
+    words |= {
+        "units": chunks * each, "chunks": chunks, "chunk": chunk, "lines": lines,
+        "channels": conv.co, "multiplier": conv.co // conv.ci, "mode": MODES[conv.mode],
+        "zeros": int(conv.mode == "zeros" and _countable(conv)),
+        "dense": int(dense),
+        "walk": int(walk), "far": int(box.far),
+        "ahead": int(walk and chunk >= MANY and box.out[2] > WIDE),
+        "x_batch": x[0], "x_channel": x[1], "y_batch": y[0], "y_channel": y[1],
+    }  # fmt: skip
+    missing = (0,) * (3 - len(conv.axes))
+    for a, axis in enumerate(box.axes):
+        words |= {
+            f"size{a}": axis.size, f"lo{a}": axis.lo, f"out{a}": axis.out,
+            f"x_stride{a}": (*missing, *x[2:])[a], f"y_stride{a}": (*missing, *y[2:])[a],
+            f"box{a}": box.box[a], f"boxes{a}": box.boxes(a),
+        }  # fmt: skip
+    words["thread_bytes"] = scratch.lay_out(words, box.parts())
+    return Work(list(words.values()), threads, words["thread_bytes"])

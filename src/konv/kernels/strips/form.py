@@ -1,0 +1,224 @@
+"""What konv.kernels.strips works from: words of its job and units, the shape of its loops."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import gcd
+from typing import Any
+
+from konv.geometry import Axis, Conv
+from konv.kernels.words import AXES, Words
+from konv.llvm import I8, I64, Function, Module, Pointer, Value, pointer_to
+from konv.plan import Plan
+from konv.target import BYTES
+
+JOB = (
+    "units", "chunks", "chunk", "lines",  # pieces of work; of the lines; lines in one; all of them
+    "channels", "multiplier",  # of the output; output channels that read one input channel
+    "mode",  # padding: 0 zeros, 1 reflect, 2 replicate, 3 circular
+    "zeros",  # 1 if padding is zeros, which may be left out where all weights are finite
+    "dense",  # 1 if lanes lie side by side in the input
+    "walk",  # 1 if lines are swept as konv.kernels.strips.form.walks says, where no strip is needed
+    "far",  # 1 if images come from memory: what the next row needs is asked for in advance
+    "ahead",  # 1 if what the next lines of a tile need is, too
+    "x_batch", "x_channel", "y_batch", "y_channel",  # strides, in elements
+    "thread_bytes", "at_strip", "at_dump",  # scratch of one thread; its parts, in bytes
+    "at_zeros",  # a row of zeros, for rows beside the image
+    "at_there",  # of pencils that read the image where it lies: which columns there are
+    "at_columns", "at_tiles", "at_sums", "at_block",  # parts of konv.kernels.nested
+    *(f"{name}{axis}" for name in (
+        "size", "lo",  # of the input, and pixels of padding before it
+        "x_stride", "y_stride",  # in elements
+        "out", "box", "boxes",  # outputs: all, in a unit, and units along the axis
+    ) for axis in AXES),
+    # konv.kernels.spread: bytes of a line's strip; outputs that there are, where `out` counts cells
+    "line_bytes", *(f"outputs{axis}" for axis in AXES),
+)  # fmt: skip
+
+UNIT = (
+    "x", "y", "weights", "scratch",  # addresses: image, result, packed weights, thread's scratch
+    "skip",  # 1 if taps that lie in the padding are left out
+    "direct",  # 1 if the input is read as it lies; 0: from the strip
+    "residual",  # bytes from a result to what is added to it
+    "line0", "line1",
+    *(f"{name}{axis}" for name in (
+        "j", "length",  # first output of the unit, and how many
+        "raw", "slots",  # first source, and how many
+        "before", "most",  # a slot s holds a number if 0 <= s + before < most
+        "step",  # elements from one slot to the next
+    ) for axis in AXES),
+)  # fmt: skip
+
+WIDEST = 112  # columns of a plane's unit: a whole row of most networks' largest depthwise maps
+LONGEST = 1024  # the same where there are no rows
+FEW = 7  # taps along a tile whose weights stay in registers; of more, all padding is left out
+VOLUME = 9  # rows of taps of a volume up to which memory is met in its own order
+ENDLESS = 2**30  # more slots than a strip has
+STEPS = 3  # slots told apart without another pointer: 0, 1 and 2 steps from one
+THERE = 4  # bytes for each column that say whether it is there
+UNROLL = 160  # multiply-adds of a tile up to which the outer taps are unrolled too
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a plan's inner loops are specialised on, read from `Plan.form`; per axis."""
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    lanes: int
+    planes: bool
+    direct: bool
+
+    @classmethod
+    def of(cls, plan: Plan, lanes: int) -> Form:
+        kernel, stride, dilation = plan.form[:3], plan.form[3:6], plan.form[6:9]
+        planes = plan.algorithm == "planes"
+        return cls(kernel, stride, dilation, lanes, planes, bool(plan.form[9]))
+
+    @property
+    def along(self) -> int:
+        """The axis of a tile's outputs."""
+        return 1 if self.planes else 2
+
+    @property
+    def across(self) -> int:
+        """The other axis, whose taps are outer ones; lanes lie along it in planes."""
+        return 3 - self.along
+
+    @property
+    def apart(self) -> int:
+        """Outputs from one of a tile to the next: they share slots then. Of pencils that read where
+        the image lies neighbours: so tiles end where rows do, and of three dilated taps seven
+        outputs share what they share among themselves, or no load is left out, of 63 for as many
+        multiply-adds.
+        """
+        if self.direct and not self.planes:
+            return 1
+        stride, dilation = self.stride[self.along], self.dilation[self.along]
+        return dilation // gcd(stride, dilation) if self.kernel[self.along] > 1 else 1
+
+    def slots(self, axis: int, outputs: int) -> int:
+        """Slots under so many outputs."""
+        return (outputs - 1) * self.stride[axis] + self.extent(axis)
+
+    def extent(self, axis: int) -> int:
+        return (self.kernel[axis] - 1) * self.dilation[axis] + 1
+
+    @property
+    def phases(self) -> int:
+        """Column phases of a row in the strip: one if kernels read rows as the input has them."""
+        return 1 if self.direct else self.stride[2]
+
+    def uses(
+        self, outputs: int, first: int = 0, taps: int | None = None
+    ) -> dict[int, list[tuple[int, int]]]:
+        """slot -> (output, tap) that read it, for a tile along the axis and `taps` taps from the
+        `first` on; slots ascend.
+        """
+        last = self.kernel[self.along] if taps is None else first + taps
+        found: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        jump, dilation = self.apart * self.stride[self.along], self.dilation[self.along]
+        for output in range(outputs):
+            for tap in range(first, min(last, self.kernel[self.along])):
+                found[output * jump + tap * dilation].append((output, tap))
+        return dict(sorted(found.items()))
+
+    @property
+    def finest(self) -> int:
+        """What all slots of a tile along its axis are multiples of."""
+        jump, dilation = self.apart * self.stride[self.along], self.dilation[self.along]
+        return gcd(jump, dilation) if self.kernel[self.along] > 1 else jump
+
+    def zeros(self, columns: Any) -> Any:
+        """Elements that tiles over so many columns, a number or a Value, read of a row: as many
+        zeros stand for a row beside the image.
+        """
+        return (columns - 1) * self.stride[2] + (self.extent(2) + self.stride[2] * self.lanes)
+
+    def columns(self, slots: Any, outputs: int) -> Any:
+        """How many columns tiles of pencils read or pass over that begin in the first of so many
+        slots, a number or a Value.
+        """
+        return slots + outputs * self.stride[2]
+
+    def widest(self, single: bool) -> int:
+        """Columns of a unit at most, where a row of the strip has a length known beforehand."""
+        return max(LONGEST if single else WIDEST, self.lanes)
+
+    def half(self, single: bool) -> int:
+        """Elements of one column phase of a row: its slots, room for a vector more, in an odd
+        number of vectors, so that rows do not meet in the same sets of a cache.
+        """
+        slots = self.slots(2, self.widest(single)) // self.phases + 1 + self.stride[2] * self.lanes
+        vectors = -(-slots // self.lanes)
+        return (vectors + 1 - vectors % 2) * self.lanes
+
+    def row(self, single: bool) -> int:
+        """Elements from one row of a plane's strip to the next."""
+        return self.half(single) * self.phases
+
+
+def form_of(conv: Conv) -> tuple[int, ...]:
+    """Taps, strides and dilations of three axes, as `Plan.form` holds them."""
+    axes = (Axis(1, 1),) * (3 - len(conv.axes)) + conv.axes
+    return (
+        *(a.kernel for a in axes),
+        *(a.stride if a.kernel * a.stride > 1 else 1 for a in axes),
+        *(a.dilation if a.kernel > 1 else 1 for a in axes),
+    )
+
+
+def dealt(plan: Plan, lanes: int) -> list[int]:
+    """The even ones of 2 x lanes columns, in an order that costs one instruction: those of each 128
+    bits of two registers side by side. Only results are brought in order, for the way from one half
+    of a register to the other is slow.
+    """
+    own = 16 // BYTES[plan.dtype]
+    begins = [at for n in range(0, lanes, own) for at in (n, lanes + n)]
+    return [begin + n for begin in begins for n in range(0, own, 2)]
+
+
+def walks(plan: Plan) -> bool:
+    """Whether there is another sweep for images that come from memory. In pencils a tile is then
+    computed for all lines of the unit before the next, where channels lie side by side on both
+    sides: memory is met in its own order; of an image's 7 rows under a tile nothing is gained.
+    In planes the next rows are asked for (Zen 3: 96@56 7x7 of 8 images, 2.2 to 1.8 ms). 3x3x3
+    64@8x56x56, channels-last: 2.4 to 1.7 ms, contiguous 2.8 to 2.1; in steps of two nothing.
+    """
+    most = FEW if plan.algorithm == "planes" else 5
+    if plan.form[0] > 1 and plan.form[4] == 1:
+        most = VOLUME
+    if not plan.form[9] or plan.form[0] * plan.form[1] > most:
+        return False
+    if plan.algorithm == "planes":  # rows of a dilated tile are no neighbours
+        return plan.form[4] % plan.form[7] == 0 or plan.form[1] == 1
+    return not plan.blocked
+
+
+@contextmanager
+def strip_function(
+    module: Module, name: str, extra: Sequence[str] = (), inline: bool = False
+) -> Iterator[tuple[Function, Words, Words, list[Value]]]:
+    """A function `name(job, unit, *extra)`, compiled apart unless it is to be inlined."""
+    params = [("job", pointer_to(I64)), ("unit", pointer_to(I64)), *((n, I64) for n in extra)]
+    with module.function(name, params, inline=inline) as (f, args):
+        job, unit = Words(args[0], JOB, frozen=True), Words(args[1], UNIT, frozen=True)
+        yield f, job, unit, args[2:]
+
+
+def strip_of(job: Words, unit: Words, element: Any) -> Pointer:
+    """The strip of this thread."""
+    return (unit.pointer("scratch", I8) + job["at_strip"]).cast(element)
+
+
+def strip_steps(plan: Plan, form: Form, unit: Words) -> list[Any]:
+    """Elements from one slot of the strip to the next, per axis."""
+    if form.planes:
+        whole = form.row(plan.pixels == 1)
+        return [unit["slots", 1] * whole, whole, 1]
+    row = unit["slots", 2] * form.lanes
+    return [unit["slots", 1] * row, row, form.lanes]

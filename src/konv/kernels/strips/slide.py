@@ -1,0 +1,284 @@
+"""Few taps in planes, strided or dilated along the rows: vectors of columns slide down the rows.
+
+    for vectors of columns:                                 two side by side, or one at the border
+        for slot in the rows under them:                    each is read once
+            add it to the outputs that read it              some of them go on below
+            store the output that is complete
+
+A tile of rows (konv.kernels.strips.tile) reads a slot for every tile over it, and at the border all
+that it may meet is asked for each tile. Here all weights stay at hand, rows beside the image are
+left out, and the loop over the rows inside asks nothing; columns beside the image are masked. Of a
+stride of 2, two taps come from one pair of loads. Zen 3, contiguous, one thread and two: 3x3 d2
+128@32 58 to 41 us and 37 to 28, d4 64@64 1.5 times as fast, s2 144@56 95 to 73 and 56 to 46. In
+steps of one without dilation nothing is gained: as many instructions a sum, in more places.
+
+An output's chain is rows from the top, and columns from the left.
+"""
+
+from __future__ import annotations
+
+from math import gcd
+
+from konv.kernels.epilogue import apart
+from konv.kernels.scratch import LINE
+from konv.kernels.strips.form import Form, dealt
+from konv.kernels.strips.results import Results
+from konv.kernels.words import Words
+from konv.llvm import I1, SIZE, Function, Pointer, Value, Variable
+from konv.plan import Plan
+
+HELD = 9  # weights at hand: of 16 registers six are sums, others hold what others read from memory
+ABREAST = 2  # vectors side by side: their chains of multiply-adds are apart
+ROUND = 3  # outputs of a turn of the loop: sums of 3 taps change registers no more
+# Outputs of a band, of which two columns of vectors of two rows each fit into the first-level
+# cache; 8 took 1.1 to 1.4 times as long.
+BAND = 32
+
+
+def slides(plan: Plan) -> bool:
+    """Whether a plan's vectors slide: no slot between outputs is one that nobody reads."""
+    deep, high, wide = plan.form[:3]
+    stride, dilation = plan.form[4], plan.form[7]
+    gaps = stride // gcd(stride, dilation) > high
+    few = high > 1 and high * wide <= HELD and deep == 1 and plan.pixels > 1
+    return plan.algorithm == "planes" and few and not gaps and stride * dilation > 1
+
+
+class Slide:
+    """The outputs of one line on one plane and in one phase of rows, from row `r` on."""
+
+    def __init__(
+        self,
+        f: Function,
+        job: Words,
+        unit: Words,
+        plan: Plan,
+        form: Form,
+        weights: Pointer,
+        begin: tuple[Value, Value],
+        start: Value,
+    ) -> None:
+        self.f, self.job, self.unit, self.plan, self.form = f, job, unit, plan, form
+        self.z, self.r = begin
+        self.start, self.lanes = start, form.lanes
+        self.taps, self.wide = form.kernel[1], form.kernel[2]
+        # Slots that count, from those of an output to those of the next
+        self.jump = form.apart * form.stride[1] // form.dilation[1]
+        self.fresh = min(self.jump, self.taps)  # slots that an output reads and none before it
+        self.going = (self.taps - 1) // self.jump  # outputs under way below one
+        self.results = Results(f, job, unit, plan, form, begin)
+        self.weights = [
+            [f.splat(weights[o * self.taps + u], self.lanes) for o in range(self.wide)]
+            for u in range(self.taps)
+        ]
+
+    def run(self, slots: Pointer, y: Pointer) -> None:
+        """All columns of a band."""
+        f, form, job, unit, lanes = self.f, self.form, self.job, self.unit, self.lanes
+        width, stride = unit["length", 2], form.stride[2]
+        rows, q = unit["length", 1], form.apart
+        self.count = f.least((rows - self.r + (q - 1)) // q, BAND)
+        self.step = unit["step", 1] * form.dilation[1]
+        first = self.r * form.stride[1]
+        self.slots = slots + self.z * form.stride[0] * unit["step", 0] + first * unit["step", 1]
+        self.results.enter(y)
+        self.down = self.results.out_steps[1] * form.apart
+        self._place_rows(first)
+        # From here to the same place of the next band, or of the next line
+        on, more = BAND * q, self.r + BAND * q < rows
+        steps = unit["step", 1], self.results.out_steps[1]
+        self.next = (
+            f.select(more, steps[0] * (on * form.stride[1]), job["x_channel"] - steps[0] * first),
+            f.select(more, steps[1] * on, job["y_channel"] - steps[1] * self.r),
+        )
+        last = f.most(width - lanes, f.integer(0))
+        before = unit["before", 2]
+        reach = (ABREAST * lanes - 1) * stride + (stride - 1) + form.extent(2) - 1
+        left, right = 0 - before, unit["most", 2] - before - reach
+        most = width - ABREAST * lanes
+        self.end = f.splat_low(unit["most", 2], lanes)
+        column = f.var(0)
+        with f.forever() as done:
+            c = column.get()
+            f.leave_if(done, c >= width)
+            inside = (c * stride >= left) & (c * stride < right) & (c <= most)
+            with f.choose(inside) as (several, one):
+                with several:
+                    self._slide(c, ABREAST, False)
+                    column.set(c + ABREAST * lanes)
+                with one:
+                    self._slide(f.least(c, last), 1, True)
+                    column.set(c + lanes)
+
+    def _place_rows(self, first: Value) -> None:
+        """Which slots there are, and from which output on up to which all fresh ones are."""
+        f, form, unit, zero = self.f, self.form, self.unit, self.f.integer(0)
+        apart_by = form.dilation[1]
+        before, most = unit["before", 1], unit["most", 1]
+        deep = unit["before", 0] + self.z * form.stride[0]
+        most = f.select(f.below_unsigned(deep, unit["most", 0]), most, 0)
+
+        def slots_until(row: Value) -> Value:
+            return (f.most(row - first, zero) + (apart_by - 1)) // apart_by
+
+        self.begin, self.finish = slots_until(0 - before), slots_until(most - before)
+        jump = self.jump
+        begin = f.most(self.begin - (self.taps - self.fresh), zero) + (jump - 1)
+        finish = f.most(self.finish - (self.taps - 1), zero) + (jump - 1)
+        self.whole = f.least(begin // jump, self.count), f.least(finish // jump, self.count)
+
+    def _slide(self, place: Value, vectors: int, edge: bool) -> None:
+        """All rows under some vectors of columns; `edge`: columns may lie beside the image."""
+        f, count = self.f, self.count
+        self.vectors, self.edge = vectors, edge
+        if edge:
+            self.masks = self._masks(place)
+        across = self.form.stride[2] if self.form.direct else 1
+        self.at = f.var_of(self.slots + place * across)
+        self.to = f.var_of(self.results.line + place)
+        self._look_ahead(place)
+        self.sums = [[f.var_of(self.start) for _ in range(vectors)] for _ in range(self.going + 1)]
+        for slot in range(self.taps - self.fresh):
+            self._guarded(slot, f.integer(slot))
+        begin, finish = self.whole
+        if edge:  # rows narrower than a vector, stored whole, reach into the next row
+            width, lanes = self.unit["length", 2], self.lanes
+            self.mask = f.below(width, lanes)
+            wide = width >= lanes
+            dense = width.equals(self.results.out_steps[1]) & (width * 2 >= lanes)
+            if self.form.apart > 1 or self.plan.residual:
+                dense = f.constant(I1, 0)
+            self.until = f.select(wide, count, f.select(dense, count - 1, 0))
+            finish = f.least(finish, self.until)
+        n = f.var(0)
+        self._some(n, f.least(begin, finish))
+        with f.loop(finish - (ROUND - 1), start=n.get(), step=ROUND) as i:
+            for _ in range(ROUND):
+                for slot in range(self.taps - self.fresh, self.taps):
+                    self._add(slot)
+                self._store(None)
+                self._next()
+            n.set(i + ROUND)
+        self._some(n, count)
+
+    def _look_ahead(self, place: Value) -> None:
+        """Where the vectors come to that are next, on the right or in the next line; as far as they
+        are not in the lines of the cache that these are in.
+        """
+        f, form, lanes = self.f, self.form, self.lanes
+        across = form.stride[2] if form.direct else 1
+        wide, line = ABREAST * lanes, max(1, LINE // SIZE[self.slots.element])
+        more = place + self.vectors * lanes < self.unit["length", 2]
+        vectors = self.vectors * lanes
+        self.ahead = []
+        last = (wide - 1) * across + form.extent(2) - 1
+        for n in range(0, wide * across, line):
+            right, below = vectors * across + last - n, self.next[0] - place * across + last - n
+            self.ahead.append(f.select(more, f.integer(right), below))
+        self.ahead_out = []
+        for n in range(0, wide, line):
+            right, below = vectors + wide - 1 - n, self.next[1] - place + wide - 1 - n
+            self.ahead_out.append(f.select(more, f.integer(right), below))
+
+    def _masks(self, place: Value) -> dict[int, Value]:
+        """Which columns there are, by their distance from the first."""
+        f, form, lanes, stride = self.f, self.form, self.lanes, self.form.stride[2]
+        taps = [o * form.dilation[2] for o in range(self.wide)]
+        parts = {tap - tap % stride + n * lanes for tap in taps for n in range(stride)}
+        first = f.splat_low(place * stride + self.unit["before", 2], lanes)
+        return {part: f.counted(first, part, 0) < self.end for part in sorted(parts)}
+
+    def _some(self, n: Variable, end: Value) -> None:
+        """Outputs up to one, whose slots need not be there."""
+        f = self.f
+        with f.loop(end, start=n.get()) as i:
+            for slot in range(self.taps - self.fresh, self.taps):
+                self._guarded(slot, i * self.jump + slot)
+            self._store(i if self.edge else None)
+            self._next()
+            n.set(i + 1)
+
+    def _guarded(self, slot: int, number: Value) -> None:
+        """Add a slot if it is there; go on to the next."""
+        at = self._pointer(self.at)
+        with self.f.when((number >= self.begin) & (number < self.finish)):
+            self._add(slot)
+        self.at.set(at + self.step)
+
+    def _pointer(self, variable: Variable) -> Pointer:
+        """What an address has become."""
+        return Pointer(self.f, variable.get().ir, self.slots.element)
+
+    def _add(self, slot: int) -> None:
+        """Add a slot, counted from the first of the output that is completed next."""
+        f, at, lanes = self.f, self._pointer(self.at), self.lanes
+        for ahead in self.ahead:
+            f.prefetch(at + ahead)
+        uses = [(e, slot - e * self.jump) for e in range(self.going + 1)]
+        uses = [(e, tap) for e, tap in uses if 0 <= tap < self.taps]
+        known: dict[tuple[int, int], list[Value]] = {}
+        for o in range(self.wide):
+            for v in range(self.vectors):
+                x = self._load(at, v * lanes, o * self.form.dilation[2], known)
+                for e, tap in uses:
+                    total = self.sums[e][v]
+                    total.set(f.fma(x, self.weights[tap][o], total.get()))
+        self.at.set(at + self.step)
+
+    def _load(
+        self, at: Pointer, column: int, tap: int, known: dict[tuple[int, int], list[Value]]
+    ) -> Value:
+        """The columns of one tap, from the vector that begins at an output's column on."""
+        f, form, lanes = self.f, self.form, self.lanes
+        stride = form.stride[2] if form.direct else 1
+        if form.stride[2] > stride:  # in the strip phases of columns lie apart
+            return at.vector(column + self._in_strip(tap), lanes)
+        phase, begin = tap % stride, tap - tap % stride
+        parts = known.get((column, begin))
+        if parts is None:
+            parts = [self._part(at + column * stride, begin + n * lanes) for n in range(stride)]
+            known[column, begin] = parts
+        if stride == 1:
+            return parts[0]
+        return f.shuffle(parts[0], parts[1], [lane + phase for lane in dealt(self.plan, lanes)])
+
+    def _in_strip(self, tap: int) -> int:
+        """Elements from a column to its tap."""
+        stride, half = self.form.stride[2], self.form.half(self.plan.pixels == 1)
+        return tap % stride * half + tap // stride
+
+    def _part(self, at: Pointer, offset: int) -> Value:
+        """Neighbouring columns of a slot; at the border those that there are."""
+        if not (self.edge and self.form.direct):
+            return at.vector(offset, self.lanes)
+        return self.f.load_masked(at + offset, self.masks[offset])
+
+    def _store(self, number: Value | None) -> None:
+        """Write the output that is complete, and go on to the place of the next; `number`: it may
+        be narrower than a vector.
+        """
+        f, to = self.f, self._pointer(self.to)
+        self.to.set(to + self.down)
+        for ahead in self.ahead_out:
+            f.prefetch(to + ahead)
+        stores = []
+        for v, total in enumerate(self.sums[0]):
+            place = to + v * self.lanes
+            added = apart(place, self.unit["residual"]) if self.plan.residual else None
+            stores.append((place, self.results.result(total), added))
+        if number is None:
+            self.results.put(stores, None)
+            return
+        with f.choose(number < self.until) as (all_lanes, few):
+            with all_lanes:
+                self.results.put(stores, None)
+            with few:
+                self.results.put(stores, self.mask)
+
+    def _next(self) -> None:
+        """The sums below move up by one."""
+        for here, below in zip(self.sums, self.sums[1:], strict=False):
+            for total, other in zip(here, below, strict=True):
+                total.set(other.get())
+        for total in self.sums[-1]:
+            total.set(self.start)

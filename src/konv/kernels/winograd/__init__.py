@@ -1,0 +1,257 @@
+"""Winograd's convolution: fewer multiplications where a small kernel moves by steps of one or two.
+
+An m x m tile of outputs of an r x r kernel takes (m + r - 1)**2 products a pair of channels
+instead of m * m * r * r: F(4x4, 3x3) 36 instead of 144, F(4x4, 5x5) 64 instead of 400, F(4, 3) of a
+sequence 6 instead of 12 (konv.kernels.winograd.points). In steps of two, of the output or of a
+transposed layer's input, each step's taps are a kernel of steps of one: 4 x 4 outputs of 3 x 3 taps
+take 81 instead of 144 products, 8 x 8 transposed ones of 4 x 4 taps 100 instead of 256
+(konv.kernels.winograd.transforms). At each point they are a product of matrices:
+
+    V = B' d B     tiles by input channels       channels in the lanes; once for each tile
+    M = V U        for each of the points        U = G g G', packed (konv.kernels.winograd.weights)
+    y = A' M A     and the bias                  output channels in the lanes
+
+A unit of work is a box of tiles, so V and M stay near while U passes by
+(konv.kernels.winograd.units has the loops, konv.kernels.winograd.parts the three steps,
+konv.kernels.winograd.cut chooses boxes). A dilated layer is dilation x dilation interleaved ones:
+pixels of a tile lie that far apart, all else is addresses (konv.kernels.winograd.tables); as these
+are often small, tiles of 3 x 3 outputs may fill them better, which take 25 products for 81. A
+transposed layer of stride 1 is the same map with its weights stored otherwise. Of a volume each
+plane has its tiles, and the taps across planes are more channels to sum over.
+
+Bits. Tiles are anchored at output 0 and computed whole; beyond what its outputs need a tile sees
+zeros. So a result depends on its tile's inputs only, and a crop equals the crop of the whole from
+a multiple of `alignment` on, wherever it holds all that the tile reads. Every sum over channels is
+one chain. Padding is zeros in a tile like any others: no tap is left out.
+
+What differs from a plain sum of products. Rounding grows with the points: `rounding.ROUNDING` has
+the bound. A NaN or an infinity in the input reaches every output of its tile, up to m - 1 beyond
+its receptive field (2 m - 1 of a transposed layer of stride 2); numbers within a factor of 1000 of
+the largest float may overflow in a tile; an infinite or NaN weight leaves no output of its channel
+finite, of a transposed layer of stride 2 none at its step. `precision("exact")` keeps this
+algorithm out.
+
+Measured, in ms on two Sapphire Rapids cores (352 GFLOP/s), contiguous / channels-last, everything
+included, beside konv's direct kernel:
+
+    64@224 3x3         6.6 / 4.4    direct 14.3 / 12.4      64@56 3x3        .42 / .32   .91 / .78
+    256@56 3x3         5.1 / 4.6           12.6 / 11.8      128@28 3x3       .40 / .39   .93 / .78
+    256@64 dilated 2   6.1 / 5.3           15.9 / 14.7      256@14 3x3       .51 / .50   .97 / .89
+    512@33 dilated 4   8.7 / 7.7           21.4 / 17.0      64->192@27 5x5   .87 / .78  1.78 / 1.66
+    256@65 dilated 12 14.1 / 11.7          20.4 / 13.1      conv1d 256@1024  .94 / 1.17 1.60 / 1.71
+
+Of the 4.4 ms of 64@224 products take 2.8 (95 % of the peak), transforms the rest.
+On two of Zen 3 (196 GFLOP/s):
+
+    256@8x28x28 3x3x3   50 / 50    direct  145 / 129        64@16x32x32 5x5x5 48 / 41   105 / 89
+    512@4x14x14 3x3x3   34 / 28            126 / 56         512@2x7x7 3x3x3  7.4 / 12  14.3 / 8.5
+    144->64@16x56x56 3x1x1 27 / 19          41 / 35         64@56 1x3        .65 / .63   .90 / .90
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import lcm, prod
+
+from konv.geometry import Axis, Conv
+from konv.kernels.direct import tile_cost
+from konv.kernels.pack import HEADER
+from konv.kernels.winograd.count import count, tail, three
+from konv.kernels.winograd.cut import Model
+from konv.kernels.winograd.records import TILES_JOB
+from konv.kernels.winograd.schedule import schedule
+from konv.kernels.winograd.transforms import Transform, form, transforms
+from konv.kernels.winograd.units import emit_kernel
+from konv.llvm import Module
+from konv.plan import Blocks, Packing, Plan, Strides, Work
+from konv.target import BYTES, Target
+
+name = "winograd"
+exact = False
+once = False
+words = TILES_JOB
+
+LEAST = 16  # channels of a group, in and out
+
+# Input channels of a group beyond which wide register tiles come first: V is then read from the
+# second-level cache, once for each block of output channels (512@33 dilated by 4, in boxes of 12
+# tiles: 6 x 4 8.9 ms, 12 x 2 10.3). With 16 registers they always do: 4 x 3 is 1.2 times as fast as
+# 6 x 2 on maps of 28 and 14 pixels, and never slower (Zen 3).
+DEEP = 256
+
+# Register tiles, tiles by vectors of output channels, by bytes in a vector and registers
+# (konv.kernels.direct.TILES has the limits). Here pixels are neighbours in memory and cost one
+# address, so that long tiles pay: on AVX-512 12 x 2 reads 8 bytes of U and V a cycle from the
+# second-level cache, 6 x 4 23, and 16 tiles of a 14 x 14 image leave no rest.
+TILES = {
+    (16, 16): ((3, 3), (4, 2), (7, 1)),
+    (32, 16): ((4, 3), (6, 2), (7, 1)),
+    (16, 32): ((5, 4), (6, 3), (8, 2), (10, 1)),
+    (64, 32): ((12, 2), (8, 3), (6, 4), (14, 1)),
+}
+
+# Outputs of a part of a tile along an axis, by taps, stride and `up`. 4 of 5 taps in steps of one
+# are 8 points: 64 products for 16 outputs, which take 87 if a tile has 3 and 144 if it has 2
+# (96->256@27 in 2 groups 0.90 ms, 1.06, 1.46; 64@56 1.00, 1.62; 128@7 0.145, 0.206; Zen 3).
+OUTPUTS = {
+    (3, 1, 1): (4, 2),
+    (5, 1, 1): (4, 2),
+    (3, 2, 1): (4, 2),
+    (4, 2, 1): (4, 2),
+    (5, 2, 1): (4, 2),
+    (3, 1, 2): (4, 2),
+    (4, 1, 2): (4, 2),
+    (5, 1, 2): (4, 2),
+}
+
+# The same of dilated layers: an interleaved axis has few outputs, and tiles of 3 leave none empty
+# where it has 3, 5 or 6 (256@65 dilated by 12, 5 or 6: 15.3 ms, on tiles of 4 22.9; 2048->256@33
+# by 12, 2 or 3: 34.8 and 54.8; Zen 3).
+DILATED = {(3, 1, 1): (4, 3, 2)}
+
+# Multiplications saved that pay for the transforms, at least: 128@5 saves 1.56 and is 10 % slower,
+# conv1d 64@4096 of 5 taps saves 1.67 and is 20 % faster, 256@65 dilated by 12 1.83 and 12 %.
+SAVING = 1.6
+
+USUAL = 2 * 1024 * 1024  # bytes of second-level cache that the model of cost takes
+
+# Bytes of U for each tile that no saving pays for: 1024@28 has 2.3 MiB and is 2.5 times as fast as
+# without tiles; 512@7 with tiles of 4 has 9 and is slower than with those of 2, which have 1.
+EACH = 5 * 2**19
+# The same in steps of two, where less is saved than in steps of one, and bytes that pay anyway:
+# 256@28, 0.3 MiB each and 20 in all, is 8 % slower; transposed 512->256@8 pays with tiles of 2, as
+# many each and 18 in all, and not with those of 4, 3 MiB each (2.5 ms, 1.3 with tiles of 2, 1.7
+# without; Zen 3).
+STEPS_EACH, STEPS_FEW = 0.25 * 2**20, 19 * 2**20
+
+
+def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv.plan.Algorithm
+    """Only f32, kernels of 3 to 5 taps in steps of one or two, channels and tiles enough; of a
+    volume the planes are in steps of one, with any number of taps across them.
+    """
+    if conv.dtype != "float32":
+        return f"takes float32 only, for its rounding; here {conv.dtype}"
+    ci, co = conv.ci // conv.groups, conv.co // conv.groups
+    if min(ci, co) < LEAST:
+        return f"takes {LEAST} channels in and out a group or more; here {ci} and {co}"
+    deep, *plane = three(conv)
+    if max(deep.stride, deep.up, deep.dilation) > 1:
+        return "takes the planes of a volume in steps of one only"
+    steps = {(a.kernel, a.stride, a.up) for a in plane} - {(1, 1, 1)}
+    if len(steps) != 1 or not steps <= OUTPUTS.keys():  # 4 taps in steps of two only
+        return "takes kernels of 3, 4 or 5 taps in steps of one or two, the same on every axis"
+    for axis in plane:
+        if max(axis.stride, axis.up) > 1 and axis.dilation > 1:
+            return f"takes dilation in steps of one only; here {axis.dilation}"
+    whys = [_too_little(conv, m) for m in _outputs(conv)]
+    return whys[0] if all(whys) else None
+
+
+def _outputs(conv: Conv) -> tuple[int, ...]:
+    axis = _axis(conv)
+    steps = axis.kernel, axis.stride, axis.up
+    return DILATED.get(steps, OUTPUTS[steps]) if _is_dilated(conv) else OUTPUTS[steps]
+
+
+def _is_dilated(conv: Conv) -> bool:
+    return any(axis.dilation > 1 and axis.kernel > 1 for axis in three(conv)[1:])
+
+
+def _axis(conv: Conv) -> Axis:
+    """An axis that is transformed; others are like it, or have one tap."""
+    return max(three(conv)[1:], key=lambda axis: axis.kernel)
+
+
+def _too_little(conv: Conv, m: int) -> str | None:
+    """Why tiles of m outputs a part do not pay at this image size."""
+    deep, *plane = three(conv)
+    pairs = [(axis, Transform.of(axis, m)) for axis in plane]
+    tiles, points = prod(count(*pair) for pair in pairs), prod(t.n for _, t in pairs)
+    saved = prod(axis.out * axis.kernel / axis.up for axis, _ in pairs) / (tiles * points)
+    # Planes of padding are multiplied here, which others leave out.
+    saved *= deep.taps(conv.mode) / (deep.out * deep.kernel)
+    if saved < SAVING:
+        return f"would save a factor of {saved:.1f} of the multiplications, less than {SAVING}"
+    tiles *= deep.out
+    size = points * conv.ci // conv.groups * conv.co * deep.kernel * BYTES[conv.dtype]
+    by_one = _axis(conv).stride == _axis(conv).up
+    if size > (EACH * tiles if by_one else max(STEPS_EACH * tiles, STEPS_FEW)):
+        return f"would read {size / 2**20:.0f} MiB of transformed weights for {tiles} tiles"
+    return None
+
+
+def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
+    """One plan for each size of tile, the largest that pays first, of a dilated layer the cheapest
+    of those that pay, and register tile.
+    """
+    lanes = target.lanes(conv.dtype)
+    vectors = -(-conv.co // conv.groups // lanes)
+    table = TILES[target.vector_bytes, target.registers]
+    wide = conv.ci // conv.groups > DEEP or target.registers == 16
+    tiles = sorted(
+        table,
+        key=lambda tile: (-tile[1] if wide else 0, tile_cost(vectors, *tile), tile[1]),
+    )
+    found = []
+    for m in _outputs(conv):
+        plane = three(conv)[1:]
+        pair = [Transform.of(axis, m) for axis in plane]
+        steps = [t.outputs * axis.dilation for t, axis in zip(pair, plane, strict=True)]
+        both = form(*pair)
+        those = [
+            Plan(
+                name, conv.dtype, packed, blocked, mr, nr, tail(vectors, nr), alignment=lcm(*steps),
+                form=both,
+            )
+            for mr, nr in tiles
+        ]  # fmt: skip
+        # What does not pay stands last, not left out: plans are the same for any image size.
+        price = cost(conv, those[0], target) if _is_dilated(conv) else 0.0
+        found.append((_too_little(conv, m) is not None, price, those))
+    found.sort(key=lambda each: each[:2])
+    return tuple(plan for *_, those in found for plan in those)
+
+
+def cost(conv: Conv, plan: Plan, target: Target) -> float:
+    """Modelled cycles of one core for one image, packed weights at hand: those of the best cut
+    into boxes (konv.kernels.winograd.cut), and one to store a vector of results. Measured times are
+    1.2 to 1.5 times that.
+    """
+    # Boxes as for any machine's cache: which plan is best shall not hang on it.
+    model = Model(conv, plan, replace(target, l2=USUAL))
+    stores = conv.groups * model.vectors * prod(axis.out for axis in conv.axes)
+    return model.best(threads=1, n=1).cycles + stores
+
+
+def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
+    """Boxes of tiles as konv.kernels.winograd.schedule cuts them."""
+    return schedule(conv, plan, target, x, y, threads)
+
+
+def packing(conv: Conv, plan: Plan, target: Target) -> Packing:
+    """Weights as konv.kernels.winograd.weights packs them."""
+    co, ci, lanes = conv.co // conv.groups, conv.ci // conv.groups, target.lanes(plan.dtype)
+    over, along = transforms(plan)
+    each = over.n * along.n * ci * three(conv)[0].kernel + 1
+    padded = -(-co // lanes) * lanes
+    size = HEADER + conv.groups * padded * each * BYTES[plan.dtype]
+    return Packing(size, conv.groups, co, ci)
+
+
+def blocks(conv: Conv, plan: Plan, target: Target) -> Blocks:
+    """Register tiles of tiles; what a tile has of outputs, all are counted as having."""
+    lanes, ci = target.lanes(plan.dtype), conv.ci // conv.groups
+    deep, *plane = three(conv)
+    tiles = deep.out * prod(count(*pair) for pair in zip(plane, transforms(plan), strict=True))
+    each = prod(t.outputs for t in transforms(plan))
+    return Blocks(
+        pixels=(tiles * each, plan.pixels * each),
+        co=(conv.co // conv.groups, plan.vectors * lanes),
+        ci=(ci, LEAST),
+        groups=(conv.groups, 1),
+    )
+
+
+def emit(plan: Plan, target: Target) -> Module:
+    """The module of a plan: `run` and `pack`."""
+    return emit_kernel(plan, target, transforms(plan))

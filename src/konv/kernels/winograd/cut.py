@@ -1,0 +1,242 @@
+"""How large a box of tiles a unit takes, by a model of what a unit costs; the same model says what
+Winograd costs at all.
+
+Few tiles a box: U, which passes by once for each box, is used seldom, and register tiles do not
+fill. Many: V leaves the second-level cache, and the threads end unevenly. So every way to cut is
+modelled, and the cheapest is taken. Nothing here changes a result.
+
+Cycles were fitted on a core like a Sapphire Rapids (AVX-512, 2 MB of second-level cache).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+from math import prod
+
+from konv.geometry import Axis, Conv
+from konv.kernels.winograd.count import RESTS, count, three, widths
+from konv.kernels.winograd.transforms import transforms
+from konv.plan import Plan
+from konv.target import BYTES, Target
+
+BOX = 64  # tiles of a box
+PIECES, FEW = 8, 4  # ways to cut an axis that are tried, from the fewest boxes; of three axes
+# A vector at a point, in and out: loads, stores, a sixth of two transforms; a product: the way in
+# and out, its sums to M; products beside all that passes through the caches, by the cycles of their
+# register tiles. In steps of two, with their many points and small savings, what is on Zen 3.
+INPUT, OUTPUT, CALL, BESIDE = 3.6, 3.4, 40.0, 1.0
+STEPS = 6.5, 6.5, 100.0, 1.2
+STAGE = 5.0  # contiguous output: a vector of results transposed, staged and written
+PACK = 0.6  # contiguous input: a number brought channels-last
+# Contiguous input and output: begun lines of a box cost as much as so many numbers; of a box as
+# wide as the image, whose lines follow each other, fewer (512@14, 1024@7 in 32 groups, Zen 3).
+RUN, WHOLE = 32, 12
+# The same where a box holds not even one line of each interleaved axis, so that pixels and results
+# are fetched and stored one by one: a number, and a vector of results (conv1d 64@2000 dilated by
+# 400: 0.57 ms, without tiles 0.49; Zen 3).
+SINGLE, SCATTER = 2.0, 20.0
+ADDRESS = 3.0  # a pixel's or a result's
+# Bytes that arrive in a cycle from the third-level cache, and of U, which in a network comes from
+# memory: with 8 both threads read all of it, each for half of the tiles, where now each reads half
+# (256@14 0.98 to 0.76 ms, 512@7 1.88 to 1.70, with eleven and six layers taking turns, Zen 3).
+CACHED, STREAM = 8.0, 6.0
+# Threads are not equally fast, for other programs and neighbours of a virtual machine: the last is
+# taken to be so much slower, and units by which others can help it are worth something (256@28 in 8
+# units 1.9 ms, in 2 2.2), but each has a price (128->32@28 in 8 units 0.30 ms, in 2 0.26, Zen 3).
+SLOWER, UNIT = 1 / 16, 4000.0
+TRIED, MANY = 12, 64  # cuts whose units are dealt out one by one, of so many units at most
+
+
+def even(count: int, most: int, pieces: int = PIECES) -> Iterator[int]:
+    """Sizes of boxes, at most `most`, that cut `count` as evenly as can be: largest first."""
+    fewest, last = -(-count // max(1, min(most, count))), 0
+    for boxes in range(fewest, min(count, fewest + pieces) + 1):
+        box = -(-count // boxes)
+        if box != last:
+            yield box
+        last = box
+
+
+def _pieces(count: int, box: int) -> list[int]:
+    """The sizes of the boxes that an axis is cut into."""
+    return [min(box, count - i) for i in range(0, count, box)]
+
+
+def turns(axis: Axis, lines: int, box: int) -> int:
+    """Lines of a box: whole turns of interleaved ones if they are so many."""
+    apart = axis.dilation if axis.kernel > 1 else 1
+    return box - box % apart if apart <= box < lines else box
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Planes of results - of a volume, else images - and lines of each axis in a box, and blocks of
+    output channels in a unit; the cycles that the slowest thread takes for all units of the call.
+    """
+
+    planes: int
+    rows: int
+    columns: int
+    chunk_blocks: int
+    cycles: float
+
+
+class Model:
+    """What a layer under a plan costs, at one image size."""
+
+    def __init__(self, conv: Conv, plan: Plan, target: Target) -> None:
+        self.conv, self.plan = conv, plan
+        self.deep, *self.axes = three(conv)
+        self.transforms = transforms(plan)
+        self.points = self.transforms[0].n * self.transforms[1].n
+        self.results = self.transforms[0].outputs * self.transforms[1].outputs
+        self.lanes, self.ci = target.lanes(plan.dtype), conv.ci // conv.groups
+        self.vectors = -(-conv.co // conv.groups // self.lanes)
+        self.widths = widths(self.vectors, plan)
+        self.blocks = len(self.widths)
+        self.l2 = target.l2
+        by_one = all(len(t.parts) == 1 for t in self.transforms)
+        cycles = (INPUT, OUTPUT, CALL, BESIDE) if by_one else STEPS
+        self.input, self.output, self.call, self.beside = cycles
+        down, along = zip(self.axes, self.transforms, strict=True)
+        self.lines = count(*down), count(*along)
+
+    def best(self, threads: int, n: int) -> Cut:
+        """The cheapest cut for n images and so many threads."""
+        rows, columns = self.lines
+        pieces = PIECES if self.deep.out == 1 else FEW
+        boxes = [
+            (deep, down, along)
+            for along in even(columns, BOX, pieces)
+            for down in even(rows, BOX // along, pieces)
+            for deep in even(self.deep.out, BOX // (along * down), pieces)
+        ]
+        few = self.conv.dims < 3 and rows * columns <= BOX // 2
+        if few and n > 1 == self.conv.groups:  # each group would pack all the images
+            boxes += [(i, rows, columns) for i in even(n, BOX // (rows * columns)) if i > 1]
+        down, along = zip(self.axes, self.lines, strict=True)
+        whole = ((i, turns(*down, r), turns(*along, c)) for i, r, c in boxes)
+        boxes = list(dict.fromkeys(whole))
+        least = min(self.plan.pixels // 2, BOX)
+        chunks = range(1, min(self.blocks, 4 * threads if threads > 1 else 1) + 1)
+        cuts = [
+            self._cut(*box, piece, threads, n)
+            for box in [box for box in boxes if prod(box) >= least] or boxes[:1]
+            for piece in chunks
+        ]
+        if threads == 1:
+            return min(cuts, key=lambda cut: cut.cycles)
+        cuts.sort(key=lambda cut: cut.cycles)
+        dealt = [replace(cut, cycles=self._dealt(cut, threads, n)) for cut in cuts[:TRIED]]
+        return min(dealt, key=lambda cut: cut.cycles)
+
+    def _dealt(self, cut: Cut, threads: int, n: int) -> float:
+        """Cycles until the last thread ends, units as large as they are and dealt out as
+        konv.kernels.region does it: each has a range of its own, then helps with the others'.
+        """
+        speeds = [1.0] * (threads - 1) + [1 - SLOWER]
+        chunks = -(-self.blocks // cut.chunk_blocks)
+        images, deep = (n, self.deep.out) if self.conv.dims > 2 else (1, n)
+        axes = zip((deep, *self.lines), (cut.planes, cut.rows, cut.columns), strict=True)
+        boxes = [
+            box
+            for sizes in product(*(_pieces(*axis) for axis in axes))
+            for box in [sizes] * self.conv.groups
+        ] * images
+        units = len(boxes) * chunks
+        if units > MANY:
+            return cut.cycles * threads / sum(speeds)
+        ends = [i * units // threads for i in range(threads + 1)]
+        queues = [list(range(*ends[i : i + 2])) for i in range(threads)]
+        times, at = [0.0] * threads, [-1] * threads
+        prices: dict[tuple[tuple[int, ...], int, bool], float] = {}
+        for _ in range(units):
+            who = times.index(min(times))
+            queue = next(q for q in (*queues[who:], *queues[:who]) if q)
+            box, chunk = divmod(queue.pop(0), chunks)
+            key = boxes[box], chunk, at[who] == box
+            if key not in prices:
+                prices[key] = self._unit(*key, cut.chunk_blocks)
+            times[who] += prices[key] / speeds[who]
+            at[who] = box
+        return max(times)
+
+    def _unit(self, box: tuple[int, ...], chunk: int, known: bool, blocks: int) -> float:
+        """A unit, one of a box's chunks of so many blocks; `known`: its thread has V of the box."""
+        planes, rows, columns = box
+        read, first = planes + self.deep.kernel - 1, chunk * blocks
+        served = self.conv.groups if read == 1 else 1
+        inputs = UNIT if known else UNIT + read * self._inputs(rows, columns, served)
+        blocks = min(blocks, self.blocks - first)
+        return inputs + self._products(planes * rows, columns, first, blocks, read / planes)
+
+    def _cut(self, planes: int, rows: int, columns: int, pieces: int, threads: int, n: int) -> Cut:
+        chunk = -(-self.blocks // pieces)
+        chunks = -(-self.blocks // chunk)
+        down, along = self.lines
+        boxes = -(-down // rows) * -(-along // columns) * self.conv.groups
+        boxes *= n * -(-self.deep.out // planes) if self.conv.dims > 2 else -(-n // planes)
+        # Threads take units that follow each other, which share a box's V.
+        shared = min(1.0, 1 / chunks + (threads - 1) / (boxes * chunks or 1))
+        read = planes + self.deep.kernel - 1
+        # A single plane's tables serve all groups; of several, each makes its own.
+        unit = shared * read * self._inputs(rows, columns, self.conv.groups if read == 1 else 1)
+        unit += self._products(planes * rows, columns, 0, chunk, read / planes)
+        return Cut(planes, rows, columns, chunk, -(-boxes * chunks // threads) * unit)
+
+    def _inputs(self, rows: int, columns: int, served: int) -> float:
+        """A group's V of a plane, its packed image, and tables, which serve so many groups."""
+        tiles, vectors = rows * columns, -(-self.ci // self.lanes)
+        cycles = tiles * self.points * (ADDRESS / served + vectors * self.input)
+        if self.plan.packed:
+            over, along = self.transforms
+            high = (rows - 1) * over.step + over.inputs
+            if self._scattered(columns):
+                numbers = high * columns * along.inputs * SINGLE
+            else:
+                wide = (columns - 1) * along.step + along.inputs
+                numbers = high * (wide + self._begun(columns)) * PACK
+            cycles += numbers * self.ci
+        return cycles
+
+    def _scattered(self, columns: int) -> bool:
+        """Whether a box so wide has less than a line of each interleaved axis."""
+        return columns < min(self.axes[1].dilation, self.lines[1])
+
+    def _begun(self, columns: int) -> int:
+        return WHOLE if columns >= self.lines[1] else RUN
+
+    def _products(self, rows: int, columns: int, first: int, blocks: int, read: float) -> float:
+        """Some blocks of output channels, from the first on, over a box: products and transforms
+        out; `read`: tiles of V for each of M.
+        """
+        wide, rest, sums, calls = self.widths[first : first + blocks], rows * columns, 0.0, 0
+        # All groups pass by between a box and the next, which reads U of its group again (512@14 in
+        # 32 groups, one box for four: contiguous 0.221 to 0.203 ms, else 0.207 to 0.160, Zen 3).
+        passing = self.conv.groups if rest < prod(self.lines) * self.deep.out else 1
+        counts = [(nr, wide.count(nr)) for nr in set(wide)]
+        sizes = (self.plan.pixels, *RESTS.get(self.plan.pixels, ()))
+        for size in sizes:
+            here = rest // size if size != sizes[-1] else -(-rest // size)
+            rest, calls = rest - here * size, calls + here
+            cycles = sum(max(size * nr, 8, size + nr) * of for nr, of in counts)
+            sums += here * cycles * self.beside
+        vectors = sum(wide)
+        product = self.points * (sums * self.ci / 2 + blocks * calls * self.call)
+        product *= self.deep.kernel
+        size = self.points * self.ci * BYTES[self.plan.dtype]
+        far = size * vectors * self.lanes * self.deep.kernel  # from beyond the second-level cache:
+        if size * self.vectors * self.lanes * self.deep.kernel * passing < self.l2 // 2:  # U,
+            far //= 4
+        stream = far / STREAM
+        if size * rows * columns * read > self.l2 * 5 // 8:  # and V if it does not stay there
+            stream += size * rows * columns * blocks * self.deep.kernel / CACHED
+        product = max(product, stream) + min(product, stream) / 4
+        out = self.points * self.output
+        if self.plan.blocked:
+            begun = self._begun(columns) / (columns * self.transforms[1].outputs)
+            stage = SCATTER if self._scattered(columns) else STAGE * (1 + begun)
+            out += self.results * stage
+        return product + rows * columns * vectors * out

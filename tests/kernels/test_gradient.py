@@ -20,6 +20,7 @@ from konv import gradient as front
 from konv import llvm, reference, rounding, weight_gradient
 from konv.geometry import Conv
 from konv.kernels import gradient, schedule
+from konv.kernels.gradient import boxes as gradient_boxes
 from konv.kernels.gradient import cut as gradient_cut
 from konv.kernels.gradient import pencils as gradient_pencils
 from konv.kernels.gradient import planar as gradient_planar
@@ -29,6 +30,7 @@ from konv.kernels.gradient.pencils import cut as gradient_pencils_cut
 from konv.kernels.gradient.planar import cut as gradient_planar_cut
 from konv.kernels.gradient.rows import cut as gradient_rows_cut
 from konv.kernels.gradient.winograd import cut as gradient_winograd_cut
+from konv.kernels.gradient.winograd import runs
 from konv.runtime import gradient as runtime
 
 KERNELS: tuple[Any, ...] = (
@@ -109,11 +111,12 @@ def small_boxes() -> Iterator[None]:
     """Cut work as if it were large: boxes of a few outputs, parts of a few boxes, small units."""
     numbers = {
         "PANEL": 2048, "STRIP": 2048, "SUMS": 2048, "OUTPUTS_OF_PART": 32, "ALONE": 0,
-        "PIECE": 64, "PARTIAL": 10**6,
+        "PIECE": 64,
     }  # fmt: skip
     with ExitStack() as stack:
         for name, number in numbers.items():
             stack.enter_context(patch.object(gradient_cut, name, number))
+        stack.enter_context(patch.object(gradient_boxes, "PARTIAL", 10**6))
         planar = {"OUTPUTS": 24, "OUTPUTS_LAST": 24, "GROUPS": 512, "TOGETHER": 2}
         for name, number in planar.items():
             stack.enter_context(patch.object(gradient_planar_cut, name, number))
@@ -124,11 +127,13 @@ def small_boxes() -> Iterator[None]:
         for name, number in rows.items():
             stack.enter_context(patch.object(gradient_rows_cut, name, number))
         winograd = {
-            "BOX": 6, "WIDEST": 3, "WIDE": 8, "WIDE_LAST": 16, "DEEP": 5, "POINTS": 2**17,
+            "WIDE": 8, "WIDE_LAST": 16, "DEEP": 5, "POINTS": 2**17,
             "CHUNK": 2**17, "FEW": 0, "LEAVING": 8,
         }  # fmt: skip
         for name, number in winograd.items():
             stack.enter_context(patch.object(gradient_winograd_cut, name, number))
+        for name, number in {"BOX": 6, "WIDEST": 3}.items():
+            stack.enter_context(patch.object(runs, name, number))
         stack.enter_context(patch.object(schedule, "FAR", 0))
         yield
 

@@ -35,6 +35,7 @@ from konv.kernels import (
 )
 from konv.kernels.direct.flat_tile import emit_flat_sweep
 from konv.kernels.direct.row_tile import emit_row
+from konv.kernels.direct.tiles import TILES
 from konv.kernels.microtile import UNROLL, emit_tile
 from konv.kernels.panels.tile import FEWER, emit_first
 from konv.kernels.panels.tile import emit_rows as emit_panel_rows
@@ -63,7 +64,7 @@ def tiles() -> Iterator[object]:
     """Every tile in the table with every width its last block can have, and every depth."""
     for machine in MACHINES:
         target = target_of(machine)
-        shapes = direct.TILES[target.vector_bytes, target.registers]
+        shapes = TILES[target.vector_bytes, target.registers]
         for mr, nr in sorted({(mr, nr) for mr, most in shapes for nr in range(1, most + 1)}):
             for depth in range(UNROLL):
                 name = f"{machine}-{mr}x{nr}-{depth or 'many'}"
@@ -91,7 +92,7 @@ def rows() -> Iterator[object]:
         target = target_of(machine)
         if target.vector_bytes < 32:
             continue
-        shapes = direct.TILES[target.vector_bytes, target.registers]
+        shapes = TILES[target.vector_bytes, target.registers]
         for mr, nr in sorted({(mr, nr) for mr, most in shapes for nr in range(1, most + 1)}):
             for depth, ahead in ((9, 6), (21, 6), (12, 4), (16, 16)):
                 yield pytest.param(machine, mr, nr, depth, ahead, id=f"{machine}-{mr}x{nr}-{depth}")
@@ -291,7 +292,7 @@ def test_every_machine_has_tiles() -> None:
     """A target that describe() makes finds its row in the table of tiles."""
     for machine in MACHINES:
         target = target_of(machine)
-        assert (target.vector_bytes, target.registers) in direct.TILES
+        assert (target.vector_bytes, target.registers) in TILES
         assert (target.vector_bytes, target.registers) in winograd.TILES
 
 

@@ -21,7 +21,7 @@ from konv.geometry import Conv
 from konv.kernels import channels
 from konv.kernels.channels import Channels
 from konv.kernels.cut import SCATTERED
-from konv.kernels.direct import last_block
+from konv.kernels.direct.tiles import last_block
 from konv.kernels.microtile import tile_function
 from konv.kernels.schedule import schedule
 from konv.kernels.stored import HALVES

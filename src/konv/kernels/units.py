@@ -27,9 +27,10 @@ from konv.kernels.pack import HEADER
 from konv.kernels.packing import emit_image
 from konv.kernels.region import emit_entry, emit_units
 from konv.kernels.results import emit_output as emit_channels
+from konv.kernels.rows import emit_rows
 from konv.kernels.stored import element
 from konv.kernels.sweep import emit_tile_sweep
-from konv.kernels.tables import emit_places, emit_rows, emit_slots, emit_taps
+from konv.kernels.tables import emit_places, emit_slots, emit_taps
 from konv.kernels.words import AXES, JOB, PHASE, UNIT, Piece, Words, part_function
 from konv.llvm import I64, REAL, SIZE, Function, Module, Routine, Value
 from konv.plan import Plan

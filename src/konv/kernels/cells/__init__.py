@@ -34,7 +34,7 @@ from math import lcm, prod
 from konv.geometry import Conv
 from konv.kernels.cells.edge import Where, emit_edge
 from konv.kernels.cells.weights import emit_cell_filters
-from konv.kernels.direct import tile_cost
+from konv.kernels.direct.tiles import tile_cost
 from konv.kernels.pack import HEADER
 from konv.kernels.subpixel.grid import Grid, cells_of, shift_of
 from konv.kernels.winograd import EACH, LEAST, TILES, USUAL

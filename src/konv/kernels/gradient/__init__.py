@@ -14,7 +14,7 @@ from __future__ import annotations
 from math import prod
 
 from konv.geometry import Conv
-from konv.kernels.direct import TILES, last_block, tile_cost
+from konv.kernels.direct.tiles import TILES, last_block, tile_cost
 from konv.kernels.gradient.apart import share
 from konv.kernels.gradient.units import emit_kernel
 from konv.llvm import Module

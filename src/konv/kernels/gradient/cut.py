@@ -1,7 +1,6 @@
-"""How a weight gradient is cut into boxes, parts and units.
+"""How the boxes and parts of a weight gradient (konv.kernels.gradient.boxes) become units.
 
-Boxes and parts decide in which order products are added up, so they depend on the sizes of the
-layer and on nothing else. Which channels a unit takes changes no sum: that is for the threads.
+Which channels a unit takes changes no sum: that is for the threads.
 """
 
 from __future__ import annotations
@@ -9,23 +8,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import gcd, prod
 
-from konv.geometry import Axis, Conv
+from konv.geometry import Conv
 from konv.kernels import scratch
 from konv.kernels.cut import Line
+from konv.kernels.gradient.boxes import Boxes, whole
 from konv.kernels.gradient.records import JOB
 from konv.kernels.stored import HALVES
 from konv.plan import Plan, Strides
 from konv.target import COMPUTED, Target
 
 PANEL = 28 * 1024  # bytes of a box's panel, for one block of channels: a first-level cache
-CHANNEL = 2**16  # numbers of one channel in a strip beyond which boxes are made smaller
 STRIP = 2**18  # numbers of a strip, 1 MB: beyond, a unit takes fewer input channels
 SUMS = 2**18  # numbers of a unit's sums likewise, then fewer output channels
-# Numbers that all parts together may leave: 1 MB, which is read again from a cache. With 2**20 and
-# 8 images 1x1 layers 1024->256@14, 512->128@28 took 1.07, 256->512@28 1.04 as long (Zen 3).
-PARTIAL = 2**18
 OUTPUTS_OF_PART = 256  # at least: adding up the parts costs 2 % then
-PARTS = 16
 ALONE = 60_000  # multiply-adds below which a second thread costs more than it brings
 PIECE = 2**13  # numbers that a unit adds up
 TURNED, COPIED = 0.7, 0.6  # cycles a number: of dy into panels, of x into strips
@@ -42,42 +37,6 @@ class Work:
     then: list[list[int]]
     threads: int
     scratch: int
-
-
-@dataclass(frozen=True, slots=True)
-class Boxes:
-    """The outputs of a layer in boxes; the images in one, and the parts that boxes make."""
-
-    lines: list[Line]
-    images: int
-    count: int
-    parts: int
-
-    @classmethod
-    def of(cls, conv: Conv, most: int, part: int) -> Boxes:
-        """Outputs in a box at most, or about; in a part at least."""
-        axes = (Axis(1, 1),) * (3 - conv.dims) + conv.axes
-        while True:
-            lines = [Line(axis) for axis in axes]
-            left = most
-            for line in reversed(lines):
-                line.cut(max(1, left))
-                left //= line.box
-            if most == 1 or prod(line.slots for line in lines) <= CHANNEL:
-                break
-            most //= 2
-        return cls.over(conv, lines, left, part)
-
-    @classmethod
-    def over(cls, conv: Conv, lines: list[Line], images: int, part: int) -> Boxes:
-        """With axes cut like this, and so many images in a box if one holds a whole image."""
-        whole = all(line.boxes == 1 for line in lines)
-        images = max(1, images) if whole else 1
-        images = -(-conv.n // -(-conv.n // images))
-        count = -(-conv.n // images) * prod(line.boxes for line in lines)
-        outputs = conv.n * prod(line.count for line in lines)
-        parts = max(1, min(PARTS, count, outputs // part, PARTIAL // conv.params))
-        return cls(lines, images, count, count // -(-count // parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,15 +174,6 @@ def describe(
         }  # fmt: skip
         tables += line.raws()
     return words, tables
-
-
-def whole(lines: list[Line], y: Strides) -> int:
-    """Axes from the last on whose outputs a box has all of, and lie in one run with the next."""
-    if lines[2].boxes > 1 or (lines[1].count > 1 and y[1] != lines[2].count * y[2]):
-        return 0
-    if lines[1].boxes > 1 or (lines[0].count > 1 and y[0] != lines[1].count * y[1]):
-        return 1
-    return 2
 
 
 def _x_whole(conv: Conv, lines: list[Line], x: Strides) -> int:

@@ -20,7 +20,7 @@ from math import prod
 
 from konv.geometry import Conv
 from konv.kernels.channels import Channels
-from konv.kernels.direct import CALL, TILES
+from konv.kernels.direct.tiles import CALL, TILES
 from konv.kernels.interleave.rows import emit_rows_out
 from konv.kernels.interleave.weights import emit_sweep_weights, listed
 from konv.kernels.microtile import UNROLL, add_channels, tile_function

@@ -31,8 +31,8 @@ from math import prod
 from konv.geometry import Conv
 from konv.kernels import interleave
 from konv.kernels.channels import Channels
-from konv.kernels.direct import CALL, ROW_CALL, ROW_TRIP, TILES, flat_cost, last_block
 from konv.kernels.direct.flat_tile import emit_flat_sweep
+from konv.kernels.direct.tiles import CALL, ROW_CALL, ROW_TRIP, TILES, flat_cost, last_block
 from konv.kernels.microtile import UNROLL, add_channels, emit_tile, tile_function
 from konv.kernels.stored import HALVES
 from konv.kernels.subpixel.grid import Grid, cell_schedule, cells_of, shift_of

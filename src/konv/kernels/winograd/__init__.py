@@ -54,7 +54,7 @@ from dataclasses import replace
 from math import lcm, prod
 
 from konv.geometry import Axis, Conv
-from konv.kernels.direct import tile_cost
+from konv.kernels.direct.tiles import tile_cost
 from konv.kernels.pack import HEADER
 from konv.kernels.winograd.count import count, tail, three
 from konv.kernels.winograd.cut import Model
@@ -80,7 +80,7 @@ LEAST = 16  # channels of a group, in and out
 DEEP = 256
 
 # Register tiles, tiles by vectors of output channels, by bytes in a vector and registers
-# (konv.kernels.direct.TILES has the limits). Here pixels are neighbours in memory and cost one
+# (konv.kernels.direct.tiles has the limits). Here pixels are neighbours in memory and cost one
 # address, so that long tiles pay: on AVX-512 12 x 2 reads 8 bytes of U and V a cycle from the
 # second-level cache, 6 x 4 23, and 16 tiles of a 14 x 14 image leave no rest.
 TILES = {

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from konv.kernels.winograd.count import RESTS
-from konv.kernels.winograd.parts import emit_flush, emit_product, offset
+from konv.kernels.winograd.outputs import emit_flush
+from konv.kernels.winograd.parts import emit_product, offset
 from konv.kernels.winograd.records import EDGE, TILE_AXES, tiles_function
 from konv.kernels.winograd.tables import OUTS
 from konv.kernels.winograd.transforms import Pair
@@ -70,8 +71,8 @@ def _sizes(plan: Plan) -> tuple[int, ...]:
 
 def _emit_stores(module: Module, plan: Plan, transforms: Pair, out: Out) -> Routine:
     """stores(job, unit, n, wide, bias, channel): vector n of a block of `wide` channels, from M to
-    the output; of cells `ahead` as konv.kernels.winograd.parts.emit_outputs says, and the vector's
-    number.
+    the output; of cells `ahead`, as konv.kernels.winograd.outputs.emit_outputs says, and the
+    number of the vector.
     """
     lanes, (outputs, edge) = module.target.lanes(plan.dtype), out
     each = transforms[0].outputs * transforms[1].outputs

@@ -21,7 +21,8 @@ from functools import partial
 from konv.kernels.pack import HEADER
 from konv.kernels.packing import emit_image
 from konv.kernels.region import emit_entry, emit_units
-from konv.kernels.winograd.parts import emit_inputs, emit_outputs
+from konv.kernels.winograd.outputs import emit_outputs
+from konv.kernels.winograd.parts import emit_inputs
 from konv.kernels.winograd.records import TILES_JOB, TILES_UNIT, tiles_function
 from konv.kernels.winograd.sweeps import Ends, emit_block
 from konv.kernels.winograd.tables import emit_axes, emit_tables

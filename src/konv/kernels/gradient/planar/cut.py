@@ -8,7 +8,8 @@ from math import prod
 
 from konv.geometry import Conv
 from konv.kernels.gradient import cut as gradient_cut
-from konv.kernels.gradient.cut import Boxes, Sizes, Work, complete, whole
+from konv.kernels.gradient.boxes import Boxes, whole
+from konv.kernels.gradient.cut import Sizes, Work, complete
 from konv.kernels.stored import HALVES
 from konv.plan import Plan, Strides
 from konv.target import COMPUTED, Target

@@ -19,7 +19,7 @@ for some tiles after the other, so that V and D wait in the last cache:
     both        instead of the last two, for few tiles: U of some channels in scratch, and its dg
 
 A dilated axis is `dilation` interleaved ones, whose tiles follow each other in the order of their
-first outputs (konv.kernels.gradient.winograd.cut.first_output): their sums add up into one.
+first outputs (konv.kernels.gradient.winograd.runs.first_output): their sums add up into one.
 
 What differs from a plain sum of products is as in konv.kernels.winograd: rounding
 (`rounding.weight_gradient_tolerance`), and numbers that are not finite, which reach all taps of
@@ -50,7 +50,7 @@ from functools import partial
 from math import prod
 
 from konv.geometry import Conv
-from konv.kernels.direct import last_block, tile_cost
+from konv.kernels.direct.tiles import last_block, tile_cost
 from konv.kernels.gradient.parts import emit_turn
 from konv.kernels.gradient.records import JOB, UNIT
 from konv.kernels.gradient.sums import emit_leave

@@ -13,19 +13,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
-from konv.geometry import Axis, Conv
-from konv.kernels.cut import Line
+from konv.geometry import Conv
 from konv.kernels.gradient import cut as gradient_cut
-from konv.kernels.gradient.cut import Boxes, Work, fill
+from konv.kernels.gradient.boxes import Boxes
+from konv.kernels.gradient.cut import Work, fill
+from konv.kernels.gradient.winograd.runs import Words, boxes_of, plane, reach, runs_of
 from konv.kernels.scratch import LINE
-from konv.kernels.winograd.count import count
-from konv.kernels.winograd.transforms import Pair, Transform, transforms
+from konv.kernels.winograd.transforms import Pair, transforms
 from konv.plan import Plan, Strides
 from konv.target import BYTES, Target
 
-BOX = 32  # tiles of a box: its copy, 64 channels of 1.4 pixels each, stays in a second-level cache
-WIDEST = 16  # tiles of a row in a box
-FAR_APART = 36  # the same of a dilated axis: a tile of each interleaved one, which share columns
 # Channels of a copy: of contiguous arrays such as fill a line of cache, of channels-last ones so
 # many that runs of memory are long enough to be foreseen (64@56 of 8 images: 16 channels 4.3 ms,
 # 32 4.1, 64 2.7, 128 3.0; contiguous 2.7, 3.2, 3.2, 3.4; Zen 3).
@@ -41,8 +38,6 @@ CHUNK = 32 * 1024 * 1024  # bytes of U: beyond, output channels are taken in tur
 FEW = 48
 LEAVING = 32  # input channels of a unit that turns U into gradients
 STEPS = POINTS_OF, PRODUCTS, TAPS, BOTH = range(4)
-
-Words = dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +83,8 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
     chunk = -(-layer.blocks // -(-layer.blocks * each // CHUNK))
     co = min(layer.co, chunk * plan.vectors)
     most = max(DEEP, POINTS // layer.bytes(layer.ci + co))
-    boxes = _boxes(conv, both, most)
-    runs = list(_runs(conv, boxes, most))
+    boxes = boxes_of(conv, both, most)
+    runs = list(runs_of(conv, boxes, most))
     few = len(runs) == 1 and runs[0]["tiles"] <= FEW
     own = _own(layer, runs[0]["tiles"], target) if few else 0
     words, parts, apart = _sizes(layer, boxes, max(run["tiles"] for run in runs), co, own)
@@ -202,83 +197,3 @@ def _products(layer: Layer, blocks: int) -> Words:
         "step": PRODUCTS, "units": together * in_co * in_ci, "ranges_co": in_co,
         "ranges_ci": in_ci, "blocks_each": each_co, "ci_each": each_ci * layer.lanes,
     }  # fmt: skip
-
-
-def _boxes(conv: Conv, both: Pair, most: int) -> Boxes:
-    """Boxes of tiles, each axis a line of those. `most`: tiles of a run, about; of several rows, if
-    a box has several.
-    """
-    axes = plane(conv)
-    tiles = (count(*pair) for pair in zip(axes, both, strict=True))
-    lines = [Line(Axis(number, 1)) for number in (1, *tiles)]
-    lines[2].cut(max(min(BOX, WIDEST), min(axes[1].dilation, FAR_APART)))
-    lines[1].cut(max(1, min(BOX // lines[2].box, most // lines[2].count)))
-    return Boxes.over(conv, lines, BOX // (lines[1].box * lines[2].box), 1)
-
-
-def plane(conv: Conv) -> tuple[Axis, Axis]:
-    """The axes of a layer, two of them."""
-    down, along = (Axis(1, 1),) * (2 - conv.dims) + conv.axes
-    return down, along
-
-
-def first_output(axis: Axis, t: Transform, tile: int) -> int:
-    """Where a tile begins. Those of a dilated axis belong to one of so many interleaved ones each,
-    and stand in the order of their first outputs.
-
-    >>> dilated = Axis(14, 3, dilation=3, lo=3, hi=3)
-    >>> [first_output(dilated, Transform(4, 3), tile) for tile in range(5)]
-    [0, 1, 2, 12, 13]
-    """
-    d = axis.dilation
-    return tile // d * d * t.m + tile % d
-
-
-def reach(axis: Axis, line: Line, t: Transform, copied: str, rows: bool) -> int:
-    """Pixels that the copy of any box has along an axis: x under it, of `inputs` a tile, or dy, of
-    `m` a tile. Columns are all from the first to the last; rows of a dilated axis each tile's own.
-    """
-    of_x = copied == "inputs"
-    pixels, step = (t.inputs, axis.stride) if of_x else (t.m, 1)
-    if rows and axis.dilation > 1:
-        return line.box * pixels
-    ends = ((first, min(first + line.box, line.count) - 1)
-            for first in range(0, line.count, line.box))  # fmt: skip
-    spread = max(first_output(axis, t, last) - first_output(axis, t, first) for first, last in ends)
-    return spread * step + (pixels - 1) * axis.dilation + 1
-
-
-def _runs(conv: Conv, boxes: Boxes, most: int) -> Iterator[Words]:
-    """Runs of boxes of about so many tiles, which follow each other: whole rows of boxes, or, where
-    boxes have a row of tiles each, any.
-    """
-    _, down, along = boxes.lines
-    alone = down.box == 1 and boxes.images == 1
-    side = 1 if alone else along.boxes
-    count = boxes.count // side
-    before = _tiles_before if alone else _tiles_before_row
-    runs = -(-before(conv, boxes, count) // most)
-    step = max(1, -(-count // runs))
-    for first in range(0, count, step):
-        end = min(first + step, count)
-        base, after = before(conv, boxes, first), before(conv, boxes, end)
-        yield {
-            "box": first * side, "boxes": (end - first) * side,
-            "base": base, "tiles": after - base, "fresh": int(first == 0),
-        }  # fmt: skip
-
-
-def _tiles_before(conv: Conv, boxes: Boxes, box: int) -> int:  # noqa: ARG001 - as _tiles_before_row
-    """Tiles before a box of a single row."""
-    along = boxes.lines[2]
-    row, at = divmod(box, along.boxes)
-    return row * along.count + min(at * along.box, along.count)
-
-
-def _tiles_before_row(conv: Conv, boxes: Boxes, row: int) -> int:
-    """Tiles before a row of boxes."""
-    _, down, along = boxes.lines
-    if boxes.images > 1:
-        return min(row * boxes.images, conv.n) * down.count * along.count
-    image, at = divmod(row, down.boxes)
-    return (image * down.count + min(at * down.box, down.count)) * along.count

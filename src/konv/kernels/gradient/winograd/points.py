@@ -116,7 +116,7 @@ def _emit_points(module: Module, plan: Plan, both: Pair, fill: Routine, of_x: bo
 
 
 def _first_output(d: Value, t: Transform, tile: Value) -> Value:
-    """konv.kernels.gradient.winograd.cut.first_output; `d`: dilation."""
+    """konv.kernels.gradient.winograd.runs.first_output; `d`: dilation."""
     return tile // d * d * t.m + tile % d
 
 

@@ -82,12 +82,14 @@ def _is_plain(x: Any) -> bool:
     """Whether x is a large result that wants a gradient, with nothing to it that could tell this
     from PyTorch's way: no view, no hooks, its gradient not kept.
     """
-    if type(x) is not Tensor or x.numel() < WORTH or not torch.is_grad_enabled():
+    if type(x) is not Tensor or torch._C._is_tracing():  # which makes tensors of sizes
+        return False
+    if x.numel() < WORTH or not torch.is_grad_enabled():
         return False
     if (
         x.grad_fn is None or x._base is not None or x.retains_grad or x._backward_hooks is not None
         or x.dtype not in DTYPES or not x.is_cpu or x.is_neg() or not _has_storage(x)
-        or not _eager() or torch._C._is_tracing() or torch._C._len_torch_dispatch_stack()
+        or not _eager() or torch._C._len_torch_dispatch_stack()
     ):  # fmt: skip
         return False
     prepare()

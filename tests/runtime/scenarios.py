@@ -210,7 +210,8 @@ def interrupt() -> None:
     threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
     begin = time.monotonic()
     try:
-        counting.run(team(2), 40, turns=15_000_000, rows=rows)
+        # Long enough for the timer to have its turn where all cores are busy.
+        counting.run(team(2), 40, turns=45_000_000, rows=rows)
     except KeyboardInterrupt:
         assert time.monotonic() - begin > 0.2
     else:

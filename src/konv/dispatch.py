@@ -59,7 +59,7 @@ def convolve(
         arrays: Any = x.shape, x.strides, x.dtype, weight.shape, weight.strides, weight.dtype, last
     else:
         found = kind_of(x)
-        seen, arrays = UNSEEN if found is None else found.glance(x, weight, bias)
+        seen, arrays = UNSEEN if found is None else found.recognize(x, weight, bias)
         if found is None or (
             seen == OTHER and not (found.owns(weight) and (bias is None or found.owns(bias)))
         ):

@@ -73,6 +73,9 @@ class NumpyKind:
     def glance(self, x: Any, weight: Any, bias: Any) -> tuple[int, Any]:  # noqa: ARG002
         return UNSEEN
 
+    def recognize(self, x: Any, weight: Any, bias: Any) -> tuple[int, Any]:  # noqa: ARG002
+        return UNSEEN
+
     def followed(self, *arrays: Any) -> bool:  # noqa: ARG002 - as Kind; nobody follows NumPy
         return False
 

@@ -8,12 +8,11 @@ from functools import lru_cache, partial
 from math import prod
 from typing import Any
 
-from konv.arrays.kind import GRADIENT, PLAIN, UNSEEN
+from konv.arrays.kind import GRADIENT, OTHER, PLAIN, UNSEEN
 from konv.arrays.layout import Shape, dense_strides
+from konv.arrays.recall import Recall
 from konv.errors import UnsupportedError
 from konv.runtime import lent
-
-FORM = 1 << 19  # numbers: of larger tensors no form is kept, and 1 us is nothing beside the work
 
 
 class TorchKind:
@@ -35,6 +34,8 @@ class TorchKind:
         self.traced = torch.compiler.is_dynamo_compiling
         self.tracing = torch._C._is_tracing
         self.types, self.strided = (torch.Tensor, torch.nn.Parameter), torch.strided
+        self.recall = Recall(torch)
+        self.allocate = allocator(torch)
 
     def owns(self, a: Any) -> bool:
         return isinstance(a, self.torch.Tensor)
@@ -82,6 +83,23 @@ class TorchKind:
         ):
             return GRADIENT, key
         return PLAIN, key
+
+    def recognize(self, x: Any, weight: Any, bias: Any) -> tuple[int, Any]:
+        if self.traced():
+            return UNSEEN
+        recall, met = self.recall, None
+        if self.forward._current_level < 0:
+            if bias is None:
+                met = recall.bare.get(id(weight))
+                alike = met is not None and met[0](x, weight)
+            else:
+                met = recall.biased.get(id(weight))
+                alike = met is not None and met[0](x, weight, bias)
+            if met is not None and alike:
+                gradient = met[2]
+                return gradient if gradient is not None and self.grad() else met[1]
+        seen, key = self.glance(x, weight, bias)
+        return UNSEEN if seen == OTHER else recall.note(key, seen, x, weight, bias)
 
     def followed(self, *arrays: Any) -> bool:
         if self.traced() or self.modes() or self.autocast("cpu") or self.tracing():
@@ -139,15 +157,8 @@ class TorchKind:
         )
 
     def maker(self, shape: Shape, dtype: str, order: Shape | None = None) -> Callable[[], Any]:
-        # Tensors like a given one, which needs no memory, are made in 1.2 instead of 2.5 us.
-        if prod(shape) > FORM:
-            return partial(self.empty, shape, dtype, order)
-        with self.torch.inference_mode(False):
-            form = self.empty(shape, dtype, order)
-        if type(form) is not self.torch.Tensor or self.wrapped(form):
-            return partial(self.empty, shape, dtype, order)
-        form.untyped_storage().resize_(0)
-        return partial(self.torch.empty_like, form)
+        sizes = _ordered(shape, order or tuple(range(len(shape))))
+        return partial(self.allocate, *sizes, getattr(self.torch, dtype))
 
     def lender(self, shape: Shape, dtype: str, order: Shape | None = None) -> Callable[[], Any]:
         sizes = _ordered(shape, order or tuple(range(len(shape))))
@@ -171,6 +182,18 @@ class TorchKind:
     def wrote(self, a: Any) -> None:
         if not a.is_inference():
             self.torch.autograd.graph.increment_version(a)
+
+
+def allocator(torch: Any) -> Callable[[Shape, Shape, Any], Any]:
+    """An empty tensor of a shape, strides and dtype: as compiled code of PyTorch gets it, in 0.6
+    instead of 2.5 us.
+    """
+    found: Any = getattr(torch._C._dynamo.guards, "_empty_strided_cpu", None)
+
+    def otherwise(shape: Shape, strides: Shape, dtype: Any) -> Any:
+        return torch.empty_strided(shape, strides, dtype=dtype, device="cpu")
+
+    return found or otherwise
 
 
 def _is_fake(a: Any) -> bool:

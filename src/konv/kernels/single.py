@@ -22,7 +22,6 @@ from __future__ import annotations
 from konv.geometry import Conv
 from konv.kernels.epilogue import activate
 from konv.kernels.region import emit_entry, emit_units
-from konv.kernels.schedule import ALONE
 from konv.kernels.scratch import LINE
 from konv.kernels.words import Words
 from konv.llvm import I64, REAL, SIZE, Function, Module, Pointer, Routine, Value, Variable
@@ -47,6 +46,9 @@ CROWDED = 2048
 # meet in a set: 2048 x 256 takes 47 us then, as prefetchers can follow; with all groups abreast and
 # lines asked for 1024 bytes in advance 59, without asking 55 (Zen 3, two threads; by 4 lines 52).
 BEHIND = 7
+# Multiply-adds that are worth a second thread: 1152 x 48 takes 5.7 us alone and 4.5 by two, 48 x
+# 1152 7.0 and 5.6; 64 x 512 4.1 and 4.4 (Zen 3).
+SHARED = 50_000
 PARAMETERS = ("x", "weights", "bias", "y", "count", "row", "ci")
 
 name = "single"
@@ -87,7 +89,7 @@ def job(conv: Conv, target: Target, weight: Strides) -> list[int]:
 
 def threads(conv: Conv, at_hand: int) -> int:
     """How many are worth waking."""
-    return 1 if conv.exact_macs < ALONE else at_hand
+    return 1 if conv.exact_macs < SHARED else at_hand
 
 
 def emit(plan: Plan, target: Target) -> Module:

@@ -40,18 +40,38 @@ _DTYPES = tuple(getattr(torch, name) for name in BYTES)
 _convs: dict[Any, Conv] = {}
 
 
-def convolution(x: Any, weight: Any, bias: Any, *arguments: Any) -> Any:
+def convolution(
+    x: Any,
+    weight: Any,
+    bias: Any,
+    dims: int,
+    transposed: bool,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: Any,
+    output_padding: Any,
+    output_size: Any,
+    padding_mode: Any,
+) -> Any:
     """Convolve as a drop-in for PyTorch's own: by konv, or where it refuses by PyTorch.
 
-    arguments: the fields of `konv.checks.Options`, up to padding_mode.
+    Each argument by its name: to pass them on as one tuple takes 0.4 us.
     """
     known = type(x) in _PLAIN or (isinstance(x, Tensor) and (_traced() or _fake(x)))
-    if not known or x.dtype not in _DTYPES:
-        return _by_pytorch(x, weight, bias, Options(*(*arguments, None)))
-    try:
-        return convolve(x, weight, bias, None, None, None, *(*arguments, None, None))
-    except UnsupportedError:
-        return _by_pytorch(x, weight, bias, Options(*(*arguments, None)))
+    if known and x.dtype in _DTYPES:
+        try:
+            return convolve(
+                x, weight, bias, None, None, None, dims, transposed, stride, padding, dilation,
+                groups, output_padding, output_size, padding_mode, None, None,
+            )  # fmt: skip
+        except UnsupportedError:
+            pass
+    options = Options(
+        dims, transposed, stride, padding, dilation, groups, output_padding, output_size,
+        padding_mode, None,
+    )  # fmt: skip
+    return _by_pytorch(x, weight, bias, options)
 
 
 def followed(

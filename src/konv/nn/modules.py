@@ -69,7 +69,8 @@ class Ordinary(Unscripted):
     _transposed = False
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - PyTorch's name
-        y: Tensor = self._conv_forward(input, *parameters(self))
+        weight, bias = parameters(self)
+        y: Tensor = self._conv_forward(input, weight, bias)
         return y
 
     def __setstate__(self, state: dict[str, Any]) -> None:

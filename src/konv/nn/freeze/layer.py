@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - as everyone writes it
 
+from konv.arrays.of_torch import allocator
 from konv.errors import UnsupportedError
 from konv.geometry import Conv
 from konv.geometry.terms import Terms
@@ -24,8 +25,9 @@ from konv.runtime.threads import team
 Activation = str | tuple[str, Any] | None
 REMEMBERED = 64  # combinations of sizes
 PLAIN = (Tensor, nn.Parameter)  # others may have their numbers elsewhere
-CPU = torch.device("cpu")  # whatever the default device is
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+_allocate: Any = allocator(torch)
 
 
 class Layer(nn.Module):
@@ -104,7 +106,7 @@ class Layer(nn.Module):
             raise UnsupportedError(
                 "x has no memory: its storage was freed. Use a tensor with data."
             )
-        y = torch.empty_strided(shape, strides, dtype=x.dtype, device=CPU)
+        y: Tensor = _allocate(shape, strides, x.dtype)
         if residual is None:
             call.run(address, packed, y.data_ptr())
         elif (
@@ -157,7 +159,7 @@ class Layer(nn.Module):
         if self._bare is None:
             self._bare = prepare(self.conv, self.weight, self.bias)
         step = self._bare.step(x, self._lies_last(x))
-        y = torch.empty_strided(step.shape, step.strides, dtype=x.dtype, device=CPU)
+        y = _allocate(step.shape, step.strides, x.dtype)
         step.call.run(x.data_ptr(), step.packed, y.data_ptr())
         return activated(self._sum(y, residual), self.activation)
 

@@ -192,7 +192,7 @@ def _emit_image_pixel(module: Module, dtype: str) -> Routine:
     """
     params = [("source", pointer_to(element(dtype))), ("at", I64), ("to", pointer_to(REAL[dtype]))]
     params += [("plane", I64), ("channels", I64)]
-    with module.function("image_pixel", params, inline=False) as (f, args):
+    with module.function("image_pixel", params, inline=False, plain=True) as (f, args):
         source, at, to, plane, channels = args
         with f.choose(at < 0) as (padding, pixel):
             with padding:

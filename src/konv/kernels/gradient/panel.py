@@ -27,7 +27,7 @@ def emit_panel(module: Module, plan: Plan, turn: Routine) -> Routine:
     size = SIZE[element(plan.dtype)]
     run = _emit_run(module, plan, turn)
     pixelwise = None if plan.blocked else _emit_pixelwise(module, plan)
-    with part_function(module, "panel", records=RECORDS) as (f, piece, _):
+    with part_function(module, "panel", records=RECORDS, plain=True) as (f, piece, _):
         job, unit = piece.job, piece.unit
         width, pixels = plan.vectors * lanes, unit["pixels"]
         lengths = [unit["length", axis] for axis in AXES]

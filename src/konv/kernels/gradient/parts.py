@@ -62,7 +62,7 @@ def emit_turn(module: Module, plan: Plan, source: Type) -> Routine:
 
 def emit_places(module: Module) -> Routine:
     """places(job, unit): where each output's first tap reads in a channel of the strip."""
-    with part_function(module, "places", records=RECORDS) as (f, piece, _):
+    with part_function(module, "places", records=RECORDS, plain=True) as (f, piece, _):
         job, unit, at = piece.job, piece.unit, f.var(0)
         places = piece.part("at_pixels", I64)
         with (
@@ -84,7 +84,7 @@ def emit_strip(module: Module, plan: Plan, turn: Routine) -> Routine:
     row = _emit_row(module, plan) if plan.packed else _emit_turned_row(module, plan, turn)
     slow = _emit_slow_row(module, plan)
     whole = None if plan.packed else _emit_whole_rows(module, plan, turn)
-    with part_function(module, "strip", records=RECORDS) as (f, piece, _):
+    with part_function(module, "strip", records=RECORDS, plain=True) as (f, piece, _):
         job, unit = piece.job, piece.unit
         tables = [piece.part(("at_slots", axis), I64) for axis in AXES]
         strip = piece.part("at_strip", real)
@@ -180,7 +180,7 @@ def _emit_whole_rows(module: Module, plan: Plan, turn: Routine) -> Routine:
     lie in one run; turned at once, small maps fill squares, too.
     """
     real, size = REAL[plan.dtype], SIZE[element(plan.dtype)]
-    with part_function(module, "whole_rows", records=RECORDS) as (f, piece, _):
+    with part_function(module, "whole_rows", records=RECORDS, plain=True) as (f, piece, _):
         job, unit, step = piece.job, piece.unit, piece.job["x_stride", 2]
         tables = [piece.part(("at_slots", axis), I64) for axis in AXES]
         strip = piece.part("at_strip", real)
@@ -200,7 +200,7 @@ def _emit_whole_rows(module: Module, plan: Plan, turn: Routine) -> Routine:
 def _emit_slow_row(module: Module, plan: Plan) -> Routine:
     """slow_row(job, unit, source, to): number by number, by the table of sources."""
     real = REAL[plan.dtype]
-    with part_function(module, "slow_row", ("source", "to"), records=RECORDS) as (f, piece, args):
+    with part_function(module, "slow_row", ("source", "to"), records=RECORDS, plain=True) as (f, piece, args):
         source, to = args[0].to_pointer(element(plan.dtype)), args[1].to_pointer(real)
         job, unit, places = piece.job, piece.unit, piece.part(("at_slots", 2), I64)
         with f.loop(unit["channels"]) as c, f.loop(unit["slots", 2]) as q:

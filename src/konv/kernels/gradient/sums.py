@@ -30,7 +30,7 @@ def emit_leave(module: Module, plan: Plan, turn: Routine) -> Routine:
     `to`.
     """
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
-    with part_function(module, "leave", ("to",), records=RECORDS) as (f, piece, args):
+    with part_function(module, "leave", ("to",), records=RECORDS, plain=True) as (f, piece, args):
         job, unit, width = piece.job, piece.unit, plan.vectors * lanes
         weight, reduction = args[0].to_pointer(real), job["ci"] * job["taps"]
         with f.loop(unit["block1"], start=unit["block0"]) as block:
@@ -82,7 +82,7 @@ def emit_weave(module: Module, plan: Plan) -> Routine:
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     params = [("job", pointer_to(I64)), ("partial", pointer_to(real))]
     params += [("y", pointer_to(element(plan.dtype))), ("unit", I64)]
-    with module.function("weave", params, inline=False) as (f, (job_at, partial, y, unit)):
+    with module.function("weave", params, inline=False, plain=True) as (f, (job_at, partial, y, unit)):
         job = Words(job_at, JOB, frozen=True)
         begin, count, taps = unit * job["piece"], f.var(0), job["taps"]
         end = f.least(begin + job["piece"], job["numbers"])

@@ -79,7 +79,7 @@ def _emit_stores(module: Module, plan: Plan, transforms: Pair, out: Out) -> Rout
     places = each + EDGE * (edge is not None)
     flush = emit_flush(module, plan) if plan.blocked else None
     labels = ("n", "wide", "bias", "channel", *(("ahead", "vector") if edge else ()))
-    with tiles_function(module, "stores", labels) as (f, piece, args):
+    with tiles_function(module, "stores", labels, plain=True) as (f, piece, args):
         n, wide, bias, channel, *more_of = args
         job, unit, outs = piece.job, piece.unit, piece.part("at_outs", I64)
         m, number = piece.part("at_m", F32) + n * lanes, f.var(0)
@@ -139,7 +139,7 @@ def _emit_products(module: Module, transforms: Pair, sizes: tuple[int, ...]) -> 
     lanes = module.target.lanes("float32")
     points = transforms[0].n * transforms[1].n
     labels = ("u", "wide", *(f"tile_{size}" for size in sizes))
-    with tiles_function(module, "products", labels) as (f, piece, (address, wide, *tiles)):
+    with tiles_function(module, "products", labels, plain=True) as (f, piece, (address, wide, *tiles)):
         job, unit = piece.job, piece.unit
         u, v, m = address.to_pointer(F32), piece.part("at_v", F32), piece.part("at_m", F32)
         v_vector, ci, taps = job["v_vector"], job["ci"], job["span", 0] + 1

@@ -31,6 +31,7 @@ from konv.llvm import (
 )
 
 UNROLL = 4  # channels per trip
+FEW = 2  # of register tiles for the last few tiles of a box: they run seldom, and compile in .7
 
 
 def emit_inputs(module: Module, transforms: Pair) -> Routine:
@@ -75,9 +76,10 @@ def emit_inputs(module: Module, transforms: Pair) -> Routine:
         return f.fn
 
 
-def emit_product(module: Module, mr: int, nr: int) -> Routine:
+def emit_product(module: Module, mr: int, nr: int, unroll: int) -> Routine:
     """product(v, v_vector, u, channels, m, next, more): mr tiles by nr vectors of output channels,
-    at one point; `more`: go on from the sums in m. Every sum is one chain in the order of channels.
+    at one point, `unroll` channels per trip; `more`: go on from the sums in m. Every sum is one
+    chain in the order of channels.
 
     U comes from afar, mostly memory: a quarter as much as this product reads is asked for from
     `next` on, two panels ahead. Half as much, one panel ahead, was more at once than a core can
@@ -91,7 +93,7 @@ def emit_product(module: Module, mr: int, nr: int) -> Routine:
     ]  # fmt: skip
     with module.function(f"product_{mr}x{nr}", params, inline=False) as (f, args):
         v, v_vector, u, channels, m, coming, more = args
-        asked = UNROLL * nr * lanes // 4  # numbers a trip
+        asked = unroll * nr * lanes // 4  # numbers a trip
         zero = f.zero(F32, lanes)
         sums = [[Variable(f, zero) for _ in range(nr)] for _ in range(mr)]
         with f.when(more.differs(0)):
@@ -101,11 +103,11 @@ def emit_product(module: Module, mr: int, nr: int) -> Routine:
         whole = channels // lanes
         with f.loop(whole) as vector:
             numbers, weights = v + vector * v_vector, u + vector * (lanes * nr * lanes)
-            with f.loop(lanes, step=UNROLL) as c:
+            with f.loop(lanes, step=unroll) as c:
                 ahead = coming + (vector * lanes + c) * (nr * lanes // 4)
                 for at in range(0, asked, LINE // SIZE[F32]):
                     f.prefetch(ahead + at)
-                for i in range(UNROLL):
+                for i in range(unroll):
                     _multiply_add(f, sums, numbers + c, weights + c * (nr * lanes), i, lanes)
         # The last vector holds the last `lanes` channels, some of which have been here.
         numbers, weights = v + whole * v_vector, u + whole * (lanes * nr * lanes)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from konv.kernels.winograd.count import RESTS
 from konv.kernels.winograd.outputs import emit_flush
-from konv.kernels.winograd.parts import emit_product, offset
+from konv.kernels.winograd.parts import FEW, UNROLL, emit_product, offset
 from konv.kernels.winograd.records import EDGE, TILE_AXES, tiles_function
 from konv.kernels.winograd.tables import OUTS
 from konv.kernels.winograd.transforms import Pair
@@ -44,7 +44,9 @@ def emit_block(
     # Blocks of all widths have these two in common, which saves 25 of 280 ms of compiling.
     products = module.routines.get("products") or _emit_products(module, transforms, sizes)
     store = module.routines.get("stores") or _emit_stores(module, plan, transforms, out)
-    tiles = [emit_product(module, size, nr) for size in sizes]
+    tiles = [
+        emit_product(module, size, nr, UNROLL if size == sizes[0] else FEW) for size in sizes
+    ]
     labels = ("u", "bias", "vector")
     with tiles_function(module, f"block_{nr}", labels, cold=True) as (f, piece, args):
         u, bias, vector = args

@@ -129,7 +129,10 @@ def _emit_output_square(module: Module, plan: Plan, width: int, side: int) -> Ro
     names = ("plane", "valid", "residual") if plan.residual else ("plane", "valid")
     ends = [("source", pointer_to(real)), ("line", pointer_to(element(plan.dtype)))]
     params = [*ends, *((name, I64) for name in names)]
-    with module.function(f"square_{side}", params, inline=False, plain=not plan.residual) as (f, args):
+    with module.function(f"square_{side}", params, inline=False, plain=not plan.residual) as (
+        f,
+        args,
+    ):
         source, line, plane, valid, *residual = args
 
         def square(c: Value, first: int, side: int) -> None:

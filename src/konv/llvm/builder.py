@@ -17,13 +17,24 @@ FAR = " nonlazybind"
 
 
 class Block:
-    """Straight code under a label; `end` is the instruction that leaves it, once there is one."""
+    """Straight code under a label; `end` is the instruction that leaves it, once there is one.
 
-    __slots__ = ("end", "label", "lines")
+    known     what variables hold here, by their places on the stack
+    unsaved   those of them that go there before the block is left
+    """
+
+    __slots__ = ("end", "known", "label", "lines", "unsaved")
 
     def __init__(self, label: str) -> None:
         self.label, self.end = label, ""
         self.lines: list[str] = []
+        self.known: dict[str, Operand] = {}
+        self.unsaved: dict[str, Operand] = {}
+
+    def leave(self, end: str) -> None:
+        """End with an instruction that goes elsewhere."""
+        self.lines += [f"store {value}, ptr {slot}" for slot, value in self.unsaved.items()]
+        self.end = end
 
     def __str__(self) -> str:
         return "\n  ".join([f"{self.label}:", *self.lines, self.end])
@@ -106,14 +117,14 @@ class Builder:
         self.block = before
 
     def branch(self, to: Block) -> None:
-        self.block.end = f"br label %{to.label}"
+        self.block.leave(f"br label %{to.label}")
 
     def fork(self, condition: Operand, yes: Block, no: Block) -> None:
-        self.block.end = f"br {condition}, label %{yes.label}, label %{no.label}"
+        self.block.leave(f"br {condition}, label %{yes.label}, label %{no.label}")
 
     def give(self, value: Operand | None) -> None:
         """Return from the routine."""
-        self.block.end = f"ret {value or VOID}"
+        self.block.leave(f"ret {value or VOID}")
 
     # Numbers.
 
@@ -151,6 +162,24 @@ class Builder:
     def reserve(self, ty: str, align: int = 0) -> Operand:
         """Room on the stack, given back when the routine returns."""
         return self.write(PTR, f"alloca {ty}, align {align}" if align else f"alloca {ty}")
+
+    # Variables. Their values are handed on within a block: to store and load each took a quarter of
+    # all lines, which LLVM has to read.
+
+    def recall(self, ty: Type, slot: Operand) -> Operand:
+        """What the variable at a place on the stack holds."""
+        value = self.block.known.get(slot.text)
+        if value is None:
+            value = self.block.known[slot.text] = self.load(ty, slot)
+        return value
+
+    def assign(self, slot: Operand, value: Operand) -> None:
+        """Let that variable hold a value from here on."""
+        self.block.known[slot.text] = value
+        if self.block.end:  # what is written at the entry once the routine has left it
+            self.store(value, slot)
+        else:
+            self.block.unsaved[slot.text] = value
 
     def move(self, pointer: Operand, elements: Operand, ty: Type) -> Operand:
         return self.write(PTR, f"getelementptr {ty}, {pointer}, {elements}")

@@ -199,12 +199,12 @@ class Variable:
         self.set(initial)
 
     def get(self) -> Value:
-        return Value(self.f, self.f.b.load(self.type, self.slot))
+        return Value(self.f, self.f.b.recall(self.type, self.slot))
 
     def set(self, value: Value | Number) -> None:
         if not isinstance(value, Value):
             value = Value(self.f, self.type(value))
-        self.f.b.store(value.ir, self.slot)
+        self.f.b.assign(self.slot, value.ir)
 
     def add(self, value: Value | Number) -> None:
         self.set(self.get() + value)

@@ -200,7 +200,11 @@ def _emit_whole_rows(module: Module, plan: Plan, turn: Routine) -> Routine:
 def _emit_slow_row(module: Module, plan: Plan) -> Routine:
     """slow_row(job, unit, source, to): number by number, by the table of sources."""
     real = REAL[plan.dtype]
-    with part_function(module, "slow_row", ("source", "to"), records=RECORDS, plain=True) as (f, piece, args):
+    with part_function(module, "slow_row", ("source", "to"), records=RECORDS, plain=True) as (
+        f,
+        piece,
+        args,
+    ):
         source, to = args[0].to_pointer(element(plan.dtype)), args[1].to_pointer(real)
         job, unit, places = piece.job, piece.unit, piece.part(("at_slots", 2), I64)
         with f.loop(unit["channels"]) as c, f.loop(unit["slots", 2]) as q:

@@ -82,7 +82,10 @@ def emit_weave(module: Module, plan: Plan) -> Routine:
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     params = [("job", pointer_to(I64)), ("partial", pointer_to(real))]
     params += [("y", pointer_to(element(plan.dtype))), ("unit", I64)]
-    with module.function("weave", params, inline=False, plain=True) as (f, (job_at, partial, y, unit)):
+    with module.function("weave", params, inline=False, plain=True) as (
+        f,
+        (job_at, partial, y, unit),
+    ):
         job = Words(job_at, JOB, frozen=True)
         begin, count, taps = unit * job["piece"], f.var(0), job["taps"]
         end = f.least(begin + job["piece"], job["numbers"])

@@ -44,9 +44,7 @@ def emit_block(
     # Blocks of all widths have these two in common, which saves 25 of 280 ms of compiling.
     products = module.routines.get("products") or _emit_products(module, transforms, sizes)
     store = module.routines.get("stores") or _emit_stores(module, plan, transforms, out)
-    tiles = [
-        emit_product(module, size, nr, UNROLL if size == sizes[0] else FEW) for size in sizes
-    ]
+    tiles = [emit_product(module, size, nr, UNROLL if size == sizes[0] else FEW) for size in sizes]
     labels = ("u", "bias", "vector")
     with tiles_function(module, f"block_{nr}", labels, cold=True) as (f, piece, args):
         u, bias, vector = args
@@ -141,7 +139,11 @@ def _emit_products(module: Module, transforms: Pair, sizes: tuple[int, ...]) -> 
     lanes = module.target.lanes("float32")
     points = transforms[0].n * transforms[1].n
     labels = ("u", "wide", *(f"tile_{size}" for size in sizes))
-    with tiles_function(module, "products", labels, plain=True) as (f, piece, (address, wide, *tiles)):
+    with tiles_function(module, "products", labels, plain=True) as (
+        f,
+        piece,
+        (address, wide, *tiles),
+    ):
         job, unit = piece.job, piece.unit
         u, v, m = address.to_pointer(F32), piece.part("at_v", F32), piece.part("at_m", F32)
         v_vector, ci, taps = job["v_vector"], job["ci"], job["span", 0] + 1

@@ -87,7 +87,7 @@ def test_pieces_are_all_cold_or_plain_or_not_at_all() -> None:
     assert {"run", "work", "region", "pack_work"} <= cold
     assert {"gather", "leave", "slots"} <= plain
     assert not cold & plain
-    assert not any(name.startswith(("product", "tile_", "filters")) for name in cold | plain)
+    assert not any(name.startswith(("product_", "tile_", "filters")) for name in cold | plain)
 
 
 def test_kernels_share_pieces() -> None:

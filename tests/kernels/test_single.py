@@ -43,7 +43,7 @@ def test_bits_are_those_of_packed_weights(
     dtype: str, activation: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever is left over of channels, on one thread and on several."""
-    monkeypatch.setattr(single, "ALONE", 0)
+    monkeypatch.setattr(single, "SHARED", 0)
     before = konv.get_num_threads()
     results: list[list[bytes]] = []
     try:

@@ -11,6 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from konv.llvm import (
@@ -214,6 +215,23 @@ def test_copy_and_clear() -> None:
     to, source = reals(*[9.0] * 5, double=True), reals(1, 2, 3, double=True)
     compiled(emit, F64_POINTER, F64_POINTER, I64)(address(to), address(source), 2)
     assert list(to) == [1, 2, 0, 0, 9]
+
+
+def test_copies_of_all_lengths_and_places() -> None:
+    """By vectors or by the C library; nothing beside them is written."""
+
+    def emit(f: Function, to: Any, source: Any, n: Value) -> None:
+        f.copy(to, source, n)
+
+    copy = compiled(emit, F32_POINTER, F32_POINTER, I64)
+    source = np.arange(1, 700, dtype=np.float32)
+    for begin in (0, 1, 3, 8, 13):
+        for count in (*range(70), 127, 128, 129, 500, 637):
+            to = np.zeros(700, np.float32)
+            copy(to[begin:].ctypes.data, source[5:].ctypes.data, count)
+            assert np.array_equal(to[begin : begin + count], source[5 : 5 + count])
+            assert not to[:begin].any()
+            assert not to[begin + count :].any()
 
 
 def test_functions_call_each_other() -> None:

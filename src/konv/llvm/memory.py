@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from konv.llvm.builder import Routine
 from konv.llvm.lanes import Lanes
 from konv.llvm.lang import SIZE, Pointer, Value
@@ -105,14 +107,9 @@ class Memory(Lanes):
         return Pointer(self, same, p.element)
 
     def copy(self, to: Pointer, source: Pointer, count: Value) -> None:
-        """memcpy of `count` elements."""
+        """Copy `count` elements to where none of them lies."""
         size = count * SIZE[to.element]
-        if self.fn.cold or self.fn.plain:
-            self.b.call(self._outside("copy_bytes", 2), [to.ir, source.ir, size.ir])
-            return
-        params = [PTR, PTR, I64, I1]
-        intrinsic = self.module.declare("llvm.memcpy.p0.p0.i64", VOID, params)
-        self.b.call(intrinsic, [to.ir, source.ir, size.ir, I1(0)])
+        self.b.call(self._outside("copy_bytes", 2), [to.ir, source.ir, size.ir])
 
     def clear(self, to: Pointer, count: Value) -> None:
         """memset of `count` elements to zero."""
@@ -125,7 +122,7 @@ class Memory(Lanes):
 
     def _outside(self, name: str, pointers: int) -> Routine:
         """The module's own function that copies or clears bytes: where LLVM chooses quickly it
-        calls memcpy and memset as if they stood near.
+        calls memset as if that stood near.
         """
         found = self.module.routines.get(name)
         if found is None:
@@ -135,6 +132,36 @@ class Memory(Lanes):
                 if pointers == 1:
                     g.clear(places[0], size)
                 else:
-                    g.copy(places[0], places[1], size)
+                    _emit_copy(g, places[0], places[1], size)
             found = g.fn
         return found
+
+
+def _emit_copy(g: Any, to: Pointer, source: Pointer, size: Value) -> None:
+    """A function's body: `size` bytes, by whole vectors to multiples of their size.
+
+    The C library's memcpy copies more than 2 KB by `rep movsb` on some processors, which takes
+    three times as long to places that are no multiple of 32 bytes, such as those behind a pixel of
+    padding: 12 KB in 1.1 us instead of 0.35 (Zen 3, glibc). Few bytes are left to it.
+    """
+    target = g.module.target
+    wide = target.vector_bytes
+
+    def move(at: Value | int) -> None:
+        to.put(at, source.vector(at, wide))
+
+    with g.choose(size >= 4 * wide) as (vectors, few):
+        with vectors:
+            move(0)
+            head = (0 - to.address()) & (wide - 1)
+            end = head + ((size - head) & -(4 * wide))
+            with g.loop(end, start=head, step=4 * wide) as i:
+                for n in range(4):
+                    move(i + n * wide)
+            with g.loop(size - (wide - 1), start=end, step=wide) as i:
+                move(i)
+            move(size - wide)
+        with few:
+            params = [PTR, PTR, I64, I1]
+            intrinsic = g.module.declare("llvm.memcpy.p0.p0.i64", VOID, params)
+            g.b.call(intrinsic, [to.ir, source.ir, size.ir, I1(0)])

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from konv.runtime import hugepages
-from konv.runtime.hugepages import LARGE, prefer
+from konv.runtime import hugepages, memory
+from konv.runtime.hugepages import LARGE, PAGE, prefer
 
 
 @pytest.fixture
@@ -53,12 +53,26 @@ def test_contents_stay() -> None:
 
 
 def test_results_ask(asked: list[Any]) -> None:
-    """A large result does, a small one does not."""
+    """A large result does, a small one does not; scratch memory does, too."""
     import konv
 
+    def inside(y: Any) -> list[Any]:
+        begin, end = y.ctypes.data, y.ctypes.data + y.nbytes
+        return [at for at, length, _ in asked if begin <= at and at + length <= end]
+
     weight = np.ones((4, 1, 1, 1), np.float32)
-    konv.conv2d(np.ones((1, 1, 512, 500), np.float32), weight)
-    y = konv.conv2d(np.ones((1, 1, 1024, 512), np.float32), weight)
-    ((address, length, _),) = asked
-    assert y.ctypes.data <= address
-    assert address + length <= y.ctypes.data + y.nbytes
+    assert not inside(konv.conv2d(np.ones((1, 1, 512, 500), np.float32), weight))
+    assert len(inside(konv.conv2d(np.ones((1, 1, 1024, 512), np.float32), weight))) == 1
+
+
+def test_scratch_asks(asked: list[Any]) -> None:
+    """For whole large pages, which begin where it does, and lie within what it has."""
+    for size in (1, PAGE, PAGE + 1):
+        buffer = memory.Buffer(size)
+        address, length, _ = asked.pop()
+        begin = buffer.array.ctypes.data
+        assert address == buffer.address
+        assert address % PAGE == length % PAGE == 0
+        assert size <= length < size + PAGE
+        assert begin <= address
+        assert address + length <= begin + buffer.array.nbytes

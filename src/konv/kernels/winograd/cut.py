@@ -42,11 +42,19 @@ ADDRESS = 3.0  # a pixel's or a result's
 # memory: with 8 both threads read all of it, each for half of the tiles, where now each reads half
 # (256@14 0.98 to 0.76 ms, 512@7 1.88 to 1.70, with eleven and six layers taking turns, Zen 3).
 CACHED, STREAM = 8.0, 6.0
-# Threads are not equally fast, for other programs and neighbours of a virtual machine: the last is
-# taken to be so much slower, and units by which others can help it are worth something (256@28 in 8
-# units 1.9 ms, in 2 2.2), but each has a price (128->32@28 in 8 units 0.30 ms, in 2 0.26, Zen 3).
-SLOWER, UNIT = 1 / 16, 4000.0
-TRIED, MANY = 12, 64  # cuts whose units are dealt out one by one, of so many units at most
+# Threads are not equally fast, for other programs and neighbours of a virtual machine: one of them
+# is taken to be so much slower, or none, and units by which others can help it are worth something,
+# but each has a price, less if its thread knows V of the box (chunks of a block instead of half of
+# all: 256@14 0.68 to 0.62 ms, 512@14 2.72 to 2.44, 256->384@13 0.94 to 0.86; two boxes of tiles in
+# small chunks instead of one of which both threads make V: 128@56 in steps of two 1.27 to 1.17,
+# contiguous 1.51 to 1.33, in other hours 2.6 to 2.0; Zen 3). With 1/16 and 4000 cycles a unit, most
+# layers had one unit a thread.
+SLOWER, UNIT, KNOWN = 1 / 4, 1500.0, 500.0
+CHUNKS = 12  # of the output channels, for each thread at most
+# With 12, 128@28 was cut as 0.55 ms, not 0.50; planning a layer takes 3 ms more.
+TRIED, MANY = 24, 64  # cuts whose units are dealt out one by one, of so many units at most
+
+Key = tuple[tuple[int, ...], int, bool]  # a unit: its box, chunk, whether its thread has V of it
 
 
 def even(count: int, most: int, pieces: int = PIECES) -> Iterator[int]:
@@ -120,11 +128,12 @@ class Model:
         whole = ((i, turns(*down, r), turns(*along, c)) for i, r, c in boxes)
         boxes = list(dict.fromkeys(whole))
         least = min(self.plan.pixels // 2, BOX)
-        chunks = range(1, min(self.blocks, 4 * threads if threads > 1 else 1) + 1)
+        most = min(self.blocks, CHUNKS * threads if threads > 1 else 1)
+        chunks = sorted({-(-self.blocks // pieces) for pieces in range(1, most + 1)}, reverse=True)
         cuts = [
-            self._cut(*box, piece, threads, n)
+            self._cut(*box, chunk, threads, n)
             for box in [box for box in boxes if prod(box) >= least] or boxes[:1]
-            for piece in chunks
+            for chunk in chunks
         ]
         if threads == 1:
             return min(cuts, key=lambda cut: cut.cycles)
@@ -133,10 +142,10 @@ class Model:
         return min(dealt, key=lambda cut: cut.cycles)
 
     def _dealt(self, cut: Cut, threads: int, n: int) -> float:
-        """Cycles until the last thread ends, units as large as they are and dealt out as
-        konv.kernels.region does it: each has a range of its own, then helps with the others'.
+        """Cycles until the last thread ends, the mean of whether none, the first or the last is
+        slower; units as large as they are and dealt out as konv.kernels.region does it: each thread
+        has a range of its own, then helps with the others'.
         """
-        speeds = [1.0] * (threads - 1) + [1 - SLOWER]
         chunks = -(-self.blocks // cut.chunk_blocks)
         images, deep = (n, self.deep.out) if self.conv.dims > 2 else (1, n)
         axes = zip((deep, *self.lines), (cut.planes, cut.rows, cut.columns), strict=True)
@@ -147,11 +156,27 @@ class Model:
         ] * images
         units = len(boxes) * chunks
         if units > MANY:
-            return cut.cycles * threads / sum(speeds)
+            return cut.cycles * (1 + 2 * threads / (threads - SLOWER)) / 3
+        prices: dict[Key, float] = {}
+        speeds = (
+            [1 - SLOWER if i == slow else 1.0 for i in range(threads)]
+            for slow in (threads, 0, threads - 1)
+        )
+        return sum(self._ends(cut, boxes, chunks, each, prices) for each in speeds) / 3
+
+    def _ends(
+        self,
+        cut: Cut,
+        boxes: list[tuple[int, ...]],
+        chunks: int,
+        speeds: list[float],
+        prices: dict[Key, float],
+    ) -> float:
+        """Cycles until the last of threads of these speeds ends; `prices`: of units met before."""
+        threads, units = len(speeds), len(boxes) * chunks
         ends = [i * units // threads for i in range(threads + 1)]
         queues = [list(range(*ends[i : i + 2])) for i in range(threads)]
         times, at = [0.0] * threads, [-1] * threads
-        prices: dict[tuple[tuple[int, ...], int, bool], float] = {}
         for _ in range(units):
             who = times.index(min(times))
             queue = next(q for q in (*queues[who:], *queues[:who]) if q)
@@ -168,12 +193,11 @@ class Model:
         planes, rows, columns = box
         read, first = planes + self.deep.kernel - 1, chunk * blocks
         served = self.conv.groups if read == 1 else 1
-        inputs = UNIT if known else UNIT + read * self._inputs(rows, columns, served)
+        inputs = KNOWN if known else UNIT + read * self._inputs(rows, columns, served)
         blocks = min(blocks, self.blocks - first)
         return inputs + self._products(planes * rows, columns, first, blocks, read / planes)
 
-    def _cut(self, planes: int, rows: int, columns: int, pieces: int, threads: int, n: int) -> Cut:
-        chunk = -(-self.blocks // pieces)
+    def _cut(self, planes: int, rows: int, columns: int, chunk: int, threads: int, n: int) -> Cut:
         chunks = -(-self.blocks // chunk)
         down, along = self.lines
         boxes = -(-down // rows) * -(-along // columns) * self.conv.groups

@@ -17,8 +17,9 @@ import pytest
 from bench.fakes import FakeClock
 
 from konv import get_num_threads, llvm
-from konv.bench import read, timing
+from konv.bench import Settings, bench, read, text, timing
 from konv.bench.answers import answers
+from konv.bench.closing import NOT_TAKEN, closing
 from konv.bench.peers import LAYOUTS, LIBRARIES, Peer, installed, name
 from konv.bench.peers.jax import _canonical
 from konv.bench.peers.peer import ChannelsLast
@@ -110,6 +111,19 @@ def test_own_algorithms_are_peers_on_request() -> None:
         run = peer.prepare(conv, *draw(conv))
         assert isinstance(run, partial)
         assert run.keywords["plan"] == peer.library
+
+
+def test_what_an_algorithm_does_not_take_is_said_once() -> None:
+    """One that takes no line has no column; below the rows stands why others have no time."""
+    lines = ["conv2d 1x4x5x6 o4 k1", "conv2d 1x8x5x6 o8 k3 p1 g8"]
+    problems = [(line, Conv.parse(line)) for line in lines]
+    made = bench(problems, Settings(budget=0.001), installed(("own",)))
+    assert {"depthwise", "planar", "direct"} < {each.library for each in made.competitors}
+    assert not {"spread", "subpixel"} & {each.library for each in made.competitors}
+    assert any("depthwise" in name for name in made.rows[0].refused)
+    said = [text.plain(line) for line in closing(made)]
+    assert not any("does not compute" in line for line in said)
+    assert NOT_TAKEN in " ".join(said)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda a: str(a.name))

@@ -17,6 +17,8 @@ fastest konv; toughest: over the slowest konv. peak, mem: konv's fastest in % of
 exceed it too) that this machine was measured to do. *: noisy, the reasons are above.
 """
 MANY = "Of a library with two layouts, times and means are those of the faster one."
+NOT_TAKEN = "-: that algorithm does not take the layer; konv explain LAYER says why."
+PINNED = "plan="  # how konv begins to say that an algorithm asked for does not take a layer
 FAMILY = 14  # columns for the name of a family
 
 
@@ -28,8 +30,11 @@ def closing(report: Report) -> list[Line]:
     doubts = [line for row in report.rows for line in _doubts(row)]
     lines += [[], *doubts] if doubts else []
     lines += _warning(report)
-    legend = LEGEND.strip() if few(report) else f"{LEGEND.strip()} {MANY}"
-    return [*lines, [], *([(part, "dim")] for part in wrap(legend, WIDTH))]
+    legend = [LEGEND.strip()]
+    legend += [] if few(report) else [MANY]
+    refused = (why for row in report.rows for why in row.refused.values())
+    legend += [NOT_TAKEN] if any(why.startswith(PINNED) for why in refused) else []
+    return [*lines, [], *([(part, "dim")] for part in wrap(" ".join(legend), WIDTH))]
 
 
 def _means(report: Report, working_set: str) -> Iterator[Line]:
@@ -79,7 +84,8 @@ def _right(text: str, head: str) -> str:
 def _doubts(row: Row) -> Iterator[Line]:
     """Yield what was wrong, refused or noisy in a row."""
     found = [(f"{name} is WRONG: {why}", "bold red") for name, why in row.wrong.items()]
-    found += [(f"{name}: {why}", "dim") for name, why in row.refused.items()]
+    refused = {name: why for name, why in row.refused.items() if not why.startswith(PINNED)}
+    found += [(f"{name}: {why}", "dim") for name, why in refused.items()]
     for measured in row.measured:
         if measured.noise:
             again = f"* {measured.working_set}, the quietest of {measured.attempts}: "

@@ -16,6 +16,7 @@ from konv.bench.answers import answers
 from konv.bench.lines import Problem, select
 from konv.bench.machine import describe
 from konv.bench.peers import OURS, Peer, Run, installed, name
+from konv.bench.peers.konv import Konv
 from konv.bench.results import COLD, WARM, Competitor, Measured, Report, Row
 from konv.bench.working import Rotation, draw, rotating, sweeper
 from konv.errors import KonvError
@@ -61,6 +62,7 @@ def bench(
     """
     peers = installed(settings.peers) if peers is None else peers
     chosen = select(problems, settings.only, settings.batch)
+    peers = [peer for peer in peers if not _idle(peer, chosen)]
     with _threads(settings.threads) as threads:
         report = _begin(chosen, settings, peers, threads)
         started(report)
@@ -69,6 +71,12 @@ def bench(
             heard(report, row)
             report = replace(report, rows=(*report.rows, row))
     return report
+
+
+def _idle(peer: Peer, problems: Sequence[Problem]) -> bool:
+    """Whether it is an algorithm of konv that takes none of the layers: there is nothing to say."""
+    pinned = isinstance(peer, Konv) and peer.plan is not None
+    return pinned and all(peer.why_not(conv) for _, conv in problems)
 
 
 def _begin(

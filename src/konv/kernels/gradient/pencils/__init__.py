@@ -23,34 +23,25 @@ from math import prod
 
 from konv.geometry import Conv
 from konv.kernels.gradient.cut import COPIED, TURNED
+from konv.kernels.gradient.depthwise import even, spans, why_not
 from konv.kernels.gradient.parts import emit_turn
-from konv.kernels.gradient.pencils.tile import Form, emit_pass, even, most_sums, spans
+from konv.kernels.gradient.pencils.tile import Form, emit_pass, most_sums
 from konv.kernels.gradient.records import RECORDS
 from konv.kernels.gradient.sums import emit_add
 from konv.kernels.gradient.units import emit_box_words, emit_frame
 from konv.kernels.scratch import LINE
-from konv.kernels.stored import HALVES
 from konv.kernels.strips.form import form_of
 from konv.kernels.words import Piece, Words, part_function
 from konv.llvm import I64, REAL, SIZE, Function, Module, Pointer, Routine, Value
 from konv.plan import Plan
 from konv.target import Target
 
+__all__ = ["cost", "emit", "exact", "name", "plan", "why_not"]
+
 name = "gradient_pencils"
 exact = True
 
 PIXELS = 4  # outputs in a tile
-
-
-def why_not(conv: Conv) -> str | None:
-    """Only depthwise layers, in numbers that are computed with as they are stored."""
-    if any(axis.up > 1 for axis in conv.axes):
-        return "takes no inserted zeros"
-    if not conv.groups == conv.ci == conv.co:
-        return "takes one channel in and out of each group"
-    if conv.dtype in HALVES:
-        return "takes no half precision"
-    return None
 
 
 def plan(conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan | None:

@@ -14,34 +14,19 @@ early and spill, so each product is asked for before anything behind it is loade
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 
+from konv.kernels.gradient.depthwise import CHAINS, Window, readers
 from konv.kernels.gradient.records import RECORDS
 from konv.kernels.words import Piece, part_function
 from konv.llvm import I64, REAL, Function, Module, Pointer, Routine, Value, Variable
 from konv.plan import Plan
 from konv.target import Target
 
-CHAINS = 8  # of multiply-adds that a processor needs in flight: two a cycle, each 4 cycles late
-
 
 @dataclass(frozen=True, slots=True)
-class Form:
-    """What a plan's loops are specialised on, read from `Plan.form`; per axis."""
-
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...]
-    dilation: tuple[int, ...]
-    rows: int  # of the kernel in a pass
-    taps: int  # of each row
-    pixels: int  # outputs in a tile
-    lanes: int
-
-    @classmethod
-    def of(cls, plan: Plan, lanes: int) -> Form:
-        form = plan.form
-        return cls(form[:3], form[3:6], form[6:9], form[9], form[10], plan.pixels, lanes)
+class Form(Window):
+    """What a plan's loops are specialised on: a tile is some neighbouring outputs of a row."""
 
     @property
     def extent(self) -> int:
@@ -55,11 +40,7 @@ class Form:
 
     def uses(self, taps: int) -> dict[int, list[tuple[int, int]]]:
         """slot -> (output, tap) that read it, in a tile; slots ascend."""
-        found: dict[int, list[tuple[int, int]]] = defaultdict(list)
-        for output in range(self.pixels):
-            for tap in range(taps):
-                found[output * self.stride[2] + tap * self.dilation[2]].append((output, tap))
-        return dict(sorted(found.items()))
+        return readers(self.pixels, taps, self.stride[2], self.dilation[2])
 
 
 def most_sums(target: Target) -> int:
@@ -67,21 +48,6 @@ def most_sums(target: Target) -> int:
     if target.registers == 32:
         return 25
     return 10 if target.vector_bytes > 16 else 9
-
-
-def even(count: int, most: int) -> int:
-    """How many at a time, in as few steps as can be."""
-    return -(-count // -(-count // max(1, most)))
-
-
-def spans(count: int, most: int) -> dict[int, tuple[int, int]]:
-    """How many at a time -> from where to where: as many as may be, then the rest.
-
-    >>> spans(5, 2)
-    {2: (0, 4), 1: (4, 5)}
-    """
-    whole = count // most * most
-    return {most: (0, whole)} | ({count - whole: (whole, count)} if whole < count else {})
 
 
 def emit_pass(module: Module, plan: Plan, rows: int, taps: int) -> Routine:

@@ -20,13 +20,13 @@ from itertools import product
 from math import prod
 
 from konv.geometry import Conv
-from konv.kernels.gradient.pencils.tile import even, spans
+from konv.kernels.gradient import depthwise
+from konv.kernels.gradient.depthwise import even, spans
 from konv.kernels.gradient.planar.parts import added_up
 from konv.kernels.gradient.records import RECORDS
 from konv.kernels.gradient.rows.tile import HEAD, Form, emit_pass, entry_words, room, turns
 from konv.kernels.gradient.sums import emit_add
 from konv.kernels.gradient.units import emit_box_words, emit_frame
-from konv.kernels.stored import HALVES
 from konv.kernels.strips.form import form_of
 from konv.kernels.words import Piece, Words, part_function
 from konv.llvm import I64, INTEGER, REAL, SIZE, Function, Module, Routine, Value
@@ -49,16 +49,10 @@ COPIED, COPIED_ROW = 1.0, 50
 
 
 def why_not(conv: Conv) -> str | None:
-    """Only depthwise layers, in numbers that are computed with as they are stored."""
-    if any(axis.up > 1 for axis in conv.axes):
-        return "takes no inserted zeros"
-    if not conv.groups == conv.ci == conv.co:
-        return "takes one channel in and out of each group"
+    """Only depthwise layers whose rows are read in steps of one or two."""
     if conv.axes[-1].stride > 2:
         return "takes rows in steps of one or two"
-    if conv.dtype in HALVES:
-        return "takes no half precision"
-    return None
+    return depthwise.why_not(conv)
 
 
 def plan(conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan | None:
@@ -90,7 +84,7 @@ def plan(conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan | None
 
 
 def _pointers(form: tuple[int, ...], outputs: int, rows: int, taps: int) -> int:
-    lines = Form(form[:3], form[3:6], form[6:9], rows, taps, 0).lines(outputs, rows)
+    lines = Form(form[:3], form[3:6], form[6:9], rows, taps, outputs, 0).lines(outputs, rows)
     return len(lines) + outputs
 
 

@@ -18,35 +18,22 @@ spill, so each product is asked for before anything behind it is loaded.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 
+from konv.kernels.gradient.depthwise import CHAINS, Window, readers
 from konv.kernels.gradient.records import RECORDS
 from konv.kernels.words import Piece, part_function
 from konv.llvm import I64, INTEGER, REAL, SIZE, Function, Module, Pointer, Routine, Value, Variable
 from konv.plan import Plan
 from konv.target import Target
 
-CHAINS = 8  # of multiply-adds that a processor needs in flight: two a cycle, each 4 cycles late
 BLOCK = 16  # bytes within which lanes change places in one instruction everywhere
 HEAD = 1  # words before the masks of what is listed of a vector
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
-    """What a plan's loops are specialised on, read from `Plan.form`; per axis."""
-
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...]
-    dilation: tuple[int, ...]
-    rows: int  # of the kernel in a pass
-    taps: int  # of each row
-    lanes: int
-
-    @classmethod
-    def of(cls, plan: Plan, lanes: int) -> Form:
-        form = plan.form
-        return cls(form[:3], form[3:6], form[6:9], form[9], form[10], lanes)
+class Form(Window):
+    """What a plan's loops are specialised on: a tile is a vector in some rows of outputs."""
 
     @property
     def ahead(self) -> int:
@@ -62,17 +49,13 @@ class Form:
         """Row of x, counted from a tile's first -> (row of outputs, row of the kernel) that read
         it; ascending.
         """
-        found: dict[int, list[tuple[int, int]]] = defaultdict(list)
-        for output in range(outputs):
-            for row in range(rows):
-                found[output * self.stride[1] + row * self.dilation[1]].append((output, row))
-        return dict(sorted(found.items()))
+        return readers(outputs, rows, self.stride[1], self.dilation[1])
 
     def sources(self, taps: int) -> list[tuple[int, bool]]:
         """For each tap, the tap at whose column its vector is loaded, and whether it is made of the
         odd numbers from there on.
 
-        >>> Form((1, 3, 3), (1, 2, 2), (1, 1, 1), 3, 3, 8).sources(3)
+        >>> Form((1, 3, 3), (1, 2, 2), (1, 1, 1), 3, 3, 1, 8).sources(3)
         [(0, False), (0, True), (2, False)]
         """
         found: list[tuple[int, bool]] = []

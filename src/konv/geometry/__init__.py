@@ -7,7 +7,7 @@ Tile   the input that a part of the output needs               solve   the formu
 
 from __future__ import annotations
 
-from konv.geometry.axis import Axis
+from konv.geometry.axis import ONE, Axis
 from konv.geometry.conv import Conv
 from konv.geometry.field import Field, Reach, chain, period, reach, sources, why_gridding
 from konv.geometry.padding import MODES, Mode
@@ -18,6 +18,7 @@ from konv.geometry.tile import Tile, halo, origin_steps
 
 __all__ = [
     "MODES",
+    "ONE",
     "Axis",
     "Conv",
     "Field",

@@ -13,6 +13,7 @@ from konv.errors import ProblemError
 
 LIMIT = 2**63 - 1
 """Largest quantity: the kernels address memory with signed 64-bit integers."""
+SMALL = 2**30  # the product of two such numbers, and a few more, is below it
 
 
 def integer(value: object, field: str, least: int | None = None) -> int:
@@ -35,6 +36,15 @@ def integer(value: object, field: str, least: int | None = None) -> int:
     if abs(value) > LIMIT:
         raise ProblemError(f"{field}={value} does not fit in 63 bits. Use at most {LIMIT}.")
     return value
+
+
+def plain(numbers: tuple[int, ...]) -> bool:
+    """Say whether all are plain ints, so far from 63 bits that a product of two is, too.
+
+    >>> plain((3, -1)), plain((3, True)), plain((3, 2**40))
+    (True, False, False)
+    """
+    return {*map(type, numbers)} == {int} and min(numbers) > -SMALL and max(numbers) < SMALL
 
 
 def _index(value: object, field: str) -> int:

@@ -217,7 +217,9 @@ class Conv:
 
     def with_batch(self, n: int) -> Conv:
         """Return the same layer for another batch size."""
-        return replace(self, n=n)
+        return Conv(
+            n, self.ci, self.co, self.axes, self.groups, self.dtype, self.mode, self.transposed
+        )
 
     def with_size(self, *spatial: int) -> Conv:
         """Return the same layer for another image size; padding keeps its numbers, not its name.
@@ -228,4 +230,4 @@ class Conv:
         if len(spatial) != self.dims:
             raise ProblemError(f"with_size{spatial} needs {self.dims} sizes, one for each axis.")
         axes = zip(self.axes, spatial, strict=True)
-        return replace(self, axes=tuple(replace(a, size=size) for a, size in axes))
+        return replace(self, axes=tuple(a.with_size(size) for a, size in axes))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from konv.errors import ProblemError
 from konv.geometry.axis import Axis
-from konv.geometry.bounds import LIMIT, divisors, integer, listed
+from konv.geometry.bounds import LIMIT, divisors, integer, listed, plain
 from konv.geometry.count import BYTES
 from konv.geometry.padding import check_mode
 
@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 
 def check(conv: Conv) -> None:
     """Raise ProblemError or TypeError if `conv` breaks a rule; make its integers plain ints."""
-    for field, name, least in (
-        ("n", "batch", 0),
-        ("ci", "in_channels", 1),
-        ("co", "out_channels", 1),
-        ("groups", "groups", 1),
-    ):
-        object.__setattr__(conv, field, integer(getattr(conv, field), name, least))
+    channels = conv.ci, conv.co, conv.groups
+    if not plain((conv.n, *channels)) or conv.n < 0 or min(channels) < 1:
+        for field, name, least in (
+            ("n", "batch", 0),
+            ("ci", "in_channels", 1),
+            ("co", "out_channels", 1),
+            ("groups", "groups", 1),
+        ):
+            object.__setattr__(conv, field, integer(getattr(conv, field), name, least))
     if not isinstance(conv.transposed, bool):
         raise TypeError(f"transposed must be True or False, got {conv.transposed!r}.")
     object.__setattr__(conv, "axes", _axes(conv.axes))
@@ -72,12 +74,18 @@ def check_dtype(dtype: object) -> None:
 
 def _check_bytes(conv: Conv) -> None:
     """Each array must fit in 63 bits; the MACs need not, as nothing but Python counts them."""
+    most, limit = conv.n * max(conv.ci, conv.co), LIMIT // BYTES[conv.dtype]
+    taps = conv.ci * conv.co
+    for axis in conv.axes:
+        most, taps = most * max(axis.size, axis.out), taps * axis.kernel
+    if most <= limit and taps <= limit:
+        return
     for name, shape in (
         ("input", conv.in_shape),
         ("weight", conv.weight_shape),
         ("output", conv.out_shape),
     ):
-        if prod(shape) * BYTES[conv.dtype] > LIMIT:
+        if prod(shape) > limit:
             raise ProblemError(
                 f"{name} of shape {shape} has more bytes than fit in 63 bits. "
                 f"Use a smaller batch, fewer channels or a smaller image."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from math import prod
 
-from konv.geometry import Axis, Conv
+from konv.geometry import ONE, Axis, Conv
 from konv.kernels import scratch
 from konv.kernels.channels import Channels, mean_taps
 from konv.kernels.cut import Line, cut
@@ -45,7 +45,7 @@ def schedule(
     """
     if one_row:
         conv, x_strides, y_strides = flat(conv, x_strides, y_strides)
-    axes = (Axis(1, 1),) * (3 - len(conv.axes)) + conv.axes
+    axes = (ONE,) * (3 - len(conv.axes)) + conv.axes
     lines = [Line(axes[0]), Line(axes[1]), Line(axes[2], run, ahead > 0)]
     if conv.exact_macs < ALONE:
         threads = 1

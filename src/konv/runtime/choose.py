@@ -252,4 +252,4 @@ def _at(conv: Conv, outputs: list[int]) -> Conv:
 def _sized(axis: Axis, out: int) -> Axis:
     """The axis with about so many outputs."""
     size = ((out - 1) * axis.stride + axis.extent - axis.lo - axis.hi - 1) // axis.up + 1
-    return replace(axis, size=max(1, size))
+    return axis.with_size(max(1, size))

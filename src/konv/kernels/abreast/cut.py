@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import product
 from math import prod
 
-from konv.geometry import Axis, Conv
+from konv.geometry import ONE, Conv
 from konv.kernels import scratch
 from konv.kernels.abreast.strip import JOB
 from konv.kernels.cut import Line
@@ -47,7 +47,7 @@ class Cut:
     """How a layer is cut into units of cells x boxes."""
 
     def __init__(self, conv: Conv, plan: Plan, target: Target, threads: int) -> None:
-        axes = (Axis(1, 1),) * (3 - conv.dims) + conv.axes
+        axes = (ONE,) * (3 - conv.dims) + conv.axes
         self.conv, self.plan, self.lanes = conv, plan, target.lanes(plan.dtype)
         self.cells = Cells.of(conv, plan, target)
         self.threads = 1 if conv.exact_macs < ALONE else threads

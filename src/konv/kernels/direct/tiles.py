@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 TRIP = 12  # cycles to begin with the next tap: its row of addresses and weights
 # Cycles of a tile: its sums begun and stored (1x1 of 8, 24, 48, 96 channels: 77 to 108 more than
 # the multiply-adds at their peak); and of a vector that is stored in part (AVX2's masked store;
@@ -32,6 +34,7 @@ def last_block(vectors: int, nr: int, odd: int) -> int:
     return vectors % nr or (nr if odd else 0)
 
 
+@lru_cache(1024)  # every layer asks for the same few
 def tile_cost(vectors: int, mr: int, nr: int) -> float:
     """Cycles per pixel, channel and tap for `vectors` vectors of output channels, two loads and two
     multiply-adds a cycle, results 4 cycles late: a block of n vectors takes the longest of the

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from konv.geometry import Axis, Conv
+from konv.geometry import ONE, Conv
 from konv.kernels.cut import Line
 from konv.plan import Strides
 
@@ -30,7 +30,7 @@ class Boxes:
     @classmethod
     def of(cls, conv: Conv, most: int, part: int) -> Boxes:
         """Outputs in a box at most, or about; in a part at least."""
-        axes = (Axis(1, 1),) * (3 - conv.dims) + conv.axes
+        axes = (ONE,) * (3 - conv.dims) + conv.axes
         while True:
             lines = [Line(axis) for axis in axes]
             left = most

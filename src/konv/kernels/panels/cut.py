@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import lcm
 
-from konv.geometry import Axis, Conv
+from konv.geometry import ONE, Conv
 from konv.kernels import scratch
 from konv.kernels.schedule import ALONE, FAR, flat
 from konv.plan import Plan, Strides, Work
@@ -78,7 +78,7 @@ def cut(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads:
     for axis in conv.axes:
         numbers *= axis.out
     conv, x, y = flat(conv, x, y)
-    deep, high, last = (Axis(1, 1),) * (3 - len(conv.axes)) + conv.axes
+    deep, high, last = (ONE,) * (3 - len(conv.axes)) + conv.axes
     x = x[:2] + (0,) * (5 - len(x)) + x[2:]
     y = y[:2] + (0,) * (5 - len(y)) + y[2:]
     ci, co, length = conv.ci // conv.groups, conv.co // conv.groups, last.out

@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import product
 from math import prod
 
-from konv.geometry import Axis, Conv
+from konv.geometry import ONE, Conv
 from konv.kernels import scratch
 from konv.kernels.cut import Line
 from konv.kernels.planar.strip import JOB, PHASE, ROW
@@ -67,7 +67,7 @@ class Cut:
         self, conv: Conv, plan: Plan, target: Target, threads: int, fewest: int | None = None
     ) -> None:
         self.fewest = FEWEST if fewest is None else fewest
-        axes = (Axis(1, 1),) * (3 - conv.dims) + conv.axes
+        axes = (ONE,) * (3 - conv.dims) + conv.axes
         self.conv, self.plan, self.lanes = conv, plan, target.lanes(plan.dtype)
         self.threads = 1 if conv.exact_macs < ALONE else threads
         self.axes = [Span(Line(axis)) for axis in axes]

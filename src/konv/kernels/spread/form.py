@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 
-from konv.geometry import Axis, Conv
+from konv.geometry import ONE, Axis, Conv
 from konv.plan import Plan
 
 Place = tuple[int, ...]  # of a tap, of a pixel under a cell, of a sub-pixel in it
@@ -54,7 +54,7 @@ class Spread:
 
 def axes_of(conv: Conv) -> tuple[Axis, ...]:
     """Three of them."""
-    return (Axis(1, 1),) * (3 - len(conv.axes)) + conv.axes
+    return (ONE,) * (3 - len(conv.axes)) + conv.axes
 
 
 def form_of(conv: Conv) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from math import prod
 
-from konv.geometry import Axis, Conv
+from konv.geometry import ONE, Conv
 from konv.kernels import schedule, scratch
 from konv.kernels.schedule import MODES
 from konv.kernels.scratch import LINE
@@ -35,7 +35,7 @@ class _Box:
     def __init__(self, conv: Conv, plan: Plan, target: Target) -> None:
         self.lanes = target.lanes(conv.dtype)
         self.form, self.size, self.plan = Form.of(plan, self.lanes), BYTES[conv.dtype], plan
-        self.axes = (Axis(1, 1),) * (3 - len(conv.axes)) + conv.axes
+        self.axes = (ONE,) * (3 - len(conv.axes)) + conv.axes
         self.far = (prod(conv.in_shape) + prod(conv.out_shape)) * self.size >= schedule.FAR
         self.rows = self.form.kernel[0] * self.form.kernel[1]
         self.out = [axis.out for axis in self.axes]
@@ -131,7 +131,7 @@ def cycles(conv: Conv, plan: Plan, target: Target) -> float:
     a sixth more for guards and stores; or moving the arrays once, 8 bytes a cycle.
     """
     form = Form.of(plan, target.lanes(conv.dtype))
-    axes = (Axis(1, 1),) * (3 - len(conv.axes)) + conv.axes
+    axes = (ONE,) * (3 - len(conv.axes)) + conv.axes
     out, u = [axis.out for axis in axes], form.along
     tiles = out[0] * -(-out[u] // plan.pixels) * (conv.co if form.planes else 1)
     wide = plan.vectors * form.lanes

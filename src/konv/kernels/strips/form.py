@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import gcd
 from typing import Any
 
-from konv.geometry import Axis, Conv
+from konv.geometry import ONE, Conv
 from konv.kernels.words import AXES, Words
 from konv.llvm import I8, I64, Function, Module, Pointer, Value, pointer_to
 from konv.plan import Plan
@@ -164,7 +164,7 @@ class Form:
 
 def form_of(conv: Conv) -> tuple[int, ...]:
     """Taps, strides and dilations of three axes, as `Plan.form` holds them."""
-    axes = (Axis(1, 1),) * (3 - len(conv.axes)) + conv.axes
+    axes = (ONE,) * (3 - len(conv.axes)) + conv.axes
     return (
         *(a.kernel for a in axes),
         *(a.stride if a.kernel * a.stride > 1 else 1 for a in axes),

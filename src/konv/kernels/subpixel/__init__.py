@@ -32,7 +32,15 @@ from konv.geometry import Conv
 from konv.kernels import interleave
 from konv.kernels.channels import Channels
 from konv.kernels.direct.flat_tile import emit_flat_sweep
-from konv.kernels.direct.tiles import CALL, ROW_CALL, ROW_TRIP, TILES, flat_cost, last_block
+from konv.kernels.direct.tiles import (
+    CALL,
+    ROW_CALL,
+    ROW_TRIP,
+    TILES,
+    flat_cost,
+    last_block,
+    tile_cost,
+)
 from konv.kernels.microtile import UNROLL, add_channels, emit_tile, tile_function
 from konv.kernels.stored import HALVES
 from konv.kernels.subpixel.grid import Grid, cell_schedule, cells_of, shift_of
@@ -78,18 +86,18 @@ def why_not(conv: Conv, target: Target) -> str | None:
 def _cycles(conv: Conv, grid: Grid, target: Target) -> float:
     """Of one cell, the best tile."""
     vectors, tiles = _vectors(conv, grid, target), TILES[target.vector_bytes, target.registers]
-    return conv.ci * grid.taps * min(tile_cycles(vectors, *tile) for tile in tiles)
+    return conv.ci * grid.taps * min(tile_cost(vectors, *tile) for tile in tiles)
 
 
 def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
-    """One plan for each register tile, cheapest first by `tile_cycles`."""
+    """One plan for each register tile, cheapest first by `tile_cost`."""
     grid = Grid.of(conv, True, blocked)
     ci, vectors = conv.ci // conv.groups, _vectors(conv, grid, target)
     depth = ci if ci < UNROLL else 0
     table = TILES[target.vector_bytes, target.registers]
     if not blocked and _is_product(conv, grid, target):
         return _straight_plans(conv, grid, target, packed, depth)
-    tiles = sorted(table, key=lambda tile: (tile_cycles(vectors, *tile), max(tile[1], vectors)))
+    tiles = sorted(table, key=lambda tile: (tile_cost(vectors, *tile), max(tile[1], vectors)))
     return tuple(
         Plan(
             name, conv.dtype, packed, blocked, mr, nr, last_block(vectors, nr, 0), 0, depth,
@@ -143,20 +151,13 @@ def _vectors(conv: Conv, grid: Grid, target: Target) -> int:
     return -(-(conv.co // conv.groups * grid.subpixels) // target.lanes(conv.dtype))
 
 
-def tile_cycles(vectors: int, mr: int, nr: int) -> float:
-    """Cycles per cell, channel and tap for `vectors` vectors of columns, as in direct."""
-    full, tail = divmod(vectors, nr)
-    widths = [nr] * full + [tail] * (tail > 0)
-    return sum(max(mr * n / 2, (mr + n) / 2, 4) for n in widths) / mr
-
-
 def cost(conv: Conv, plan: Plan, target: Target) -> float:
     """Cycles of a core for one image: the tiles of its cells at 92 % of what they could do, and
     what is done once for all sub-pixels (`interleave.beside`).
     """
     grid = Grid.from_form(plan)
     vectors, cells = _vectors(conv, grid, target), cells_of(conv, aligned=True)
-    loop = conv.ci * grid.taps * tile_cycles(vectors, plan.pixels, plan.vectors) / 0.92
+    loop = conv.ci * grid.taps * tile_cost(vectors, plan.pixels, plan.vectors) / 0.92
     blocks = conv.groups * -(-vectors // plan.vectors)
     if _is_straight(plan):
         loop += blocks * (ROW_TRIP + ROW_CALL) / plan.pixels

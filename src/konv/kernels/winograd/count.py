@@ -4,7 +4,7 @@ that output channels make.
 
 from __future__ import annotations
 
-from konv.geometry import Axis, Conv
+from konv.geometry import ONE, Axis, Conv
 from konv.kernels.winograd.transforms import Transform
 from konv.plan import Plan
 
@@ -17,7 +17,7 @@ def three(conv: Conv) -> tuple[Axis, Axis, Axis]:
     """The axes of a layer, as many as the records know: planes, rows and columns. What has taps on
     its first axis only has its second as planes.
     """
-    axes = (Axis(1, 1),) * (3 - conv.dims) + conv.axes
+    axes = (ONE,) * (3 - conv.dims) + conv.axes
     deep, down, along = (axes[i] for i in order(conv))
     return deep, down, along
 

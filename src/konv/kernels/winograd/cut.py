@@ -105,6 +105,7 @@ class Model:
         self.widths = widths(self.vectors, plan)
         self.blocks = len(self.widths)
         self.l2 = target.l2
+        self.known: dict[tuple[int, int], tuple[int, list[tuple[int, int]]]] = {}
         by_one = all(len(t.parts) == 1 for t in self.transforms)
         cycles = (INPUT, OUTPUT, CALL, BESIDE) if by_one else STEPS
         self.input, self.output, self.call, self.beside = cycles
@@ -232,22 +233,31 @@ class Model:
     def _begun(self, columns: int) -> int:
         return WHOLE if columns >= self.lines[1] else RUN
 
+    def _tiles(self, first: int, blocks: int) -> tuple[int, list[tuple[int, int]]]:
+        """Vectors of those blocks, and twice the cycles of a register tile of each size over all of
+        them: the same for all boxes.
+        """
+        if (first, blocks) not in self.known:
+            wide = self.widths[first : first + blocks]
+            counts = [(nr, wide.count(nr)) for nr in set(wide)]
+            sizes = (self.plan.pixels, *RESTS.get(self.plan.pixels, ()))
+            cycles = [sum(max(size * nr, 8, size + nr) * of for nr, of in counts) for size in sizes]
+            self.known[first, blocks] = sum(wide), list(zip(sizes, cycles, strict=True))
+        return self.known[first, blocks]
+
     def _products(self, rows: int, columns: int, first: int, blocks: int, read: float) -> float:
         """Some blocks of output channels, from the first on, over a box: products and transforms
         out; `read`: tiles of V for each of M.
         """
-        wide, rest, sums, calls = self.widths[first : first + blocks], rows * columns, 0.0, 0
+        rest, sums, calls = rows * columns, 0.0, 0
         # All groups pass by between a box and the next, which reads U of its group again (512@14 in
         # 32 groups, one box for four: contiguous 0.221 to 0.203 ms, else 0.207 to 0.160, Zen 3).
         passing = self.conv.groups if rest < prod(self.lines) * self.deep.out else 1
-        counts = [(nr, wide.count(nr)) for nr in set(wide)]
-        sizes = (self.plan.pixels, *RESTS.get(self.plan.pixels, ()))
-        for size in sizes:
-            here = rest // size if size != sizes[-1] else -(-rest // size)
+        vectors, tiles = self._tiles(first, blocks)
+        for size, cycles in tiles:
+            here = rest // size if size != tiles[-1][0] else -(-rest // size)
             rest, calls = rest - here * size, calls + here
-            cycles = sum(max(size * nr, 8, size + nr) * of for nr, of in counts)
             sums += here * cycles * self.beside
-        vectors = sum(wide)
         product = self.points * (sums * self.ci / 2 + blocks * calls * self.call)
         product *= self.deep.kernel
         size = self.points * self.ci * BYTES[self.plan.dtype]

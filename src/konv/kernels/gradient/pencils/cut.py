@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from konv.geometry import Axis, Conv
+from konv.geometry import ONE, Axis, Conv
 from konv.kernels import schedule
 from konv.kernels.cut import Line
 from konv.kernels.gradient import cut as gradient_cut
@@ -29,7 +29,7 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
     lanes, size = target.lanes(plan.dtype), COMPUTED[plan.dtype]
     if conv.exact_macs < gradient_cut.ALONE:
         threads = 1
-    axes = (Axis(1, 1),) * (3 - conv.dims) + conv.axes
+    axes = (ONE,) * (3 - conv.dims) + conv.axes
     kernel_rows, taps = axes[0].kernel * axes[1].kernel, prod(axis.kernel for axis in axes)
     boxes = _boxes(conv, axes, kernel_rows * conv.co * size)
     lines = -(-conv.co // lanes)

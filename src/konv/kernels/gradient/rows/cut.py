@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from konv.geometry import Axis, Conv
+from konv.geometry import ONE, Axis, Conv
 from konv.kernels.cut import Line
 from konv.kernels.gradient import cut as gradient_cut
 from konv.kernels.gradient.boxes import Boxes
@@ -28,7 +28,7 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
     form = Form.of(plan, lanes)
     if conv.exact_macs < gradient_cut.ALONE:
         threads = 1
-    axes = (Axis(1, 1),) * (3 - conv.dims) + conv.axes
+    axes = (ONE,) * (3 - conv.dims) + conv.axes
     taps = prod(axis.kernel for axis in axes)
     boxes = _boxes(conv, axes)
     chunks = min(conv.co, max(1, -(-UNITS * threads // boxes.parts)))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from konv.geometry import Axis, Conv
+from konv.geometry import ONE, Axis, Conv
 from konv.kernels.cut import Line
 from konv.kernels.gradient.boxes import Boxes
 from konv.kernels.winograd.count import count
@@ -34,7 +34,7 @@ def boxes_of(conv: Conv, both: Pair, most: int) -> Boxes:
 
 def plane(conv: Conv) -> tuple[Axis, Axis]:
     """The axes of a layer, two of them."""
-    down, along = (Axis(1, 1),) * (2 - conv.dims) + conv.axes
+    down, along = (ONE,) * (2 - conv.dims) + conv.axes
     return down, along
 
 

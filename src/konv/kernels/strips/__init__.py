@@ -35,13 +35,15 @@ from konv.kernels.strips.form import (
     JOB,
     UNIT,
     Form,
+    slides,
+    stepping,
     strip_function,
     strip_of,
     strip_steps,
     walks,
 )
 from konv.kernels.strips.lane_rows import emit_block_out
-from konv.kernels.strips.slide import BAND, Slide, slides
+from konv.kernels.strips.slide import BAND, Slide
 from konv.kernels.strips.tile import Tile
 from konv.kernels.strips.walk import SWEEP, emit_there, emit_walk
 from konv.kernels.words import AXES, Words
@@ -51,13 +53,15 @@ from konv.plan import Plan
 
 def emit_kernel(plan: Plan, fill: Routine, module: Module) -> Module:
     """Complete a module that has `pack` and `fill(job, unit, x)`: add `run`."""
-    if slides(plan):
-        sweeps = [_emit_slide(module, plan)]
+    if slides(plan) and stepping(plan):
+        sweeps = [_emit_slide(module, plan, "sweep")]
     elif plan.algorithm != "planes" and plan.form[9]:
         sweeps = [emit_walk(module, plan)]
     else:
         ways = (False, True)[: 1 + walks(plan)]
         sweeps = [_emit_sweep(module, plan, walking) for walking in ways]
+        if slides(plan):
+            sweeps.append(_emit_slide(module, plan, "slide"))
     out = emit_block_out(module, plan) if plan.blocked and plan.algorithm != "planes" else None
     return emit_run(module, plan, _emit_lines(module, plan, fill, sweeps, out))
 
@@ -151,7 +155,12 @@ def _emit_lines(
             block = (unit.pointer("scratch", I8) + job["at_block"]).cast(real)
             where = own, *numbers, block if out else to, line, together
             with ExitStack() as stack:
-                if len(sweeps) > 1:
+                if slides(plan) and len(sweeps) > 1:
+                    usual, sliding = stack.enter_context(f.choose(job["slide"].equals(0)))
+                    with sliding:
+                        f.call(sweeps[-1], [job.base, unit.base, *where])
+                    stack.enter_context(usual)
+                if walks(plan) and len(sweeps) > 1:
                     usual, walking = stack.enter_context(f.choose(walk.equals(0)))
                     with walking:
                         f.call(sweeps[1], [job.base, unit.base, *where])
@@ -186,10 +195,10 @@ def _fetch_rows(
         f.prefetch(out + job["y_stride", u] * row)
 
 
-def _emit_slide(module: Module, plan: Plan) -> Routine:
+def _emit_slide(module: Module, plan: Plan, name: str) -> Routine:
     """The same as `_emit_sweep` of one line, where vectors slide down."""
     real, form = REAL[plan.dtype], Form.of(plan, module.target.lanes(plan.dtype))
-    with strip_function(module, "sweep", SWEEP, inline=True) as (f, job, unit, args):
+    with strip_function(module, name, SWEEP, inline=True) as (f, job, unit, args):
         slots, weights, bias, y = (a.to_pointer(real) for a in args[:4])
         start, q, rows = f.splat(bias[0], form.lanes), form.apart, unit["length", 1]
         with ExitStack() as stack:

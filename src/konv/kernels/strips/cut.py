@@ -12,7 +12,7 @@ from konv.geometry import ONE, Conv
 from konv.kernels import schedule, scratch
 from konv.kernels.schedule import MODES
 from konv.kernels.scratch import LINE
-from konv.kernels.strips.form import ENDLESS, FEW, JOB, THERE, Form, walks
+from konv.kernels.strips.form import ABREAST, ENDLESS, FEW, JOB, THERE, Form, slides, walks
 from konv.plan import Plan, Strides, Work
 from konv.target import BYTES, Target
 
@@ -183,6 +183,7 @@ def cut(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads:
         "channels": conv.co, "multiplier": conv.co // conv.ci, "mode": MODES[conv.mode],
         "zeros": int(conv.mode == "zeros" and _countable(conv)),
         "dense": int(dense),
+        "slide": int(slides(plan) and box.out[2] >= ABREAST * box.lanes),
         "walk": int(walk), "far": int(box.far),
         "ahead": int(walk and chunk >= MANY and box.out[2] > WIDE),
         "x_batch": x[0], "x_channel": x[1], "y_batch": y[0], "y_channel": y[1],

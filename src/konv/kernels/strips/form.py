@@ -22,6 +22,8 @@ JOB = (
     "zeros",  # 1 if padding is zeros, which may be left out where all weights are finite
     "dense",  # 1 if lanes lie side by side in the input
     "walk",  # 1 if lines are swept as konv.kernels.strips.form.walks says, where no strip is needed
+    "slide",  # 1 if vectors slide where tiles may be taken, too: as the width of all results says,
+    # for the two add up in orders of their own
     "far",  # 1 if images come from memory: what the next row needs is asked for in advance
     "ahead",  # 1 if what the next lines of a tile need is, too
     "x_batch", "x_channel", "y_batch", "y_channel",  # strides, in elements
@@ -59,6 +61,8 @@ VOLUME = 9  # rows of taps of a volume up to which memory is met in its own orde
 ENDLESS = 2**30  # more slots than a strip has
 STEPS = 3  # slots told apart without another pointer: 0, 1 and 2 steps from one
 THERE = 4  # bytes for each column that say whether it is there
+HELD = 9  # weights at hand: of 16 registers six are sums, others hold what others read from memory
+ABREAST = 2  # of vectors that slide: their chains of multiply-adds are apart
 UNROLL = 160  # multiply-adds of a tile up to which the outer taps are unrolled too
 
 
@@ -180,6 +184,22 @@ def dealt(plan: Plan, lanes: int) -> list[int]:
     own = 16 // BYTES[plan.dtype]
     begins = [at for n in range(0, lanes, own) for at in (n, lanes + n)]
     return [begin + n for begin in begins for n in range(0, own, 2)]
+
+
+def slides(plan: Plan) -> bool:
+    """Whether a plan's vectors may slide: no slot between outputs is one that nobody reads. Where
+    tiles may be taken instead, they are for narrow rows.
+    """
+    deep, high, wide = plan.form[:3]
+    stride, dilation = plan.form[4], plan.form[7]
+    gaps = stride // gcd(stride, dilation) > high
+    few = high > 1 and high * wide <= HELD and deep == 1 and plan.pixels > 1
+    return plan.algorithm == "planes" and few and not gaps
+
+
+def stepping(plan: Plan) -> bool:
+    """Whether a plan is strided or dilated along the rows: then tiles are no choice."""
+    return plan.form[4] * plan.form[7] > 1
 
 
 def walks(plan: Plan) -> bool:

@@ -1,4 +1,4 @@
-"""Few taps in planes, strided or dilated along the rows: vectors of columns slide down the rows.
+"""Few taps in planes: vectors of columns slide down the rows.
 
     for vectors of columns:                                 two side by side, or one at the border
         for slot in the rows under them:                    each is read once
@@ -10,38 +10,29 @@ that it may meet is asked for each tile. Here all weights stay at hand, rows bes
 left out, and the loop over the rows inside asks nothing; columns beside the image are masked. Of a
 stride of 2, two taps come from one pair of loads. Zen 3, contiguous, one thread and two: 3x3 d2
 128@32 58 to 41 us and 37 to 28, d4 64@64 1.5 times as fast, s2 144@56 95 to 73 and 56 to 46. In
-steps of one without dilation nothing is gained: as many instructions a sum, in more places.
+steps of one tiles are left to rows of less than two vectors: 3x3 192@28 63 to 55 us and 39 to 35,
+240@16 47 to 33 and 27 to 20, 144@56 206 to 185 and 106 to 101, but 512@14 48 to 50.
+
+Of two vectors at the border only the taps before and behind the middle one are masked. Partial sums
+of a row apart, for shorter chains, need more registers than there are: 1.04 to 1.4 times as long.
 
 An output's chain is rows from the top, and columns from the left.
 """
 
 from __future__ import annotations
 
-from math import gcd
-
 from konv.kernels.epilogue import apart
 from konv.kernels.scratch import LINE
-from konv.kernels.strips.form import Form, dealt
+from konv.kernels.strips.form import ABREAST, Form, dealt
 from konv.kernels.strips.results import Results
 from konv.kernels.words import Words
 from konv.llvm import I1, SIZE, Function, Pointer, Value, Variable
 from konv.plan import Plan
 
-HELD = 9  # weights at hand: of 16 registers six are sums, others hold what others read from memory
-ABREAST = 2  # vectors side by side: their chains of multiply-adds are apart
 ROUND = 3  # outputs of a turn of the loop: sums of 3 taps change registers no more
 # Outputs of a band, of which two columns of vectors of two rows each fit into the first-level
 # cache; 8 took 1.1 to 1.4 times as long.
-BAND = 32
-
-
-def slides(plan: Plan) -> bool:
-    """Whether a plan's vectors slide: no slot between outputs is one that nobody reads."""
-    deep, high, wide = plan.form[:3]
-    stride, dilation = plan.form[4], plan.form[7]
-    gaps = stride // gcd(stride, dilation) > high
-    few = high > 1 and high * wide <= HELD and deep == 1 and plan.pixels > 1
-    return plan.algorithm == "planes" and few and not gaps and stride * dilation > 1
+BAND = 30  # a multiple of ROUND
 
 
 class Slide:
@@ -61,6 +52,7 @@ class Slide:
         self.f, self.job, self.unit, self.plan, self.form = f, job, unit, plan, form
         self.z, self.r = begin
         self.start, self.lanes = start, form.lanes
+        self.middle = (form.extent(2) - 1) // 2  # the column of the middle tap
         self.taps, self.wide = form.kernel[1], form.kernel[2]
         # Slots that count, from those of an output to those of the next
         self.jump = form.apart * form.stride[1] // form.dilation[1]
@@ -91,24 +83,29 @@ class Slide:
             f.select(more, steps[0] * (on * form.stride[1]), job["x_channel"] - steps[0] * first),
             f.select(more, steps[1] * on, job["y_channel"] - steps[1] * self.r),
         )
-        last = f.most(width - lanes, f.integer(0))
-        before = unit["before", 2]
+        last, pair = f.most(width - lanes, f.integer(0)), width - ABREAST * lanes
+        before, middle = unit["before", 2], self.middle
+        few = (before >= -middle) & ((width - 1) * stride + before + middle < unit["most", 2])
+        few = few & (pair >= 0)  # what a pair leaves unasked is there
         reach = (ABREAST * lanes - 1) * stride + (stride - 1) + form.extent(2) - 1
         left, right = 0 - before, unit["most", 2] - before - reach
-        most = width - ABREAST * lanes
         self.end = f.splat_low(unit["most", 2], lanes)
         column = f.var(0)
         with f.forever() as done:
             c = column.get()
             f.leave_if(done, c >= width)
-            inside = (c * stride >= left) & (c * stride < right) & (c <= most)
-            with f.choose(inside) as (several, one):
-                with several:
+            inside = (c * stride >= left) & (c * stride < right) & (c <= pair)
+            with f.choose(inside) as (within, border):
+                with within:
                     self._slide(c, ABREAST, False)
                     column.set(c + ABREAST * lanes)
-                with one:
-                    self._slide(f.least(c, last), 1, True)
-                    column.set(c + lanes)
+                with border, f.choose(few & (width - c > lanes)) as (several, one):
+                    with several:
+                        self._slide(f.least(c, pair), ABREAST, True)
+                        column.set(c + ABREAST * lanes)
+                    with one:
+                        self._slide(f.least(c, last), 1, True)
+                        column.set(c + lanes)
 
     def _place_rows(self, first: Value) -> None:
         """Which slots there are, and from which output on up to which all fresh ones are."""
@@ -131,6 +128,7 @@ class Slide:
         """All rows under some vectors of columns; `edge`: columns may lie beside the image."""
         f, count = self.f, self.count
         self.vectors, self.edge = vectors, edge
+        self.narrow = edge and vectors == 1  # as rows may be
         if edge:
             self.masks = self._masks(place)
         across = self.form.stride[2] if self.form.direct else 1
@@ -141,7 +139,7 @@ class Slide:
         for slot in range(self.taps - self.fresh):
             self._guarded(slot, f.integer(slot))
         begin, finish = self.whole
-        if edge:  # rows narrower than a vector, stored whole, reach into the next row
+        if self.narrow:  # rows narrower than a vector, stored whole, reach into the next row
             width, lanes = self.unit["length", 2], self.lanes
             self.mask = f.below(width, lanes)
             wide = width >= lanes
@@ -184,7 +182,11 @@ class Slide:
         """Which columns there are, by their distance from the first."""
         f, form, lanes, stride = self.f, self.form, self.lanes, self.form.stride[2]
         taps = [o * form.dilation[2] for o in range(self.wide)]
-        parts = {tap - tap % stride + n * lanes for tap in taps for n in range(stride)}
+        wide = range(0, stride * self.vectors * lanes, lanes)
+        parts = {tap - tap % stride + n for tap in taps for n in wide}
+        if not self.narrow:  # of a pair, only what lies before and behind the middle tap
+            end = (self.vectors * lanes - 1) * stride - (lanes - 1) + self.middle
+            parts = {part for part in parts if not self.middle <= part <= end}
         first = f.splat_low(place * stride + self.unit["before", 2], lanes)
         return {part: f.counted(first, part, 0) < self.end for part in sorted(parts)}
 
@@ -194,7 +196,7 @@ class Slide:
         with f.loop(end, start=n.get()) as i:
             for slot in range(self.taps - self.fresh, self.taps):
                 self._guarded(slot, i * self.jump + slot)
-            self._store(i if self.edge else None)
+            self._store(i if self.narrow else None)
             self._next()
             n.set(i + 1)
 
@@ -236,7 +238,7 @@ class Slide:
         phase, begin = tap % stride, tap - tap % stride
         parts = known.get((column, begin))
         if parts is None:
-            parts = [self._part(at + column * stride, begin + n * lanes) for n in range(stride)]
+            parts = [self._part(at, column * stride + begin + n * lanes) for n in range(stride)]
             known[column, begin] = parts
         if stride == 1:
             return parts[0]
@@ -249,7 +251,7 @@ class Slide:
 
     def _part(self, at: Pointer, offset: int) -> Value:
         """Neighbouring columns of a slot; at the border those that there are."""
-        if not (self.edge and self.form.direct):
+        if not (self.edge and self.form.direct and offset in self.masks):
             return at.vector(offset, self.lanes)
         return self.f.load_masked(at + offset, self.masks[offset])
 

@@ -170,7 +170,7 @@ def words_are_right(s: Simulated) -> None:
     phases = list(s.phases())
     assert s.axis("count") == [max(p[f"outputs{a}"] for p in phases) for a in AXES]
     assert s.axis("inside") == [w["face"], w["pitch"], 1]
-    nc, tail, jump, kept = s.plan.form
+    nc, tail, jump, kept = s.plan.form[:4]
     assert w["co"] % nc == tail
     if (jump, kept) != (0, 0):
         assert (w["jump2"], w["kept2"]) == (jump, kept), f"{s}: the code deals rows out another way"

@@ -22,6 +22,7 @@ from konv.kernels import (
     planar,
     subpixel,
 )
+from konv.kernels.planar.pair import Pair
 from konv.kernels.subpixel.grid import Grid
 from konv.plan import Algorithm, Plan
 from konv.target import Target
@@ -106,11 +107,14 @@ def follows_tiles(plan: Plan, conv: Conv, target: Target) -> None:
 
 def follows_planes(plan: Plan, conv: Conv, target: Target) -> None:
     """Sums, the vectors of inputs and one weight fit into registers; tiles are whole vectors."""
-    co, (nc, tail, jump, kept) = conv.co // conv.groups, plan.form
+    co, (nc, tail, jump, kept) = conv.co // conv.groups, plan.form[:4]
+    pair = Pair.from_form(plan)
+    sums = nc * plan.vectors * (2 if pair else 1)
     assert plan.pixels == plan.vectors * target.lanes(conv.dtype)
     assert 1 <= nc <= min(co, planar.MOST)
     assert tail == co % nc
-    assert nc * plan.vectors + plan.vectors + 1 <= target.registers
+    assert sums + plan.vectors + 1 <= target.registers
+    assert pair is None or (pair == Pair.of(conv.axes[-1]) and plan.blocked)
     assert (jump, kept) in {(0, 0), (1, 1), (2, 1), (2, 2)}
     assert plan.packed or not jump, "channels-last rows are not copied by vectors"
     assert (plan.tail, plan.odd, plan.depth) == (0, 0, 0)

@@ -39,6 +39,7 @@ from konv.kernels.direct.tiles import TILES
 from konv.kernels.microtile import UNROLL, emit_tile
 from konv.kernels.panels.tile import FEWER, emit_first
 from konv.kernels.panels.tile import emit_rows as emit_panel_rows
+from konv.kernels.planar.pair import Pair
 from konv.kernels.planar.tile import emit_tiles
 from konv.kernels.winograd import parts as winograd_parts
 from konv.kernels.winograd.count import RESTS
@@ -164,6 +165,21 @@ def test_a_planar_tile_stays_in_registers(machine: Machine, nc: int, nv: int) ->
     found = functions(assembly(module))
     for fewer in range(1, nv + 1):
         check_loop(machine, "float32", found[f"tile_{nc}x{fewer}"], nc * fewer)
+
+
+@each_machine
+def test_a_tile_of_both_phases_stays_in_registers(machine: Machine) -> None:
+    """Whatever tile the layer is given, of all taps of a row."""
+    target = target_of(machine)
+    for kernel, co in product((2, 3, 4), (1, 3, 4, 8)):
+        conv = Conv.of((1, 4, 9, 40), co, kernel=kernel, stride=2, transposed=True)
+        plan = planar.plans(conv, target, True, True)[0]
+        pair, nc = Pair.from_form(plan), plan.form[0]
+        assert pair is not None
+        module = Module(target, "tile")
+        emit_tiles(module, plan, nc, pair)
+        found = functions(assembly(module))[f"tile_{nc}x{plan.vectors}"]
+        check_loop(machine, "float32", found, sum(pair.taps) * nc * plan.vectors)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

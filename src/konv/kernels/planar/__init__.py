@@ -25,6 +25,9 @@ from konv.geometry import Conv
 from konv.kernels.channels import mean_taps
 from konv.kernels.cut import Line
 from konv.kernels.pack import HEADER
+from konv.kernels.planar.pair import Pair
+from konv.kernels.planar.pair import loop_cost as pair_cost
+from konv.kernels.planar.pair import tiles as pair_tiles
 from konv.kernels.planar.schedule import Cut, Span
 from konv.kernels.planar.strip import DEALT, JOB
 from konv.kernels.planar.units import emit_kernel
@@ -63,15 +66,27 @@ def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv
 
 
 def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
-    """The tile with the least cost, and the next best."""
+    """The tile with the least cost, and the next best; of both phases of a row at once where it has
+    two and goes out contiguous, then of one.
+    """
     lanes, co = target.lanes(conv.dtype), conv.co // conv.groups
     row, taps = Span(Line(conv.axes[-1])), mean_taps(conv)
     dealt = (row.jump, len(row.kept))
     if not packed or dealt not in DEALT:
         dealt = (0, 0)  # the code is the same for all: fewer kernels to compile
-    choices = sorted((loop_cost(co, nc, nv, target, taps), nc, nv) for nc, nv in tiles(co, target))[
-        :2
+    choices: list[tuple[float, int, int, tuple[int, ...]]] = [
+        (cycles, nc, nv, ())
+        for cycles, nc, nv in sorted(
+            (loop_cost(co, nc, nv, target, taps), nc, nv) for nc, nv in tiles(co, target)
+        )[:2]
     ]
+    pair = Pair.of(conv.axes[-1])
+    if pair and blocked:
+        both = [
+            (pair_cost(pair, co, nc, nv, _split(target)), nc, nv, pair.form)
+            for nc, nv in pair_tiles(co, MOST, target)
+        ]
+        choices = sorted(both)[:1] + choices[:1]
     return tuple(
         Plan(
             name,
@@ -80,9 +95,9 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
             blocked,
             nv * lanes,
             nv,
-            form=(nc, co % nc, *dealt),
+            form=(nc, co % nc, *dealt, *form),
         )
-        for _, nc, nv in choices
+        for _, nc, nv, form in choices
     )
 
 
@@ -106,14 +121,19 @@ def loop_cost(co: int, nc: int, nv: int, target: Target, taps: float) -> float:
     Emerald Rapids); with the smaller tiles of AVX2 two, and four if there is but one tap to a
     channel (1x1 24 -> 96 @112: 1.2 times as long as with one, Zen 3).
     """
-    wide = target.vector_bytes == 64
-    split, itself = 1.67 if wide else 1.33, 1 if wide else 2 if taps > 1 else 4
+    wide, split = target.vector_bytes == 64, _split(target)
+    itself = 1 if wide else 2 if taps > 1 else 4
 
     def block(n: int) -> float:
         return max(n * nv / 2, (split * nv + n + 2) / 2, 4) + itself
 
     full, tail = divmod(co, nc)
     return (full * block(nc) + (block(tail) if tail else 0)) / nv
+
+
+def _split(target: Target) -> float:
+    """Loads that one of neighbouring vectors counts as."""
+    return 1.67 if target.vector_bytes == 64 else 1.33
 
 
 def cost(conv: Conv, plan: Plan, target: Target) -> float:
@@ -129,13 +149,20 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     usual = replace(target, l2=USUAL)
     lanes, cut = target.lanes(plan.dtype), Cut(conv.with_batch(1), plan, usual, 1, LEAST)
     taps = mean_taps(conv)
-    each = loop_cost(conv.co // conv.groups, plan.form[0], plan.vectors, target, taps)
+    co, pair = conv.co // conv.groups, Pair.from_form(plan)
+    each = (
+        pair_cost(pair, co, plan.form[0], plan.vectors, _split(target))
+        if pair
+        else loop_cost(co, plan.form[0], plan.vectors, target, taps)
+    )
     loop = conv.groups * cut.outputs * (conv.ci // conv.groups) * taps * each
     into, out = 8, {16: 8, 32: 6, 64: 4}[target.vector_bytes]
     if target.vector_bytes == 32:
         into = 6 if taps == 1 else 10 if cut.axes[2].jump > 1 else 8
     copied = conv.ci * cut.copied * (into if plan.packed else 16)
-    whole = plan.blocked and conv.axes[-1].up == 1  # others go out one by one, between phases
+    whole = plan.blocked and (
+        pair is not None or conv.axes[-1].up == 1
+    )  # others go out one by one, between phases
     results = conv.co * prod(a.out for a in conv.axes) * (out if whole else 16)
     return (loop + copied + results) / lanes
 

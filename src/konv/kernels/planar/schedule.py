@@ -14,6 +14,7 @@ from math import prod
 from konv.geometry import ONE, Conv
 from konv.kernels import scratch
 from konv.kernels.cut import Line
+from konv.kernels.planar.pair import AT
 from konv.kernels.planar.strip import JOB, PHASE, ROW
 from konv.kernels.schedule import ALONE, MODES
 from konv.plan import Plan, Strides, Work
@@ -91,7 +92,9 @@ class Cut:
     @property
     def numbers(self) -> int:
         """Numbers of a strip and a block of results."""
-        return self.chunk * self.ci * self.plane + self.plan.form[0] * self.row_outputs
+        return (
+            self.chunk * self.ci * self.plane + self.plan.form[0] * self.row_outputs * self.abreast
+        )
 
     @property
     def chunks(self) -> int:
@@ -117,6 +120,11 @@ class Cut:
         return (self.lines[1].box - 1) * self.pitch + self.lines[2].box
 
     @property
+    def abreast(self) -> int:
+        """Phases of the last axis that are computed together."""
+        return 2 if len(self.plan.form) > AT else 1
+
+    @property
     def outputs(self) -> int:
         """Outputs computed in all, those that belong to no pixel included, of one channel."""
         phases = prod(len(line.phases) for line in self.lines)
@@ -135,7 +143,7 @@ class Cut:
         stack = self.axes[0].length * face
         sizes = [len(strip.kept) for strip in self.axes]
         words = dict.fromkeys(JOB, 0)
-        block = -(-self.row_outputs // lanes) * lanes + lanes
+        block = (-(-self.row_outputs // lanes) * lanes + lanes) * self.abreast
         words |= {
             "units": self.units, "chunks": self.chunks, "chunk": self.chunk,
             "groups": conv.groups, "ci": self.ci, "co": self.co, "mode": MODES[conv.mode],

@@ -40,11 +40,13 @@ PHASE = ("reach", "at_taps", *(f"{name}{a}" for a in AXES for name in ("first", 
 ROW = 2  # words: where a row of a channel comes from, where it goes
 # (stride, its phases that some tap reads) of rows that are copied by vectors.
 DEALT: dict[tuple[int, ...], tuple[int, int]] = {(1, 1): (1, 1), (2, 1): (2, 1), (2, 2): (2, 2)}
+Masks = tuple[list[Value], Value]  # lanes of an image, of each vector; lanes of a strip's row
 TAP = 2  # words: where it reads in a strip, its number in the kernel
 
 UNIT = (
     "x", "y", "weights", "scratch", "group", "groups",  # first group and how many
     "residual",  # bytes from a result to what is added to it
+    "row",  # outputs of a row: of both phases where they go together
     "phase", *per_axis("j", "width", "length", "raw"),
 )  # fmt: skip
 RECORDS = (JOB, UNIT)
@@ -63,7 +65,7 @@ def emit_strip(module: Module, plan: Plan) -> Routine:
         arguments = [job.base, unit.base, x, unit["groups"] * job["ci"], rows]
         beside = job["x_stride", 2] if plan.packed else job["x_channel"]
         plain = job["mode"].equals(0) & beside.equals(1)
-        if plan.packed and plan.form[2:] not in DEALT:
+        if plan.packed and plan.form[2:4] not in DEALT:
             plain = plain & job["mode"].equals(-1)
         with f.choose(plain) as (yes, no):
             with yes:
@@ -112,7 +114,7 @@ def _emit_straight(module: Module, plan: Plan) -> Routine:
     row and channel by channel: with the places of a row outermost, which needs fewer masks, loads
     wait for older stores to addresses that look alike (10 cycles a vector instead of 5).
     """
-    lanes, jump, kept = module.target.lanes(plan.dtype), *DEALT.get(plan.form[2:], (1, 1))
+    lanes, jump, kept = module.target.lanes(plan.dtype), *DEALT.get(plan.form[2:4], (1, 1))
     with _filler(module, plan, "straight") as (f, piece, (x, channels, rows)):
         job, unit = piece.job, piece.unit
         listed, strip = piece.part("at_rows", I64), piece.part("at_strip", x.element)
@@ -124,6 +126,28 @@ def _emit_straight(module: Module, plan: Plan) -> Routine:
         head = f.least(head // step * lanes, width)
         inside = f.least(f.most(size - raw, 0) // step, pitch // lanes) * lanes
         tail = f.most(f.least(inside, width), head)
+
+        def masks_at(q: Value) -> Masks:
+            """Lanes of each vector read at q that lie in the image, and those that lie in a row."""
+            places = [q * jump + v * lanes for v in range(jump)]
+            seen = [f.between(lanes, 0 - raw - at, size - raw - at) for at in places]
+            return seen, f.between(lanes, 0, pitch - q)
+
+        def masked(
+            source: Pointer, to: Pointer, q: Value, lanes_of: tuple[list[Value], Value]
+        ) -> None:
+            seen, room = lanes_of
+            vectors = [
+                f.load_masked(source + (q * jump + v * lanes), mask) for v, mask in enumerate(seen)
+            ]
+            for p, vector in enumerate(_dealt(f, vectors, kept)):
+                # What lies behind a row is read and written again: a masked store takes 12 cycles
+                # on Zen 3.
+                place = to + p * job["apart", 2] + q
+                place.put(0, f.select(room, vector, place.vector(0, lanes)))
+
+        # One vector at either end is the rule, whose masks are the same for all rows.
+        usual = [masks_at(f.integer(0)), masks_at(tail)]
         with f.loop(channels) as c, f.loop(rows) as r:
             source = x + listed[r * ROW] + c * job["x_channel"] + raw
             to = strip + listed[r * ROW + 1] + c * job["plane"]
@@ -131,18 +155,12 @@ def _emit_straight(module: Module, plan: Plan) -> Routine:
             with f.when(begin > 0):
                 for p in range(kept):
                     f.clear(to + p * job["apart", 2], pitch)
-            edges = (begin, f.least(head, width)), (f.most(tail, begin), width)
-            for first, end in edges:
-                with f.loop(end, start=first, step=lanes) as q:
-                    places = [q * jump + v * lanes for v in range(jump)]
-                    masks = [f.between(lanes, 0 - raw - at, size - raw - at) for at in places]
-                    vectors = [
-                        f.load_masked(source + at, mask)
-                        for at, mask in zip(places, masks, strict=True)
-                    ]
-                    room = f.between(lanes, 0, pitch - q)
-                    for p, vector in enumerate(_dealt(f, vectors, kept)):
-                        f.store_masked(to + p * job["apart", 2] + q, vector, room)
+            edges = (f.integer(0), f.least(head, width)), (tail, width)
+            for (first, end), masks in zip(edges, usual, strict=True):
+                with f.when((first >= begin) & (first < end)):
+                    masked(source, to, first, masks)
+                with f.loop(end, start=f.most(first + lanes, begin), step=lanes) as q:
+                    masked(source, to, q, masks_at(q))
             with f.loop(tail, start=f.most(head, begin), step=lanes) as q:
                 vectors = [(source + q * jump).vector(v * lanes, lanes) for v in range(jump)]
                 for p, vector in enumerate(_dealt(f, vectors, kept)):

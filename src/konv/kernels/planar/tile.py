@@ -9,6 +9,7 @@ from typing import Any
 
 from konv.kernels.epilogue import activate, apart, finish
 from konv.kernels.pack import HEADER, Arguments, alone, emit_pack
+from konv.kernels.planar.pair import AT, Pair, weave
 from konv.kernels.planar.strip import TAP
 from konv.kernels.results import AHEAD
 from konv.llvm import (
@@ -40,12 +41,12 @@ PARAMETERS = (
 )  # fmt: skip
 
 
-def emit_tiles(module: Module, plan: Plan, nc: int) -> Routine:
+def emit_tiles(module: Module, plan: Plan, nc: int, pair: Pair | None = None) -> Routine:
     """tiles(*PARAMETERS, vectors): so many vectors of pixels, in tiles as even as can be: a last
     tile of one vector would have too few sums in flight.
     """
     real, lanes, most = REAL[plan.dtype], module.target.lanes(plan.dtype), plan.vectors
-    tiles = [_emit_tile(module, plan, nc, nv) for nv in range(1, most + 1)]
+    tiles = [_emit_tile(module, plan, nc, nv, pair) for nv in range(1, most + 1)]
     params = [*_parameters(real), ("vectors", I64)]
     with module.function(f"tiles_{nc}", params, inline=False) as (f, args):
         x, vectors = args[0], args[-1]
@@ -67,19 +68,33 @@ def _parameters(real: Type) -> list[tuple[str, object]]:
     return [(p, pointer_to(pointers[p]) if p in pointers else I64) for p in PARAMETERS]
 
 
-def _emit_tile(module: Module, plan: Plan, nc: int, nv: int) -> Routine:
-    """One tile: sums begin as the bias; adding 0 at the end turns -0 into 0."""
+def _emit_tile(module: Module, plan: Plan, nc: int, nv: int, pair: Pair | None) -> Routine:
+    """One tile: sums begin as the bias; adding 0 at the end turns -0 into 0. Both phases of a
+    `pair` are computed, and all that a tile is told is of phase 0.
+    """
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     params = [*_parameters(real), ("pixel", I64)]
     with module.function(f"tile_{nc}x{nv}", params, inline=False) as (f, args):
         a, pixel = dict(zip(PARAMETERS, args, strict=False)), args[-1]
-        sums = [[Variable(f, f.splat(a["bias"][k], lanes)) for _ in range(nv)] for k in range(nc)]
+        sums = [
+            [[Variable(f, f.splat(a["bias"][k], lanes)) for _ in range(nv)] for k in range(nc)]
+            for _ in range(2 if pair else 1)
+        ]
+        # Taps of a row are listed one after the other; pairs take those of a row at once.
+        row = pair.taps[0] if pair else 1
         with f.loop(a["channels"]) as c:
             x, weights = a["x"] + c * a["plane"], a["weights"] + c * (a["taps"] * nc)
-            with f.loop(a["count"]) as t:
+            with f.loop(a["count"], step=row) as t:
                 tap = a["list"] + t * TAP
-                _multiply_add(f, sums, x + tap[0], weights + tap[1] * nc, lanes)
-        results = [[total.get() + 0.0 for total in row] for row in sums]
+                if pair:
+                    pair.add_row(f, sums, x + tap[0], weights + tap[1] * nc, lanes, a["plane"] * 4)
+                else:
+                    _multiply_add(f, sums[0], x + tap[0], weights + tap[1] * nc, lanes)
+        done = [[[total.get() + 0.0 for total in row] for row in each] for each in sums]
+        results = done[0]
+        if pair:
+            results = [weave(f, *rows) for rows in zip(*done, strict=True)]
+            pixel = pixel * 2
         if not (at_once(plan, module.target) or by_rows(plan, module.target)):
             _to_block(f, plan, a, results, pixel)
             return f.fn
@@ -96,14 +111,19 @@ def at_once(plan: Plan, target: Target) -> bool:
     """Whether results may go to the output from registers, which takes masked stores. Those of AVX2
     are slow on some processors, other machines have none.
     """
-    return plan.blocked and target.vector_bytes == 64
+    return plan.blocked and target.vector_bytes == 64 and not _in_pairs(plan)
 
 
 def by_rows(plan: Plan, target: Target) -> bool:
     """Whether tiles may take a row at a time, whose results then go to the output from registers;
     masked stores are for its last vector, if it is not full.
     """
-    return plan.blocked and target.vector_bytes == 32
+    wide = target.vector_bytes == 32 or (target.vector_bytes == 64 and _in_pairs(plan))
+    return plan.blocked and wide
+
+
+def _in_pairs(plan: Plan) -> bool:
+    return len(plan.form) > AT
 
 
 def _to_block(

@@ -12,6 +12,7 @@ from __future__ import annotations
 from functools import partial
 
 from konv.kernels.pack import HEADER
+from konv.kernels.planar.pair import Pair
 from konv.kernels.planar.rows import emit_rows_out, output_corner
 from konv.kernels.planar.strip import JOB, PHASE, RECORDS, UNIT, emit_strip
 from konv.kernels.planar.tile import at_once, by_rows, emit_tiles, emit_weights
@@ -33,18 +34,19 @@ def emit_kernel(plan: Plan, target: Target) -> Module:
     """The module of a plan: `run` and `pack`."""
     module = Module(target, plan.algorithm)
     nc, tail, *_ = plan.form
+    pair = Pair.from_form(plan)
     emit_weights(module, plan.dtype, nc)
     parts = {
         "slots": emit_slots(module),
         "strip": emit_strip(module, plan),
         "rows": emit_rows_out(module, plan),
-        "full": emit_tiles(module, plan, nc),
+        "full": emit_tiles(module, plan, nc, pair),
     }
     if tail:
-        parts["last"] = emit_tiles(module, plan, tail)
+        parts["last"] = emit_tiles(module, plan, tail, pair)
     parts["block"] = _emit_block(module, plan, parts)
     parts["groups"] = _emit_groups(module, plan, parts)
-    parts["phases"] = _emit_phases(module, parts)
+    parts["phases"] = _emit_phases(module, parts, pair is not None)
     emit_entry(module, partial(_emit_work, plan, parts), plan.residual)
     return module
 
@@ -83,17 +85,24 @@ def _emit_work(plan: Plan, parts: Parts, f: Function, call: Words, thread: Value
     emit_units(f, call, thread, job["units"], body)
 
 
-def _emit_phases(module: Module, parts: Parts) -> Routine:
-    """phases(job, unit): every phase of the outputs in the unit's box."""
+def _emit_phases(module: Module, parts: Parts, pairs: bool) -> Routine:
+    """phases(job, unit): every phase of the outputs in the unit's box, or `pairs` of them."""
     with part_function(module, "phases", writes=True, cold=True, records=RECORDS) as (f, piece, _):
         job, unit = piece.job, piece.unit
         every = job["phases", 0] * job["phases", 1] * job["phases", 2]
-        with f.loop(every) as number:
+        together = job["phases", 2] if pairs else f.integer(1)
+        with f.loop(every, step=together) as number:
             unit["phase"] = job["at_phases"] + number * len(PHASE)
             phase = Words(job.base + unit["phase"], PHASE)
             for axis in AXES:
                 rest = f.least(unit["width", axis], phase["outputs", axis] - unit["j", axis])
                 unit["length", axis] = f.most(rest, 0)
+            unit["row"] = unit["length", 2]
+            if pairs:
+                with f.when(together > 1):
+                    second = Words(job.base + (unit["phase"] + len(PHASE)), PHASE)
+                    rest = f.least(unit["width", 2], second["outputs", 2] - unit["j", 2])
+                    unit["row"] = unit["length", 2] + f.most(rest, 0)
             pixels = unit["length", 0] * unit["length", 1] * unit["length", 2]
             with f.when(pixels > 0):
                 f.call(parts["groups"], [job.base, unit.base])
@@ -124,6 +133,7 @@ def _emit_block(module: Module, plan: Plan, parts: Parts) -> Routine:
     the g-th group of the unit.
     """
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
+    pairs = Pair.from_form(plan) is not None
     labels = ("g", "channel", "weights", "valid")
     with part_function(module, "block", labels, records=RECORDS, plain=True) as (f, piece, args):
         g, channel, weights, valid = args
@@ -143,7 +153,7 @@ def _emit_block(module: Module, plan: Plan, parts: Parts) -> Routine:
         by_row = f.integer(0).differs(0)
         if by_rows(plan, module.target):
             filled = wide * unit["length", 1] * FULL <= vectors * (FULL + 1)
-            by_row = job["step", 2].equals(1) & filled
+            by_row = filled if pairs else job["step", 2].equals(1) & filled
             rows = f.select(by_row, unit["length", 1], rows)
         down = job["step", 1] * job["y_stride", 1]
         with f.loop(unit["length", 0]) as depth:
@@ -160,7 +170,7 @@ def _emit_block(module: Module, plan: Plan, parts: Parts) -> Routine:
                     job.base + phase["at_taps"], phase["reach"], job["ci"], job["plane"],
                     job["taps"], to + row * down,
                     f.select(direct, job["y_channel"], job["block"]),
-                    job["pitch"], unit["length", 2], down, rows,
+                    job["pitch"], unit["row"], down, rows,
                     unit["residual"], f.select(by_row, wide, vectors),
                 ]  # fmt: skip
                 if "last" not in parts:

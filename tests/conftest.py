@@ -11,6 +11,12 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# Before NumPy and PyTorch are loaded, which read them then. Processes of several threads share the
+# cores: who waits by spinning takes time from who computes (77 CPU seconds of Winograd's and
+# planar's problems, now 53). Child processes inherit both.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 # A first call compiles, so the time of an example says nothing; a red run must be red again.
 settings.register_profile("test", deadline=None, derandomize=True, database=None)
 settings.register_profile("whole", settings.get_profile("test"), max_examples=1000)

@@ -38,6 +38,7 @@ CASES = [
     "tconv2d 1x18x4x5 o18 k3 s2 p1 g18 / bias=contiguous",
     "tconv2d 1x5x4x5 o18 k4x3 s2 p1 / bias=contiguous whole",
     "tconv2d 1x5x4x5 o18 k4 s2 p1 / bias=contiguous whole",
+    "tconv2d 1x5x4x5 o18 k4 s2 p1 / bias=contiguous x=last out=last",
     "conv1d 1x5x20 o18 k3 p2 reflect / torch",
     "conv3d 1x2x4x4x5 o18 k2 p1 / bias=contiguous",
 ]

@@ -38,10 +38,12 @@ class Pair:
     @classmethod
     def of(cls, axis: Axis) -> Pair | None:
         """That of a layer's last axis, at any size; None if it has none."""
-        if (axis.up, axis.stride, axis.dilation) != (2, 1, 1) or not 2 <= axis.kernel <= MOST:
+        if (axis.up, axis.stride, axis.dilation) != (2, 1, 1) or axis.kernel > MOST:
             return None
         # Of one output there is but one phase; plans hold no sizes.
         first, second = replace(axis, hi=axis.hi + 2).phases()
+        if not (first.taps and second.taps):
+            return None
         return cls(
             (len(first.taps), len(second.taps)),
             second.taps[0] - first.taps[0],

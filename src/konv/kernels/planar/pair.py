@@ -25,6 +25,11 @@ AT = 4  # words of a plan's form before those of a pair
 MOST = 8  # taps of a row, which are all unrolled
 
 
+def in_pairs(plan: Plan) -> bool:
+    """Whether a plan takes both phases at once."""
+    return len(plan.form) > AT
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     """The taps of a row: how many each phase has, how far the first of phase 1 is from that of
@@ -53,7 +58,7 @@ class Pair:
     @classmethod
     def from_form(cls, plan: Plan) -> Pair | None:
         """The inverse of `form`, None of a plan that takes phases one by one."""
-        if len(plan.form) <= AT:
+        if not in_pairs(plan):
             return None
         first, second, apart, shift = plan.form[AT:]
         return cls((first, second), apart, shift)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from konv.kernels.epilogue import activate, apart, finish
 from konv.kernels.packing import transpose
-from konv.kernels.planar.pair import AT
+from konv.kernels.planar.pair import in_pairs
 from konv.kernels.planar.strip import PHASE, RECORDS
 from konv.kernels.words import AXES, Piece, Words, part_function
 from konv.llvm import REAL, SIZE, Function, Module, Pointer, Routine, Type, Value
@@ -25,7 +25,7 @@ def emit_rows_out(module: Module, plan: Plan) -> Routine:
         block, corner = piece.part("at_block", real), output_corner(f, piece, real, depth, channel)
         with f.loop(unit["length", 1]) as row:
             line = corner + row * (job["step", 1] * job["y_stride", 1])
-            source = block + row * (job["pitch"] * (2 if _in_pairs(plan) else 1))
+            source = block + row * (job["pitch"] * (2 if in_pairs(plan) else 1))
             if plan.blocked:
                 _contiguous(f, plan, piece, source, line, valid)
             else:
@@ -48,7 +48,7 @@ def _contiguous(
     f: Function, plan: Plan, piece: Piece, source: Pointer, line: Pointer, valid: Value
 ) -> None:
     job, width = piece.job, piece.unit["row"]
-    step = f.integer(1) if _in_pairs(plan) else job["step", 2]
+    step = f.integer(1) if in_pairs(plan) else job["step", 2]
     lanes = f.module.target.lanes(plan.dtype)
     whole = width & -lanes
     with f.loop(valid) as k:
@@ -65,10 +65,6 @@ def _contiguous(
                     f.store_masked(to + whole, value, rest)
             with spread, f.loop(width) as i:
                 to[i * step] = _finished(f, plan, piece, row[i], to + i * step)
-
-
-def _in_pairs(plan: Plan) -> bool:
-    return len(plan.form) > AT
 
 
 def _finished(f: Function, plan: Plan, piece: Piece, value: Value, place: Pointer) -> Value:

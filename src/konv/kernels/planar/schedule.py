@@ -14,7 +14,7 @@ from math import prod
 from konv.geometry import ONE, Conv
 from konv.kernels import scratch
 from konv.kernels.cut import Line
-from konv.kernels.planar.pair import AT
+from konv.kernels.planar.pair import in_pairs
 from konv.kernels.planar.strip import JOB, PHASE, ROW
 from konv.kernels.schedule import ALONE, MODES
 from konv.plan import Plan, Strides, Work
@@ -122,7 +122,7 @@ class Cut:
     @property
     def abreast(self) -> int:
         """Phases of the last axis that are computed together."""
-        return 2 if len(self.plan.form) > AT else 1
+        return 2 if in_pairs(self.plan) else 1
 
     @property
     def outputs(self) -> int:

@@ -133,10 +133,8 @@ def _emit_straight(module: Module, plan: Plan) -> Routine:
             seen = [f.between(lanes, 0 - raw - at, size - raw - at) for at in places]
             return seen, f.between(lanes, 0, pitch - q)
 
-        def masked(
-            source: Pointer, to: Pointer, q: Value, lanes_of: tuple[list[Value], Value]
-        ) -> None:
-            seen, room = lanes_of
+        def masked(source: Pointer, to: Pointer, q: Value, masks: Masks) -> None:
+            seen, room = masks
             vectors = [
                 f.load_masked(source + (q * jump + v * lanes), mask) for v, mask in enumerate(seen)
             ]

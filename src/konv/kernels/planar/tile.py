@@ -9,7 +9,7 @@ from typing import Any
 
 from konv.kernels.epilogue import activate, apart, finish
 from konv.kernels.pack import HEADER, Arguments, alone, emit_pack
-from konv.kernels.planar.pair import AT, Pair, weave
+from konv.kernels.planar.pair import Pair, in_pairs, weave
 from konv.kernels.planar.strip import TAP
 from konv.kernels.results import AHEAD
 from konv.llvm import (
@@ -111,19 +111,15 @@ def at_once(plan: Plan, target: Target) -> bool:
     """Whether results may go to the output from registers, which takes masked stores. Those of AVX2
     are slow on some processors, other machines have none.
     """
-    return plan.blocked and target.vector_bytes == 64 and not _in_pairs(plan)
+    return plan.blocked and target.vector_bytes == 64 and not in_pairs(plan)
 
 
 def by_rows(plan: Plan, target: Target) -> bool:
     """Whether tiles may take a row at a time, whose results then go to the output from registers;
     masked stores are for its last vector, if it is not full.
     """
-    wide = target.vector_bytes == 32 or (target.vector_bytes == 64 and _in_pairs(plan))
+    wide = target.vector_bytes == 32 or (target.vector_bytes == 64 and in_pairs(plan))
     return plan.blocked and wide
-
-
-def _in_pairs(plan: Plan) -> bool:
-    return len(plan.form) > AT
 
 
 def _to_block(

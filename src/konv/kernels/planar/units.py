@@ -12,7 +12,7 @@ from __future__ import annotations
 from functools import partial
 
 from konv.kernels.pack import HEADER
-from konv.kernels.planar.pair import Pair
+from konv.kernels.planar.pair import Pair, in_pairs
 from konv.kernels.planar.rows import emit_rows_out, output_corner
 from konv.kernels.planar.strip import JOB, PHASE, RECORDS, UNIT, emit_strip
 from konv.kernels.planar.tile import at_once, by_rows, emit_tiles, emit_weights
@@ -133,7 +133,7 @@ def _emit_block(module: Module, plan: Plan, parts: Parts) -> Routine:
     the g-th group of the unit.
     """
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
-    pairs = Pair.from_form(plan) is not None
+    pairs = in_pairs(plan)
     labels = ("g", "channel", "weights", "valid")
     with part_function(module, "block", labels, records=RECORDS, plain=True) as (f, piece, args):
         g, channel, weights, valid = args

@@ -101,9 +101,9 @@ class Results:
             line = line + self.out_steps[u] * form.apart
         return stores
 
-    def result(self, total: Variable) -> Value:
+    def result(self, total: Variable, clean: bool = True) -> Value:
         """What a sum has become, its lanes in the order of columns."""
-        f, form, value = self.f, self.form, total.get() + 0.0
+        f, form, value = self.f, self.form, total.get() + 0.0 if clean else total.get()
         if not (form.planes and form.direct and form.stride[2] == 2):
             return value
         order = dealt(self.plan, form.lanes)

@@ -200,7 +200,8 @@ def _emit_slide(module: Module, plan: Plan, name: str) -> Routine:
     real, form = REAL[plan.dtype], Form.of(plan, module.target.lanes(plan.dtype))
     with strip_function(module, name, SWEEP, inline=True) as (f, job, unit, args):
         slots, weights, bias, y = (a.to_pointer(real) for a in args[:4])
-        start, q, rows = f.splat(bias[0], form.lanes), form.apart, unit["length", 1]
+        # A sum that begins with no -0 is none, but for what rounds to it: instructions bind here
+        start, q, rows = f.splat(bias[0] + 0.0, form.lanes), form.apart, unit["length", 1]
         with ExitStack() as stack:
             z = stack.enter_context(f.loop(unit["length", 0]))
             phase = stack.enter_context(f.loop(f.least(rows, q))) if q > 1 else f.integer(0)

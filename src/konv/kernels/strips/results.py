@@ -101,13 +101,17 @@ class Results:
             line = line + self.out_steps[u] * form.apart
         return stores
 
-    def result(self, total: Variable, clean: bool = True) -> Value:
-        """What a sum has become, its lanes in the order of columns."""
-        f, form, value = self.f, self.form, total.get() + 0.0 if clean else total.get()
+    def result(self, total: Variable) -> Value:
+        """What a sum has become; adding 0 turns -0 into 0."""
+        return self.lined_up(total.get() + 0.0)
+
+    def lined_up(self, value: Value) -> Value:
+        """Lanes in the order of columns."""
+        form = self.form
         if not (form.planes and form.direct and form.stride[2] == 2):
             return value
         order = dealt(self.plan, form.lanes)
-        return f.shuffle(value, value, [order.index(2 * n) for n in range(form.lanes)])
+        return self.f.shuffle(value, value, [order.index(2 * n) for n in range(form.lanes)])
 
     def residual_of(self, to: Pointer, there: Value, dump: Pointer) -> Pointer | None:
         """Where the residual of a place lies; of what is no result, anything."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from shared import PIECES, Shared
 
 # Before NumPy and PyTorch are loaded, which read them then. Two processes of several threads share
 # the cores: who waits by spinning takes time from who computes (a third of it in
@@ -73,25 +73,6 @@ def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(os.environ, "KONV_CACHE_DIR", str(folder / "kernels"))
         if find_spec("llvmlite"):  # the geometry is tested without
+            patch.setitem(os.environ, PIECES, str(folder / "pieces"))
             patch.setattr("konv.llvm.build._known", Shared(folder / "pieces"))
         yield
-
-
-class Shared(dict[bytes, bytes]):
-    """Pieces of machine code, of which workers compile none that another has compiled."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir(exist_ok=True)
-
-    def get(self, key: bytes, default: bytes | None = None) -> bytes | None:  # type: ignore[override]
-        if key not in self:
-            with suppress(FileNotFoundError):
-                super().__setitem__(key, (self.folder / key.hex()).read_bytes())
-        return super().get(key, default)
-
-    def __setitem__(self, key: bytes, code: bytes) -> None:
-        super().__setitem__(key, code)
-        part = self.folder / f"{key.hex()}.{os.getpid()}"
-        part.write_bytes(code)
-        part.replace(self.folder / key.hex())

@@ -8,7 +8,16 @@ from math import prod
 from typing import Any, NamedTuple
 
 from konv import llvm
-from konv.arrays import Kind, Shape, channels_last, dense_strides, kind_of, no_memory
+from konv.arrays import (
+    PLAIN,
+    UNSEEN,
+    Kind,
+    Shape,
+    channels_last,
+    dense_strides,
+    kind_of,
+    no_memory,
+)
 from konv.checks import Options, canonical, check_dtype, epilogue, layout_last
 from konv.errors import ProblemError
 from konv.geometry import Conv
@@ -111,7 +120,7 @@ class Prepared:
         self._kind, self.weight = kind, kind.contiguous(weight)
         self.bias = None if bias is None else _kind(bias, "bias").contiguous(bias)
         self._packed: dict[Any, Packed] = {}
-        self._requests: dict[Any, Request] = {}
+        self._known: dict[Any, tuple[Request, Packed | None]] = {}
 
     def __repr__(self) -> str:
         return f"konv.prepare({str(self.conv)!r})"
@@ -120,30 +129,31 @@ class Prepared:
         """Convolve x, (n, ci, *spatial) or without n; the result is as that of konv.conv2d and its
         kin. `residual`, an array like the result, is added to it before the activation.
         """
-        kind = _kind(x, "x")
-        _refuse(x, "x")
-        now = team()
-        form: Any = None
-        if out is not None:
-            into = _kind(out, "out")
-            _refuse(out, "out")
-            form = (type(out), into.signature(out), into.writable(out))
-        if residual is not None:
-            added = _kind(residual, "residual")
-            _refuse(residual, "residual")
-            form = (form, type(residual), added.signature(residual))
-        key = (kind.name, kind.signature(x), form, now.address, now.threads, current_precision())
-        request = self._requests.get(key)
-        if request is None:
+        kind, now = kind_of(x), team()
+        seen, arrays = UNSEEN
+        if kind is not None and residual is None:  # one question instead of several an array
+            seen, arrays = kind.recognize(x, self.weight, out)
+        elif kind is not None:  # a residual is mostly another one at each call
+            seen, arrays = kind.glance(x, residual, out)
+        if kind is None or seen != PLAIN:
+            kind, arrays = _asked(x, out, residual)
+        else:
+            arrays = arrays, residual is None, out is None or kind.writable(out)
+        key = arrays, now.address, now.threads, current_precision()
+        known = self._known.get(key)
+        if known is None:
             conv = self._at(kind, x)
             request = Request(kind, x, conv, self._options, out, now, False, residual)
-            if len(self._requests) >= REMEMBERED:
-                self._requests.clear()
-            self._requests[key] = request
+            known = request, self._pack(request.call) if request.readable else None
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
+            self._known[key] = known
+        request, packed = known
         px = kind.address(x)
-        if not request.readable or px % request.itemsize:
+        if packed is None or px % request.itemsize:
+            _refuse(x, "x")
             return self(kind.dense(x), out, residual)
-        return request.run(px, self._pack(request.call), out, (), residual)
+        return request.run(px, packed, out, (), residual)
 
     def step(self, x: Any, last: bool, residual: bool = False) -> Step:
         """How to compute (batch, channel, *spatial) arrays that lie as x does into channels-last or
@@ -195,6 +205,19 @@ class Prepared:
             )
             self._packed[key] = packed
         return packed
+
+
+def _asked(x: Any, out: Any, residual: Any) -> tuple[Kind, Any]:
+    """The library of x, and all of the arrays that decides about a call; refuses what will not do,
+    in words of its own.
+    """
+    form = list[Any]()
+    for a, name in ((x, "x"), (out, "out"), (residual, "residual")):
+        if a is not None:
+            _refuse(a, name)
+            kind = _kind(a, name)
+            form.append((name, type(a), kind.signature(a), kind.writable(a)))
+    return _kind(x, "x"), tuple(form)
 
 
 def _refuse(a: Any, name: str) -> None:

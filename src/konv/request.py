@@ -160,32 +160,36 @@ class Request:
         if out is residual is None:
             return self.fresh(self.call.run, px, packed)
         kind = self.kind
-        y, pr = out, None
+        po, pr = 0 if out is None else kind.address(out), None
         if residual is not None:
             residual = self._readable_residual(residual)
             pr = kind.address(residual)
             # Where it is the very memory of out, each number is read before its place is written,
             # by algorithms that write each once.
-            if out is not None and not (self.call.once and pr == kind.address(out)):
-                reads = (*reads, (pr, prod(self.conv.out_shape) * self.itemsize))
-        if out is None or not self._free(out, ((px, self.extent), *reads)):
-            y = self._new()
-        py = kind.address(y)
-        if not (px and py) and 0 not in self.conv.in_shape:
+            if out is not None and not (self.call.once and pr == po):
+                reads = (*reads, (pr, self.bytes))
+        straight = out is not None and self._free(po, ((px, self.extent), *reads))
+        y = out if straight else self._new()
+        py = po if straight else kind.address(y)
+        there = px and py and (po or out is None)
+        if not there and 0 not in self.conv.in_shape:
             raise no_memory("out" if px else "x")
         self.call.run(px, packed, py, pr)
-        if out is not None and y is not out:
-            kind.copy(out, y)
-        elif out is not None:
+        if out is None:
+            return y
+        if straight:
             kind.wrote(out)
-        return y if out is None else out
+        else:
+            kind.copy(out, y)
+        return out
 
     def _readable_residual(self, residual: Any) -> Any:
         """The residual, as a copy that lies as the result does if it does not."""
         kind = self.kind
-        if self.added and kind.address(residual) % self.itemsize == 0:
-            if not kind.address(residual) and 0 not in self.conv.out_shape:
-                raise no_memory("residual")
+        address = kind.address(residual)
+        if not address and 0 not in self.conv.out_shape:
+            raise no_memory("residual")
+        if self.added and address % self.itemsize == 0:
             return residual
         size = prod(self.y_shape) * self.itemsize
         copied = memory.allocate(
@@ -206,14 +210,14 @@ class Request:
         hugepages.prefer(self.kind.address(new), self.bytes)
         return new
 
-    def _free(self, out: Any, reads: tuple[tuple[int, int], ...]) -> bool:
-        """Whether kernels may write into `out`: laid out as they write, aligned, and apart from
-        what they read.
+    def _free(self, begin: int, reads: tuple[tuple[int, int], ...]) -> bool:
+        """Whether kernels may write into the `out` that begins there: laid out as they write,
+        aligned, and apart from what they read.
         """
-        begin = self.kind.address(out)
-        end = begin + prod(self.conv.out_shape) * self.itemsize
-        apart = all(end <= start or start + size <= begin for start, size in reads)
-        return self.direct and apart and begin % self.itemsize == 0
+        if not self.direct or begin % self.itemsize:
+            return False
+        end = begin + self.bytes
+        return all(end <= start or start + size <= begin for start, size in reads)
 
 
 def _folded(shape: Shape, strides: Shape) -> bool:

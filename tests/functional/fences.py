@@ -27,6 +27,7 @@ from functional.draw import Dice, accepted
 from functional.forms import Array, tensor
 from functional.shrink import shrunk
 from functional.test_problems import LAYOUTS, PAIRS
+from shared import share
 
 from konv import arrays, llvm
 from konv.kernels import scratch
@@ -175,6 +176,7 @@ def main(end: str, count: str, missing: str = "0") -> None:
     one for each end, then compile half of the kernels each and find the others on disk.
     """
     faulthandler.enable()
+    share()
     target = llvm.detect()
     with fenced(end == "end", int(missing)), threads(3):
         for conv, algorithm, *_ in (pair.values for pair in PAIRS[:: 1 if end == "end" else -1]):

@@ -276,6 +276,28 @@ def test_a_prepared_layer_refuses_gradients_too() -> None:
         near(layer(x), conv, x, w)
 
 
+@pytest.mark.parametrize("which", ["x", "out", "residual"])
+def test_a_prepared_layer_looks_at_each_call(which: str) -> None:
+    """What was recognised as an array met before is not taken for one that must be refused."""
+    layer = konv.prepare(Conv.of((1, 3, 6, 6), 4, 3), tensor(4, 3, 3, 3, seed=1))
+    given = {"x": tensor(1, 3, 6, 6), "out": torch.empty(1, 4, 4, 4)}
+    if which == "residual":
+        given["residual"] = tensor(1, 4, 4, 4)
+    for _ in range(3):
+        layer(**given)
+    good = given[which]
+    for odd, text in (
+        (good.clone().requires_grad_(), "requires grad"),
+        (good.to("meta"), "on meta"),
+        (good.to_sparse(), "sparse_coo"),
+    ):
+        with pytest.raises(konv.UnsupportedError, match=f"{which} .*{text}"):
+            layer(**given | {which: odd})
+    with pytest.raises(konv.KonvError, match=f"{which} "):
+        layer(**given | {which: good.double()})
+    layer(**given)
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # PyTorch's own
 def test_a_forward_gradient_is_not_lost() -> None:
     """Dual numbers (forward mode) do not require grad; prepared layers have no tangent for them."""
@@ -379,6 +401,17 @@ def _parameter(a: torch.Tensor) -> torch.Tensor:
         lambda x, w, b: konv.conv2d(x, _parameter(w), _without_storage(b)),
         lambda x, w, b: _prepared(x, _without_storage(w), bias=b),
         lambda x, w, b: _prepared(x, w, bias=_without_storage(b)),
+        lambda x, w, _: _prepared(_without_storage(x), w),
+        lambda x, w, b: konv.conv2d(x, w, b, out=_without_storage(torch.empty(1, 4, 4, 4))),
+        lambda x, w, b: konv.conv2d(
+            x, w, b, out=_without_storage(torch.empty(1, 4, 4, 8)[..., ::2])
+        ),
+        lambda x, w, _: _prepared(x, w, out=_without_storage(torch.empty(1, 4, 4, 4))),
+        lambda x, w, _: _prepared(x, w, out=_without_storage(torch.empty(1, 4, 4, 8)[..., ::2])),
+        lambda x, w, _: _prepared(x, w, residual=_without_storage(torch.empty(1, 4, 4, 4))),
+        lambda x, w, b: konv.conv2d(
+            x, w, b, residual=_without_storage(torch.empty(1, 4, 4, 8)[..., ::2])
+        ),
     ],
     ids=[
         "meta out",
@@ -390,6 +423,13 @@ def _parameter(a: torch.Tensor) -> torch.Tensor:
         "no storage, bias beside a gradient",
         "no storage, prepared weight",
         "no storage, prepared bias",
+        "no storage, prepared",
+        "no storage, out",
+        "no storage, out in steps",
+        "no storage, prepared, out",
+        "no storage, prepared, out in steps",
+        "no storage, prepared, residual",
+        "no storage, residual in steps",
     ],
 )
 def test_memory_that_is_not_there_is_refused(call: Callable[..., Any]) -> None:
@@ -430,6 +470,7 @@ def test_the_negative_bit_is_seen(which: str, first: bool) -> None:
         konv.conv2d(x, w, b, out=out)
         konv.conv2d(x, w, b)
         layer(x)
+        layer(x, out)
     negated = torch._neg_view(-{"prepared": x, "out": out, "x": x, "weight": w, "bias": b}[which])
     assert negated.is_neg()
     if which == "out":

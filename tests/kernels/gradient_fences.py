@@ -24,6 +24,7 @@ from kernels.test_gradient import (
     small_boxes,
     takes,
 )
+from shared import share
 
 from konv import arrays as kinds
 from konv import weight_gradient
@@ -43,6 +44,7 @@ def run(conv: Conv, kernel: Any, x: Any, dy: Any) -> None:
 
 def main(end: str, missing: str = "0") -> None:
     faulthandler.enable()
+    share()
     fence, laid = Fence(end == "end"), []
 
     def cut(work: Any) -> Any:

@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 import numpy as np
 from functional.fences import Fenced
+from shared import share
 
 from konv.runtime import memory
 from konv.runtime.norm import NormCall
@@ -41,6 +42,7 @@ def laid(a: Any, contiguous: bool) -> Any:
 
 def main(end: str, missing: str = "0") -> None:
     faulthandler.enable()
+    share()
     at_end = end == "end"
 
     def fenced(size: int, dtype: str, values: Any = None) -> Any:

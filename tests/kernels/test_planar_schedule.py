@@ -43,6 +43,7 @@ FILES = {
 LAYOUTS = list(product((True, False), repeat=2))
 MIB = 1024 * 1024
 UNWRITTEN, PADDING = -2, -1
+AT_ONCE = 2**18  # numbers of several taps that are looked at together
 NOWHERE = 10**12  # the index of a tap between two pixels
 
 
@@ -79,6 +80,7 @@ class Simulated:
         self.axes = (Axis(1, 1),) * (3 - conv.dims) + conv.axes
         self.lanes, self.size = self.target.lanes(conv.dtype), BYTES[conv.dtype]
         self.known: dict[tuple[int, bytes], np.ndarray[Any, Any]] = {}
+        self.pixels: dict[int, dict[int, int]] = {}
 
     def __str__(self) -> str:
         return f"{self.conv}, {self.plan}, {self.threads} threads"
@@ -128,6 +130,15 @@ class Simulated:
             said = [axis.source(int(outputs[o]), k, mode) for k in range(axis.kernel)]
             assert found[o].tolist() == [PADDING if i is None else i for i in said], f"{axis}"
         return found
+
+    def folded(self, a: int, raw: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Raw source -> the pixel it means, or PADDING; units have most of theirs in common."""
+        axis, mode = self.axes[a], self.conv.mode if a >= 3 - self.conv.dims else "zeros"
+        known = self.pixels.setdefault(a, {})
+        for i in set(raw.flat) - known.keys():
+            pixel = fold(int(i), axis.size, mode)
+            known[i] = PADDING if pixel is None else pixel
+        return np.reshape([known[i] for i in raw.flat], raw.shape)
 
     def units(self) -> Iterator[Unit]:
         w, box = self.words, self.axis("box")
@@ -203,28 +214,36 @@ def all_work_once(s: Simulated) -> None:
 
 def strip_of(s: Simulated, unit: Unit) -> np.ndarray[Any, Any]:
     """One channel of a unit's strip: the number of the pixel in each place, or PADDING."""
-    w = s.words
-    strip = np.full(w["plane"], UNWRITTEN)
+    w, sizes = s.words, [axis.size for axis in s.axes]
     tables = []
-    for a, axis in enumerate(s.axes):
+    for a in AXES:
         raw = s.raws(a) + unit.j[a] * w[f"jump{a}"] + w[f"least{a}"]
-        mode = s.conv.mode if a >= 3 - s.conv.dims else "zeros"
-        pixels = [fold(int(i), axis.size, mode) for i in raw.flat]
-        tables.append(np.reshape([PADDING if i is None else i for i in pixels], raw.shape))
-    counts = [w[f"reach{a}"] + unit.width[a] for a in AXES]
-    sizes = [axis.size for axis in s.axes]
-    for p0, q0, p1, q1, p2 in product(
-        range(w["kept0"]), range(counts[0]), range(w["kept1"]), range(counts[1]), range(w["kept2"])
-    ):
-        at = p0 * w["apart0"] + q0 * w["face"] + p1 * w["apart1"] + q1 * w["pitch"]
-        at += p2 * w["apart2"]
-        deep, high, line = tables[0][p0, q0], tables[1][p1, q1], tables[2][p2, : counts[2]]
-        row = (deep * sizes[1] + high) * sizes[2] + line
-        row = np.where((line < 0) | (min(deep, high) < 0), PADDING, row)
-        assert 0 <= at <= at + w["pitch"] <= w["plane"], f"{s}: a row beside the strip"
-        assert (strip[at : at + w["pitch"]] == UNWRITTEN).all(), f"{s}: rows overlap"
-        strip[at : at + len(row)] = row
+        count = w[f"reach{a}"] + unit.width[a]
+        tables.append(s.folded(a, raw)[:, :count])
+        assert tables[a].shape[1] == count, f"{s}: {a}: fewer places than the unit has"
+    # [place on axis 0 and 1] -> where the row begins, and [place on axis 2] -> where in the row
+    deep, high = (
+        np.add.outer(np.arange(t.shape[0]) * w[f"apart{a}"], np.arange(t.shape[1]) * w[step])
+        for a, (t, step) in enumerate(zip(tables[:2], ("face", "pitch"), strict=True))
+    )
+    rows = np.add.outer(deep.ravel(), high.ravel()).ravel()
+    parts = np.add.outer(rows, np.arange(w["kept2"]) * w["apart2"]).ravel()
+    assert 0 <= parts.min() <= parts.max() + w["pitch"] <= w["plane"], f"{s}: beside the strip"
+    assert (np.diff(np.sort(parts)) >= w["pitch"]).all(), f"{s}: rows overlap"
+    planes, lines, pixels = (t.ravel() for t in tables)
+    found = (np.add.outer(planes * sizes[1], lines)[..., None] * sizes[2] + pixels).ravel()
+    none = np.logical_or.outer(np.logical_or.outer(planes < 0, lines < 0), pixels < 0).ravel()
+    strip = np.full(w["plane"], UNWRITTEN)
+    strip[np.add.outer(parts, np.arange(tables[2].shape[1])).ravel()] = np.where(
+        none, PADDING, found
+    )
     return strip
+
+
+def grid(rows: np.ndarray[Any, Any], columns: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """[tap][row] and [tap][column] -> [tap][row][column], their sum; of truths, whether one is."""
+    sums: np.ndarray[Any, Any] = rows[:, :, None] + columns[:, None]
+    return sums
 
 
 def sources_are_right(s: Simulated, unit: Unit) -> None:
@@ -244,17 +263,19 @@ def sources_are_right(s: Simulated, unit: Unit) -> None:
         )
         found = [s.sources(a, outputs[a]) for a in AXES]  # [output][tap of the axis]
         alive = [np.flatnonzero((found[a] != PADDING).any(axis=0)).tolist() for a in AXES]
-        reading = {int(np.ravel_multi_index(ks, kernel)) for ks in product(*alive)}
+        reading = set(np.ravel_multi_index(np.ix_(*alive), kernel).ravel().tolist())
         assert reading <= taps.keys(), f"{s}: taps are left out in {phase}"
-        for number, offset in taps.items():
-            deep, high, line = (
-                found[a][:, k] for a, k in enumerate(np.unravel_index(number, kernel))
-            )
-            want = np.add.outer(np.add.outer(deep * sizes[1], high) * sizes[2], line)
-            none = np.logical_or.outer(np.logical_or.outer(deep < 0, high < 0), line < 0)
-            want = np.where(none, PADDING, want)
-            assert offset >= 0
-            assert (strip[places + offset] == want).all(), f"{s}: tap {number} in {unit}, {phase}"
+        numbers, offsets = np.array([*taps.items()], np.int64).reshape(-1, 2).T
+        assert (offsets >= 0).all()
+        least = max(1, AT_ONCE // places.size)
+        for some in np.split(np.arange(len(taps)), range(least, len(taps), least)):
+            ks = np.unravel_index(numbers[some], kernel)
+            deep, high, line = (found[a].T[k] for a, k in enumerate(ks))  # [tap][output]
+            want = grid(deep * sizes[1], high)[..., None] * sizes[2] + line[:, None, None]
+            none = grid(deep < 0, high < 0)[..., None] | (line < 0)[:, None, None]
+            got = strip[places + offsets[some, None, None, None]]
+            wrong = (got != np.where(none, PADDING, want)).any(axis=(1, 2, 3))
+            assert not wrong.any(), f"{s}: taps {numbers[some][wrong]} in {unit}, {phase}"
         # What tiles read in whole vectors stays in the strip and the slack behind it.
         outs = (lengths[1] - 1) * w["pitch"] + lengths[2]
         vectors = -(-outs // s.lanes) * s.lanes

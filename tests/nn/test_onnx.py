@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,40 +37,59 @@ def layer(name: str, **options: Any) -> Any:
     return getattr(konv.nn, name)(4, 6, 3, stride=2, **options)
 
 
+def convolutions(model: nn.Module) -> int:
+    return sum(hasattr(part, "padding_mode") for part in model.modules())
+
+
 def exported(model: nn.Module, x: Any, path: Path, dynamo: bool = True, **more: Any) -> Path:
     """The model as a file of ONNX's own operators."""
     torch.onnx.export(model.eval(), (x,), str(path), dynamo=dynamo, **more)
     graph = onnx.load(str(path)).graph
     assert {node.domain for node in graph.node} <= {"", "ai.onnx"}
-    kinds = {node.op_type for node in graph.node}
-    assert kinds & {"Conv", "ConvTranspose"}
+    kinds = [node.op_type for node in graph.node]
+    assert kinds.count("Conv") + kinds.count("ConvTranspose") >= convolutions(model)
     return path
 
 
-def run(path: Path, x: Any) -> Any:
+def run(path: Path, x: Any) -> list[Any]:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
+    found = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    return [torch.from_numpy(each) for each in found]
 
 
-def check(model: nn.Module, x: Any, path: Path, dynamo: bool = True) -> None:
+class Several(nn.Module):
+    """The results of layers side by side: an export takes 1.2 s, one of four layers 2.1."""
+
+    def __init__(self, layers: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Any) -> Any:
+        return tuple(layer(x) for layer in self.layers)
+
+
+def check(layers: Iterable[nn.Module], x: Any, path: Path, dynamo: bool = True) -> None:
+    model = Several(layers)
     with torch.no_grad():
         right = model(x)
     found = run(exported(model, x, path, dynamo), x)
-    torch.testing.assert_close(found, right, rtol=1e-4, atol=1e-4)
+    for which, ours, want in zip(model.layers, found, right, strict=True):
+        torch.testing.assert_close(
+            ours, want, rtol=1e-4, atol=1e-4, msg=partial("{}\n{}".format, which)
+        )
 
 
 LAYERS = [
-    pytest.param(name, mode, marks=[pytest.mark.slow] * (mode != "zeros" or "2d" not in name))
+    pytest.param(name, marks=[pytest.mark.slow] * ("2d" not in name))
     for name in (f"Conv{kind}{dims}d" for kind in ("", "Transpose") for dims in SIZES)
-    for mode in MODES
 ]
 
 
-@pytest.mark.parametrize(("name", "mode"), LAYERS)
-def test_every_layer_and_padding_mode(name: str, mode: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_layer_and_padding_mode(name: str, tmp_path: Path) -> None:
     """The exporter that goes by torch.export."""
     options = {"output_padding": 1} if "Transpose" in name else {}
-    made = layer(name, padding=1, groups=2, padding_mode=mode, **options)
+    made = [layer(name, padding=1, groups=2, padding_mode=mode, **options) for mode in MODES]
     check(made, image(int(name[-2])), tmp_path / "m.onnx")
 
 
@@ -80,15 +101,15 @@ PADDINGS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["zeros", "reflect"])
-@pytest.mark.parametrize(("name", "padding"), PADDINGS)
-def test_paddings_beyond_pytorchs(name: str, padding: Any, mode: str, tmp_path: Path) -> None:
-    check(layer(name, padding=padding, padding_mode=mode), image(2), tmp_path / "m.onnx")
+def test_paddings_beyond_pytorchs(mode: str, tmp_path: Path) -> None:
+    made = [layer(name, padding=padding, padding_mode=mode) for name, padding in PADDINGS]
+    check(made, image(2), tmp_path / "m.onnx")
 
 
 @pytest.mark.parametrize("name", ["Conv2d", "ConvTranspose2d"])
 def test_the_older_exporter(name: str, tmp_path: Path) -> None:
     """The one that goes by torch.jit.trace."""
-    check(layer(name, padding=1), image(2), tmp_path / "m.onnx", dynamo=False)
+    check([layer(name, padding=1)], image(2), tmp_path / "m.onnx", dynamo=False)
 
 
 @pytest.mark.slow

@@ -51,7 +51,7 @@ class Kind(Protocol):
 
     def recognize(self, x: Any, weight: Any, bias: Any) -> tuple[int, Any]:
         """The same, quicker where the weight was met before; what their signatures say may be an
-        object that stands for it.
+        object that stands for it. Any third array may stand for the bias.
         """
 
     def followed(self, *arrays: Any) -> bool:

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from konv.arrays.kind import UNSEEN
+from konv.arrays.kind import PLAIN, UNSEEN
 from konv.arrays.layout import Shape
+
+_ndarray = np.ndarray
 
 
 def _slow_address(a: Any) -> int:
@@ -70,11 +72,16 @@ class NumpyKind:
                 f"{name} is a masked array, and konv would not see the mask. Use {name}.filled(0)."
             )
 
-    def glance(self, x: Any, weight: Any, bias: Any) -> tuple[int, Any]:  # noqa: ARG002
-        return UNSEEN
+    def glance(self, x: Any, weight: Any, bias: Any) -> tuple[int, Any]:
+        if not type(x) is type(weight) is _ndarray or type(bias) not in (_ndarray, type(None)):
+            return UNSEEN
+        last = None if bias is None else (bias.shape, bias.strides, bias.dtype)
+        return PLAIN, (
+            x.shape, x.strides, x.dtype, weight.shape, weight.strides, weight.dtype, last,
+        )  # fmt: skip
 
-    def recognize(self, x: Any, weight: Any, bias: Any) -> tuple[int, Any]:  # noqa: ARG002
-        return UNSEEN
+    def recognize(self, x: Any, weight: Any, bias: Any) -> tuple[int, Any]:
+        return self.glance(x, weight, bias)
 
     def followed(self, *arrays: Any) -> bool:  # noqa: ARG002 - as Kind; nobody follows NumPy
         return False

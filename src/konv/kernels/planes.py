@@ -75,6 +75,9 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     if conv.dims == 1:
         rows, vectors = single
     direct = target.vector_bytes >= 32 and form[1] <= FEW  # others mask no loads
+    out = conv.axes[-1].out, conv.axes[-2].out if conv.dims > 1 else 1
+    if form[1] > 3 and form[2] > 1 and out[0] > target.lanes(conv.dtype):
+        direct, rows, vectors = False, 7 if -(-out[1] // 7) == -(-out[1] // 8) else 8, 1
     return (Plan(name, conv.dtype, packed, blocked, rows, vectors, form=(*form, int(direct))),)
 
 

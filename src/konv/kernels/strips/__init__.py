@@ -35,6 +35,7 @@ from konv.kernels.strips.form import (
     JOB,
     UNIT,
     Form,
+    copies,
     slides,
     stepping,
     strip_function,
@@ -43,6 +44,7 @@ from konv.kernels.strips.form import (
     walks,
 )
 from konv.kernels.strips.lane_rows import emit_block_out
+from konv.kernels.strips.refill import emit_refill, emit_rim
 from konv.kernels.strips.slide import BAND, Slide
 from konv.kernels.strips.tile import Tile
 from konv.kernels.strips.walk import SWEEP, emit_there, emit_walk
@@ -124,7 +126,12 @@ def _emit_lines(
     form = Form.of(plan, lanes)
     taps = form.kernel[0] * form.kernel[1] * form.kernel[2]
     width = 1 if form.planes else lanes
+    again = (emit_rim(module, plan), emit_refill(module, plan)) if copies(plan) else None
     with strip_function(module, "lines") as (f, job, unit, _):
+        quick = job["zeros"] & job["dense"]
+        if again:
+            with f.when(quick.differs(0)):
+                f.call(again[0], [job.base, unit.base])
         weights = unit.pointer("weights", real)
         biases = weights + job["lines"] * (taps * width)
         x, y = unit.pointer("x", real), unit.pointer("y", real)
@@ -141,7 +148,13 @@ def _emit_lines(
             else:
                 begin = f.least(line * lanes, job["channels"] - lanes)
                 own, fresh = x + begin * job["x_channel"], f.constant(I1, 1)
-            with f.when(fresh & unit["direct"].equals(0)):
+            with ExitStack() as stack:
+                stack.enter_context(f.when(fresh & unit["direct"].equals(0)))
+                if again:
+                    usual, inner = stack.enter_context(f.choose(quick.equals(0)))
+                    with inner:
+                        f.call(again[1], [job.base, unit.base, own])
+                    stack.enter_context(usual)
                 f.call(fill, [job.base, unit.base, own])
             if form.direct:
                 for axis in AXES:

@@ -131,6 +131,14 @@ class Form:
                 found[output * jump + tap * dilation].append((output, tap))
         return dict(sorted(found.items()))
 
+    def turns(self, outputs: int) -> list[tuple[int, list[tuple[int, int]]]]:
+        """(tap, [(output, slot)]) for a tile along the axis, a tap for all outputs after the other;
+        taps that read the same slots follow each other.
+        """
+        jump, dilation = self.apart * self.stride[self.along], self.dilation[self.along]
+        taps = sorted(range(self.kernel[self.along]), key=lambda tap: tap * dilation % jump)
+        return [(t, [(o, o * jump + t * dilation) for o in range(outputs)]) for t in taps]
+
     @property
     def finest(self) -> int:
         """What all slots of a tile along its axis are multiples of."""
@@ -195,6 +203,11 @@ def slides(plan: Plan) -> bool:
     gaps = stride // gcd(stride, dilation) > high
     few = high > 1 and high * wide <= HELD and deep == 1 and plan.pixels > 1
     return plan.algorithm == "planes" and few and not gaps
+
+
+def copies(plan: Plan) -> bool:
+    """Whether a plan of planes computes from strips alone, a tap for all rows of a tile in turn."""
+    return plan.algorithm == "planes" and not plan.form[9] and plan.form[1] > 3
 
 
 def stepping(plan: Plan) -> bool:

@@ -46,6 +46,7 @@ TILES = {
     (16, 32): ((7, 1), (14, 1), (7, 2), (1, 7)),
     (64, 32): ((7, 1), (14, 1), (7, 2), (1, 7)),
 }
+TURNS = ((7, 1), (8, 1), (4, 2))
 REACH = 256  # pixels that a row of taps may span: a row of the strip has room for it
 
 
@@ -75,10 +76,28 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     if conv.dims == 1:
         rows, vectors = single
     direct = target.vector_bytes >= 32 and form[1] <= FEW  # others mask no loads
-    out = conv.axes[-1].out, conv.axes[-2].out if conv.dims > 1 else 1
-    if form[1] > 3 and form[2] > 1 and out[0] > target.lanes(conv.dtype):
-        direct, rows, vectors = False, 7 if -(-out[1] // 7) == -(-out[1] // 8) else 8, 1
+    if turn(conv, target):
+        direct, (rows, vectors) = False, _turns(conv, target)
     return (Plan(name, conv.dtype, packed, blocked, rows, vectors, form=(*form, int(direct))),)
+
+
+def turn(conv: Conv, target: Target) -> bool:
+    """Whether tiles go tap by tap, from strips (konv.kernels.strips.turns): kernels of more than 3
+    rows and no more than the map has, on rows of more than a vector, where 16 registers do.
+    """
+    if conv.dims == 1 or target.registers != 16 or target.vector_bytes < 32:
+        return False
+    rows, columns = conv.axes[-2:]
+    high = rows.kernel > 3 and columns.kernel > 1 and rows.kernel <= rows.out
+    return high and columns.out > target.lanes(conv.dtype)
+
+
+def _turns(conv: Conv, target: Target) -> tuple[int, int]:
+    """Rows x vectors of tiles whose outputs take turns: of those with 8 sums, or 7, which take as
+    long, the fewest tiles; of as many the one that reads least.
+    """
+    rows, columns, lanes = conv.axes[-2].out, conv.axes[-1].out, target.lanes(conv.dtype)
+    return min(TURNS, key=lambda tile: -(-rows // tile[0]) * -(-columns // (tile[1] * lanes)))
 
 
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:

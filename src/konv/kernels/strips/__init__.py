@@ -44,9 +44,9 @@ from konv.kernels.strips.form import (
     walks,
 )
 from konv.kernels.strips.lane_rows import emit_block_out
-from konv.kernels.strips.refill import emit_refill, emit_rim
 from konv.kernels.strips.slide import BAND, Slide
 from konv.kernels.strips.tile import Tile
+from konv.kernels.strips.turns import emit_copied
 from konv.kernels.strips.walk import SWEEP, emit_there, emit_walk
 from konv.kernels.words import AXES, Words
 from konv.llvm import I1, I8, I64, REAL, SIZE, Function, Module, Pointer, Routine, Value, Variable
@@ -55,6 +55,8 @@ from konv.plan import Plan
 
 def emit_kernel(plan: Plan, fill: Routine, module: Module) -> Module:
     """Complete a module that has `pack` and `fill(job, unit, x)`: add `run`."""
+    if copies(plan):
+        return emit_run(module, plan, emit_copied(module, plan, fill))
     if slides(plan) and stepping(plan):
         sweeps = [_emit_slide(module, plan, "sweep")]
     elif plan.algorithm != "planes" and plan.form[9]:
@@ -126,12 +128,7 @@ def _emit_lines(
     form = Form.of(plan, lanes)
     taps = form.kernel[0] * form.kernel[1] * form.kernel[2]
     width = 1 if form.planes else lanes
-    again = (emit_rim(module, plan), emit_refill(module, plan)) if copies(plan) else None
     with strip_function(module, "lines") as (f, job, unit, _):
-        quick = job["zeros"] & job["dense"]
-        if again:
-            with f.when(quick.differs(0)):
-                f.call(again[0], [job.base, unit.base])
         weights = unit.pointer("weights", real)
         biases = weights + job["lines"] * (taps * width)
         x, y = unit.pointer("x", real), unit.pointer("y", real)
@@ -148,13 +145,7 @@ def _emit_lines(
             else:
                 begin = f.least(line * lanes, job["channels"] - lanes)
                 own, fresh = x + begin * job["x_channel"], f.constant(I1, 1)
-            with ExitStack() as stack:
-                stack.enter_context(f.when(fresh & unit["direct"].equals(0)))
-                if again:
-                    usual, inner = stack.enter_context(f.choose(quick.equals(0)))
-                    with inner:
-                        f.call(again[1], [job.base, unit.base, own])
-                    stack.enter_context(usual)
+            with f.when(fresh & unit["direct"].equals(0)):
                 f.call(fill, [job.base, unit.base, own])
             if form.direct:
                 for axis in AXES:

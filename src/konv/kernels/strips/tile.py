@@ -229,9 +229,6 @@ class Tile:
         which each slot is loaded once. Where a weight serves several vectors it is read when used.
         """
         f, form, u = self.f, self.form, self.form.along
-        if form.planes and not form.direct and len(columns) == 1 and self.taps > 3:
-            self._add_turns(slots + columns[0], own)
-            return
         chunk = self.taps if len(columns) > 1 else FEW
         first, hold = self.r * form.stride[u], self.few or len(columns) == 1
         at, held = [slots + column for column in columns], dict[int, Value]()
@@ -251,19 +248,6 @@ class Tile:
                         w = held[tap] if hold else self.weight(own, tap)
                         for x, total in zip(xs, self.sums[output], strict=True):
                             total.set(f.fma(x, w, total.get()))
-
-    def _add_turns(self, at: Pointer, own: Pointer) -> None:
-        """One outer tap, a tap along the tile after the other, each for all outputs in turn."""
-        f, form = self.f, self.form
-        held = dict[int, Value]()
-        for tap, uses in form.turns(len(self.sums)):
-            w = self.weight(own, tap)
-            for output, slot in uses:
-                total = self.sums[output][0]
-                if slot not in held:  # the first output has left a register to it
-                    free = at if tap == 0 else f.after(at, self.sums[0][0].get())
-                    held[slot] = self.load(free + self.steps[form.along] * slot, [])
-                total.set(f.fma(held[slot], w, total.get()))
 
     def store(self) -> None:
         """Write the outputs that there are."""

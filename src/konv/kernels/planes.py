@@ -26,7 +26,7 @@ from konv.kernels.stored import HALVES
 from konv.kernels.strips import cut as strip_cut
 from konv.kernels.strips import emit_kernel
 from konv.kernels.strips.fill import emit_pack, emit_rows_fill
-from konv.kernels.strips.form import FEW, JOB, form_of
+from konv.kernels.strips.form import FEW, HELD, JOB, TURNS, form_of
 from konv.llvm import Module
 from konv.plan import Blocks, Packing, Plan, Strides, Work
 from konv.target import BYTES, Target
@@ -46,7 +46,7 @@ TILES = {
     (16, 32): ((7, 1), (14, 1), (7, 2), (1, 7)),
     (64, 32): ((7, 1), (14, 1), (7, 2), (1, 7)),
 }
-TURNS = ((7, 1), (8, 1), (4, 2))
+EIGHT = ((7, 1), (8, 1), (4, 2))  # rows x vectors of tiles whose outputs take turns
 REACH = 256  # pixels that a row of taps may span: a row of the strip has room for it
 
 
@@ -75,29 +75,29 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     rows, vectors = few if form[1] <= 4 else some if form[1] <= FEW else many
     if conv.dims == 1:
         rows, vectors = single
-    direct = target.vector_bytes >= 32 and form[1] <= FEW  # others mask no loads
-    if turn(conv, target):
-        direct, (rows, vectors) = False, _turns(conv, target)
-    return (Plan(name, conv.dtype, packed, blocked, rows, vectors, form=(*form, int(direct))),)
+    way = int(target.vector_bytes >= 32 and form[1] <= FEW)  # others mask no loads
+    if _turn(conv, target):
+        way, (rows, vectors) = TURNS, _tile(conv, target)
+    return (Plan(name, conv.dtype, packed, blocked, rows, vectors, form=(*form, way)),)
 
 
-def turn(conv: Conv, target: Target) -> bool:
+def _turn(conv: Conv, target: Target) -> bool:
     """Whether tiles go tap by tap, from strips (konv.kernels.strips.turns): kernels of more than 3
     rows and no more than the map has, on rows of more than a vector, where 16 registers do.
     """
     if conv.dims == 1 or target.registers != 16 or target.vector_bytes < 32:
         return False
     rows, columns = conv.axes[-2:]
-    high = rows.kernel > 3 and columns.kernel > 1 and rows.kernel <= rows.out
-    return high and columns.out > target.lanes(conv.dtype)
+    many = rows.kernel > 3 and rows.kernel * columns.kernel > HELD and rows.kernel <= rows.out
+    return many and columns.out > target.lanes(conv.dtype)
 
 
-def _turns(conv: Conv, target: Target) -> tuple[int, int]:
+def _tile(conv: Conv, target: Target) -> tuple[int, int]:
     """Rows x vectors of tiles whose outputs take turns: of those with 8 sums, or 7, which take as
     long, the fewest tiles; of as many the one that reads least.
     """
     rows, columns, lanes = conv.axes[-2].out, conv.axes[-1].out, target.lanes(conv.dtype)
-    return min(TURNS, key=lambda tile: -(-rows // tile[0]) * -(-columns // (tile[1] * lanes)))
+    return min(EIGHT, key=lambda tile: -(-rows // tile[0]) * -(-columns // (tile[1] * lanes)))
 
 
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:

@@ -51,7 +51,9 @@ def emit_refill(module: Module, plan: Plan) -> Routine:
             with f.when(left < begin):
                 line[left // 2 + half] = at[left]
             with f.loop(whole, start=begin, step=phases * lanes) as i:
-                put(f, form, line, i, [at.vector(i + n * lanes, lanes) for n in range(phases)], half)
+                put(
+                    f, form, line, i, [at.vector(i + n * lanes, lanes) for n in range(phases)], half
+                )
             with f.when(whole < end):
                 parts = [f.load_masked(at + (whole + n * lanes), m) for n, m in enumerate(masks)]
                 put(f, form, line, whole, parts, half)

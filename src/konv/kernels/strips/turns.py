@@ -56,7 +56,9 @@ def emit_copied(module: Module, plan: Plan, fill: Routine) -> Routine:
             top = f.most(unit["raw", 1], f.integer(0)) * job["x_stride", 1]
             ahead = image + (job["x_channel"] + top)
             numbers = weights + line * taps, biases + line
-            f.call(sweep, [job.base, unit.base, strip, *numbers, y + line * job["y_channel"], ahead])
+            f.call(
+                sweep, [job.base, unit.base, strip, *numbers, y + line * job["y_channel"], ahead]
+            )
         return f.fn
 
 
@@ -91,9 +93,7 @@ def _emit_sweep(module: Module, plan: Plan) -> Routine:
 class _Turns:
     """What all tiles of a line share."""
 
-    def __init__(
-        self, f: Function, unit: Words, plan: Plan, form: Form, weights: Pointer
-    ) -> None:
+    def __init__(self, f: Function, unit: Words, plan: Plan, form: Form, weights: Pointer) -> None:
         self.f, self.plan, self.form, self.weights = f, plan, form, weights
         self.steps = [f.integer(step) for step in strip_steps(plan, form, unit)]
         self.half = form.half(plan.pixels == 1)

@@ -3,7 +3,8 @@
 konv.kernels.strips has the loops. A tile is `pixels` rows by `vectors` of columns; weights are
 splat over the lanes. Rows are read where they lie, lanes beside the image masked; a row that is not
 a multiple of a vector ends with one that overlaps the one before. Machines that mask no loads go
-through strips.
+through strips, and so do kernels of many taps whose sums would fill all 16 registers
+(konv.kernels.strips.turns).
 
 Two cores of an Emerald Rapids (AVX-512), ms of a call between PyTorch tensors, contiguous in and
 out, and PyTorch's in that layout:

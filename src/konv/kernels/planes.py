@@ -3,7 +3,8 @@
 konv.kernels.strips has the loops. A tile is `pixels` rows by `vectors` of columns; weights are
 splat over the lanes. Rows are read where they lie, lanes beside the image masked; a row that is not
 a multiple of a vector ends with one that overlaps the one before. Machines that mask no loads go
-through strips.
+through strips, and so do kernels of many taps whose sums would fill all 16 registers
+(konv.kernels.strips.turns).
 
 Two cores of an Emerald Rapids (AVX-512), ms of a call between PyTorch tensors, contiguous in and
 out, and PyTorch's in that layout:
@@ -26,7 +27,7 @@ from konv.kernels.stored import HALVES
 from konv.kernels.strips import cut as strip_cut
 from konv.kernels.strips import emit_kernel
 from konv.kernels.strips.fill import emit_pack, emit_rows_fill
-from konv.kernels.strips.form import FEW, JOB, form_of
+from konv.kernels.strips.form import FEW, HELD, JOB, TURNS, form_of
 from konv.llvm import Module
 from konv.plan import Blocks, Packing, Plan, Strides, Work
 from konv.target import BYTES, Target
@@ -46,6 +47,7 @@ TILES = {
     (16, 32): ((7, 1), (14, 1), (7, 2), (1, 7)),
     (64, 32): ((7, 1), (14, 1), (7, 2), (1, 7)),
 }
+EIGHT = ((7, 1), (8, 1), (4, 2))  # rows x vectors of tiles whose outputs take turns
 REACH = 256  # pixels that a row of taps may span: a row of the strip has room for it
 
 
@@ -74,8 +76,29 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     rows, vectors = few if form[1] <= 4 else some if form[1] <= FEW else many
     if conv.dims == 1:
         rows, vectors = single
-    direct = target.vector_bytes >= 32 and form[1] <= FEW  # others mask no loads
-    return (Plan(name, conv.dtype, packed, blocked, rows, vectors, form=(*form, int(direct))),)
+    way = int(target.vector_bytes >= 32 and form[1] <= FEW)  # others mask no loads
+    if _turn(conv, target):
+        way, (rows, vectors) = TURNS, _tile(conv, target)
+    return (Plan(name, conv.dtype, packed, blocked, rows, vectors, form=(*form, way)),)
+
+
+def _turn(conv: Conv, target: Target) -> bool:
+    """Whether tiles go tap by tap, from strips (konv.kernels.strips.turns): kernels of more than 3
+    rows and no more than the map has, on rows of more than a vector, where 16 registers do.
+    """
+    if conv.dims == 1 or target.registers != 16 or target.vector_bytes < 32:
+        return False
+    rows, columns = conv.axes[-2:]
+    many = rows.kernel > 3 and rows.kernel * columns.kernel > HELD and rows.kernel <= rows.out
+    return many and columns.out > target.lanes(conv.dtype)
+
+
+def _tile(conv: Conv, target: Target) -> tuple[int, int]:
+    """Rows x vectors of tiles whose outputs take turns: of those with 8 sums, or 7, which take as
+    long, the fewest tiles; of as many the one that reads least.
+    """
+    rows, columns, lanes = conv.axes[-2].out, conv.axes[-1].out, target.lanes(conv.dtype)
+    return min(EIGHT, key=lambda tile: -(-rows // tile[0]) * -(-columns // (tile[1] * lanes)))
 
 
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:

@@ -9,7 +9,8 @@ The *strip* is the line's input under the box, padded, in scratch that fits into
 cache. It is made for padding modes, for weights that are not finite (a tap of padding is 0 x
 weight), for large kernels, whose vectors are then aligned, and on machines that mask no loads.
 Elsewhere the input is read where it lies and padding is left out. Copying all of it cost half of
-the time (192@28 contiguous, 2 x Emerald Rapids: 48 us, 26 without).
+the time (192@28 contiguous, 2 x Emerald Rapids: 48 us, 26 without). Kernels of
+many taps are copied all the same (konv.kernels.strips.turns).
 
 One filter a channel leaves nothing to sum over but taps, so a kernel that loads its input for every
 tap is bound by loads. Here a tile is several outputs along one axis, `along`, that lie as far apart
@@ -35,6 +36,7 @@ from konv.kernels.strips.form import (
     JOB,
     UNIT,
     Form,
+    copies,
     slides,
     stepping,
     strip_function,
@@ -45,6 +47,7 @@ from konv.kernels.strips.form import (
 from konv.kernels.strips.lane_rows import emit_block_out
 from konv.kernels.strips.slide import BAND, Slide
 from konv.kernels.strips.tile import Tile
+from konv.kernels.strips.turns import emit_copied
 from konv.kernels.strips.walk import SWEEP, emit_there, emit_walk
 from konv.kernels.words import AXES, Words
 from konv.llvm import I1, I8, I64, REAL, SIZE, Function, Module, Pointer, Routine, Value, Variable
@@ -53,6 +56,8 @@ from konv.plan import Plan
 
 def emit_kernel(plan: Plan, fill: Routine, module: Module) -> Module:
     """Complete a module that has `pack` and `fill(job, unit, x)`: add `run`."""
+    if copies(plan):
+        return emit_run(module, plan, emit_copied(module, plan, fill))
     if slides(plan) and stepping(plan):
         sweeps = [_emit_slide(module, plan, "sweep")]
     elif plan.algorithm != "planes" and plan.form[9]:

@@ -12,7 +12,7 @@ from konv.geometry import ONE, Conv
 from konv.kernels import schedule, scratch
 from konv.kernels.schedule import MODES
 from konv.kernels.scratch import LINE
-from konv.kernels.strips.form import ABREAST, ENDLESS, FEW, JOB, THERE, Form, slides, walks
+from konv.kernels.strips.form import ABREAST, ENDLESS, FEW, JOB, THERE, Form, copies, slides, walks
 from konv.plan import Plan, Strides, Work
 from konv.target import BYTES, Target
 
@@ -138,7 +138,7 @@ def cycles(conv: Conv, plan: Plan, target: Target) -> float:
     tiles *= -(-out[2] // wide) if form.planes else out[1] * -(-conv.co // form.lanes)
     outer = form.kernel[0] * form.kernel[form.across]
     adds = plan.pixels * plan.vectors * form.kernel[u]
-    held = form.kernel[u] <= FEW or plan.vectors == 1
+    held = form.kernel[u] <= FEW or plan.vectors == 1 or copies(plan)
     weights = form.kernel[u] if held else adds / plan.vectors
     # In planes two loads of three cross a cache line, which is two accesses.
     loads = len(form.uses(plan.pixels)) * plan.vectors * (5 / 3 if form.planes else 1)

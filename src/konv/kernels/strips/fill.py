@@ -132,7 +132,7 @@ def _copy_dense(
     at = f.var(start)
     with f.loop(end - (stride * lanes - 1), start=start, step=stride * lanes) as i:
         parts = [source.vector(i + n * lanes, lanes) for n in range(stride)]
-        _put(f, form, row, i, parts, half)
+        put(f, form, row, i, parts, half)
         at.set(i + stride * lanes)
     i = at.get()
     with f.when(i < end):
@@ -140,10 +140,10 @@ def _copy_dense(
             f.load_masked(source + (i + n * lanes), f.below(end - i - n * lanes, lanes))
             for n in range(stride)
         ]
-        _put(f, form, row, i, parts, half)
+        put(f, form, row, i, parts, half)
 
 
-def _put(f: Function, form: Form, row: Pointer, i: Value, parts: list[Value], half: int) -> None:
+def put(f: Function, form: Form, row: Pointer, i: Value, parts: list[Value], half: int) -> None:
     """Store vectors of neighbouring columns, of a stride of 2 the even and the odd ones apart."""
     if form.phases == 1:
         row.put(i, parts[0])

@@ -63,6 +63,7 @@ STEPS = 3  # slots told apart without another pointer: 0, 1 and 2 steps from one
 THERE = 4  # bytes for each column that say whether it is there
 HELD = 9  # weights at hand: of 16 registers six are sums, others hold what others read from memory
 ABREAST = 2  # of vectors that slide: their chains of multiply-adds are apart
+TURNS = 2  # as the last number of a plan's form: konv.kernels.strips.turns; 1: rows as they lie
 UNROLL = 160  # multiply-adds of a tile up to which the outer taps are unrolled too
 
 
@@ -81,7 +82,7 @@ class Form:
     def of(cls, plan: Plan, lanes: int) -> Form:
         kernel, stride, dilation = plan.form[:3], plan.form[3:6], plan.form[6:9]
         planes = plan.algorithm == "planes"
-        return cls(kernel, stride, dilation, lanes, planes, bool(plan.form[9]))
+        return cls(kernel, stride, dilation, lanes, planes, plan.form[9] == 1)
 
     @property
     def along(self) -> int:
@@ -130,6 +131,14 @@ class Form:
             for tap in range(first, min(last, self.kernel[self.along])):
                 found[output * jump + tap * dilation].append((output, tap))
         return dict(sorted(found.items()))
+
+    def turns(self, outputs: int) -> list[tuple[int, list[tuple[int, int]]]]:
+        """(tap, [(output, slot)]) for a tile along the axis, a tap for all outputs after the other;
+        taps that read the same slots follow each other.
+        """
+        jump, dilation = self.apart * self.stride[self.along], self.dilation[self.along]
+        taps = sorted(range(self.kernel[self.along]), key=lambda tap: tap * dilation % jump)
+        return [(t, [(o, o * jump + t * dilation) for o in range(outputs)]) for t in taps]
 
     @property
     def finest(self) -> int:
@@ -197,6 +206,11 @@ def slides(plan: Plan) -> bool:
     return plan.algorithm == "planes" and few and not gaps
 
 
+def copies(plan: Plan) -> bool:
+    """Whether a plan is that of konv.kernels.strips.turns: strips alone, a tap after the other."""
+    return plan.algorithm == "planes" and plan.form[9] == TURNS
+
+
 def stepping(plan: Plan) -> bool:
     """Whether a plan is strided or dilated along the rows: then tiles are no choice."""
     return plan.form[4] * plan.form[7] > 1
@@ -212,7 +226,7 @@ def walks(plan: Plan) -> bool:
     most = FEW if plan.algorithm == "planes" else 5
     if plan.form[0] > 1 and plan.form[4] == 1:
         most = VOLUME
-    if not plan.form[9] or plan.form[0] * plan.form[1] > most:
+    if plan.form[9] != 1 or plan.form[0] * plan.form[1] > most:
         return False
     if plan.algorithm == "planes":  # rows of a dilated tile are no neighbours
         return plan.form[4] % plan.form[7] == 0 or plan.form[1] == 1

@@ -23,7 +23,7 @@ from konv.geometry import Conv
 from konv.kernels import by_name
 from konv.plan import Algorithm, Epilogue, Plan
 from konv.runtime import execute
-from konv.runtime.choose import _is_small, _typical
+from konv.runtime.choose import _typical
 from konv.runtime.job import Job
 
 EXACT = ("", "relu", "relu6")  # what gives integers of integers
@@ -183,7 +183,7 @@ def pinned(algorithm: Algorithm, which: int = 0) -> Iterator[None]:
 
     def choose(conv: Conv, *rest: Any) -> Plan:
         refused = algorithm.why_not(conv, rest[0])
-        layer = _typical(conv, _is_small(conv))  # as choosing sees it
+        layer = _typical(conv)  # as choosing sees it
         offered = () if refused else algorithm.plans(layer, *rest)
         plans[conv] = offered[which] if offered else otherwise(conv, *rest)
         return plans[conv]

@@ -27,9 +27,12 @@ from konv.kernels.winograd.transforms import transforms
 from konv.plan import Algorithm, Plan
 from konv.runtime import choose as module
 from konv.runtime.choose import (
+    ABOVE,
     APART,
     BETWEEN,
+    CUBES,
     LARGE,
+    MIDDLE,
     SMALL,
     SPREADS,
     WIDE,
@@ -45,23 +48,27 @@ every_target = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 
 def typical_of(conv: Conv) -> Conv:
     """The layer as choosing sees it."""
-    return module._typical(conv, module._is_small(conv))
+    return module._typical(conv)
 
 
 def kind(conv: Conv) -> float:
-    """0: small. More outputs than BETWEEN, of a transposed layer those from an input to the next
-    are one, and more than APART for each pixel from tap to tap: at how many of these it is seen.
+    """0: small, 1: middling. More outputs than ABOVE, of a transposed layer those from an input to
+    the next are one, and more than APART for each pixel from tap to tap: at how many of these it is
+    seen.
     """
     apart = [a.out / a.up / a.dilation for a in conv.axes if a.dilation > 1]
-    if min(apart, default=WIDE) <= APART or prod(a.out / a.up for a in conv.axes) <= BETWEEN:
+    outputs = prod(a.out / a.up for a in conv.axes)
+    if min(apart, default=WIDE) <= APART or outputs <= BETWEEN:
         return 0
+    if outputs <= ABOVE and conv.dims < CUBES:
+        return 1
     return next((count for most, count in SPREADS if min(apart, default=WIDE) <= most), WIDE)
 
 
 @pytest.fixture
 def remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was chosen for a layer as choosing sees it is not worked out again: all sizes and
-    batches of a layer lead to two of those, and each takes 1 ms. Not for what patches a model.
+    batches of a layer lead to three of those, and each takes 1 ms. Not for what patches a model.
     """
     monkeypatch.setattr(module, "_best", cache(module._best))
 
@@ -79,9 +86,9 @@ def test_the_batch_is_not_looked_at(target: Target) -> None:
 
 @pytest.mark.usefixtures("remembered")
 @every_target
-def test_two_plans_at_most(target: Target) -> None:
-    """One for small images and one for large ones, of dilated layers some; which is which is
-    decided in one place.
+def test_three_plans_at_most(target: Target) -> None:
+    """One for small images, one for middling and one for large ones, of dilated layers some more;
+    which is which is decided in one place.
     """
     for conv, layouts in product(PROBLEMS, LAYOUTS):
         found: dict[float, set[Plan]] = {}
@@ -90,7 +97,7 @@ def test_two_plans_at_most(target: Target) -> None:
             if other is not None:
                 found.setdefault(kind(other), set()).add(choose(other, target, *layouts))
         assert all(len(plans) == 1 for plans in found.values()), f"{conv}: {found}"
-        assert len(found) <= 2 or any(axis.dilation > 1 for axis in conv.axes)
+        assert len(found) <= 3 or any(axis.dilation > 1 for axis in conv.axes)
 
 
 @pytest.mark.parametrize(("size", "name"), [(28, "direct"), (30, "direct"), (40, "winograd")])
@@ -112,7 +119,7 @@ def test_tiles_of_a_dilated_layer_fit_its_interleaved_axes(size: int, m: int) ->
 
 
 @given(convs(most=9))
-def test_two_plans_at_most_of_anything(conv: Conv) -> None:
+def test_three_plans_at_most_of_anything(conv: Conv) -> None:
     conv, target = replace(conv, dtype="float32"), TARGETS["avx2"]
     found: dict[float, set[Plan]] = {}
     for other in (conv, *(sized(conv, size) for size in SIZES)):
@@ -151,13 +158,18 @@ def test_typical_sizes(line: str, small: str, large: str) -> None:
         assert typical.n == 1
 
 
-def test_where_small_ends() -> None:
+def test_where_small_and_middling_end() -> None:
     conv = Conv.parse("conv2d 1x8x6x10 o8 k3 p1")
     assert typical_of(conv).axes[0].out ** 2 == SMALL
-    assert typical_of(conv.with_size(6, 11)).axes[0].out ** 2 == LARGE
+    assert typical_of(conv.with_size(6, 11)).axes[0].out ** 2 == MIDDLE
+    assert typical_of(conv.with_size(10, 10)).axes[0].out ** 2 == MIDDLE
+    assert typical_of(conv.with_size(10, 11)).axes[0].out ** 2 == LARGE
     conv = Conv.parse("tconv2d 1x8x6x10 o8 k2 s2")
     assert typical_of(conv).axes[0].size ** 2 == SMALL
-    assert typical_of(conv.with_size(6, 11)).axes[0].out ** 2 == LARGE
+    assert typical_of(conv.with_size(6, 11)).axes[0].size ** 2 == MIDDLE
+    assert typical_of(conv.with_size(10, 11)).axes[0].out ** 2 == LARGE
+    conv = Conv.parse("conv3d 1x8x2x7x7 o8 k3 p1")  # volumes have no middle
+    assert typical_of(conv).axes[0].out == round(LARGE ** (1 / 3))
 
 
 def test_the_same_plan_for_any_number_of_threads() -> None:
@@ -281,7 +293,7 @@ def test_choices_are_all_the_plans_of_a_layer() -> None:
         others = filter(None, (conv, *(sized(conv, size) for size in SIZES)))
         assert {choose(other, llvm.detect(), *layouts) for other in others} <= set(every)
         dilated = any(axis.dilation > 1 for axis in conv.axes)
-        assert 1 <= len(every) <= 2 + dilated * len(SPREADS)
+        assert 1 <= len(every) <= 3 + dilated * len(SPREADS)
 
 
 def test_as_a_function() -> None:

@@ -292,7 +292,7 @@ def test_importing_chooses_nothing() -> None:
 
 def test_all_offers_are_candidates() -> None:
     """Of each algorithm that takes the layer, every plan."""
-    typical = module._typical(LAYER, False)
+    typical = module._large(LAYER, module.WIDE)
     for name in ("winograd", "direct", "planar"):
         plans = by_name(name).plans(typical, *HOW)
         assert len(plans) > 1

@@ -2,9 +2,9 @@
 `konv tune` has found faster on this machine.
 
 Nothing is measured here, and choosing never looks at batch or thread count; of the image size it
-knows only whether it is small or large, of a dilated layer also about how many taps' distances it
-is wide, if few. So a layer has two plans at most for a pair of layouts, a dilated one a few: a new
-size compiles nothing, and results do not depend on what else is computed.
+knows only whether it is small, middling or large, of a dilated layer also about how many taps'
+distances it is wide, if few. So a layer has three plans at most for a pair of layouts, a dilated
+one a few more: a new size compiles nothing, and results do not depend on what else is computed.
 """
 
 from __future__ import annotations
@@ -25,10 +25,15 @@ from konv.target import Target
 
 Precision = Literal["exact", "fast"]
 
-# Outputs of a channel: of small images, at most of those, of large images. What is best for a layer
-# changes about there: below, it is mostly its weights, and tiles of pixels are not full. Of a
-# transposed layer, the outputs from one input to the next count as one.
-SMALL, BETWEEN, LARGE = 49, 60, 1024
+# Outputs of a channel: of small images, at most of those, of middling ones, at most of those, of
+# large images. What is best for a layer changes about there: below, it is mostly its weights, and
+# tiles of pixels are not full. Of a transposed layer, the outputs from one input to the next count
+# as one. Maps of 8 x 8 and 10 x 10 seen as 32 x 32 took tiles of 4 whose weights are twice as many
+# as those of 2: 3x3 384@8 1.14 ms, not 0.68, 512@10 2.5, not 1.8; transposed 4x4 256->128@8 0.76,
+# not 0.56 (Zen 3). Those in steps of two fill tiles at 8 x 8, but not at 7 x 7. Volumes of so many
+# are not like a cube of 4: 512@2x7x7 would be computed without tiles.
+SMALL, BETWEEN, MIDDLE, ABOVE, LARGE = 49, 60, 64, 100, 1024
+CUBES = 3  # dimensions
 # Outputs of an axis for each pixel from tap to tap, up to which the image counts as small: most
 # taps meet padding, and tiles of interleaved axes would be mostly empty. With 1024 outputs in mind
 # 2048->256@17 dilated by 12 was given such tiles, 403 ms instead of 48; 256@28 36.8 and 24.4, @40
@@ -86,45 +91,47 @@ def choose(conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan:
 
     Contiguous means that the last spatial axis has stride 1, channels-last that channels have.
     """
-    return _best(_typical(conv, _is_small(conv)), target, packed, blocked)
+    return _best(_typical(conv), target, packed, blocked)
 
 
 def choices(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
-    """The plans of a layer over all image sizes: one, or one for small and one for large images, or
-    some of a dilated layer.
+    """The plans of a layer over all image sizes: one, or some for small, middling and large images
+    or for a dilated layer of several widths.
     """
-    layers = [_typical(conv, True), *(_large(conv, spread) for spread in _spreads(conv))]
+    sizes = (SMALL, MIDDLE) if conv.dims < CUBES else (SMALL,)
+    layers = [_at_size(conv, size) for size in sizes]
+    layers += [_large(conv, spread) for spread in _spreads(conv)]
     return tuple(dict.fromkeys(_best(layer, target, packed, blocked) for layer in layers))
 
 
 def modelled(conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan:
     """The plan that the models say is fastest, whatever was found by tuning."""
-    return _cheapest(_typical(conv, _is_small(conv)), target, packed, blocked)
+    return _cheapest(_typical(conv), target, packed, blocked)
 
 
 def offered(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
     """Every plan that may be chosen for a layer, in the precision in force: of each algorithm that
     takes it all that it considers, of which `choose` weighs the first.
     """
-    layer = _typical(conv, _is_small(conv))
+    layer = _typical(conv)
     return tuple(plan for _, plans in _offers(layer, target, packed, blocked) for plan in plans)
 
 
 def found(conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan | None:
     """The plan that tuning has found for a layer, None if it has found none or may not be used."""
-    return _tuned(_typical(conv, _is_small(conv)), target, packed, blocked)
+    return _tuned(_typical(conv), target, packed, blocked)
 
 
 def layer_text(conv: Conv, packed: bool, blocked: bool) -> str:
     """All that a choice depends on beside the target, in words: what findings of tuning are for."""
-    return _text(_typical(conv, _is_small(conv)), packed, blocked)
+    return _text(_typical(conv), packed, blocked)
 
 
 def pin(name: str, conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan:
     """The plan of the algorithm of that name, however slow: the one that `choose` would weigh.
     Errors as `named`.
     """
-    layer = _typical(conv, _is_small(conv))
+    layer = _typical(conv)
     plans = named(name, conv, target).plans(layer, target, packed, blocked)
     if not plans:
         raise _not_computed(name, conv, "has no kernel for these memory layouts")
@@ -139,7 +146,7 @@ def named(name: str, conv: Conv, target: Target) -> Algorithm:
     if not those:
         names = ", ".join(repr(algorithm.name) for algorithm in kernels.ALGORITHMS)
         raise ProblemError(f"plan={name!r} names no algorithm. Use {names}, or leave it out.")
-    refused = those[0].why_not(_typical(conv, _is_small(conv)), target)
+    refused = those[0].why_not(_typical(conv), target)
     if refused is None and not those[0].exact and current_precision() == "exact":
         refused = 'is not exact, and precision is "exact"'
     if refused is not None:
@@ -193,23 +200,40 @@ def _offers(
                 yield algorithm, plans
 
 
-def _is_small(conv: Conv) -> bool:
-    """Few outputs, or taps that lie too far apart for them, whatever their number."""
+def _size(conv: Conv) -> int:
+    """SMALL: few outputs, or taps that lie too far apart for them, whatever their number; MIDDLE or
+    LARGE.
+    """
     if any(a.dilation > 1 and a.out / a.up <= APART * a.dilation for a in conv.axes):
-        return True
-    return prod(axis.out / axis.up for axis in conv.axes) <= BETWEEN
+        return SMALL
+    outputs = prod(axis.out / axis.up for axis in conv.axes)
+    if outputs <= BETWEEN:
+        return SMALL
+    return MIDDLE if outputs <= ABOVE and conv.dims < CUBES else LARGE
 
 
-def _typical(conv: Conv, small: bool) -> Conv:
-    """The same layer at one of two sizes, so that it has at most two plans over all sizes; of
+def _typical(conv: Conv) -> Conv:
+    """The same layer at one of three sizes, so that it has at most three plans over all sizes; of
     a dilated layer, large ones are several.
     """
-    if small:
-        side = max(1, floor(SMALL ** (1 / conv.dims)))
-        return _at(conv, [side * axis.up for axis in conv.axes])
+    size = _size(conv)
+    if size != LARGE:
+        return _at_size(conv, size)
     apart = [a.out / (a.up * a.dilation) for a in conv.axes if a.dilation > 1]
     counts = (count for most, count in SPREADS if apart and min(apart) <= most)
     return _large(conv, next(counts, WIDE))
+
+
+def _at_size(conv: Conv, size: int) -> Conv:
+    """The layer with about so many outputs, of a transposed axis from one input to the next."""
+    side = _side(size, conv.dims)
+    return _at(conv, [side * axis.up for axis in conv.axes])
+
+
+def _side(size: int, dims: int) -> int:
+    """Of a square or cube of so many outputs."""
+    root: float = size ** (1 / dims)
+    return max(1, floor(root))
 
 
 def _spreads(conv: Conv) -> list[float]:
@@ -223,7 +247,7 @@ def _large(conv: Conv, spread: float) -> Conv:
     wide; of a transposed axis as many outputs as of any other, but at least half as many inputs,
     lest tiles of inputs be less full than they mostly are.
     """
-    side: int = max(1, floor(LARGE ** (1 / conv.dims)))
+    side = _side(LARGE, conv.dims)
 
     def outputs(axis: Axis) -> int:
         usual = side if axis.up == 1 else max(side, side // 2 * axis.up)

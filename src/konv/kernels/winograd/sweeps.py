@@ -22,7 +22,10 @@ from konv.plan import Plan
 Out = tuple[Routine, Routine | None]
 
 AHEAD = 2  # vectors of columns: a cache line, or two rows of 8 sub-pixels
-DEPTH = 64  # channels of a product; more, and U and V of a point leave the first-level cache
+# Channels of a product; more, and U and V of a point leave the first-level cache (512@7 by 64 2.22
+# ms on one thread, by 256 2.58, Zen 3). Where one product takes all tiles, U is used once, and
+# there are more: 256@7 by 64 0.65 ms, by 256 0.55; 512@4 1.14 and 0.91, by 512 0.90 (two threads).
+DEPTH, ONCE = 64, 256
 
 
 @dataclass(frozen=True)
@@ -148,9 +151,10 @@ def _emit_products(module: Module, transforms: Pair, sizes: tuple[int, ...]) -> 
         u, v, m = address.to_pointer(F32), piece.part("at_v", F32), piece.part("at_m", F32)
         v_vector, ci, taps = job["v_vector"], job["ci"], job["span", 0] + 1
         apart = unit["lines", 1] * unit["lines", 2] * lanes
-        with f.loop(points) as point, f.loop(taps) as tap, f.loop(ci, step=DEPTH) as c:
+        depth = f.select(unit["tiles"] <= sizes[0], f.integer(ONCE), DEPTH)
+        with f.loop(points) as point, f.loop(taps) as tap, f.loop(ci, step=depth) as c:
             here = u + ((point * taps + tap) * ci + c) * wide
-            channels, more = f.least(ci - c, DEPTH), tap + c
+            channels, more = f.least(ci - c, depth), tap + c
             v_here = v + (point * job["v_point"] + tap * apart + c // lanes * v_vector)
             m_here, panel = m + point * job["m_point"], channels * wide
             at, coming = f.var(0), f.var(0)

@@ -65,9 +65,12 @@ def _deal(f: Function, vectors: list[Value], part: int) -> list[Value]:
     return [vector for both in zip(*dealt, strict=True) for vector in both]
 
 
-def emit_image(module: Module, dtype: str, passes: bool = False, alone: bool = False) -> Routine:
+def emit_image(
+    module: Module, dtype: str, passes: bool = False, alone: bool = False, ends: bool = False
+) -> Routine:
     """image(job, unit): fill the unit's packed image, every slot of its box, all channels; or
     those of one of several `passes`. `alone`: those of one group, whose first the unit's x is.
+    `ends`: of rows that lie channels last both ends alone (konv.kernels.in_place).
     """
     real = REAL[dtype]
     lanes = module.target.lanes(dtype)
@@ -106,8 +109,14 @@ def emit_image(module: Module, dtype: str, passes: bool = False, alone: bool = F
                         f.clear(line + end * channels, (width - end) * channels)
                         count, done = end - begin, f.var(0)
                         with f.when(as_it_lies):
-                            at = (begin + unit["raw", 2]) * channels
-                            f.copy(line + begin * channels, source + at, count * channels)
+                            parts = [(begin, end)]
+                            if ends:
+                                left, right = f.most(unit["left"], begin), unit["right"]
+                                parts = [(begin, f.least(left, end)), (f.most(right, left), end)]
+                            for first, last in parts:
+                                with f.when(last > first):
+                                    at = (first + unit["raw", 2]) * channels
+                                    f.copy(line + first * channels, source + at, (last - first) * channels)
                             done.set(count)
                         with f.when((count >= lanes) & paged & done.get().equals(0)):
                             done.set(count)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from math import prod
 
 from konv.geometry import ONE, Axis, Conv
-from konv.kernels import scratch
+from konv.kernels import in_place, scratch
 from konv.kernels.channels import Channels, mean_taps
 from konv.kernels.cut import Line, cut
 from konv.kernels.passes import Passes
@@ -174,6 +174,7 @@ def _parts(
         "at_counts": listed * 8,
         "at_places": listed * plan.pixels * 8,
         "at_rows": listed * taps * (plan.pixels + 1) * 8,
+        "at_lines": in_place.WORDS * taps * 8 if ahead else 0,
         "at_zeros": 0 if plan.packed else (conv.ci + width) * size,
         "at_image": image * size,
         "at_block": (tiles * plan.pixels * width if plan.blocked else conv.co + width) * size,

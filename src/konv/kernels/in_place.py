@@ -1,0 +1,67 @@
+"""Images that lie channels last, read where they lie: only pixels whose tiles meet a border are
+packed.
+
+    row of outputs   | packed: left padding | in the image itself | packed: the last tile, right padding |
+
+Tiles along rows (konv.kernels.direct.row_tile) read a few rows of the image in equal steps, so they
+need of each row where it begins: in scratch or in the image. Both ends of a row are packed to where
+all of it would be packed, with what a tile reads; a row of padding is all in scratch.
+"""
+
+from __future__ import annotations
+
+from konv.kernels.stored import HALVES, element
+from konv.kernels.tables import TAP
+from konv.kernels.words import AXES, Piece, Words
+from konv.llvm import I64, SIZE, Function, Value
+from konv.plan import Plan
+
+WORDS = 2  # of a tap: where the row's first pixel would read it in scratch, and in the image
+PARTS = 3  # of a row, from left to right
+
+
+def measure(f: Function, plan: Plan, job: Words, unit: Words) -> None:
+    """Set which pixels of the unit's rows are read where they lie, in whole tiles, and which slots
+    the others read; an image that lies otherwise is packed.
+    """
+    mr, jump, raw, span = plan.pixels, job["jump", 2], unit["raw", 2], job["span", 2]
+    width = unit["slots", 2]
+    pixels = (width - 1 - span) // jump + 1
+    every = (pixels + (mr - 1)) // mr * mr
+    lies = job["x_channel"].equals(1) & job["x_stride", 2].equals(job["ci"])
+    lies = lies & job["mode"].equals(0) & (plan.dtype not in HALVES)
+    outside = f.most(0 - raw, 0)
+    first = f.least((outside + (jump * mr - 1)) // (jump * mr) * mr, every)
+    inside = f.most(job["size", 2] - span - raw + (jump - 1), 0) // jump
+    last = f.most(f.least(inside // mr * mr, every), first)
+    unit["lie"] = first = f.select(lies, first, every)
+    unit["end"] = last = f.select(lies, last, every)
+    unit["left"] = f.select(first > 0, (first - 1) * jump + span + 1, 0)
+    unit["right"] = f.select(last < pixels, last * jump, width)
+
+
+def list_lines(f: Function, plan: Plan, piece: Piece, a: Value, b: Value) -> None:
+    """Where the first pixel of row (a, b) of the unit reads its taps: WORDS each."""
+    job, unit, size = piece.job, piece.unit, SIZE[element(plan.dtype)]
+    taps, lines = piece.part("at_taps", I64), piece.part("at_lines", I64)
+    slots = [piece.part(("at_slots", axis), I64) for axis in AXES]
+    down = [row * job["ahead", axis] for axis, row in enumerate((a, b))]
+    image = unit["scratch"] + job["at_image"]
+    image = image + down[0] * job["apart", 0] + down[1] * job["apart", 1]
+    with f.loop(unit["taps"]) as t:
+        tap, line = taps + t * TAP, lines + t * WORDS
+        deep, high = (slots[axis][down[axis] + tap[1 + axis]] for axis in range(2))
+        there = unit["x"] + (deep + high + (unit["raw", 2] + tap[3]) * job["x_stride", 2]) * size
+        line[0] = packed = image + tap[4]
+        line[1] = f.select((deep | high) < 0, packed, there)
+
+
+def extent(f: Function, unit: Words, part: Value) -> tuple[Value, Value, Value]:
+    """Of one of the PARTS of a row: its first pixel, the first behind it, and 1 if it is read where
+    it lies, else 0.
+    """
+    length = unit["length", 2]
+    lie, end = f.least(unit["lie"], length), f.least(unit["end"], length)
+    first = f.select(part.equals(0), f.integer(0), f.select(part.equals(1), lie, end))
+    last = f.select(part.equals(0), lie, f.select(part.equals(1), end, length))
+    return first, last, f.select(part.equals(1), f.integer(1), 0)

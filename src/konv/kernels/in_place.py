@@ -10,14 +10,22 @@ all of it would be packed, with what a tile reads; a row of padding is all in sc
 
 from __future__ import annotations
 
+from konv.geometry import Conv
 from konv.kernels.stored import HALVES, element
 from konv.kernels.tables import TAP
 from konv.kernels.words import AXES, Piece, Words
 from konv.llvm import I64, SIZE, Function, Value
-from konv.plan import Plan
+from konv.plan import Plan, Strides
+
 
 WORDS = 2  # of a tap: where the row's first pixel would read it in scratch, and in the image
 PARTS = 3  # of a row, from left to right
+
+
+def lies(conv: Conv, x: Strides) -> bool:
+    """Whether an image lies channels last, so that rows of it are what would be packed."""
+    plain = conv.mode == "zeros" and conv.dtype not in HALVES
+    return plain and x[1] == 1 and x[-1] == conv.ci
 
 
 def measure(f: Function, plan: Plan, job: Words, unit: Words) -> None:
@@ -28,8 +36,7 @@ def measure(f: Function, plan: Plan, job: Words, unit: Words) -> None:
     width = unit["slots", 2]
     pixels = (width - 1 - span) // jump + 1
     every = (pixels + (mr - 1)) // mr * mr
-    lies = job["x_channel"].equals(1) & job["x_stride", 2].equals(job["ci"])
-    lies = lies & job["mode"].equals(0) & (plan.dtype not in HALVES)
+    lies = job["lies"].differs(0)
     outside = f.most(0 - raw, 0)
     first = f.least((outside + (jump * mr - 1)) // (jump * mr) * mr, every)
     inside = f.most(job["size", 2] - span - raw + (jump - 1), 0) // jump

@@ -113,7 +113,7 @@ def _emit_work(
         if ends:
             in_place.measure(f, plan, job, unit)
         if plan.packed:
-            _list_slots(f, parts, piece)
+            _list_slots(f, parts, piece, ends)
         else:
             with f.when(inside.equals(0)):  # else all tiles are even and read no slots
                 _list_slots(f, parts, piece)
@@ -176,14 +176,17 @@ def _measure(f: Function, job: Words, unit: Words) -> Value:
     return inside
 
 
-def _list_slots(f: Function, parts: Parts, piece: Piece) -> None:
-    """Where the sources of the unit's slots lie, axis by axis."""
+def _list_slots(f: Function, parts: Parts, piece: Piece, ends: bool = False) -> None:
+    """Where the sources of the unit's slots lie, axis by axis; nobody asks for those of a row of an
+    image that is read where it lies.
+    """
     job, unit = piece.job, piece.unit
     for axis in AXES:
         table, raws = piece.part(("at_slots", axis), I64), job.base + job["at_raws", axis]
         seen = unit["raw", axis], unit["slots", axis]
         shape = job["size", axis], job["x_stride", axis], job["mode"]
-        f.call(parts["slots"], [table, raws, *seen, *shape])
+        with f.when(job["lies"].equals(0)) if ends and axis == 2 else nullcontext():
+            f.call(parts["slots"], [table, raws, *seen, *shape])
 
 
 def _emit_phases(module: Module, plan: Plan, parts: Parts, passes: bool) -> Routine:

@@ -33,6 +33,7 @@ JOB = (
     "far",  # 1 if results go to memory and their places are asked for in advance
     "even",  # 1 if no axis is sparse and a packed image has little padding (konv.kernels.schedule)
     "mode",  # padding: 0 zeros, 1 reflect, 2 replicate, 3 circular
+    "lies",  # 1 if the image is read where it lies (konv.kernels.in_place)
     "groups", "ci", "co",  # channels of one group
     "channels",  # output channels of a group; where `co` counts the columns that are made of them
     "reduction",  # numbers of packed weights for each of `co`

@@ -21,9 +21,6 @@ from konv.plan import Plan
 from konv.target import COMPUTED, Target
 
 PIXELS = 256  # of a unit at most (packed: twice): its tables stay in the first-level cache
-# And of one block that reads an image where it lies (3->16 s2 @512x1024: 8 rows of 512 take 0.88 ms,
-# 4 0.89, 2 0.94, Zen 3).
-LYING = 16 * PIXELS
 # Of a packed box: squarer boxes pack fewer pixels twice, and 64 floats still fill cache lines.
 WIDEST = 64
 WIDEST_LINE = 256  # of boxes whose results leave in lines
@@ -152,8 +149,6 @@ def cut(
     best: tuple[float, tuple[int, ...], int] | None = None
     along = in_rows and lines[2].dense
     most = 4 * PIXELS if along else 2 * PIXELS if plan.packed else PIXELS
-    if in_place and channels.all_blocks == 1:
-        most = LYING
     for boxes in _boxes(lines, most, plan.packed and not in_rows, in_lines):
         for line, box in zip(lines, boxes, strict=True):
             line.cut(box)

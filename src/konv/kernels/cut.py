@@ -143,7 +143,8 @@ def cut(
 ) -> int:
     """Choose the boxes; returns how many blocks of output channels one unit takes. `in_lines`:
     boxes are as wide as the image, parts of a single row if that is too much. `in_rows`: no tile
-    goes beyond a row, and there are no tables. `in_place`: of a packed image both ends of rows only.
+    goes beyond a row, and there are no tables. `in_place`: of a packed image it is both ends of
+    its rows that are packed.
     """
     layer = _Layer(conv, plan, target, lines, channels, passes, threads, in_rows, in_place)
     best: tuple[float, tuple[int, ...], int] | None = None

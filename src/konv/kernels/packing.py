@@ -14,7 +14,7 @@ from functools import partial
 
 from konv.kernels.scratch import PAGE
 from konv.kernels.stored import HALVES, element, read
-from konv.kernels.words import AXES, part_function
+from konv.kernels.words import AXES, Words, part_function
 from konv.llvm import (
     I8,
     I64,
@@ -109,14 +109,11 @@ def emit_image(
                         f.clear(line + end * channels, (width - end) * channels)
                         count, done = end - begin, f.var(0)
                         with f.when(as_it_lies):
-                            parts = [(begin, end)]
-                            if ends:
-                                left, right = f.most(unit["left"], begin), unit["right"]
-                                parts = [(begin, f.least(left, end)), (f.most(right, left), end)]
-                            for first, last in parts:
+                            for first, last in _parts(f, unit, begin, end, ends):
                                 with f.when(last > first):
-                                    at = (first + unit["raw", 2]) * channels
-                                    f.copy(line + first * channels, source + at, (last - first) * channels)
+                                    there = source + (first + unit["raw", 2]) * channels
+                                    numbers = (last - first) * channels
+                                    f.copy(line + first * channels, there, numbers)
                             done.set(count)
                         with f.when((count >= lanes) & paged & done.get().equals(0)):
                             done.set(count)
@@ -138,6 +135,18 @@ def emit_image(
                         to, at = line + i * channels, tables[2][i]
                         f.call(one, [source, at, to, job["x_channel"], channels])
         return f.fn
+
+
+def _parts(
+    f: Function, unit: Words, begin: Value, end: Value, ends: bool
+) -> list[tuple[Value, Value]]:
+    """The slots of a row that are copied as they lie: those from `begin` to `end`, or of these what
+    is left and right of those that are read where they lie.
+    """
+    if not ends:
+        return [(begin, end)]
+    left = f.most(unit["left"], begin)
+    return [(begin, f.least(left, end)), (f.most(unit["right"], left), end)]
 
 
 def _emit_image_squares(module: Module, dtype: str, side: int, run: bool) -> Routine:

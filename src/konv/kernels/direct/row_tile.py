@@ -1,6 +1,7 @@
-"""Register tiles along the rows of a packed image: what `direct` computes few input channels with.
+"""Register tiles along the rows of a packed image, or of one that lies as it would be packed: what
+`direct` computes few input channels with.
 
-Neighbouring pixels of a packed image lie a fixed number of elements apart, known when the kernel is
+Neighbouring pixels of such an image lie a fixed number of elements apart, known when the kernel is
 emitted (the stride times the channels), and so do the channels and taps that a pixel reads in a row
 of the kernel. So one address a tap serves a whole tile, all else stands in the instructions; there
 are no tables of rows (konv.kernels.tables), which such short reductions do not repay:
@@ -76,7 +77,9 @@ def emit_row_sweep(module: Module, plan: Plan, nr: int, odd: int) -> Routine:
             for axis in range(3):
                 begin = begin + unit["j", axis] * steps[axis]
         ask, *asked = _behind(f, piece, size)
-        rows = f.select(to.equals(0) & (unit["lie"] >= unit["end"]), job["jump", 1], 0)  # once, not for each block
+        # Asked for once, not for each block; rows that lie in the image nobody waits for.
+        packed = unit["lie"] >= unit["end"]
+        rows = f.select(to.equals(0) & packed, job["jump", 1], 0)
         forth = [job["jump", axis] * job["x_stride", axis] * size for axis in range(2)]
         lines = piece.part("at_lines", I64)
         with f.loop(unit["length", 0]) as a, f.loop(unit["length", 1]) as b:

@@ -22,6 +22,9 @@ LINES = (
     "tconv2d 1x3x8x15 o8 k3 p1",
     "conv1d 2x2x77 o24 k9 s4",
     "conv2d 1x3x5x99 o16 k3 s2 p1",
+    "conv2d 2x3x9x101 o19 k7 s2 p3",
+    "conv3d 1x3x3x4x90 o17 k3 p1",
+    "conv1d 2x2x190 o24 k9 s4 p2",
     "conv2d 1x12x9x70 o12 k3 p4 d4",
 )
 ROWS = llvm.detect().vector_bytes >= 32

@@ -14,17 +14,21 @@ from __future__ import annotations
 from konv.geometry import Conv
 from konv.kernels.stored import HALVES, element
 from konv.kernels.tables import TAP
-from konv.kernels.words import AXES, Piece, Words
-from konv.llvm import I64, SIZE, Function, Value
+from konv.kernels.words import Words, part_function
+from konv.llvm import I64, SIZE, Function, Module, Routine, Value
 from konv.plan import Plan, Strides
+from konv.target import BYTES
 
 WORDS = 2  # of a tap: where the row's first pixel would read it in scratch, and in the image
 PARTS = 3  # of a row, from left to right
+# Bytes of a row below which it is copied as quickly (3->32 s2 @33, 400 bytes: 13 us, in place 14).
+LEAST = 1024
 
 
 def lies(conv: Conv, x: Strides) -> bool:
-    """Whether an image lies channels last, so that rows of it are what would be packed."""
-    plain = conv.mode == "zeros" and conv.dtype not in HALVES
+    """Whether an image lies as it would be packed, channels last, in rows worth it."""
+    row = conv.axes[-1].size * conv.ci * BYTES[conv.dtype]
+    plain = conv.mode == "zeros" and conv.dtype not in HALVES and row >= LEAST
     return plain and x[1] == 1 and x[-1] == conv.ci
 
 
@@ -47,20 +51,25 @@ def measure(f: Function, plan: Plan, job: Words, unit: Words) -> None:
     unit["right"] = f.select(last < pixels, last * jump, width)
 
 
-def list_lines(f: Function, plan: Plan, piece: Piece, a: Value, b: Value) -> None:
-    """Where the first pixel of row (a, b) of the unit reads its taps: WORDS each."""
-    job, unit, size = piece.job, piece.unit, SIZE[element(plan.dtype)]
-    taps, lines = piece.part("at_taps", I64), piece.part("at_lines", I64)
-    slots = [piece.part(("at_slots", axis), I64) for axis in AXES]
-    down = [row * job["ahead", axis] for axis, row in enumerate((a, b))]
-    image = unit["scratch"] + job["at_image"]
-    image = image + down[0] * job["apart", 0] + down[1] * job["apart", 1]
-    with f.loop(unit["taps"]) as t:
-        tap, line = taps + t * TAP, lines + t * WORDS
-        deep, high = (slots[axis][down[axis] + tap[1 + axis]] for axis in range(2))
-        there = unit["x"] + (deep + high + (unit["raw", 2] + tap[3]) * job["x_stride", 2]) * size
-        line[0] = image + tap[4]
-        line[1] = f.select((deep | high) < 0, image + tap[4], there)
+def emit_lines(module: Module, plan: Plan) -> Routine:
+    """lines(job, unit): where the first pixel of each row of the unit reads its taps."""
+    size = SIZE[element(plan.dtype)]
+    with part_function(module, "lines", plain=True) as (f, piece, _):
+        job, unit = piece.job, piece.unit
+        taps, lines, filled = piece.part("at_taps", I64), piece.part("at_lines", I64), f.var(0)
+        slots = [piece.part(("at_slots", axis), I64) for axis in range(2)]
+        image = unit["scratch"] + job["at_image"]
+        with f.loop(unit["length", 0]) as a, f.loop(unit["length", 1]) as b:
+            down = [row * job["ahead", axis] for axis, row in enumerate((a, b))]
+            row = image + down[0] * job["apart", 0] + down[1] * job["apart", 1]
+            with f.loop(unit["taps"]) as t:
+                tap, line = taps + t * TAP, lines + filled.get() * WORDS
+                deep, high = (slots[axis][down[axis] + tap[1 + axis]] for axis in range(2))
+                along = (unit["raw", 2] + tap[3]) * job["x_stride", 2]
+                packed, there = row + tap[4], unit["x"] + (deep + high + along) * size
+                line[0], line[1] = packed, f.select((deep | high) < 0, packed, there)
+                filled.add(1)
+        return f.fn
 
 
 def extent(f: Function, unit: Words, part: Value) -> tuple[Value, Value, Value]:

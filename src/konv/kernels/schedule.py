@@ -176,7 +176,7 @@ def _parts(
         "at_counts": listed * 8,
         "at_places": listed * plan.pixels * 8,
         "at_rows": listed * taps * (plan.pixels + 1) * 8,
-        "at_lines": in_place.WORDS * taps * 8 if ahead else 0,
+        "at_lines": in_place.WORDS * taps * lines[0].box * lines[1].box * 8 if ahead else 0,
         "at_zeros": 0 if plan.packed else (conv.ci + width) * size,
         "at_image": image * size,
         "at_block": (tiles * plan.pixels * width if plan.blocked else conv.co + width) * size,

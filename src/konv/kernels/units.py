@@ -73,6 +73,8 @@ def emit_kernel(
         parts["places"] = emit_places(module, plan.pixels, result, width if plan.blocked else None)
     if plan.packed:
         parts["image"] = emit_image(module, plan.dtype, passes, ends=ends)
+    if ends:
+        parts["lines"] = in_place.emit_lines(module, plan)
     if plan.blocked:
         if emit_output:
             parts["output"] = emit_output(module, width)
@@ -208,7 +210,7 @@ def _emit_phases(module: Module, plan: Plan, parts: Parts, passes: bool) -> Rout
                 unit["length", axis] = f.most(rest, f.integer(0))
             unit["pixels"] = unit["length", 0] * unit["length", 1] * unit["length", 2]
             unit["tiles"] = (unit["pixels"] + (plan.pixels - 1)) // plan.pixels
-            tables = [parts[part] for part in ("taps", "rows", "places") if part in parts]
+            tables = [parts[part] for part in ("taps", "rows", "lines", "places") if part in parts]
             with f.when(unit["pixels"] > 0):
                 with f.when(unit["begun"].equals(0)) if passes else nullcontext():
                     for table in tables:

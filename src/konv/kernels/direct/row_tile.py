@@ -23,7 +23,7 @@ from __future__ import annotations
 from typing import Any
 
 from konv.kernels.epilogue import activate, add_residual
-from konv.kernels.in_place import PARTS, WORDS, extent, list_lines
+from konv.kernels.in_place import PARTS, WORDS, extent
 from konv.kernels.scratch import LINE
 from konv.kernels.stored import element, write
 from konv.kernels.tables import TAP
@@ -83,7 +83,7 @@ def emit_row_sweep(module: Module, plan: Plan, nr: int, odd: int) -> Routine:
         forth = [job["jump", axis] * job["x_stride", axis] * size for axis in range(2)]
         lines = piece.part("at_lines", I64)
         with f.loop(unit["length", 0]) as a, f.loop(unit["length", 1]) as b:
-            list_lines(f, plan, piece, a, b)
+            here = lines + (a * unit["length", 1] + b) * unit["taps"] * WORDS
             with f.loop(PARTS) as part:
                 first, last, lying = extent(f, unit, part)
                 with f.when(last > first):
@@ -91,7 +91,7 @@ def emit_row_sweep(module: Module, plan: Plan, nr: int, odd: int) -> Routine:
                         row,
                         [
                             first, last,
-                            lines + lying, piece.part("at_taps", I64), unit["taps"],
+                            here + lying, piece.part("at_taps", I64), unit["taps"],
                             weights, f.integer(plan.depth * nr * lanes), bias,
                             begin + a * steps[0] + b * steps[1], steps[2], job["far"],
                             ask + a * forth[0] + b * forth[1], rows, *asked,

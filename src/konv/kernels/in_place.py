@@ -36,19 +36,20 @@ def measure(f: Function, plan: Plan, job: Words, unit: Words) -> None:
     """Set which pixels of the unit's rows are read where they lie, in whole tiles, and which slots
     the others read; an image that lies otherwise is packed.
     """
-    mr, jump, raw, span = plan.pixels, job["jump", 2], unit["raw", 2], job["span", 2]
     width = unit["slots", 2]
-    pixels = (width - 1 - span) // jump + 1
-    every = (pixels + (mr - 1)) // mr * mr
-    here = job["lies"].differs(0)
-    outside = f.most(0 - raw, 0)
-    first = f.least((outside + (jump * mr - 1)) // (jump * mr) * mr, every)
-    inside = f.most(job["size", 2] - span - raw + (jump - 1), 0) // jump
-    last = f.most(f.least(inside // mr * mr, every), first)
-    first, last = f.select(here, first, every), f.select(here, last, every)
-    unit["lie"], unit["end"] = first, last
-    unit["left"] = f.select(first > 0, (first - 1) * jump + span + 1, 0)
-    unit["right"] = f.select(last < pixels, last * jump, width)
+    for word in ("lie", "end", "left", "right"):  # all of a row is packed
+        unit[word] = width
+    with f.when(job["lies"].differs(0)):
+        mr, jump, raw, span = plan.pixels, job["jump", 2], unit["raw", 2], job["span", 2]
+        pixels = (width - 1 - span) // jump + 1
+        every = (pixels + (mr - 1)) // mr * mr
+        outside = (f.most(0 - raw, 0) + (jump * mr - 1)) // (jump * mr) * mr
+        inside = f.most(job["size", 2] - span - raw + (jump - 1), 0) // jump // mr * mr
+        first = f.least(outside, every)
+        last = f.most(f.least(inside, every), first)
+        unit["lie"], unit["end"] = first, last
+        unit["left"] = f.select(first > 0, (first - 1) * jump + span + 1, 0)
+        unit["right"] = f.select(last < pixels, last * jump, width)
 
 
 def emit_lines(module: Module, plan: Plan) -> Routine:

@@ -11,7 +11,8 @@ from functional.forms import numbers
 from konv import llvm
 from konv.kernels import direct
 
-# Rows longer and shorter than tiles, taps that begin in the padding, a sparse axis, volumes.
+# Rows longer and shorter than tiles, some with tiles that meet no border, taps that begin in the
+# padding, a sparse axis, volumes.
 LINES = (
     "conv2d 2x3x13x31 o19 k7 s2 p3",
     "conv2d 1x3x9x8 o24 k3 s2 p1",
@@ -20,6 +21,11 @@ LINES = (
     "conv3d 1x3x4x6x11 o17 k3 p1",
     "tconv2d 1x3x8x15 o8 k3 p1",
     "conv1d 2x2x77 o24 k9 s4",
+    "conv2d 1x3x5x99 o16 k3 s2 p1",
+    "conv2d 2x3x9x101 o19 k7 s2 p3",
+    "conv3d 1x3x3x4x90 o17 k3 p1",
+    "conv1d 2x2x190 o24 k9 s4 p2",
+    "conv2d 1x12x9x70 o12 k3 p4 d4",
 )
 ROWS = llvm.detect().vector_bytes >= 32
 

@@ -103,6 +103,7 @@ class _Layer:
     passes: Passes
     threads: int
     in_rows: bool
+    in_place: bool
 
     @cached_property
     def taps(self) -> int:
@@ -138,12 +139,14 @@ def cut(
     threads: int,
     in_lines: bool = False,
     in_rows: bool = False,
+    in_place: bool = False,
 ) -> int:
     """Choose the boxes; returns how many blocks of output channels one unit takes. `in_lines`:
     boxes are as wide as the image, parts of a single row if that is too much. `in_rows`: no tile
-    goes beyond a row, and there are no tables.
+    goes beyond a row, and there are no tables. `in_place`: of a packed image it is both ends of
+    its rows that are packed.
     """
-    layer = _Layer(conv, plan, target, lines, channels, passes, threads, in_rows)
+    layer = _Layer(conv, plan, target, lines, channels, passes, threads, in_rows, in_place)
     best: tuple[float, tuple[int, ...], int] | None = None
     along = in_rows and lines[2].dense
     most = 4 * PIXELS if along else 2 * PIXELS if plan.packed else PIXELS
@@ -206,6 +209,8 @@ def _price(layer: _Layer, blocks: int) -> float:
     unit = phases * (each + ADDRESS * addresses) + UNIT
     lanes, wide = layer.target.lanes(plan.dtype), lines[2].boxes == 1
     row = lines[2].slots if wide else _lines(lines[2].slots, lanes)
+    if layer.in_place:
+        row = min(row, plan.pixels * lines[2].jump + lines[2].span)
     number = PACKED * (SCATTERED if lines[2].sparse else 1)
     unit += (number * row * conv.ci + PIECE) * (slots // lines[2].slots) * plan.packed
     row = lines[2].box if wide else _lines(lines[2].box, lanes)
@@ -219,6 +224,7 @@ def _price(layer: _Layer, blocks: int) -> float:
         rounds = (rounds + units / layer.threads) / 2
     few = pixels < FEWEST and units > layer.threads
     image = slots * layer.passes.held * size if plan.packed else 0
+    image *= blocks > 1 or not layer.in_place
     sums = pixels * channels.groups * blocks * plan.vectors * lanes * size
     # More than there is room for: in caches for the packed image, at all for tables and sums.
     crowd = max(5 * image / (2 * layer.target.l2), 8 * taps * pixels / TABLES)

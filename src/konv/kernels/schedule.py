@@ -6,7 +6,7 @@ from dataclasses import replace
 from math import prod
 
 from konv.geometry import ONE, Axis, Conv
-from konv.kernels import scratch
+from konv.kernels import in_place, scratch
 from konv.kernels.channels import Channels, mean_taps
 from konv.kernels.cut import Line, cut
 from konv.kernels.passes import Passes
@@ -51,7 +51,9 @@ def schedule(
         threads = 1
     passes = Passes.of(conv, channels.groups, deep)
     in_rows = ahead > 0 or not tables
-    chunk_blocks = cut(conv, plan, target, lines, channels, passes, threads, in_lines, in_rows)
+    lies = ahead > 0 and in_place.lies(conv, x_strides)
+    how = in_lines, in_rows, lies
+    chunk_blocks = cut(conv, plan, target, lines, channels, passes, threads, *how)
     chunks = -(-channels.all_blocks // chunk_blocks)
     words = dict.fromkeys(JOB, 0)
     words |= {
@@ -62,7 +64,7 @@ def schedule(
         "groups": channels.groups, "ci": channels.ci, "co": channels.co,
         "blocks": channels.blocks, "tail": channels.tail,
         "channels": channels.co, "reduction": channels.reduction, "run": run,
-        "passes": passes.count, "share": passes.share, "held": passes.held,
+        "lies": lies, "passes": passes.count, "share": passes.share, "held": passes.held,
         "sliced": passes.held < conv.ci,
         "x_batch": x_strides[0], "x_channel": x_strides[1],
         "y_batch": y_strides[0], "y_channel": y_strides[1],
@@ -174,6 +176,7 @@ def _parts(
         "at_counts": listed * 8,
         "at_places": listed * plan.pixels * 8,
         "at_rows": listed * taps * (plan.pixels + 1) * 8,
+        "at_lines": in_place.WORDS * taps * lines[0].box * lines[1].box * 8 if ahead else 0,
         "at_zeros": 0 if plan.packed else (conv.ci + width) * size,
         "at_image": image * size,
         "at_block": (tiles * plan.pixels * width if plan.blocked else conv.co + width) * size,

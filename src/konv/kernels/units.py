@@ -22,6 +22,7 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
+from konv.kernels import in_place
 from konv.kernels.block_weights import emit_weights
 from konv.kernels.pack import HEADER
 from konv.kernels.packing import emit_image
@@ -53,11 +54,13 @@ def emit_kernel(
     sweeps: int = 1,
     passes: bool = False,
     emit_sweep: EmitSweep | None = None,
+    ends: bool = False,
 ) -> Module:
     """The module of a plan: `run` and `pack`. emit_tile(module, vectors, odd) writes the function
     of a tile; the others, where given, replace those of their own files. A block is computed in so
     many sweeps over the tiles, whose results lie side by side in scratch; `passes`: as
-    konv.kernels.passes says; `emit_sweep` has sweeps of its own, which need no tables.
+    konv.kernels.passes says; `emit_sweep` has sweeps of its own, which need no tables;
+    `ends`: they read images that lie channels last where they lie (konv.kernels.in_place).
     """
     module = Module(target, plan.algorithm)
     lanes, real = target.lanes(plan.dtype), REAL[plan.dtype]
@@ -69,7 +72,9 @@ def emit_kernel(
         parts["rows"] = emit_rows(module, plan.pixels, size, plan.packed)
         parts["places"] = emit_places(module, plan.pixels, result, width if plan.blocked else None)
     if plan.packed:
-        parts["image"] = emit_image(module, plan.dtype, passes)
+        parts["image"] = emit_image(module, plan.dtype, passes, ends=ends)
+    if ends:
+        parts["lines"] = in_place.emit_lines(module, plan)
     if plan.blocked:
         if emit_output:
             parts["output"] = emit_output(module, width)
@@ -87,12 +92,12 @@ def emit_kernel(
         parts["last"] = sweep(plan.tail, plan.odd)
     parts["blocks"] = _emit_blocks(module, plan, parts, per_channel, sweeps, passes)
     parts["phases"] = _emit_phases(module, plan, parts, passes)
-    emit_entry(module, partial(_emit_work, plan, parts, passes), plan.residual)
+    emit_entry(module, partial(_emit_work, plan, parts, passes, ends), plan.residual)
     return module
 
 
 def _emit_work(
-    plan: Plan, parts: Parts, passes: bool, f: Function, call: Words, thread: Value
+    plan: Plan, parts: Parts, passes: bool, ends: bool, f: Function, call: Words, thread: Value
 ) -> None:
     """All the units that this thread gets hold of."""
     job = Words(call.pointer("job", I64), JOB)
@@ -107,8 +112,10 @@ def _emit_work(
     def body(number: Value) -> None:
         _place_unit(f, plan, call, job, unit, number)
         inside = _measure(f, job, unit)
+        if ends:
+            in_place.measure(f, plan, job, unit)
         if plan.packed:
-            _list_slots(f, parts, piece)
+            _list_slots(f, parts, piece, ends)
         else:
             with f.when(inside.equals(0)):  # else all tiles are even and read no slots
                 _list_slots(f, parts, piece)
@@ -171,14 +178,17 @@ def _measure(f: Function, job: Words, unit: Words) -> Value:
     return inside
 
 
-def _list_slots(f: Function, parts: Parts, piece: Piece) -> None:
-    """Where the sources of the unit's slots lie, axis by axis."""
+def _list_slots(f: Function, parts: Parts, piece: Piece, ends: bool = False) -> None:
+    """Where the sources of the unit's slots lie, axis by axis; nobody asks for those of a row of an
+    image that is read where it lies.
+    """
     job, unit = piece.job, piece.unit
     for axis in AXES:
         table, raws = piece.part(("at_slots", axis), I64), job.base + job["at_raws", axis]
         seen = unit["raw", axis], unit["slots", axis]
         shape = job["size", axis], job["x_stride", axis], job["mode"]
-        f.call(parts["slots"], [table, raws, *seen, *shape])
+        with f.when(job["lies"].equals(0)) if ends and axis == 2 else nullcontext():
+            f.call(parts["slots"], [table, raws, *seen, *shape])
 
 
 def _emit_phases(module: Module, plan: Plan, parts: Parts, passes: bool) -> Routine:
@@ -200,7 +210,7 @@ def _emit_phases(module: Module, plan: Plan, parts: Parts, passes: bool) -> Rout
                 unit["length", axis] = f.most(rest, f.integer(0))
             unit["pixels"] = unit["length", 0] * unit["length", 1] * unit["length", 2]
             unit["tiles"] = (unit["pixels"] + (plan.pixels - 1)) // plan.pixels
-            tables = [parts[part] for part in ("taps", "rows", "places") if part in parts]
+            tables = [parts[part] for part in ("taps", "rows", "lines", "places") if part in parts]
             with f.when(unit["pixels"] > 0):
                 with f.when(unit["begun"].equals(0)) if passes else nullcontext():
                     for table in tables:

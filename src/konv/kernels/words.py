@@ -33,6 +33,7 @@ JOB = (
     "far",  # 1 if results go to memory and their places are asked for in advance
     "even",  # 1 if no axis is sparse and a packed image has little padding (konv.kernels.schedule)
     "mode",  # padding: 0 zeros, 1 reflect, 2 replicate, 3 circular
+    "lies",  # 1 if the image is read where it lies (konv.kernels.in_place)
     "groups", "ci", "co",  # channels of one group
     "channels",  # output channels of a group; where `co` counts the columns that are made of them
     "reduction",  # numbers of packed weights for each of `co`
@@ -45,7 +46,7 @@ JOB = (
     "x_batch", "x_channel", "y_batch", "y_channel",  # strides, in elements
     "thread_bytes",  # scratch of one thread; then where its parts begin, in bytes:
     "at_zeros", "at_taps", "at_rows", "at_counts", "at_places", "at_image", "at_block",
-    "at_sums",
+    "at_sums", "at_lines",
     *per_axis(
         "size",  # of the input
         "x_stride", "y_stride",  # in elements
@@ -73,6 +74,8 @@ UNIT = (
     "skip",  # 1 if taps that lie wholly in the padding may be left out
     "block0", "block1",  # output channel blocks to compute
     "taps", "tiles", "pixels",  # of the phase at hand
+    "lie", "end",  # pixels of a row from which on, and up to which, an image is read where it lies
+    "left", "right",  # slots of a row up to which, and from which on, it is packed
     "from", "some",  # first channel of a group in the pass at hand, and how many
     "begun", "ends",  # 0 in the first pass, 1 in the last; else 1 and 0
     *per_axis(

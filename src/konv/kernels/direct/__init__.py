@@ -231,4 +231,6 @@ def emit(plan: Plan, target: Target) -> Module:
         return emit_tile(module, plan, vectors, odd, passes=plan.form == PASSES)
 
     rows = emit_flat_sweep if len(plan.form) == FLAT else emit_row_sweep if _ahead(plan) else None
-    return emit_kernel(plan, target, tile, passes=plan.form == PASSES, emit_sweep=rows)
+    return emit_kernel(
+        plan, target, tile, passes=plan.form == PASSES, emit_sweep=rows, ends=_ahead(plan) > 0
+    )

@@ -1,6 +1,7 @@
-"""Register tiles along the rows of a packed image: what `direct` computes few input channels with.
+"""Register tiles along the rows of a packed image, or of one that lies as it would be packed: what
+`direct` computes few input channels with.
 
-Neighbouring pixels of a packed image lie a fixed number of elements apart, known when the kernel is
+Neighbouring pixels of such an image lie a fixed number of elements apart, known when the kernel is
 emitted (the stride times the channels), and so do the channels and taps that a pixel reads in a row
 of the kernel. So one address a tap serves a whole tile, all else stands in the instructions; there
 are no tables of rows (konv.kernels.tables), which such short reductions do not repay:
@@ -22,6 +23,7 @@ from __future__ import annotations
 from typing import Any
 
 from konv.kernels.epilogue import activate, add_residual
+from konv.kernels.in_place import PARTS, WORDS, extent
 from konv.kernels.scratch import LINE
 from konv.kernels.stored import element, write
 from konv.kernels.tables import TAP
@@ -42,10 +44,10 @@ from konv.llvm import (
 from konv.plan import Plan
 
 PARAMETERS = (
-    "x", "taps", "count",  # the row's first source in the packed image; the taps
+    "first", "length",  # pixels of the row to begin and end with
+    "lines", "taps", "count",  # where the row's first pixel reads each tap; the taps
     "weights", "tap_stride", "bias",  # of this block; elements from one tap to the next
     "to", "step",  # where the row's results go, bytes from one pixel to the next
-    "length",  # pixels in the row
     "far",  # not 0 if results go to memory
     # What the unit behind this one packs and this one has not: rows of it, bytes from row to row,
     # planes of each and bytes from one to the next, bytes from pixel to pixel.
@@ -64,7 +66,6 @@ def emit_row_sweep(module: Module, plan: Plan, nr: int, odd: int) -> Routine:
     with part_function(module, f"sweep_{row.name}", labels, plain=True) as (f, piece, args):
         weights, bias, _, to, _ = args
         job, unit = piece.job, piece.unit
-        image = unit["scratch"] + job["at_image"]
         if plan.blocked:
             width = plan.vectors * lanes * SIZE[real[plan.dtype]]
             begin, steps = unit["scratch"] + job["at_block"], [f.integer(width)] * 3
@@ -75,23 +76,28 @@ def emit_row_sweep(module: Module, plan: Plan, nr: int, odd: int) -> Routine:
             begin = unit["y"] + to * size
             for axis in range(3):
                 begin = begin + unit["j", axis] * steps[axis]
-        ahead = [job["ahead", axis] * job["apart", axis] for axis in range(2)]
         ask, *asked = _behind(f, piece, size)
-        rows = f.select(to.equals(0), job["jump", 1], 0)  # once, not for each block
+        # Asked for once, not for each block; rows that lie in the image nobody waits for.
+        packed = unit["lie"] >= unit["end"]
+        rows = f.select(to.equals(0) & packed, job["jump", 1], 0)
         forth = [job["jump", axis] * job["x_stride", axis] * size for axis in range(2)]
+        lines = piece.part("at_lines", I64)
         with f.loop(unit["length", 0]) as a, f.loop(unit["length", 1]) as b:
-            f.call(
-                row,
-                [
-                    image + a * ahead[0] + b * ahead[1],
-                    piece.part("at_taps", I64), unit["taps"],
-                    weights, f.integer(plan.depth * nr * lanes), bias,
-                    begin + a * steps[0] + b * steps[1], steps[2],
-                    unit["length", 2], job["far"],
-                    ask + a * forth[0] + b * forth[1], rows, *asked,
-                    unit["residual"] if plan.residual else f.integer(0),
-                ],
-            )  # fmt: skip
+            here = lines + (a * unit["length", 1] + b) * unit["taps"] * WORDS
+            with f.loop(PARTS) as part:
+                first, last, lying = extent(f, unit, part)
+                with f.when(last > first):
+                    f.call(
+                        row,
+                        [
+                            first, last,
+                            here + lying, piece.part("at_taps", I64), unit["taps"],
+                            weights, f.integer(plan.depth * nr * lanes), bias,
+                            begin + a * steps[0] + b * steps[1], steps[2], job["far"],
+                            ask + a * forth[0] + b * forth[1], rows, *asked,
+                            unit["residual"] if plan.residual else f.integer(0),
+                        ],
+                    )  # fmt: skip
         return f.fn
 
 
@@ -116,15 +122,15 @@ def _behind(f: Function, piece: Piece, size: int) -> list[Value]:
 def emit_row(module: Module, plan: Plan, nr: int, odd: int) -> Routine:
     """row(*PARAMETERS): all tiles of a row."""
     real, lanes, mr = REAL[plan.dtype], module.target.lanes(plan.dtype), plan.pixels
-    pointers = {"taps": I64}
+    pointers = {"lines": I64, "taps": I64}
     params = [(p, pointer_to(pointers[p]) if p in pointers else I64) for p in PARAMETERS]
     name = f"row_{mr}x{nr}" + (f"_{odd}" if odd else "")
     with module.function(name, params, inline=False) as (f, args):
         a: dict[str, Any] = dict(zip(PARAMETERS, args, strict=True))
         weights, bias = (a[name].to_pointer(real) for name in ("weights", "bias"))
         ahead = plan.form[0] * SIZE[real]
-        with f.loop(a["length"], step=mr) as pixel:
-            first = a["x"] + pixel * ahead
+        with f.loop(a["length"], start=a["first"], step=mr) as pixel:
+            first = pixel * ahead
             vectors = [bias.vector(n * lanes, lanes) for n in range(nr)]
             sums = [[Variable(f, vector) for vector in vectors] for _ in range(mr)]
             _fetch_sources(f, a, pixel, mr)
@@ -133,7 +139,7 @@ def emit_row(module: Module, plan: Plan, nr: int, odd: int) -> Routine:
                     _fetch_places(f, a, pixel, mr, nr * lanes * SIZE[element(plan.dtype)])
             with f.loop(a["count"]) as t:
                 tap = a["taps"] + t * TAP
-                x = (first + tap[4]).to_pointer(real)
+                x = (first + a["lines"][t * WORDS]).to_pointer(real)
                 _add_tap(f, plan, sums, x, weights + tap[0] * a["tap_stride"])
             _store(f, plan, sums, a, pixel, odd)
         return f.fn

@@ -47,6 +47,7 @@ TILES = {
     (16, 32): ((7, 1), (14, 1), (7, 2), (1, 7)),
     (64, 32): ((7, 1), (14, 1), (7, 2), (1, 7)),
 }
+LONGEST = 11  # taps of a column whose outputs take turns: LLVM spills of 31
 EIGHT = ((7, 1), (8, 1), (4, 2))  # rows x vectors of tiles whose outputs take turns
 REACH = 256  # pixels that a row of taps may span: a row of the strip has room for it
 
@@ -84,12 +85,13 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
 
 def _turn(conv: Conv, target: Target) -> bool:
     """Whether tiles go tap by tap, from strips (konv.kernels.strips.turns): kernels of more than 3
-    rows and no more than the map has, on rows of more than a vector, where 16 registers do.
+    rows, and no more than the map has, on rows of more than a vector, where 16 registers do.
     """
     if conv.dims == 1 or target.registers != 16 or target.vector_bytes < 32:
         return False
     rows, columns = conv.axes[-2:]
-    many = rows.kernel > 3 and rows.kernel * columns.kernel > HELD and rows.kernel <= rows.out
+    many = rows.kernel > 3 and rows.kernel * columns.kernel > HELD
+    many = many and rows.kernel <= min(LONGEST, rows.out)
     return many and columns.out > target.lanes(conv.dtype)
 
 

@@ -35,6 +35,7 @@ from konv.kernels.strips.form import (
     JOB,
     UNIT,
     Form,
+    paired,
     slides,
     stepping,
     strip_function,
@@ -43,6 +44,7 @@ from konv.kernels.strips.form import (
     walks,
 )
 from konv.kernels.strips.lane_rows import emit_block_out
+from konv.kernels.strips.pairs import emit_pairs
 from konv.kernels.strips.slide import BAND, Slide
 from konv.kernels.strips.tile import Tile
 from konv.kernels.strips.walk import SWEEP, emit_there, emit_walk
@@ -55,6 +57,8 @@ def emit_kernel(plan: Plan, fill: Routine, module: Module) -> Module:
     """Complete a module that has `pack` and `fill(job, unit, x)`: add `run`."""
     if slides(plan) and stepping(plan):
         sweeps = [_emit_slide(module, plan, "sweep")]
+    elif paired(plan):
+        sweeps = [emit_pairs(module, plan)]
     elif plan.algorithm != "planes" and plan.form[9]:
         sweeps = [emit_walk(module, plan)]
     else:
@@ -95,7 +99,7 @@ def _emit_work(plan: Plan, lines: Routine, f: Function, call: Words, thread: Val
             unit["raw", axis] = unit["j", axis] * form.stride[axis] - job["lo", axis]
             unit["slots", axis] = (length - 1) * form.stride[axis] + form.extent(axis)
         _place_slots(plan, form, f, job, unit)
-        if form.direct and not form.planes:
+        if form.direct and not form.planes and not paired(plan):
             emit_there(f, form, job, unit, plan.pixels)
         unit["x"] = call["x"] + rest * job["x_batch"] * size
         unit["y"] = call["y"] + rest * job["y_batch"] * size

@@ -197,6 +197,13 @@ def slides(plan: Plan) -> bool:
     return plan.algorithm == "planes" and few and not gaps
 
 
+def paired(plan: Plan) -> bool:
+    """Whether a plan's outputs are completed in pairs of rows."""
+    deep, high, wide = plan.form[:3]
+    few = high > 1 and high * wide <= HELD and deep == 1
+    return plan.algorithm == "pencils" and bool(plan.form[9]) and few
+
+
 def stepping(plan: Plan) -> bool:
     """Whether a plan is strided or dilated along the rows: then tiles are no choice."""
     return plan.form[4] * plan.form[7] > 1

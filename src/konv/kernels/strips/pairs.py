@@ -1,0 +1,190 @@
+"""Few taps in pencils: two rows of outputs side by side, of which one output is completed after the
+other, to the right.
+
+    for pair of rows:                                       inside the image, at its border, one row
+        for line in lines, where they are met together:
+            load all weights                                in registers
+            for column of slots under the pair:
+                for slot in it:                             rows of the image that there are
+                    load it once; multiply-add it into every output that reads it
+                store the outputs that are complete
+
+Slots of a column serve up to three outputs of each row, which go on from column to column in
+registers: of 3x3 taps 4 slots are read for 18 multiply-adds, with no weight.
+
+An output's chain is columns from the left, and rows from the top.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from konv.kernels.epilogue import apart
+from konv.kernels.scratch import LINE
+from konv.kernels.strips.form import Form, strip_function
+from konv.kernels.strips.results import Results
+from konv.kernels.strips.walk import SWEEP
+from konv.kernels.words import AXES, Words
+from konv.llvm import I64, SIZE, REAL, Function, Module, Pointer, Routine, Value, Variable
+from konv.plan import Plan
+
+
+def emit_pairs(module: Module, plan: Plan) -> Routine:
+    """sweep(job, unit, slots, weights, bias, y, line, count): all outputs of `count` lines."""
+    real, form = REAL[plan.dtype], Form.of(plan, module.target.lanes(plan.dtype))
+    with strip_function(module, "sweep", SWEEP, inline=True) as (f, job, unit, args):
+        slots, weights, bias, y = (a.to_pointer(real) for a in args[:4])
+        pairs = _Pairs(f, job, unit, plan, form, (weights, bias), (args[4], args[5]))
+        rows, q = unit["length", 1], pairs.high.outputs
+        with ExitStack() as stack:
+            z = stack.enter_context(f.loop(unit["length", 0]))
+            phase = stack.enter_context(f.loop(f.least(rows, q))) if q > 1 else f.integer(0)
+            r = stack.enter_context(f.loop(rows, start=phase, step=2 * q))
+            pairs.place(slots, y, z, r)
+            with f.choose(r + q < rows) as (two, one):
+                with two, f.choose(pairs.inside) as (inside, beside):
+                    with inside:
+                        pairs.lines(2, False)
+                    with beside:
+                        pairs.lines(2, True)
+                with one:
+                    pairs.lines(1, True)
+        return f.fn
+
+
+class _Along:
+    """How outputs of one phase follow each other along an axis, in slots that some of them read."""
+
+    def __init__(self, form: Form, axis: int) -> None:
+        from math import gcd
+        stride, self.dilation = form.stride[axis], form.dilation[axis]
+        shared = gcd(stride, self.dilation)
+        self.taps = form.kernel[axis]
+        self.outputs = self.dilation // shared  # from one output to the next
+        self.jump = stride // shared  # slots from one output's to the next one's
+        self.fresh = min(self.jump, self.taps)  # slots that an output reads and none before it
+        self.going = (self.taps - 1) // self.jump  # outputs under way behind one
+
+    def uses(self, slot: int, outputs: int) -> list[tuple[int, int]]:
+        """(output, tap) that read a slot, both counted from the first output."""
+        found = [(n, slot - n * self.jump) for n in range(outputs)]
+        return [(n, tap) for n, tap in found if 0 <= tap < self.taps]
+
+
+class _Pairs:
+    """A sweep while it is emitted: at a pair of rows (`place`), over the lines."""
+
+    def __init__(
+        self,
+        f: Function,
+        job: Words,
+        unit: Words,
+        plan: Plan,
+        form: Form,
+        numbers: tuple[Pointer, Pointer],
+        lines: tuple[Value, Value],
+    ) -> None:
+        self.f, self.job, self.unit, self.plan, self.form = f, job, unit, plan, form
+        self.weights, self.bias = numbers
+        self.line, self.count = lines
+        self.steps = [unit["step", axis] for axis in AXES]
+        self.high, self.wide = _Along(form, 1), _Along(form, 2)
+
+    def place(self, slots: Pointer, y: Pointer, z: Value, r: Value) -> None:
+        """A pair of rows."""
+        f, form, unit, high = self.f, self.form, self.unit, self.high
+        first = r * form.stride[1]
+        self.at = slots + (z * form.stride[0] * self.steps[0] + first * self.steps[1])
+        deep = f.below_unsigned(unit["before", 0] + z * form.stride[0], unit["most", 0])
+        self.there = {
+            slot: deep
+            & f.below_unsigned(unit["before", 1] + (first + slot * high.dilation), unit["most", 1])
+            for slot in range(high.jump + high.taps)
+            if high.uses(slot, 2)
+        }
+        self.inside = f.constant(I64, 1).differs(0)
+        for there in self.there.values():
+            self.inside = self.inside & there
+        self.results = Results(f, self.job, unit, self.plan, form, (z, f.integer(0)))
+        self.results.enter(y)
+        self.to = self.results.line + r * self.results.out_steps[1]
+
+    def lines(self, rows: int, beside: bool) -> None:
+        """The pair in all lines."""
+        f, form, wide, lanes = self.f, self.form, self.wide, self.form.lanes
+        end = self.job["channels"] - lanes
+        begin = f.least(self.line * lanes, end)
+        taps = form.kernel[1] * form.kernel[2]
+        columns = self.unit["length", 2]
+        with f.loop(self.count) as n, ExitStack() as stack:
+            on = f.least((self.line + n) * lanes, end) - begin
+            q = wide.outputs
+            phase = stack.enter_context(f.loop(f.least(columns, q))) if q > 1 else f.integer(0)
+            first = phase * form.stride[2]
+            self.slot = f.var_of(self.unit["before", 2] + first)
+            self.reads = f.var_of(f.opaque(self.at + (on + first * self.steps[2])))
+            out = self.results.out_steps[2]
+            self.writes = f.var_of(f.opaque(self.to + (on + phase * out)))
+            own = f.opaque(self.weights + n * (taps * lanes))
+            self.held = [own.vector(tap * lanes, lanes) for tap in range(taps)]
+            self.start = self.bias + n * lanes
+            self.sums = [[self._fresh() for _ in range(rows)] for _ in range(wide.going + 1)]
+            for slot in range(wide.taps - wide.fresh):
+                self._guarded(slot, beside)
+            with f.loop((columns - phase + (q - 1)) // q):
+                for slot in range(wide.taps - wide.fresh, wide.taps):
+                    self._guarded(slot, beside)
+                self._skip(wide.jump - wide.fresh)
+                self._store(out * q)
+
+    def _fresh(self) -> Variable:
+        return Variable(self.f, self.start.vector(0, self.form.lanes))
+
+    def _pointer(self, variable: Variable) -> Pointer:
+        """What an address has become."""
+        return Pointer(self.f, variable.get().ir, self.at.element)
+
+    def _guarded(self, slot: int, beside: bool) -> None:
+        """Add a column of slots if it is there; go on to the next."""
+        with self.f.when(self.f.below_unsigned(self.slot.get(), self.unit["most", 2])):
+            self._add(slot, beside)
+        self._skip(1)
+
+    def _skip(self, slots: int) -> None:
+        if slots:
+            dilation = self.wide.dilation * slots
+            self.slot.set(self.slot.get() + dilation)
+            self.reads.set(self._pointer(self.reads) + self.steps[2] * dilation)
+
+    def _add(self, slot: int, beside: bool) -> None:
+        """Add a column of slots, counted from the first of the output that is completed next."""
+        f, lanes, rows = self.f, self.form.lanes, len(self.sums[0])
+        at, down = self._pointer(self.reads), self.steps[1] * self.high.dilation
+        for row, there in self.there.items():
+            uses = self.high.uses(row, rows)
+            with ExitStack() as stack:
+                if not uses:
+                    continue
+                if beside:
+                    stack.enter_context(f.when(there))
+                x = (at + down * row).vector(0, lanes)
+                for e, o in self.wide.uses(slot, len(self.sums)):
+                    for r, u in uses:
+                        w = self.held[u * self.form.kernel[2] + o]
+                        self.sums[e][r].set(f.fma(x, w, self.sums[e][r].get()))
+
+    def _store(self, on: Value) -> None:
+        """Write the outputs that are complete; those under way move up by one."""
+        to, stores = self._pointer(self.writes), []
+        residual = self.plan.residual and not self.results.blocked
+        for r, total in enumerate(self.sums[0]):
+            place = to + self.results.out_steps[1] * (self.high.outputs * r)
+            added = apart(place, self.unit["residual"]) if residual else None
+            stores.append((place, self.results.result(total), added))
+        self.results.put(stores, None)
+        self.writes.set(to + on)
+        for here, behind in zip(self.sums, self.sums[1:], strict=False):
+            for total, other in zip(here, behind, strict=True):
+                total.set(other.get())
+        for total in self.sums[-1]:
+            total.set(self.start.vector(0, self.form.lanes))

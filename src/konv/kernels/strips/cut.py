@@ -12,7 +12,19 @@ from konv.geometry import ONE, Conv
 from konv.kernels import schedule, scratch
 from konv.kernels.schedule import MODES
 from konv.kernels.scratch import LINE
-from konv.kernels.strips.form import ABREAST, ENDLESS, FEW, JOB, THERE, Form, slides, walks
+from konv.kernels.strips.form import (
+    ABREAST,
+    PAIR,
+    Along,
+    ENDLESS,
+    FEW,
+    JOB,
+    THERE,
+    Form,
+    paired,
+    slides,
+    walks,
+)
 from konv.plan import Plan, Strides, Work
 from konv.target import BYTES, Target
 
@@ -25,6 +37,7 @@ UNITS = 8  # for each thread
 # (Zen 3, channels-last: 144@56 3x3 0.144 to 0.115 ms, but 240@28 5x5 s2 0.046 to 0.059), and bytes
 # of those rows: from 24 to 400 KB, all within 5 %.
 FEW_ROWS, NEAR = 3, 64 * 1024
+PAIRS = 24 * 1024  # bytes of what pairs of rows read and write, of the smallest first-level cache
 MANY, WIDE = 8, 14  # lines of a unit, columns, above which what the next lines need is asked for
 NARROW, SHORT = 4, 8  # lines of cache of a pixel, rows of a box, below which no more cuts
 
@@ -42,6 +55,8 @@ class _Box:
         self.box = list(self.out)
         self.whole = [1, 1, 1]  # what a cut keeps whole
         self.whole[self.form.along] = plan.pixels * self.form.apart
+        if paired(plan):
+            self.whole = [1, *(PAIR * Along.of(self.form, 1).outputs, Along.of(self.form, 2).outputs)]
         if self.form.planes:
             self.whole[2] = plan.vectors * self.lanes
             self.divide(2, -(-self.out[2] // self.form.widest(plan.pixels == 1)))
@@ -103,6 +118,29 @@ class _Box:
         others = prod(map(self.boxes, range(3))) * -(-lines // chunk)
         self.divide(1, min(-(-units // max(1, others)), max(1, self.out[1] // SHORT)))
         return chunk
+
+    def pairs(self, lines: int, units: int) -> int:
+        """Cut for pairs of rows. Returns the lines that pairs are completed in before the next:
+        what two pairs read and write of them stays in the first-level cache. They are a line of
+        the cache or more if whole rows fit, two of parts of a row.
+        """
+        line = max(1, LINE // (self.lanes * self.size))
+        near, row = line, self.out[2]
+        while near < lines and self._columns(near + line) >= row:
+            near += line
+        if self._columns(line) < row:
+            near = 2 * line
+            self.divide(2, -(-row // max(SHORT, self._columns(near))))
+        others = prod(map(self.boxes, range(3)))
+        self.divide(1, min(-(-units // max(1, others)), max(1, self.out[1] // SHORT)))
+        return min(near, lines)
+
+    def _columns(self, lines: int) -> int:
+        """Columns of so many lines that fit into the first-level cache under a pair of rows."""
+        along, stride = Along.of(self.form, 1), self.form.stride[2]
+        slots = PAIRS // (self.lanes * self.size * lines)
+        rows = along.jump + along.taps
+        return (slots - rows * (self.form.extent(2) - stride)) // (rows * stride + 2)
 
     def parts(self) -> dict[str, int]:
         """The parts of a thread's scratch, in bytes."""
@@ -168,7 +206,10 @@ def cut(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads:
     dense = x[-1] == 1 if box.form.planes else x[1] == 1
     near = box.rows <= FEW_ROWS and not box.form.planes
     walk = walks(plan) and dense and (box.far or near)
-    if walk and not box.form.planes:
+    near = lines
+    if paired(plan):
+        near = box.pairs(lines, -(-wanted // max(1, conv.n)))
+    elif walk and not box.form.planes:
         chunk = box.walk(lines, -(-wanted // max(1, conv.n)))
     else:
         box.fit(ROOM, HALO)
@@ -184,7 +225,7 @@ def cut(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads:
         "zeros": int(conv.mode == "zeros" and _countable(conv)),
         "dense": int(dense),
         "slide": int(slides(plan) and box.out[2] >= ABREAST * box.lanes),
-        "walk": int(walk), "far": int(box.far),
+        "near": near, "walk": int(walk), "far": int(box.far),
         "ahead": int(walk and chunk >= MANY and box.out[2] > WIDE),
         "x_batch": x[0], "x_channel": x[1], "y_batch": y[0], "y_channel": y[1],
     }  # fmt: skip

@@ -21,7 +21,7 @@ from contextlib import ExitStack
 
 from konv.kernels.epilogue import apart
 from konv.kernels.scratch import LINE
-from konv.kernels.strips.form import Form, strip_function
+from konv.kernels.strips.form import PAIR, Along, Form, strip_function
 from konv.kernels.strips.results import Results
 from konv.kernels.strips.walk import SWEEP
 from konv.kernels.words import AXES, Words
@@ -37,38 +37,21 @@ def emit_pairs(module: Module, plan: Plan) -> Routine:
         pairs = _Pairs(f, job, unit, plan, form, (weights, bias), (args[4], args[5]))
         rows, q = unit["length", 1], pairs.high.outputs
         with ExitStack() as stack:
+            begin = stack.enter_context(f.loop(args[5], step=job["near"]))
+            pairs.turn(begin, f.least(args[5], begin + job["near"]))
             z = stack.enter_context(f.loop(unit["length", 0]))
             phase = stack.enter_context(f.loop(f.least(rows, q))) if q > 1 else f.integer(0)
-            r = stack.enter_context(f.loop(rows, start=phase, step=2 * q))
+            r = stack.enter_context(f.loop(rows, start=phase, step=PAIR * q))
             pairs.place(slots, y, z, r)
             with f.choose(r + q < rows) as (two, one):
                 with two, f.choose(pairs.inside) as (inside, beside):
                     with inside:
-                        pairs.lines(2, False)
+                        pairs.lines(PAIR, False)
                     with beside:
-                        pairs.lines(2, True)
+                        pairs.lines(PAIR, True)
                 with one:
                     pairs.lines(1, True)
         return f.fn
-
-
-class _Along:
-    """How outputs of one phase follow each other along an axis, in slots that some of them read."""
-
-    def __init__(self, form: Form, axis: int) -> None:
-        from math import gcd
-        stride, self.dilation = form.stride[axis], form.dilation[axis]
-        shared = gcd(stride, self.dilation)
-        self.taps = form.kernel[axis]
-        self.outputs = self.dilation // shared  # from one output to the next
-        self.jump = stride // shared  # slots from one output's to the next one's
-        self.fresh = min(self.jump, self.taps)  # slots that an output reads and none before it
-        self.going = (self.taps - 1) // self.jump  # outputs under way behind one
-
-    def uses(self, slot: int, outputs: int) -> list[tuple[int, int]]:
-        """(output, tap) that read a slot, both counted from the first output."""
-        found = [(n, slot - n * self.jump) for n in range(outputs)]
-        return [(n, tap) for n, tap in found if 0 <= tap < self.taps]
 
 
 class _Pairs:
@@ -88,7 +71,11 @@ class _Pairs:
         self.weights, self.bias = numbers
         self.line, self.count = lines
         self.steps = [unit["step", axis] for axis in AXES]
-        self.high, self.wide = _Along(form, 1), _Along(form, 2)
+        self.high, self.wide = Along.of(form, 1), Along.of(form, 2)
+
+    def turn(self, begin: Value, end: Value) -> None:
+        """Some of the lines."""
+        self.begin, self.end = begin, end
 
     def place(self, slots: Pointer, y: Pointer, z: Value, r: Value) -> None:
         """A pair of rows."""
@@ -99,8 +86,8 @@ class _Pairs:
         self.there = {
             slot: deep
             & f.below_unsigned(unit["before", 1] + (first + slot * high.dilation), unit["most", 1])
-            for slot in range(high.jump + high.taps)
-            if high.uses(slot, 2)
+            for slot in range(high.jump * (PAIR - 1) + high.taps)
+            if high.uses(slot, PAIR)
         }
         self.inside = f.constant(I64, 1).differs(0)
         for there in self.there.values():
@@ -116,7 +103,7 @@ class _Pairs:
         begin = f.least(self.line * lanes, end)
         taps = form.kernel[1] * form.kernel[2]
         columns = self.unit["length", 2]
-        with f.loop(self.count) as n, ExitStack() as stack:
+        with f.loop(self.end, start=self.begin) as n, ExitStack() as stack:
             on = f.least((self.line + n) * lanes, end) - begin
             q = wide.outputs
             phase = stack.enter_context(f.loop(f.least(columns, q))) if q > 1 else f.integer(0)

@@ -67,8 +67,7 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     few, many = TILES[target.vector_bytes, target.registers]
     pixels = few if form[2] <= 4 else many
     direct = form[2] <= FEW and not packed
-    import os
-    return (Plan(name, conv.dtype, packed, blocked, pixels, 2 if os.environ.get("KP") == "0" else 1, form=(*form, int(direct))),)
+    return (Plan(name, conv.dtype, packed, blocked, pixels, 1, form=(*form, int(direct))),)
 
 
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:

@@ -14,12 +14,12 @@ from konv.kernels.schedule import MODES
 from konv.kernels.scratch import LINE
 from konv.kernels.strips.form import (
     ABREAST,
-    PAIR,
-    Along,
     ENDLESS,
     FEW,
     JOB,
+    PAIR,
     THERE,
+    Along,
     Form,
     paired,
     slides,
@@ -56,7 +56,7 @@ class _Box:
         self.whole = [1, 1, 1]  # what a cut keeps whole
         self.whole[self.form.along] = plan.pixels * self.form.apart
         if paired(plan):
-            self.whole = [1, *(PAIR * Along.of(self.form, 1).outputs, Along.of(self.form, 2).outputs)]
+            self.whole[1] = PAIR * Along.of(self.form, 1).outputs
         if self.form.planes:
             self.whole[2] = plan.vectors * self.lanes
             self.divide(2, -(-self.out[2] // self.form.widest(plan.pixels == 1)))
@@ -128,9 +128,10 @@ class _Box:
         near, row = line, self.out[2]
         while near < lines and self._columns(near + line) >= row:
             near += line
-        if self._columns(line) < row:
-            near = 2 * line
-            self.divide(2, -(-row // max(SHORT, self._columns(near))))
+        if self._columns(line) < row or self.form.stride[2] > 1:
+            near = max(near, 2 * line)
+            parts = -(-row // max(SHORT, self._columns(near)))
+            self.box[2] = -(-row // parts)
         others = prod(map(self.boxes, range(3)))
         self.divide(1, min(-(-units // max(1, others)), max(1, self.out[1] // SHORT)))
         return min(near, lines)
@@ -149,7 +150,7 @@ class _Box:
         zeros = there = 0
         if self.form.direct and self.form.planes:
             zeros = self.form.zeros(self.box[2])
-        elif self.form.direct:
+        elif self.form.direct and not paired(self.plan):
             there = self.form.columns(self.slots(2, self.box[2]), self.plan.pixels) + self.lanes
         more = {"at_zeros": zeros * self.size, "at_there": there * THERE}
         return {**parts, **more, "at_block": block * self.size}
@@ -204,13 +205,15 @@ def cut(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads:
     wanted = UNITS * threads if threads > 1 else 1
     chunk = lines
     dense = x[-1] == 1 if box.form.planes else x[1] == 1
-    near = box.rows <= FEW_ROWS and not box.form.planes
-    walk = walks(plan) and dense and (box.far or near)
+    few = box.rows <= FEW_ROWS and not box.form.planes
+    walk = walks(plan) and dense and (box.far or few)
     near = lines
-    if paired(plan):
+    part = box.out[2]
+    if walk and paired(plan) and not box.far:
         near = box.pairs(lines, -(-wanted // max(1, conv.n)))
-    elif walk and not box.form.planes:
-        chunk = box.walk(lines, -(-wanted // max(1, conv.n)))
+    elif walk and not box.form.planes:  # far images are met in their own order by pairs, too
+        near = chunk = box.walk(lines, -(-wanted // max(1, conv.n)))
+        part = plan.pixels
     else:
         box.fit(ROOM, HALO)
         box.fit(max(ROOM, target.l2 // 2), float("inf"))
@@ -225,7 +228,7 @@ def cut(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads:
         "zeros": int(conv.mode == "zeros" and _countable(conv)),
         "dense": int(dense),
         "slide": int(slides(plan) and box.out[2] >= ABREAST * box.lanes),
-        "near": near, "walk": int(walk), "far": int(box.far),
+        "near": near, "part": part, "walk": int(walk), "far": int(box.far),
         "ahead": int(walk and chunk >= MANY and box.out[2] > WIDE),
         "x_batch": x[0], "x_channel": x[1], "y_batch": y[0], "y_channel": y[1],
     }  # fmt: skip

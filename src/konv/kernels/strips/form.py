@@ -26,7 +26,7 @@ JOB = (
     # for the two add up in orders of their own
     "far",  # 1 if images come from memory: what the next row needs is asked for in advance
     "ahead",  # 1 if what the next lines of a tile need is, too
-    "near",  # lines that pairs of rows are completed in before the next lines
+    "near", "part",  # lines and columns in which pairs of rows are completed before the next
     "x_batch", "x_channel", "y_batch", "y_channel",  # strides, in elements
     "thread_bytes", "at_strip", "at_dump",  # scratch of one thread; its parts, in bytes
     "at_zeros",  # a row of zeros, for rows beside the image
@@ -233,10 +233,10 @@ def slides(plan: Plan) -> bool:
 
 
 def paired(plan: Plan) -> bool:
-    """Whether a plan's outputs are completed in pairs of rows."""
+    """Whether a plan's outputs are completed in pairs of rows: pencils of few taps."""
     deep, high, wide = plan.form[:3]
     few = high > 1 and high * wide <= HELD and deep == 1
-    return plan.algorithm == "pencils" and bool(plan.form[9]) and few and plan.vectors == 1
+    return plan.algorithm == "pencils" and bool(plan.form[9]) and few
 
 
 def stepping(plan: Plan) -> bool:

@@ -37,6 +37,7 @@ from konv.kernels.strips.form import (
     UNIT,
     Form,
     copies,
+    paired,
     slides,
     stepping,
     strip_function,
@@ -45,6 +46,7 @@ from konv.kernels.strips.form import (
     walks,
 )
 from konv.kernels.strips.lane_rows import emit_block_out
+from konv.kernels.strips.pairs import emit_pairs
 from konv.kernels.strips.slide import BAND, Slide
 from konv.kernels.strips.tile import Tile
 from konv.kernels.strips.turns import emit_copied
@@ -60,6 +62,8 @@ def emit_kernel(plan: Plan, fill: Routine, module: Module) -> Module:
         return emit_run(module, plan, emit_copied(module, plan, fill))
     if slides(plan) and stepping(plan):
         sweeps = [_emit_slide(module, plan, "sweep")]
+    elif paired(plan):
+        sweeps = [emit_pairs(module, plan)]
     elif plan.algorithm != "planes" and plan.form[9]:
         sweeps = [emit_walk(module, plan)]
     else:
@@ -100,7 +104,7 @@ def _emit_work(plan: Plan, lines: Routine, f: Function, call: Words, thread: Val
             unit["raw", axis] = unit["j", axis] * form.stride[axis] - job["lo", axis]
             unit["slots", axis] = (length - 1) * form.stride[axis] + form.extent(axis)
         _place_slots(plan, form, f, job, unit)
-        if form.direct and not form.planes:
+        if form.direct and not form.planes and not paired(plan):
             emit_there(f, form, job, unit, plan.pixels)
         unit["x"] = call["x"] + rest * job["x_batch"] * size
         unit["y"] = call["y"] + rest * job["y_batch"] * size

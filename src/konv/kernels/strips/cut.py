@@ -12,7 +12,20 @@ from konv.geometry import ONE, Conv
 from konv.kernels import schedule, scratch
 from konv.kernels.schedule import MODES
 from konv.kernels.scratch import LINE
-from konv.kernels.strips.form import ABREAST, ENDLESS, FEW, JOB, THERE, Form, copies, slides, walks
+from konv.kernels.strips.form import (
+    ABREAST,
+    ENDLESS,
+    FEW,
+    JOB,
+    PAIR,
+    THERE,
+    Along,
+    Form,
+    copies,
+    paired,
+    slides,
+    walks,
+)
 from konv.plan import Plan, Strides, Work
 from konv.target import BYTES, Target
 
@@ -25,6 +38,7 @@ UNITS = 8  # for each thread
 # (Zen 3, channels-last: 144@56 3x3 0.144 to 0.115 ms, but 240@28 5x5 s2 0.046 to 0.059), and bytes
 # of those rows: from 24 to 400 KB, all within 5 %.
 FEW_ROWS, NEAR = 3, 64 * 1024
+PAIRS = 24 * 1024  # bytes of what pairs of rows read and write, of the smallest first-level cache
 MANY, WIDE = 8, 14  # lines of a unit, columns, above which what the next lines need is asked for
 NARROW, SHORT = 4, 8  # lines of cache of a pixel, rows of a box, below which no more cuts
 
@@ -42,6 +56,8 @@ class _Box:
         self.box = list(self.out)
         self.whole = [1, 1, 1]  # what a cut keeps whole
         self.whole[self.form.along] = plan.pixels * self.form.apart
+        if paired(plan):
+            self.whole[1] = PAIR * Along.of(self.form, 1).outputs
         if self.form.planes:
             self.whole[2] = plan.vectors * self.lanes
             self.divide(2, -(-self.out[2] // self.form.widest(plan.pixels == 1)))
@@ -104,6 +120,30 @@ class _Box:
         self.divide(1, min(-(-units // max(1, others)), max(1, self.out[1] // SHORT)))
         return chunk
 
+    def pairs(self, lines: int, units: int) -> int:
+        """Cut for pairs of rows. Returns the lines that pairs are completed in before the next:
+        what two pairs read and write of them stays in the first-level cache. They are a line of
+        the cache or more if whole rows fit, two of parts of a row.
+        """
+        line = max(1, LINE // (self.lanes * self.size))
+        near, row = line, self.out[2]
+        while near < lines and self._columns(near + line) >= row:
+            near += line
+        if self._columns(line) < row or self.form.stride[2] > 1:
+            near = max(near, 2 * line)
+            parts = -(-row // max(SHORT, self._columns(near)))
+            self.box[2] = -(-row // parts)
+        others = prod(map(self.boxes, range(3)))
+        self.divide(1, min(-(-units // max(1, others)), max(1, self.out[1] // SHORT)))
+        return min(near, lines)
+
+    def _columns(self, lines: int) -> int:
+        """Columns of so many lines that fit into the first-level cache under a pair of rows."""
+        along, stride = Along.of(self.form, 1), self.form.stride[2]
+        slots = PAIRS // (self.lanes * self.size * lines)
+        rows = along.jump + along.taps
+        return (slots - rows * (self.form.extent(2) - stride)) // (rows * stride + 2)
+
     def parts(self) -> dict[str, int]:
         """The parts of a thread's scratch, in bytes."""
         block = prod(self.box) * self.lanes if self.plan.blocked and not self.form.planes else 0
@@ -111,7 +151,7 @@ class _Box:
         zeros = there = 0
         if self.form.direct and self.form.planes:
             zeros = self.form.zeros(self.box[2])
-        elif self.form.direct:
+        elif self.form.direct and not paired(self.plan):
             there = self.form.columns(self.slots(2, self.box[2]), self.plan.pixels) + self.lanes
         more = {"at_zeros": zeros * self.size, "at_there": there * THERE}
         return {**parts, **more, "at_block": block * self.size}
@@ -166,10 +206,15 @@ def cut(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads:
     wanted = UNITS * threads if threads > 1 else 1
     chunk = lines
     dense = x[-1] == 1 if box.form.planes else x[1] == 1
-    near = box.rows <= FEW_ROWS and not box.form.planes
-    walk = walks(plan) and dense and (box.far or near)
-    if walk and not box.form.planes:
-        chunk = box.walk(lines, -(-wanted // max(1, conv.n)))
+    few = box.rows <= FEW_ROWS and not box.form.planes
+    walk = walks(plan) and dense and (box.far or few)
+    near = lines
+    part = box.out[2]
+    if walk and paired(plan) and not box.far:
+        near = box.pairs(lines, -(-wanted // max(1, conv.n)))
+    elif walk and not box.form.planes:  # far images are met in their own order by pairs, too
+        near = chunk = box.walk(lines, -(-wanted // max(1, conv.n)))
+        part = plan.pixels
     else:
         box.fit(ROOM, HALO)
         box.fit(max(ROOM, target.l2 // 2), float("inf"))
@@ -184,7 +229,7 @@ def cut(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads:
         "zeros": int(conv.mode == "zeros" and _countable(conv)),
         "dense": int(dense),
         "slide": int(slides(plan) and box.out[2] >= ABREAST * box.lanes),
-        "walk": int(walk), "far": int(box.far),
+        "near": near, "part": part, "walk": int(walk), "far": int(box.far),
         "ahead": int(walk and chunk >= MANY and box.out[2] > WIDE),
         "x_batch": x[0], "x_channel": x[1], "y_batch": y[0], "y_channel": y[1],
     }  # fmt: skip

@@ -26,6 +26,7 @@ JOB = (
     # for the two add up in orders of their own
     "far",  # 1 if images come from memory: what the next row needs is asked for in advance
     "ahead",  # 1 if what the next lines of a tile need is, too
+    "near", "part",  # lines and columns in which pairs of rows are completed before the next
     "x_batch", "x_channel", "y_batch", "y_channel",  # strides, in elements
     "thread_bytes", "at_strip", "at_dump",  # scratch of one thread; its parts, in bytes
     "at_zeros",  # a row of zeros, for rows beside the image
@@ -62,6 +63,7 @@ ENDLESS = 2**30  # more slots than a strip has
 STEPS = 3  # slots told apart without another pointer: 0, 1 and 2 steps from one
 THERE = 4  # bytes for each column that say whether it is there
 HELD = 9  # weights at hand: of 16 registers six are sums, others hold what others read from memory
+PAIR = 2  # rows of outputs side by side: their six sums and nine weights leave a register for slots
 ABREAST = 2  # of vectors that slide: their chains of multiply-adds are apart
 TURNS = 2  # as the last number of a plan's form: konv.kernels.strips.turns; 1: rows as they lie
 UNROLL = 160  # multiply-adds of a tile up to which the outer taps are unrolled too
@@ -175,6 +177,39 @@ class Form:
         return self.half(single) * self.phases
 
 
+@dataclass(frozen=True, slots=True)
+class Along:
+    """How outputs follow each other along an axis, and their slots, in one of the phases that
+    dilated taps leave: of those that share slots.
+    """
+
+    taps: int
+    dilation: int  # from one slot to the next
+    outputs: int  # from one output to the next: so many phases there are
+    jump: int  # slots from one output's to the next one's
+
+    @classmethod
+    def of(cls, form: Form, axis: int) -> Along:
+        stride, dilation = form.stride[axis], form.dilation[axis]
+        shared = gcd(stride, dilation)
+        return cls(form.kernel[axis], dilation, dilation // shared, stride // shared)
+
+    @property
+    def fresh(self) -> int:
+        """Slots that an output reads and none before it."""
+        return min(self.jump, self.taps)
+
+    @property
+    def going(self) -> int:
+        """Outputs under way behind one."""
+        return (self.taps - 1) // self.jump
+
+    def uses(self, slot: int, outputs: int) -> list[tuple[int, int]]:
+        """(output, tap) that read a slot, both counted from the first output."""
+        found = [(n, slot - n * self.jump) for n in range(outputs)]
+        return [(n, tap) for n, tap in found if 0 <= tap < self.taps]
+
+
 def form_of(conv: Conv) -> tuple[int, ...]:
     """Taps, strides and dilations of three axes, as `Plan.form` holds them."""
     axes = (ONE,) * (3 - len(conv.axes)) + conv.axes
@@ -209,6 +244,13 @@ def slides(plan: Plan) -> bool:
 def copies(plan: Plan) -> bool:
     """Whether a plan is that of konv.kernels.strips.turns: strips alone, a tap after the other."""
     return plan.algorithm == "planes" and plan.form[9] == TURNS
+
+
+def paired(plan: Plan) -> bool:
+    """Whether a plan's outputs are completed in pairs of rows: pencils of few taps."""
+    deep, high, wide = plan.form[:3]
+    few = high > 1 and high * wide <= HELD and deep == 1
+    return plan.algorithm == "pencils" and bool(plan.form[9]) and few
 
 
 def stepping(plan: Plan) -> bool:

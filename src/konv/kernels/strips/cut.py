@@ -12,6 +12,7 @@ from konv.geometry import ONE, Conv
 from konv.kernels import schedule, scratch
 from konv.kernels.schedule import MODES
 from konv.kernels.scratch import LINE
+from konv.kernels.strips.along import Along
 from konv.kernels.strips.form import (
     ABREAST,
     ENDLESS,
@@ -19,7 +20,6 @@ from konv.kernels.strips.form import (
     JOB,
     PAIR,
     THERE,
-    Along,
     Form,
     copies,
     paired,

@@ -33,7 +33,8 @@ from contextlib import ExitStack
 
 from konv.kernels.epilogue import apart
 from konv.kernels.scratch import LINE
-from konv.kernels.strips.form import PAIR, Along, Form, strip_function
+from konv.kernels.strips.along import Along
+from konv.kernels.strips.form import PAIR, Form, strip_function
 from konv.kernels.strips.results import Results
 from konv.kernels.strips.walk import SWEEP
 from konv.kernels.words import AXES, Words

@@ -271,6 +271,7 @@ def parts_are_apart(s: Simulated) -> None:
         "at_counts": 8 * listed,
         "at_places": 8 * listed * s.plan.pixels,
         "at_rows": 8 * listed * taps * (s.plan.pixels + 1),
+        "at_lines": 8 * 2 * taps * box[0] * box[1] if ahead else 0,
         "at_zeros": 0 if s.plan.packed else s.conv.ci * s.size,
         "at_image": (w["held"] * prod(map(s.slots, AXES)) + beyond) * s.size * s.plan.packed,
         "at_block": (tiles * s.plan.pixels * width if s.plan.blocked else s.conv.co) * s.size,

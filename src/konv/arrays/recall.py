@@ -39,7 +39,7 @@ class Recall:
         """Remember what a glance has said, its key made an object that is quick to look up."""
         if self._alike is None:
             return seen, key
-        if len(self._tokens) >= REMEMBERED:
+        if len(self._tokens) >= REMEMBERED and key not in self._tokens:
             self._tokens.clear()
         token = self._tokens.setdefault(key, object())
         met = self.bare if bias is None else self.biased

@@ -27,7 +27,7 @@ from konv.kernels.stored import HALVES
 from konv.kernels.strips import cut as strip_cut
 from konv.kernels.strips import emit_kernel
 from konv.kernels.strips.fill import emit_pack, emit_rows_fill
-from konv.kernels.strips.form import FEW, HELD, JOB, TURNS, form_of
+from konv.kernels.strips.form import FEW, HELD, JOB, TALL, TURNS, form_of
 from konv.llvm import Module
 from konv.plan import Blocks, Packing, Plan, Strides, Work
 from konv.target import BYTES, Target
@@ -48,7 +48,6 @@ TILES = {
     (64, 32): ((7, 1), (14, 1), (7, 2), (1, 7)),
 }
 LONGEST = 11  # taps of a column whose outputs take turns: LLVM spills of 31
-EIGHT = ((7, 1), (8, 1), (4, 2))  # rows x vectors of tiles whose outputs take turns
 REACH = 256  # pixels that a row of taps may span: a row of the strip has room for it
 
 
@@ -69,7 +68,7 @@ def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv
 
 
 def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
-    """One plan, where input and output are contiguous."""
+    """One or two plans, where input and output are contiguous; the cheaper first."""
     if not (packed and blocked):
         return ()
     form = form_of(conv)
@@ -78,29 +77,16 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     if conv.dims == 1:
         rows, vectors = single
     way = int(target.vector_bytes >= 32 and form[1] <= FEW)  # others mask no loads
-    if _turn(conv, target):
-        way, (rows, vectors) = TURNS, _tile(conv, target)
-    return (Plan(name, conv.dtype, packed, blocked, rows, vectors, form=(*form, way)),)
-
-
-def _turn(conv: Conv, target: Target) -> bool:
-    """Whether tiles go tap by tap, from strips (konv.kernels.strips.turns): kernels of more than 3
-    rows, and no more than the map has, on rows of more than a vector, where 16 registers do.
-    """
-    if conv.dims == 1 or target.registers != 16 or target.vector_bytes < 32:
-        return False
-    rows, columns = conv.axes[-2:]
-    many = rows.kernel > 3 and rows.kernel * columns.kernel > HELD
-    many = many and rows.kernel <= min(LONGEST, rows.out)
-    return many and columns.out > target.lanes(conv.dtype)
-
-
-def _tile(conv: Conv, target: Target) -> tuple[int, int]:
-    """Rows x vectors of tiles whose outputs take turns: of those with 8 sums, or 7, which take as
-    long, the fewest tiles; of as many the one that reads least.
-    """
-    rows, columns, lanes = conv.axes[-2].out, conv.axes[-1].out, target.lanes(conv.dtype)
-    return min(EIGHT, key=lambda tile: -(-rows // tile[0]) * -(-columns // (tile[1] * lanes)))
+    tiles = [(rows, vectors, way)]
+    # Tap by tap, from strips (konv.kernels.strips.turns), where 16 registers do
+    turn = conv.dims > 1 and target.registers == 16 and target.vector_bytes >= 32
+    if turn and 3 < form[1] <= LONGEST and form[1] * form[2] > HELD:
+        tiles.append((TALL[0], 1, TURNS))
+    found = [
+        Plan(name, conv.dtype, packed, blocked, rows, vectors, form=(*form, way))
+        for rows, vectors, way in tiles
+    ]
+    return tuple(sorted(found, key=lambda plan: cost(conv, plan, target)))
 
 
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:

@@ -173,7 +173,8 @@ def _add_tap(
     """
     nr, lanes = len(sums[0]), sums[0][0].type.count
     for number in range(plan.depth):
-        x = f.after(x, sums[-1][-1].get())
+        if number:  # behind those of the one before
+            x = f.after(x, sums[-1][-1].get())
         vectors = [weights.vector((number * nr + n) * lanes, lanes) for n in range(nr)]
         for m, row in enumerate(sums):
             value = f.splat(x[m * plan.form[0] + number], lanes)

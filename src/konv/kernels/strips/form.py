@@ -22,6 +22,7 @@ JOB = (
     "zeros",  # 1 if padding is zeros, which may be left out where all weights are finite
     "dense",  # 1 if lanes lie side by side in the input
     "walk",  # 1 if lines are swept as konv.kernels.strips.form.walks says, where no strip is needed
+    "tall",  # rows of tiles whose outputs take turns: of TALL, those that make the fewest
     "slide",  # 1 if vectors slide where tiles may be taken, too: as the width of all results says,
     # for the two add up in orders of their own
     "far",  # 1 if images come from memory: what the next row needs is asked for in advance
@@ -66,6 +67,7 @@ HELD = 9  # weights at hand: of 16 registers six are sums, others hold what othe
 PAIR = 2  # rows of outputs side by side: their six sums and nine weights leave a register for slots
 ABREAST = 2  # of vectors that slide: their chains of multiply-adds are apart
 TURNS = 2  # as the last number of a plan's form: konv.kernels.strips.turns; 1: rows as they lie
+TALL = (8, 7)  # rows of tiles whose outputs take turns; 7 sums take as long as 8
 UNROLL = 160  # multiply-adds of a tile up to which the outer taps are unrolled too
 
 

@@ -18,10 +18,11 @@ the next line's strip is made of is asked for meanwhile.
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from math import prod
 
 from konv.kernels.scratch import LINE
-from konv.kernels.strips.form import Form, strip_function, strip_of, strip_steps
+from konv.kernels.strips.form import TALL, Form, strip_function, strip_of, strip_steps
 from konv.kernels.strips.refill import emit_refill, emit_rim
 from konv.kernels.strips.results import Results
 from konv.kernels.words import AXES, Words
@@ -34,7 +35,7 @@ SWEEP = ("slots", "weights", "bias", "y", "ahead")
 def emit_copied(module: Module, plan: Plan, fill: Routine) -> Routine:
     """lines(job, unit): each line of the unit, copied and swept."""
     real, form = REAL[plan.dtype], Form.of(plan, module.target.lanes(plan.dtype))
-    taps, sweep = prod(form.kernel), _emit_sweep(module, plan)
+    taps, sweeps = prod(form.kernel), [_emit_sweep(module, plan, tall) for tall in TALL]
     rim, refill = emit_rim(module, plan), emit_refill(module, plan)
     with strip_function(module, "lines") as (f, job, unit, _):
         x, y, weights = (unit.pointer(word, real) for word in ("x", "y", "weights"))
@@ -56,19 +57,22 @@ def emit_copied(module: Module, plan: Plan, fill: Routine) -> Routine:
             top = f.most(unit["raw", 1], f.integer(0)) * job["x_stride", 1]
             ahead = image + (job["x_channel"] + top)
             numbers = weights + line * taps, biases + line
-            f.call(
-                sweep, [job.base, unit.base, strip, *numbers, y + line * job["y_channel"], ahead]
-            )
+            where = strip, *numbers, y + line * job["y_channel"], ahead
+            with f.choose(job["tall"].equals(TALL[0])) as ways:
+                for way, sweep in zip(ways, sweeps, strict=True):
+                    with way:
+                        f.call(sweep, [job.base, unit.base, *where])
         return f.fn
 
 
-def _emit_sweep(module: Module, plan: Plan) -> Routine:
-    """sweep(job, unit, slots, weights, bias, y, ahead): all outputs of one line; `ahead` is where
-    the image of the next one lies.
+def _emit_sweep(module: Module, plan: Plan, tall: int) -> Routine:
+    """sweep(job, unit, slots, weights, bias, y, ahead): all outputs of one line, by tiles of so
+    many rows; `ahead` is where the image of the next one lies.
     """
+    plan = replace(plan, pixels=tall)
     real, form = REAL[plan.dtype], Form.of(plan, module.target.lanes(plan.dtype))
     lanes, q, mr = form.lanes, form.apart, plan.pixels
-    with strip_function(module, "sweep", SWEEP, inline=True) as (f, job, unit, args):
+    with strip_function(module, f"sweep_{tall}", SWEEP, inline=True) as (f, job, unit, args):
         slots, weights, bias, y, ahead = (a.to_pointer(real) for a in args)
         turns = _Turns(f, unit, plan, form, weights)
         last, rows = f.most(unit["length", 2] - lanes, f.integer(0)), unit["length", 1]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from typing import Any
+from weakref import ref
 
+import numpy as np
 import pytest
 
+import konv
 from konv import llvm
 from konv.geometry import Conv
 from konv.llvm import build
@@ -36,3 +40,22 @@ def test_a_process_learns_what_others_have_compiled(monkeypatch: pytest.MonkeyPa
         numbers.append(len(compiled))
     assert 0 < 2 * numbers[1] <= numbers[0]
     code._learn.cache_clear()
+
+
+def test_kernels_that_no_layer_uses_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process may have so many mappings of memory and no more; layers keep what they use."""
+    monkeypatch.setattr(code, "_kernels", {})
+    monkeypatch.setattr(code, "KEPT", 2)
+    x, w = np.ones((1, 16, 3, 3), np.float32), np.ones((16, 16, 1, 1), np.float32)
+    layer = konv.prepare(Conv.parse("conv2d 1x16x9x9 o16 k1"), w)
+    assert np.all(layer(x) == 16)
+    plan = choose(Conv.parse("conv2d 1x16x9x9 o16 k1"), llvm.detect(), True, True)
+    seen = []
+    for activation in ("relu", "relu6", "silu", "gelu"):
+        seen.append(ref(code.kernel(replace(plan, activation=activation)).loaded))
+        assert len(code._kernels) <= 2
+    gc.collect()
+    assert seen[0]() is None
+    assert seen[-1]() is not None
+    assert np.all(layer(x[:, :, :2]) == 16)
+    assert np.all(layer(x) == 16)

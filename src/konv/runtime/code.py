@@ -55,6 +55,11 @@ class Digests:
     loaded: llvm.Loaded
 
 
+# Kernels at hand; others live as long as the layers that use them. Machine code has some dozen
+# mappings of memory a kernel, of which Linux allows a process 65,530: beyond, LLVM leaves code that
+# may not be run, and its first call ends the process.
+KEPT = 1024
+
 _kernels: dict[Plan, Kernel] = {}
 _others: dict[Plan, tuple[Callable[..., Any], llvm.Loaded]] = {}
 _lock = Lock()
@@ -68,6 +73,8 @@ def kernel(plan: Plan) -> Kernel:
     if found is None:
         with _lock:
             found = _kernels.get(plan) or _load(plan)
+            if len(_kernels) >= KEPT and plan not in _kernels:
+                _kernels.clear()
             _kernels[plan] = found
     return found
 

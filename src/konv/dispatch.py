@@ -3,6 +3,7 @@ it.
 
 The way is short, because a small convolution takes a few microseconds itself: one key of what a
 plan may depend on, one look into a dictionary, the addresses, the digest of the weight, the kernel.
+Calls that are repeated between PyTorch's tensors go it in machine code (konv.runtime.straight).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from konv.foreign import exchanged
 from konv.keys import hashable, rare, type_tree
 from konv.layer import Layer
 from konv.pair import Pair
+from konv.runtime import straight
 from konv.runtime.choose import current_precision
 from konv.runtime.threads import team
 
@@ -59,6 +61,15 @@ def convolve(
         arrays: Any = x.shape, x.strides, x.dtype, weight.shape, weight.strides, weight.dtype, last
     else:
         found = kind_of(x)
+        known = None if found is None else found.known(weight)
+        if known is not None:
+            y = known(
+                x, weight, bias, activation, residual, out, dims, transposed, stride, padding,
+                dilation, groups, output_padding, output_size, padding_mode, layout, plan, team(),
+                current_precision(),
+            )  # fmt: skip
+            if y is not None:
+                return y
         seen, arrays = UNSEEN if found is None else found.recognize(x, weight, bias)
         if found is None or (
             seen == OTHER and not (found.owns(weight) and (bias is None or found.owns(bias)))
@@ -77,7 +88,7 @@ def convolve(
         None if out is residual is activation is None else rare(activation, residual, out),
     )  # fmt: skip
     try:
-        layer = _layers.get(key)
+        layer, same = _layers.get(key), True
         # The very objects are the usual case; of others, True and 1.0 equal 1. What is not asked
         # for here equals nothing of another type.
         if layer is not None and not (
@@ -88,7 +99,7 @@ def convolve(
             and output_padding is layer.output_padding
             and output_size is layer.output_size
         ):
-            key, layer = _told_apart(key, layer, arguments)
+            (key, layer), same = _told_apart(key, layer, arguments), False
     except TypeError:  # a list among the arguments
         plain = hashable(activation), residual, out
         return convolve(x, weight, bias, *plain, *map(hashable, arguments))
@@ -103,6 +114,8 @@ def convolve(
     y = None if seen == GRADIENT else layer.run(x, weight, bias, residual, out)
     if y is None:
         return _compute(seen, layer, x, weight, bias, activation, residual, out, arguments)
+    if layer.straight and same and seen == PLAIN:
+        layer.repeated(x, weight, bias, (activation, None, None, *arguments, now, key[4]))
     return y
 
 
@@ -156,6 +169,7 @@ def _foreign(
 def forget() -> None:
     """Let the next call of every layer be its first: plans have changed."""
     _layers.clear()
+    straight.forget()
 
 
 def _remember(key: Any, layer: Layer) -> None:

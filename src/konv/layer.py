@@ -12,10 +12,13 @@ from konv.geometry import Conv
 from konv.keys import type_tree
 from konv.pair import pair
 from konv.request import Request, packable, plain
-from konv.runtime import memory
+from konv.runtime import memory, straight
 from konv.runtime.execute import Weights
 from konv.runtime.single import made
 from konv.runtime.threads import Team
+
+# Calls of a layer of which one is looked at, as what it takes is lost if the next is another
+REPEATED = 4
 
 
 class Layer:
@@ -58,6 +61,12 @@ class Layer:
             call, self.fresh = self.request.call, self.request.fresh
             self.packed, self.compute_packed = self.weights.packed, call.run
             self.single = made(call, self.request.x_strides, strides)
+        self.calls = 0
+        # Of one pixel nothing is packed, and for large results pages are asked for
+        self.straight = (
+            kind.repeats and self.ready and out is residual is None and self.single is None
+            and not self.request.large
+        )  # fmt: skip
         self.odd = self.request.itemsize - 1  # bits of an address that is not aligned
         bare = options.activation is options.layout is residual is None
         self.differentiable = bare and self.request.batched and conv.mode == "zeros"
@@ -87,6 +96,22 @@ class Layer:
         weights = self.weights
         reads = ((pw, weights.bytes), (pb, weights.bias_bytes)) if out is not None else ()
         return self.request.run(px, self.packed(pw, pb), out, reads, residual)
+
+    def repeated(self, x: Any, weight: Any, bias: Any, arguments: tuple[Any, ...]) -> None:
+        """Let calls like this one go straight (konv.runtime.straight) if it was one of several."""
+        self.calls += 1
+        if self.calls % REPEATED:
+            return
+        ask = self.kind.question(x, weight, bias)
+        if ask is not None:
+            make: Any = self.request.make
+            pw, pb = self.address(weight), 0 if bias is None else self.address(bias)
+            question = straight.Question(*ask, self.address, make.func, make.args)
+            packed = self.packed(pw, pb)
+            biased = bias is not None
+            straight.remember(
+                id(weight), arguments, question, self.odd, self.weights, packed, biased
+            )
 
     def compute(self, x: Any, weight: Any, bias: Any) -> Any:
         """Compute in a step of training, of copies if need be; for a layer without residual."""

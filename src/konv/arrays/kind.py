@@ -15,6 +15,7 @@ class Kind(Protocol):
     """What konv asks of a library of arrays."""
 
     name: str
+    repeats: bool  # whether it can tell that arrays are as they were, see `question`
 
     def owns(self, a: Any) -> bool:
         """Whether an array is of this library."""
@@ -54,6 +55,16 @@ class Kind(Protocol):
         object that stands for it. Any third array may stand for the bias.
         """
 
+    def known(self, weight: Any) -> Any:
+        """What answers calls with a weight that are as they were (konv.runtime.straight); None if
+        there are none yet, or somebody follows.
+        """
+
+    def question(self, x: Any, weight: Any, bias: Any) -> Any:
+        """What tells whether arrays are like these, and what whether gradients are wanted, which is
+        None if of none of them; None if that is not known.
+        """
+
     def followed(self, *arrays: Any) -> bool:
         """Whether somebody follows what is computed from them: autograd, vmap, a tracer."""
 
@@ -66,7 +77,9 @@ class Kind(Protocol):
         """
 
     def maker(self, shape: Shape, dtype: str, order: Shape | None = None) -> Callable[[], Any]:
-        """What makes such empty arrays, one a call, as quickly as may be."""
+        """What makes such empty arrays, one a call, as quickly as may be; a functools.partial if the
+        library `repeats`.
+        """
 
     def lender(self, shape: Shape, dtype: str, order: Shape | None = None) -> Callable[[], Any]:
         """The same for large results of training, whose memory is lent (konv.runtime.lent)."""

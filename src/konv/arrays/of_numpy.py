@@ -42,6 +42,7 @@ class NumpyKind:
     """NumPy arrays, of any strides and byte order."""
 
     name = "numpy.ndarray"
+    repeats = False
 
     address = staticmethod(_numpy_address_reader())
 
@@ -82,6 +83,12 @@ class NumpyKind:
 
     def recognize(self, x: Any, weight: Any, bias: Any) -> tuple[int, Any]:
         return self.glance(x, weight, bias)
+
+    def known(self, weight: Any) -> None:  # noqa: ARG002 - as Kind
+        return None
+
+    def question(self, x: Any, weight: Any, bias: Any) -> None:  # noqa: ARG002
+        return None
 
     def followed(self, *arrays: Any) -> bool:  # noqa: ARG002 - as Kind; nobody follows NumPy
         return False

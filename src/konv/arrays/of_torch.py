@@ -13,12 +13,14 @@ from konv.arrays.layout import Shape, dense_strides
 from konv.arrays.recall import Recall
 from konv.errors import UnsupportedError
 from konv.runtime import lent
+from konv.runtime.straight import KNOWN
 
 
 class TorchKind:
     """PyTorch tensors on the CPU; made from the `torch` that the caller has loaded."""
 
     name = "torch.Tensor"
+    repeats = True
     address: Callable[[Any], int]
 
     def __init__(self, torch: Any) -> None:
@@ -100,6 +102,19 @@ class TorchKind:
                 return gradient if gradient is not None and self.grad() else met[1]
         seen, key = self.glance(x, weight, bias)
         return UNSEEN if seen == OTHER else recall.note(key, seen, x, weight, bias)
+
+    def known(self, weight: Any) -> Any:
+        if self.traced() or self.forward._current_level >= 0:
+            return None
+        return KNOWN.get(id(weight))
+
+    def question(self, x: Any, weight: Any, bias: Any) -> Any:
+        recall = self.recall
+        met = (recall.bare if bias is None else recall.biased).get(id(weight))
+        tensors = (x, weight) if bias is None else (x, weight, bias)
+        if met is None or not met[0](*tensors):  # of other tensors, if other threads call, too
+            return None
+        return met[0], None if met[2] is None else self.grad
 
     def followed(self, *arrays: Any) -> bool:
         if self.traced() or self.modes() or self.autocast("cpu") or self.tracing():

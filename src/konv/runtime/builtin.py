@@ -50,31 +50,37 @@ def function(bridge: Loaded, address: int, arguments: int) -> Callable[..., int]
     """
     if arguments not in COUNTS:
         raise ValueError(f"{arguments} arguments; kernels/builtin.py has {COUNTS}")
-    table = np.array((address, *_addresses()), np.uint64)
+    table = np.array((address, *addresses(API)), np.uint64)
     assert len(table) == len(TABLE)
-    made: Callable[..., int] = _maker()(ctypes.addressof(_method(bridge, arguments)), table, None)
-    return made
+    return made(bridge, f"call{arguments}", table)
+
+
+def made(bridge: Loaded, name: str, table: Any, held: Any = None) -> Callable[..., Any]:
+    """The built-in function `name` of a bridge that works from a table; `held` lives as long."""
+    function: Callable[..., Any] = _maker()(ctypes.addressof(_method(bridge, name)), table, held)
+    return function
 
 
 @cache
 def _maker() -> Any:
     prototype = ctypes.PYFUNCTYPE(
-        ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p
+        ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.py_object
     )
     return prototype(("PyCFunction_NewEx", ctypes.pythonapi))
 
 
 @cache
-def _addresses() -> tuple[int, ...]:
-    found = (getattr(ctypes.pythonapi, name) for name in API)
+def addresses(names: tuple[str, ...]) -> tuple[int, ...]:
+    """Where functions of CPython stand."""
+    found = (getattr(ctypes.pythonapi, name) for name in names)
     return tuple(ctypes.cast(f, ctypes.c_void_p).value or 0 for f in found)
 
 
 @cache
-def _method(bridge: Loaded, arguments: int) -> Method:
+def _method(bridge: Loaded, name: str) -> Method:
     """What CPython knows of such functions, one for the whole process: functions keep its address,
     and look there once more when they go, which may be after this module has gone.
     """
-    made = Method(b"konv", bridge.address(f"call{arguments}"), FASTCALL, None)
+    made = Method(b"konv", bridge.address(name), FASTCALL, None)
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(made))
     return made

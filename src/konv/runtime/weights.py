@@ -12,6 +12,7 @@ import ctypes
 import os
 from array import array
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import lru_cache
 from math import prod
 from sys import getrefcount
@@ -115,6 +116,10 @@ def decide(conv: Conv, plan: Plan, target: Target, strides: Strides) -> How:
     return how.bytes, first, conv.params >= LARGE, array("q", numbers)
 
 
+def _never(_: Packed) -> bool:
+    return False
+
+
 class _Cache:
     """Packed weights by the address and layout they came from; the least recently used go first."""
 
@@ -122,6 +127,10 @@ class _Cache:
         self.entries: OrderedDict[Any, Packed] = OrderedDict()
         self.bytes = 0
         self.lock = Lock()
+        # Of who computes with packed weights without asking for them (konv.runtime.straight):
+        # whether that was done since it was asked last, and to be told that they are dropped.
+        self.used: Callable[[Packed], bool] = _never
+        self.dropped: Callable[[Packed], Any] = _never
 
     def find(self, key: Any, digest: int) -> Packed | None:
         with self.lock:
@@ -141,7 +150,9 @@ class _Cache:
 
     def _drop(self, key: Any) -> Packed | None:
         old = self.entries.pop(key, None)
-        self.bytes -= old.size if old else 0
+        if old is not None:
+            self.bytes -= old.size
+            self.dropped(old)
         return old
 
     def add(self, key: Any, packed: Packed) -> None:
@@ -152,7 +163,11 @@ class _Cache:
             self.entries[key] = packed
             self.bytes += packed.size
             while self.bytes > LIMIT:
-                self.bytes -= self.entries.popitem(last=False)[1].size
+                oldest = next(iter(self.entries))
+                if self.used(self.entries[oldest]):
+                    self.entries.move_to_end(oldest)
+                else:
+                    self._drop(oldest)
 
     def held(self, weight: int, size: int) -> int:
         """Bytes of all packed copies of the weight of `size` bytes at an address, as it is now: of
@@ -169,8 +184,8 @@ class _Cache:
 
     def clear(self) -> None:
         with self.lock:
-            self.entries.clear()
-            self.bytes = 0
+            for key in list(self.entries):
+                self._drop(key)
 
     def renew_lock(self) -> None:
         """After a fork: another thread of the parent may have held it."""

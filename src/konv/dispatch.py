@@ -49,19 +49,12 @@ def convolve(
     layout: Any,
     plan: Any,
 ) -> Any:
-    """Run the layer that these arguments have led to before, or build it first."""
-    arguments = (
-        dims, transposed, stride, padding, dilation, groups, output_padding, output_size,
-        padding_mode, layout, plan,
-    )  # fmt: skip
-    seen = PLAIN
-    if type(x) is type(weight) is _ndarray and (bias is None or type(bias) is _ndarray):
-        kind: Kind = NUMPY  # spelt out, because a method call each would be a fifth of a small call
-        last = None if bias is None else (bias.shape, bias.strides, bias.dtype)
-        arrays: Any = x.shape, x.strides, x.dtype, weight.shape, weight.strides, weight.dtype, last
-    else:
-        found = kind_of(x)
-        known = None if found is None else found.known(weight)
+    """Run the layer that these arguments have led to before, or build it first; by machine code
+    alone if PyTorch says that all is as it was.
+    """
+    found: Any = None if type(x) is _ndarray else kind_of(x)
+    if found is not None and found.quiet():
+        known = straight.KNOWN.get(id(weight))
         if known is not None:
             y = known(
                 x, weight, bias, activation, residual, out, dims, transposed, stride, padding,
@@ -70,6 +63,30 @@ def convolve(
             )  # fmt: skip
             if y is not None:
                 return y
+    arguments = (
+        dims, transposed, stride, padding, dilation, groups, output_padding, output_size,
+        padding_mode, layout, plan,
+    )  # fmt: skip
+    return _looked_up(x, weight, bias, activation, residual, out, arguments)
+
+
+def _looked_up(
+    x: Any,
+    weight: Any,
+    bias: Any,
+    activation: Any,
+    residual: Any,
+    out: Any,
+    arguments: tuple[Any, ...],
+) -> Any:
+    """Look up the layer of a call, and run it."""
+    seen = PLAIN
+    if type(x) is type(weight) is _ndarray and (bias is None or type(bias) is _ndarray):
+        kind: Kind = NUMPY  # spelt out, because a method call each would be a fifth of a small call
+        last = None if bias is None else (bias.shape, bias.strides, bias.dtype)
+        arrays: Any = x.shape, x.strides, x.dtype, weight.shape, weight.strides, weight.dtype, last
+    else:
+        found = kind_of(x)
         seen, arrays = UNSEEN if found is None else found.recognize(x, weight, bias)
         if found is None or (
             seen == OTHER and not (found.owns(weight) and (bias is None or found.owns(bias)))
@@ -92,12 +109,12 @@ def convolve(
         # The very objects are the usual case; of others, True and 1.0 equal 1. What is not asked
         # for here equals nothing of another type.
         if layer is not None and not (
-            stride is layer.stride
-            and padding is layer.padding
-            and dilation is layer.dilation
-            and groups is layer.groups
-            and output_padding is layer.output_padding
-            and output_size is layer.output_size
+            arguments[2] is layer.stride
+            and arguments[3] is layer.padding
+            and arguments[4] is layer.dilation
+            and arguments[5] is layer.groups
+            and arguments[6] is layer.output_padding
+            and arguments[7] is layer.output_size
         ):
             (key, layer), same = _told_apart(key, layer, arguments), False
     except TypeError:  # a list among the arguments

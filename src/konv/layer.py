@@ -62,11 +62,8 @@ class Layer:
             self.packed, self.compute_packed = self.weights.packed, call.run
             self.single = made(call, self.request.x_strides, strides)
         self.calls = 0
-        # Of one pixel nothing is packed, and for large results pages are asked for
-        self.straight = (
-            kind.repeats and self.ready and out is residual is None and self.single is None
-            and not self.request.large
-        )  # fmt: skip
+        plainly = self.ready and out is residual is None
+        self.straight = plainly and kind.repeats and not self.request.large
         self.odd = self.request.itemsize - 1  # bits of an address that is not aligned
         bare = options.activation is options.layout is residual is None
         self.differentiable = bare and self.request.batched and conv.mode == "zeros"
@@ -102,16 +99,19 @@ class Layer:
         self.calls += 1
         if self.calls % REPEATED:
             return
-        ask = self.kind.question(x, weight, bias)
-        if ask is not None:
-            make: Any = self.request.make
-            pw, pb = self.address(weight), 0 if bias is None else self.address(bias)
-            question = straight.Question(*ask, self.address, make.func, make.args)
-            packed = self.packed(pw, pb)
-            biased = bias is not None
-            straight.remember(
-                id(weight), arguments, question, self.odd, self.weights, packed, biased
-            )
+        ask, biased, packed = self.kind.question(x, weight, bias), bias is not None, None
+        if self.single is not None:
+            way: straight.Way | None = straight.by_single(self.single)
+        else:
+            weights = self.weights
+            packed = self.packed(self.address(weight), self.address(bias) if biased else 0)
+            sizes = weights.bytes, weights.bias_bytes, biased
+            way = straight.by_packed(weights.call, packed, sizes)
+        if ask is not None and way is not None:
+            asked = straight.Question(*ask, self.request.making())
+            made = straight.straight(arguments, biased, asked, self.odd, way)
+            if made is not None:
+                straight.remember(id(weight), packed, made)
 
     def compute(self, x: Any, weight: Any, bias: Any) -> Any:
         """Compute in a step of training, of copies if need be; for a layer without residual."""

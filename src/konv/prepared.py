@@ -21,9 +21,10 @@ from konv.arrays import (
 from konv.checks import Options, canonical, check_dtype, epilogue, layout_last
 from konv.errors import ProblemError
 from konv.geometry import Conv
+from konv.layer import REPEATED
 from konv.plan import Plan
 from konv.request import Request
-from konv.runtime import memory, weights
+from konv.runtime import memory, straight, weights
 from konv.runtime.choose import current_precision, named
 from konv.runtime.execute import Call
 from konv.runtime.threads import team
@@ -121,6 +122,8 @@ class Prepared:
         self.bias = None if bias is None else _kind(bias, "bias").contiguous(bias)
         self._packed: dict[Any, Packed] = {}
         self._known: dict[Any, tuple[Request, Packed | None]] = {}
+        self._straight: straight.Straight | None = None  # as repeated calls go
+        self._calls = 0
 
     def __repr__(self) -> str:
         return f"konv.prepare({str(self.conv)!r})"
@@ -130,6 +133,10 @@ class Prepared:
         kin. `residual`, an array like the result, is added to it before the activation.
         """
         kind, now = kind_of(x), team()
+        if self._straight is not None and kind is not None and kind.quiet():
+            y = self._straight(x, self.weight, None, out, residual, now, current_precision())
+            if y is not None:
+                return y
         seen, arrays = UNSEEN
         if kind is not None and residual is None:  # one question instead of several an array
             seen, arrays = kind.recognize(x, self.weight, out)
@@ -153,7 +160,21 @@ class Prepared:
         if packed is None or px % request.itemsize:
             _refuse(x, "x")
             return self(kind.dense(x), out, residual)
-        return request.run(px, packed, out, (), residual)
+        y = request.run(px, packed, out, (), residual)
+        if kind.repeats and out is residual is None and not request.large:
+            self._repeated(kind, x, request, packed, (None, None, now, key[3]))
+        return y
+
+    def _repeated(
+        self, kind: Kind, x: Any, request: Request, packed: Packed, arguments: tuple[Any, ...]
+    ) -> None:
+        """Let calls like this one go straight (konv.runtime.straight) if it was one of several."""
+        self._calls += 1
+        ask = None if self._calls % REPEATED else kind.question(x, self.weight, None)
+        way = None if ask is None else straight.by_packed(request.call, packed, None)
+        if ask is not None and way is not None:
+            asked = straight.Question(*ask, request.making())
+            self._straight = straight.straight(arguments, False, asked, request.itemsize - 1, way)
 
     def step(self, x: Any, last: bool, residual: bool = False) -> Step:
         """How to compute (batch, channel, *spatial) arrays that lie as x does into channels-last or

@@ -58,7 +58,7 @@ class Request:
         self.y_shape, self.y_order = self._result(y_last)
         form = self.y_shape, self.dtype, self.y_order
         self.large = self.bytes >= hugepages.LARGE
-        self.make = self._lend = kind.maker(*form)
+        self._make = self._lend = kind.maker(*form)
         if self.bytes >= lent.LEAST:
             self._lend = kind.lender(*form)
         self.added = residual is None or self._check_residual(residual, options, y_last)
@@ -202,13 +202,18 @@ class Request:
         """An array for the result; the system's refusal as an OutOfMemoryError."""
         if not self.large:
             try:
-                return self.make()
+                return self._make()
             except (MemoryError, RuntimeError) as error:
                 raise memory.said(error, self.bytes, self.result_name) from error
-        make = self._lend if trains else self.make
+        make = self._lend if trains else self._make
         new = memory.allocate(make, self.bytes, self.result_name)
         hugepages.prefer(self.kind.address(new), self.bytes)
         return new
+
+    def making(self) -> tuple[Any, tuple[Any, ...]]:
+        """What makes a result, and of what arguments, where the library repeats."""
+        make: Any = self._make
+        return make.func, make.args
 
     def _free(self, begin: int, reads: tuple[tuple[int, int], ...]) -> bool:
         """Whether kernels may write into the `out` that begins there: laid out as they write,

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from konv import arrays, dispatch, gradient
 from konv.nn import doors
-from konv.runtime import memory, weights
+from konv.runtime import memory, straight, weights
 
 FIELDS = (
     "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks",
@@ -38,6 +38,8 @@ def held() -> Held:
     for layers in (dispatch._layers, gradient._layers, doors._convs):
         assert len(layers) <= 512
         layers.clear()
+    assert len(straight.KNOWN) <= 512
+    straight.forget()
     weights.CACHE.clear()
     memory.release()
     recall = getattr(arrays._torch, "recall", None)

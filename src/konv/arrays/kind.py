@@ -55,14 +55,14 @@ class Kind(Protocol):
         object that stands for it. Any third array may stand for the bias.
         """
 
-    def known(self, weight: Any) -> Any:
-        """What answers calls with a weight that are as they were (konv.runtime.straight); None if
-        there are none yet, or somebody follows.
+    def quiet(self) -> bool:
+        """Whether nobody follows what is computed but who shows in the arrays: no tracer, no
+        forward gradients. A library that does not repeat is never asked further.
         """
 
-    def question(self, x: Any, weight: Any, bias: Any) -> Any:
-        """What tells whether arrays are like these, and what whether gradients are wanted, which is
-        None if of none of them; None if that is not known.
+    def question(self, x: Any, weight: Any, bias: Any) -> tuple[Any, Any, Any] | None:
+        """What tells whether arrays are like these; what tells whether gradients are wanted, None
+        if none of them could have one; and what tells an address. None if that is not known.
         """
 
     def followed(self, *arrays: Any) -> bool:
@@ -77,8 +77,8 @@ class Kind(Protocol):
         """
 
     def maker(self, shape: Shape, dtype: str, order: Shape | None = None) -> Callable[[], Any]:
-        """What makes such empty arrays, one a call, as quickly as may be; a functools.partial if the
-        library `repeats`.
+        """What makes such empty arrays, one a call, as quickly as may be; a partial of functools
+        if the library `repeats`.
         """
 
     def lender(self, shape: Shape, dtype: str, order: Shape | None = None) -> Callable[[], Any]:

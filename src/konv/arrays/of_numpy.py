@@ -84,10 +84,10 @@ class NumpyKind:
     def recognize(self, x: Any, weight: Any, bias: Any) -> tuple[int, Any]:
         return self.glance(x, weight, bias)
 
-    def known(self, weight: Any) -> None:  # noqa: ARG002 - as Kind
-        return None
+    def quiet(self) -> bool:
+        return self.repeats
 
-    def question(self, x: Any, weight: Any, bias: Any) -> None:  # noqa: ARG002
+    def question(self, x: Any, weight: Any, bias: Any) -> None:  # noqa: ARG002 - as Kind
         return None
 
     def followed(self, *arrays: Any) -> bool:  # noqa: ARG002 - as Kind; nobody follows NumPy

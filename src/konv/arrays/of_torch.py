@@ -13,7 +13,6 @@ from konv.arrays.layout import Shape, dense_strides
 from konv.arrays.recall import Recall
 from konv.errors import UnsupportedError
 from konv.runtime import lent
-from konv.runtime.straight import KNOWN
 
 
 class TorchKind:
@@ -103,18 +102,16 @@ class TorchKind:
         seen, key = self.glance(x, weight, bias)
         return UNSEEN if seen == OTHER else recall.note(key, seen, x, weight, bias)
 
-    def known(self, weight: Any) -> Any:
-        if self.traced() or self.forward._current_level >= 0:
-            return None
-        return KNOWN.get(id(weight))
+    def quiet(self) -> bool:
+        return not self.traced() and self.forward._current_level < 0
 
-    def question(self, x: Any, weight: Any, bias: Any) -> Any:
+    def question(self, x: Any, weight: Any, bias: Any) -> tuple[Any, Any, Any] | None:
         recall = self.recall
         met = (recall.bare if bias is None else recall.biased).get(id(weight))
         tensors = (x, weight) if bias is None else (x, weight, bias)
         if met is None or not met[0](*tensors):  # of other tensors, if other threads call, too
             return None
-        return met[0], None if met[2] is None else self.grad
+        return met[0], None if met[2] is None else self.grad, self.address
 
     def followed(self, *arrays: Any) -> bool:
         if self.traced() or self.modes() or self.autocast("cpu") or self.tracing():

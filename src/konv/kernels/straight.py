@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from konv.kernels.builtin import PARAMETERS, TABLE
 from konv.kernels.words import Words
-from konv.llvm import I64, VOID, Function, Module, Pointer, Value, Variable
+from konv.llvm import I64, VOID, Function, Module, Pointer, Value
 from konv.target import Target
 
 TENSORS = 3  # arguments: x, weight, bias
@@ -31,7 +31,8 @@ STRAIGHT = (
     "address", "make", "sizes",  # of a tensor's numbers; what makes a result; its arguments
     "odd",  # bits of an address that is not aligned
     "digest", "bytes", "bias_bytes", "weight_is", "bias_is",  # and what digests must be
-    "run", "job", "packed", "team", "threads",
+    "run", "job", "team", "threads",
+    "packed",  # weight; 0: the kernel reads weight and bias as they lie (konv.kernels.single)
     "scratch",  # address of two words: 1 while a call has it; where it begins
     "used",  # set to 1 by each call
 )  # fmt: skip
@@ -62,8 +63,8 @@ class _Call:
     def same(self, words: Pointer) -> Value:
         """Whether the arguments are the same objects, and the tensors like those of last time."""
         f, t = self.f, self.t
-        bias = self.args[TENSORS - 1] ^ t["none"]
-        other = f.var(f.select(t["biased"].differs(0), f.select(bias.equals(0), bias + 1, f.integer(0)), bias))
+        bias = self.args[TENSORS - 1].equals(t["none"])
+        other = f.var(f.select(bias.equals(t["biased"].equals(0)), f.integer(0), f.integer(1)))
         objects = words + len(STRAIGHT)
         with f.loop(t["arguments"] - TENSORS) as i:
             other.set(other.get() | (self.args[i + TENSORS] ^ objects[i]))
@@ -83,19 +84,28 @@ class _Call:
         with f.when(t["biased"].differs(0)):
             bias.set(self._address(self.args + 2))
         there = x.differs(0) & weight.differs(0) & (bias.get().differs(0) | t["biased"].equals(0))
-        with f.when(there & ((x | weight | bias.get()) & t["odd"]).equals(0)):
-            change = f.var(self._digest(weight, "bytes") ^ t["weight_is"])
-            with f.when(t["biased"].differs(0)):
-                change.set(change.get() | (self._digest(bias.get(), "bias_bytes") ^ t["bias_is"]))
-            scratch = t.pointer("scratch", I64)
-            # Python's lock is held here: no other call comes between asking and taking
-            with f.when((change.get() | scratch[0]).equals(0)):
-                scratch[0] = 1
-                t["used"] = 1
-                self._compute(x, scratch[1])
-                scratch[0] = 0
+        there = there & ((x | weight | bias.get()) & t["odd"]).equals(0)
+        with f.when(there), f.choose(t["packed"].equals(0)) as (single, layer):
+            with single:
+                self._compute(x, weight, bias.get())
+            with layer:
+                self._by_packed(x, weight, bias.get())
 
-    def _compute(self, x: Value, scratch: Value) -> None:
+    def _by_packed(self, x: Value, weight: Value, bias: Value) -> None:
+        f, t = self.f, self.t
+        change = f.var(self._digest(weight, "bytes") ^ t["weight_is"])
+        with f.when(t["biased"].differs(0)):
+            change.set(change.get() | (self._digest(bias, "bias_bytes") ^ t["bias_is"]))
+        scratch = t.pointer("scratch", I64)
+        # Python's lock is held here: no other call comes between asking and taking
+        with f.when((change.get() | scratch[0]).equals(0)):
+            scratch[0] = 1
+            t["used"] = 1
+            self._compute(x, t["packed"], scratch[1])
+            scratch[0] = 0
+
+    def _compute(self, x: Value, weight: Value, other: Value) -> None:
+        """A result, by the kernel; `other`: its scratch, or the bias."""
         f, t = self.f, self.t
         result = f.array(I64, 1)
         result[0] = self._call("call", t["make"], t["sizes"], f.integer(0))
@@ -109,9 +119,7 @@ class _Call:
                         self._drop(result[0])
                     with there:
                         state = self._call("save")
-                        self._call(
-                            "run", t["job"], x, t["packed"], y, scratch, t["team"], t["threads"]
-                        )
+                        self._call("run", t["job"], x, weight, y, other, t["team"], t["threads"])
                         f.call_pointer(t.pointer("restore", I64), VOID, [state])
                         self.answer.set(result[0])
 

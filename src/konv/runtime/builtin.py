@@ -43,16 +43,21 @@ def known() -> bool:
     return bool(ctypes.c_ssize_t.from_address(id(probe) + HEADER).value == probe.ctypes.data)
 
 
-def function(bridge: Loaded, address: int, arguments: int) -> Callable[..., int]:
+def function(bridge: Loaded, code: int, arguments: int) -> Callable[..., int]:
     """The machine code at an address as a built-in function of so many integers.
 
     That code and the bridge's must live as long as the function.
     """
     if arguments not in COUNTS:
         raise ValueError(f"{arguments} arguments; kernels/builtin.py has {COUNTS}")
-    table = np.array((address, *addresses(API)), np.uint64)
+    table = np.array((code, *addresses(API)), np.uint64)
     assert len(table) == len(TABLE)
     return made(bridge, f"call{arguments}", table)
+
+
+def address(function: Any) -> int:
+    """Where the machine code behind such a function stands."""
+    return int(function.__self__[0])
 
 
 def made(bridge: Loaded, name: str, table: Any, held: Any = None) -> Callable[..., Any]:

@@ -21,14 +21,14 @@ class Single:
     def __init__(self, call: Call, weight: Strides) -> None:
         target = llvm.detect()
         self._words: Any = np.array(single.job(call.conv, target, weight), np.int64)
-        self._job, self._team = self._words.ctypes.data, call.team.address
-        self._threads = single.threads(call.conv, call.team.threads)
-        self._run = single_kernel(single.plan_like(call.plan, weight))
+        self.job, self.team = self._words.ctypes.data, call.team.address
+        self.threads = single.threads(call.conv, call.team.threads)
+        self.kernel = single_kernel(single.plan_like(call.plan, weight))
 
     def run(self, x: int, arrays: tuple[int, int], y: int) -> None:
         """Compute y from x with the weight and the bias, 0 for none, at two addresses."""
         weight, bias = arrays
-        self._run(self._job, x, weight, y, bias, self._team, self._threads)
+        self.kernel(self.job, x, weight, y, bias, self.team, self.threads)
 
 
 def made(call: Call, x: Strides, weight: Strides) -> Single | None:

@@ -20,18 +20,26 @@ from konv.kernels.digest import CHUNK
 from konv.kernels.straight import STRAIGHT, TENSORS, emit
 from konv.runtime import builtin
 from konv.runtime.code import compiled, digests
-from konv.runtime.execute import Weights
+from konv.runtime.execute import Call
 from konv.runtime.memory import SMALLEST, Buffer
+from konv.runtime.single import Single
 from konv.runtime.weights import CACHE, Packed
 
 REMEMBERED = 512  # entries, of 1 KB each
 ROOM = 8 * 1024 * 1024  # bytes of scratch that these calls may have in common
 # Of CPython, in the order of STRAIGHT: functions, then objects
-API = (*builtin.API, "PyObject_Vectorcall", "PyObject_Call", "Py_IncRef", "Py_DecRef", "PyErr_Clear")
+API = (
+    *builtin.API,
+    "PyObject_Vectorcall",
+    "PyObject_Call",
+    "Py_IncRef",
+    "Py_DecRef",
+    "PyErr_Clear",
+)
 OBJECTS = None, True, False
 USED = STRAIGHT.index("used")
 
-Straight = Callable[..., Any]
+Straight = Any  # a built-in function
 KNOWN: dict[int, Straight] = {}  # by the identity of the weight
 _tables: dict[int, dict[int, Any]] = {}  # of these, by identity of packed weight and weight
 
@@ -42,8 +50,7 @@ class Question(NamedTuple):
     alike: Callable[..., bool]  # whether tensors are as they were
     grad: Callable[[], bool] | None  # whether gradients are wanted, if one of them could have one
     address: Callable[[Any], int]
-    make: Callable[..., Any]  # makes a result
-    sizes: tuple[Any, ...]  # of these
+    making: tuple[Callable[..., Any], tuple[Any, ...]]  # what makes a result, of what arguments
 
 
 class _Scratch:
@@ -59,43 +66,70 @@ class _Scratch:
 _scratch: _Scratch | None = None  # entries hold theirs when larger ones need another
 
 
-def remember(
-    weight: int,
-    arguments: tuple[Any, ...],
-    ask: Question,
-    odd: int,
-    weights: Weights,
-    packed: Packed,
-    biased: bool,
-) -> None:
-    """Let calls with the weight of this identity go straight, whose arguments from the fourth on
-    are these very objects.
+class Way(NamedTuple):
+    """What is run once a call has been found to be as before."""
+
+    words: tuple[int, ...]  # of STRAIGHT, from "digest" to "scratch"
+    held: Any  # lives as long as it may be run
+
+
+def by_packed(call: Call, packed: Packed, source: tuple[int, int, bool] | None) -> Way | None:
+    """By a packed weight. `source`: bytes of the weight and bias, and whether there is one, whose
+    digests must be those that it was packed from; None: it is its own. None for large weights,
+    whose digest takes all threads.
     """
     global _scratch
-    bridge, call = _bridge(), weights.call
-    if bridge is None or weights.bytes > CHUNK or call.job.scratch > ROOM:
-        return
+    functions, (size, bias_size, biased) = digests(), source or (0, 0, False)
+    if size > CHUNK or call.job.scratch > ROOM:
+        return None
     if _scratch is None or _scratch.buffer.size < call.job.scratch:
         _scratch = _Scratch(call.job.scratch)
-    bias_is, weight_is, functions = 0, packed.digest, digests()
+    weight_is, bias_is = packed.digest, 0
     if biased:  # as konv.runtime.execute.Weights puts them together
         bias_is = (packed.digest + 2**63) % 2**64 - 2**63
         weight_is = packed.digest - bias_is >> 64
+    if source is None:
+        weight_is = functions.digest(0, 0)
+    words = (
+        builtin.address(functions.digest), size, bias_size, weight_is, bias_is,
+        builtin.address(call.kernel.run), call.job.address, call.team.address, call.job.threads,
+        packed.address, _scratch.words.ctypes.data,
+    )  # fmt: skip
+    return Way(words, (call, packed, functions, _scratch))
+
+
+def by_single(single: Single) -> Way:
+    """By a kernel that reads weight and bias as they lie."""
+    words = builtin.address(single.kernel), single.job, single.team, single.threads
+    return Way((0, 0, 0, 0, 0, *words, 0, 0), single)
+
+
+def straight(
+    arguments: tuple[Any, ...], biased: bool, ask: Question, odd: int, way: Way
+) -> Straight | None:
+    """What computes calls whose arguments from the fourth on are these very objects; it says None
+    of others, as to what is not here. `odd`: bits of an address that is not aligned.
+    """
+    bridge = _bridge()
+    if bridge is None:
+        return None
     words = (
         *builtin.addresses(API), *map(id, OBJECTS), len(arguments) + TENSORS, biased,
-        id(ask.alike), id(ask.grad) if ask.grad else 0, id(ask.address), id(ask.make),
-        id(ask.sizes), odd, functions.loaded.address("digest"), weights.bytes, weights.bias_bytes,
-        weight_is, bias_is, call.kernel.loaded.address("run"), call.job.address, packed.address,
-        call.team.address, call.job.threads, _scratch.words.ctypes.data, 0,
+        id(ask.alike), id(ask.grad) if ask.grad else 0, id(ask.address),
+        *map(id, ask.making), odd, *way.words, 0,
     )  # fmt: skip
     assert len(words) == len(STRAIGHT)
     table = np.array([n % 2**64 for n in (*words, *map(id, arguments))], np.uint64)
+    return builtin.made(bridge, "straight", table, (arguments, ask, way.held))
+
+
+def remember(weight: int, packed: Packed | None, made: Straight) -> None:
+    """Let calls with the weight of this identity go straight, as long as its packed one is kept."""
     if len(KNOWN) >= REMEMBERED:
         forget()
-    KNOWN[weight] = builtin.made(
-        bridge, "straight", table, (arguments, ask, call, packed, functions, _scratch)
-    )
-    _tables.setdefault(id(packed), {})[weight] = table
+    KNOWN[weight] = made
+    if packed is not None:
+        _tables.setdefault(id(packed), {})[weight] = made.__self__
 
 
 def forget() -> None:

@@ -164,7 +164,7 @@ class _Cache:
             self.bytes += packed.size
             while self.bytes > LIMIT:
                 oldest = next(iter(self.entries))
-                if self.used(self.entries[oldest]):
+                if oldest == key or self.used(self.entries[oldest]):
                     self.entries.move_to_end(oldest)
                 else:
                     self._drop(oldest)

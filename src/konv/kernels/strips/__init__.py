@@ -31,6 +31,7 @@ from functools import partial
 
 from konv.kernels.pack import HEADER
 from konv.kernels.region import emit_entry, emit_units
+from konv.kernels.strips.ahead import fetch_line, fetch_rows
 from konv.kernels.strips.form import (
     ENDLESS,
     JOB,
@@ -52,7 +53,7 @@ from konv.kernels.strips.tile import Tile
 from konv.kernels.strips.turns import emit_copied
 from konv.kernels.strips.walk import SWEEP, emit_there, emit_walk
 from konv.kernels.words import AXES, Words
-from konv.llvm import I1, I8, I64, REAL, SIZE, Function, Module, Pointer, Routine, Value, Variable
+from konv.llvm import I1, I8, I64, REAL, SIZE, Function, Module, Routine, Value, Variable
 from konv.plan import Plan
 
 
@@ -67,7 +68,7 @@ def emit_kernel(plan: Plan, fill: Routine, module: Module) -> Module:
     elif plan.algorithm != "planes" and plan.form[9]:
         sweeps = [emit_walk(module, plan)]
     else:
-        ways = (False, True)[: 1 + walks(plan)]
+        ways = (False, True)[: 1 + (walks(plan) and not slides(plan))]
         sweeps = [_emit_sweep(module, plan, walking) for walking in ways]
         if slides(plan):
             sweeps.append(_emit_slide(module, plan, "slide"))
@@ -169,7 +170,10 @@ def _emit_lines(
                     with sliding:
                         f.call(sweeps[-1], [job.base, unit.base, *where])
                     stack.enter_context(usual)
-                if walks(plan) and len(sweeps) > 1:
+                    if walks(plan):
+                        with f.when(walk.differs(0)):
+                            fetch_line(f, job, unit, own, to)
+                elif walks(plan) and len(sweeps) > 1:
                     usual, walking = stack.enter_context(f.choose(walk.equals(0)))
                     with walking:
                         f.call(sweeps[1], [job.base, unit.base, *where])
@@ -179,29 +183,6 @@ def _emit_lines(
                 size = [unit["length", 0], unit["length", 1], unit["length", 2]]
                 f.call(out, [job.base, unit.base, to, *size])
         return f.fn
-
-
-def _fetch_rows(
-    f: Function,
-    job: Words,
-    unit: Words,
-    form: Form,
-    arrays: tuple[Pointer, Pointer],
-    at: tuple[Value, Value, Value],
-    mr: int,
-) -> None:
-    """Ask for what the tile below reads and this one does not, and for its places. So many
-    short rows at once are more than the prefetchers of a processor follow.
-    """
-    (slots, y), (z, r, c), u = arrays, at, form.along
-    steps = [unit["step", axis] for axis in AXES]
-    below = (r + (mr - 1)) * form.stride[u] + ((form.kernel[u] - 1) * form.dilation[u] + 1)
-    corner = slots + z * form.stride[0] * steps[0] + below * steps[u] + c * form.stride[2]
-    for row in range(mr * form.stride[u]):
-        f.prefetch(corner + steps[u] * row)
-    out = y + z * job["y_stride", 0] + (r + mr) * job["y_stride", u] + c
-    for row in range(mr):
-        f.prefetch(out + job["y_stride", u] * row)
 
 
 def _emit_slide(module: Module, plan: Plan, name: str) -> Routine:
@@ -244,7 +225,7 @@ def _emit_sweep(module: Module, plan: Plan, walking: bool) -> Routine:
                 tile.enter(slots, y)
                 c = stack.enter_context(f.loop(unit["length", o], step=plan.vectors * lanes))
             if walking:
-                _fetch_rows(f, job, unit, form, (slots, y), (z, r, c), mr)
+                fetch_rows(f, job, unit, form, (slots, y), (z, r, c), mr)
             places = [f.least(c + n * lanes, last) for n in range(plan.vectors)] if last else [c]
             sums = [[Variable(f, start) for _ in places] for _ in range(mr)]
             if not form.planes:

@@ -231,8 +231,9 @@ def walks(plan: Plan) -> bool:
     """Whether there is another sweep for images that come from memory. In pencils a tile is then
     computed for all lines of the unit before the next, where channels lie side by side on both
     sides: memory is met in its own order; of an image's 7 rows under a tile nothing is gained.
-    In planes the next rows are asked for (Zen 3: 96@56 7x7 of 8 images, 2.2 to 1.8 ms). 3x3x3
-    64@8x56x56, channels-last: 2.4 to 1.7 ms, contiguous 2.8 to 2.1; in steps of two nothing.
+    In planes the next rows are asked for (Zen 3: 96@56 7x7 of 8 images, 2.2 to 1.8 ms), or, by no
+    other sweep, the next line where vectors may slide. 3x3x3 64@8x56x56, channels-last: 2.4 to 1.7
+    ms, contiguous 2.8 to 2.1; in steps of two nothing.
     """
     most = FEW if plan.algorithm == "planes" else 5
     if plan.form[0] > 1 and plan.form[4] == 1:

@@ -42,6 +42,9 @@ LAYERS = [
     "conv2d 1x16x17x17 o16 k3 p3 d3",
     "conv2d 1x16x35x35 o16 k3 p12 d12",
     "conv1d 1x64x70 o16 k3 d12",
+    "conv1d 1x64x201 o24 k3 s2",
+    "conv1d 2x32x163 o16 k3 s2 p1",
+    "tconv1d 1x32x102 o24 k3 s2 p1",
 ]
 
 

@@ -42,6 +42,9 @@ LAYERS = [
     "conv2d 1x16x17x17 o16 k3 p3 d3",
     "conv2d 1x16x35x35 o16 k3 p12 d12",
     "conv1d 1x64x70 o16 k3 d12",
+    "conv1d 1x64x201 o24 k3 s2",
+    "conv1d 2x32x163 o16 k3 s2 p1",
+    "tconv1d 1x32x102 o24 k3 s2 p1",
 ]
 
 
@@ -288,6 +291,8 @@ def test_even() -> None:
         ("conv2d 1x1024x7x7 o1024 k3 p1", "would read 144 MiB of transformed weights for 4 tiles"),
         ("conv2d 1x256x14x14 o256 k3 s2 p1", "would save a factor of 1.4 of the multiplications"),
         ("conv2d 1x256x28x28 o256 k3 s2 p1", None),
+        ("conv1d 1x512x799 o512 k3 s2", None),
+        ("conv1d 1x512x61 o512 k3 s2", "would save a factor of 1.2 of the multiplications, less"),
     ],
 )
 def test_why_winograd_does_not(line: str, says: str | None) -> None:

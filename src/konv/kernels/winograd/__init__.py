@@ -113,7 +113,10 @@ DILATED = {(3, 1, 1): (4, 3, 2)}
 # conv1d 64@4096 of 5 taps saves 1.67 and is 20 % faster, 256@65 dilated by 12 1.83 and 12 %.
 # In steps of two the ways without tiles are further from their peak, and the models tell which is
 # faster: 3x3 128->256@16 saves 1.44 with tiles of 2, which take 0.25 ms, direct 0.28 (Zen 3).
-SAVING, STEPS_SAVING = 1.6, 1.4
+# Of a sequence 3 taps save 1.33, and a tile is soon transformed: k3 s2 of 512@1599 takes 7.3 ms,
+# direct 9.0, 512@399 2.0 and 2.4, 256@4001 5.1 and 5.5, 1024@801 13.9 and 17.3; 1x3 of maps, whose
+# rows are short, was no faster (256@28 1.31 and 1.16, 64@112 1.22 and 1.10; Zen 3).
+SAVING, STEPS_SAVING, SEQUENCE_SAVING = 1.6, 1.4, 1.3
 
 USUAL = 2 * 1024 * 1024  # bytes of second-level cache that the model of cost takes
 
@@ -178,7 +181,8 @@ def _too_little(conv: Conv, m: int) -> str | None:
     # Planes of padding are multiplied here, which others leave out.
     saved *= deep.taps(conv.mode) / (deep.out * deep.kernel)
     by_one = _by_one(conv)
-    least = SAVING if by_one else STEPS_SAVING
+    steps = SEQUENCE_SAVING if conv.dims == 1 else STEPS_SAVING
+    least = SAVING if by_one else steps
     if saved < least:
         return f"would save a factor of {saved:.1f} of the multiplications, less than {least}"
     tiles *= deep.out

@@ -41,19 +41,23 @@ def transpose(f: Function, rows: list[Value]) -> list[Value]:
     over all of a vector were 48, and took LLVM twice as long.
     """
     n, part = len(rows), min(len(rows), PART // SIZE[rows[0].type.element])
-    half, parts = part // 2, range(0, n, part)
-    low = [at + i for first in parts for i in range(first, first + half) for at in (0, n)]
-    turned = []
-    for first in parts:
-        group, width = rows[first : first + part], part
-        while width > 1:
-            pairs = zip(group[:half], group[half:], strict=True)
-            halves = low, [lane + half for lane in low]
-            group = [f.shuffle(a, b, lanes) for a, b in pairs for lanes in halves]
-            width //= 2
-        turned.append(group)
+    turned = [beside(f, rows[first : first + part]) for first in range(0, n, part)]
     columns = [_deal(f, list(across), part) for across in zip(*turned, strict=True)]
     return [column for beside in zip(*columns, strict=True) for column in beside]
+
+
+def beside(f: Function, rows: list[Value]) -> list[Value]:
+    """As many vectors as there are numbers in 16 bytes, or in a vector, transposed within those."""
+    part, n = len(rows), rows[0].lanes
+    half, parts = part // 2, range(0, n, part)
+    low = [at + i for first in parts for i in range(first, first + half) for at in (0, n)]
+    group, width = rows, part
+    while width > 1:
+        pairs = zip(group[:half], group[half:], strict=True)
+        halves = low, [lane + half for lane in low]
+        group = [f.shuffle(a, b, lanes) for a, b in pairs for lanes in halves]
+        width //= 2
+    return group
 
 
 def _deal(f: Function, vectors: list[Value], part: int) -> list[Value]:

@@ -15,6 +15,7 @@ from konv.geometry import Axis, Conv
 from konv.kernels import channels
 from konv.kernels.channels import Channels
 from konv.kernels.direct.flat_tile import emit_flat_sweep
+from konv.kernels.direct.row_planes import straight
 from konv.kernels.direct.row_tile import emit_row_sweep
 from konv.kernels.direct.tiles import (
     CALL,
@@ -231,6 +232,8 @@ def emit(plan: Plan, target: Target) -> Module:
         return emit_tile(module, plan, vectors, odd, passes=plan.form == PASSES)
 
     rows = emit_flat_sweep if len(plan.form) == FLAT else emit_row_sweep if _ahead(plan) else None
+    along = _ahead(plan) > 0
     return emit_kernel(
-        plan, target, tile, passes=plan.form == PASSES, emit_sweep=rows, ends=_ahead(plan) > 0
-    )
+        plan, target, tile, passes=plan.form == PASSES, emit_sweep=rows, ends=along,
+        at_once=along and straight(plan),
+    )  # fmt: skip

@@ -32,6 +32,7 @@ PART = 16  # bytes of a vector that AVX's instructions keep apart: of an SSE or 
 # Of planes that are multiples of so many bytes, a pixel's numbers share a quarter of the sets of
 # the first-level cache or fewer, or each has a page of its own.
 FEW_SETS = 4 * LINE
+RGB = 3  # channels of many a network's image
 AHEAD = 256  # bytes that planes are asked for in advance: more of them than prefetchers follow
 
 
@@ -101,6 +102,7 @@ def emit_image(
             as_it_lies = as_it_lies & False
         in_a_row = in_a_row & (pixel.equals(1) | as_it_lies)
         paged = (job["x_channel"] % (FEW_SETS // SIZE[element(dtype)])).equals(0)
+        paged = paged | (channels <= RGB)
         begin = f.least(f.most(0 - unit["raw", 2], 0), width)
         end = f.most(f.least(job["size", 2] - unit["raw", 2], width), begin)
         with f.loop(unit["slots", 0]) as d, f.loop(unit["slots", 1]) as h:
@@ -192,6 +194,18 @@ def _emit_image_squares(module: Module, dtype: str, side: int, run: bool) -> Rou
             for i in range(side):
                 pixel[channels * i] = read(f, dtype, line + i)
 
+        def colours(line: Pointer, pixel: Pointer) -> None:
+            """Of `side` pixels, red, green and blue."""
+            red, green, blue = (read(f, dtype, line + c * plane, side) for c in range(RGB))
+            for c in range(RGB):
+                f.prefetch(line + (c * plane + AHEAD // SIZE[element(dtype)]))
+            for first in range(0, RGB * side, side):
+                lanes = [divmod(first + lane, RGB) for lane in range(side)]
+                two = f.shuffle(red, green, [at + side * min(c, 1) for at, c in lanes])
+                kept = enumerate(lanes)
+                three = [side + at if c == RGB - 1 else lane for lane, (at, c) in kept]
+                pixel.put(first, f.shuffle(two, blue, three))
+
         def along(line: Pointer, pixel: Pointer, body: Callable[[Pointer, Pointer], None]) -> None:
             if not run:
                 body(line, pixel)
@@ -201,14 +215,24 @@ def _emit_image_squares(module: Module, dtype: str, side: int, run: bool) -> Rou
                 at = f.least(i, count[0] - side)
                 body(line + at, pixel + channels * at)
 
-        done: Value = f.integer(0)
-        for width in dict.fromkeys((side, small)):
-            end = channels & -width
-            with f.loop(end, start=done, step=width) as c:
-                along(source + c * plane, to + c, partial(squares, width=width))
-            done = end
-        with f.loop(channels, start=done) as c:
-            along(source + c * plane, to + c, numbers)
+        def every() -> None:
+            done: Value = f.integer(0)
+            for width in dict.fromkeys((side, small)):
+                end = channels & -width
+                with f.loop(end, start=done, step=width) as c:
+                    along(source + c * plane, to + c, partial(squares, width=width))
+                done = end
+            with f.loop(channels, start=done) as c:
+                along(source + c * plane, to + c, numbers)
+
+        if not run:
+            every()
+            return f.fn
+        with f.choose(channels.equals(RGB)) as (three, other):
+            with three:
+                along(source, to, colours)
+            with other:
+                every()
         return f.fn
 
 

@@ -176,36 +176,6 @@ def _emit_image_squares(module: Module, dtype: str, side: int, run: bool) -> Rou
         source, to, plane, channels, *count = args
         small = 16 // SIZE[real]
 
-        def squares(line: Pointer, pixel: Pointer, width: int) -> None:
-            """Of `side` pixels, so many channels."""
-            for first in range(0, side, width):
-                row, rows = line + first, []
-                for _ in range(width):
-                    rows.append(read(f, dtype, row, width))
-                    f.prefetch(row + AHEAD // SIZE[element(dtype)])
-                    row = row + plane
-                column_at = pixel + channels * first
-                for column in transpose(f, rows):
-                    column_at.put(0, column)
-                    column_at = column_at + channels
-
-        def numbers(line: Pointer, pixel: Pointer) -> None:
-            """Of `side` pixels, one channel."""
-            for i in range(side):
-                pixel[channels * i] = read(f, dtype, line + i)
-
-        def colours(line: Pointer, pixel: Pointer) -> None:
-            """Of `side` pixels, red, green and blue."""
-            red, green, blue = (read(f, dtype, line + c * plane, side) for c in range(RGB))
-            for c in range(RGB):
-                f.prefetch(line + (c * plane + AHEAD // SIZE[element(dtype)]))
-            for first in range(0, RGB * side, side):
-                lanes = [divmod(first + lane, RGB) for lane in range(side)]
-                two = f.shuffle(red, green, [at + side * min(c, 1) for at, c in lanes])
-                kept = enumerate(lanes)
-                three = [side + at if c == RGB - 1 else lane for lane, (at, c) in kept]
-                pixel.put(first, f.shuffle(two, blue, three))
-
         def along(line: Pointer, pixel: Pointer, body: Callable[[Pointer, Pointer], None]) -> None:
             if not run:
                 body(line, pixel)
@@ -215,25 +185,66 @@ def _emit_image_squares(module: Module, dtype: str, side: int, run: bool) -> Rou
                 at = f.least(i, count[0] - side)
                 body(line + at, pixel + channels * at)
 
-        def every() -> None:
-            done: Value = f.integer(0)
-            for width in dict.fromkeys((side, small)):
-                end = channels & -width
-                with f.loop(end, start=done, step=width) as c:
-                    along(source + c * plane, to + c, partial(squares, width=width))
-                done = end
-            with f.loop(channels, start=done) as c:
-                along(source + c * plane, to + c, numbers)
-
-        if not run:
-            every()
-            return f.fn
+        square = partial(_square, f, dtype, (plane, channels), side)
         with f.choose(channels.equals(RGB)) as (three, other):
             with three:
-                along(source, to, colours)
+                along(source, to, partial(_colours, f, dtype, plane, side))
             with other:
-                every()
+                done: Value = f.integer(0)
+                for width in dict.fromkeys((side, small)):
+                    end = channels & -width
+                    with f.loop(end, start=done, step=width) as c:
+                        along(source + c * plane, to + c, partial(square, width=width))
+                    done = end
+                with f.loop(channels, start=done) as c:
+                    along(source + c * plane, to + c, partial(_numbers, f, dtype, channels, side))
         return f.fn
+
+
+def _square(
+    f: Function,
+    dtype: str,
+    strides: tuple[Value, Value],
+    side: int,
+    line: Pointer,
+    pixel: Pointer,
+    width: int,
+) -> None:
+    """Of `side` pixels, `width` channels; from plane to plane and from pixel to pixel in steps."""
+    plane, step = strides
+    for first in range(0, side, width):
+        row, rows = line + first, []
+        for _ in range(width):
+            rows.append(read(f, dtype, row, width))
+            f.prefetch(row + AHEAD // SIZE[element(dtype)])
+            row = row + plane
+        column_at = pixel + step * first
+        for column in transpose(f, rows):
+            column_at.put(0, column)
+            column_at = column_at + step
+
+
+def _numbers(
+    f: Function, dtype: str, step: Value, side: int, line: Pointer, pixel: Pointer
+) -> None:
+    """Of `side` pixels, one channel."""
+    for i in range(side):
+        pixel[step * i] = read(f, dtype, line + i)
+
+
+def _colours(
+    f: Function, dtype: str, plane: Value, side: int, line: Pointer, pixel: Pointer
+) -> None:
+    """Of `side` pixels, all three channels there are."""
+    red, green, blue = (read(f, dtype, line + plane * c, side) for c in range(RGB))
+    for c in range(RGB):
+        f.prefetch(line + (plane * c + AHEAD // SIZE[element(dtype)]))
+    for first in range(0, RGB * side, side):
+        lanes = [divmod(first + lane, RGB) for lane in range(side)]
+        two = f.shuffle(red, green, [at + side * min(c, 1) for at, c in lanes])
+        kept = enumerate(lanes)
+        three = [side + at if c == RGB - 1 else lane for lane, (at, c) in kept]
+        pixel.put(first, f.shuffle(two, blue, three))
 
 
 def _emit_image_pixel(module: Module, dtype: str) -> Routine:

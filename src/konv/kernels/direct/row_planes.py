@@ -9,6 +9,8 @@ more (Zen 3).
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from konv.kernels.packing import PART, beside
 from konv.kernels.stored import element, write
 from konv.llvm import I64, REAL, SIZE, Function, Module, Pointer, Routine, Value, pointer_to
@@ -51,13 +53,7 @@ def put_planes(
             place = to + plane * (n * lanes + lane)
             which = range(lane // side * side, lane // side * side + side)
             columns = [vectors[lane % side] for vectors in turned]
-
-            def put() -> None:
+            there = channels > n * lanes + lane
+            with f.when(there) if n == len(values[0]) - 1 else nullcontext():
                 for first, column in zip(firsts, columns, strict=True):
                     write(f, plan.dtype, place + first, f.shuffle(column, column, which))
-
-            if n < len(values[0]) - 1:
-                put()
-                continue
-            with f.when(channels > n * lanes + lane):
-                put()

@@ -18,8 +18,8 @@ so that in either case a run of columns is a run of the output. Every output is 
 multiply-adds as in konv.kernels.direct.
 
 Where the kernel is the stride, every output has one tap, and the cells of a layer are a product of
-two matrices. Channels-last, its results leave *straight* from registers, by the tiles of
-konv.kernels.direct.flat_tile: no block, no tables.
+two matrices. Its results leave *straight* from registers, without block or tables: channels-last
+by the tiles of konv.kernels.direct.flat_tile, contiguous by those of konv.kernels.subpixel.pairs.
 """
 
 from __future__ import annotations

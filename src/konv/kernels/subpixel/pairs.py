@@ -80,7 +80,6 @@ def _emit_row(module: Module, plan: Plan, nr: int) -> Routine:
         x, weights, bias, y = (a[name].to_pointer(real) for name in ("x", "weights", "bias", "y"))
         places = a["places"].to_pointer(I64)
         steps = [f.var(a["x_step"] * m) for m in range(mr)]
-        ask, asked = a["ask"].to_pointer(real), a["channels"] * mr
         with f.loop(a["length"], step=mr) as cell:
             left = a["length"] - cell
             with f.when(left < mr):
@@ -90,7 +89,10 @@ def _emit_row(module: Module, plan: Plan, nr: int) -> Routine:
             cells = [begin + step.get() for step in steps]
             vectors = [bias.vector(n * lanes, lanes) for n in range(nr)]
             sums = [[Variable(f, vector) for vector in vectors] for _ in range(mr)]
-            add_channels(f, plan, sums, a, weights, cells, ask + cell // mr * asked)
+            asked = cell * a["channels"]  # of the next block: once in a row
+            more = f.select(asked < a["channels"] * (nr * lanes), asked, 0)
+            ask = a["ask"].to_pointer(real) + more
+            add_channels(f, plan, sums, a, weights, cells, ask)
             values = [[total.get() + 0.0 for total in row] for row in sums]
             to = y + cell * PAIR
             with f.choose(left >= mr) as (full, part):

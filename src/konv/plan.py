@@ -31,7 +31,7 @@ class Plan:
     or threads.
 
     packed       the input comes contiguous and is packed a unit at a time; else it is channels-last
-    blocked      the output goes out contiguous, through a block in scratch; else it is
+    blocked      the output goes out contiguous, mostly through a block in scratch; else it is
                  channels-last
     pixels       x `vectors` is the register tile: pixels by vectors of output channels
     tail         vectors in the last, other block of output channels of a group; 0: all blocks are

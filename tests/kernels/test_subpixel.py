@@ -40,6 +40,10 @@ PROBLEMS = [
     "tconv2d 1x5x6x1 o3 k4 s4",  # cells of one tap on an axis of one pixel
     "tconv2d 2x5x1x6 o3 k2 s2",
     "tconv2d 2x5x6x7 o20 k2 s2",  # results that leave straight, blocks over the end of a row
+    "tconv2d 2x5x6x8 o20 k2 s2",  # pairs that leave straight, whole tiles and parts of one
+    "tconv2d 1x5x3x15 o12 k2 s2",
+    "tconv1d 1x3x30 o16 k2 s2",
+    "tconv3d 1x4x2x3x8 o12 k2 s2",
     "tconv2d 1x5x6x17 o12 k3x2 s3x2",
     "tconv3d 1x4x2x3x5 o12 k2 s2",
     "tconv1d 2x3x9 o8 k4 s4",

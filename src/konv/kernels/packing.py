@@ -32,6 +32,7 @@ PART = 16  # bytes of a vector that AVX's instructions keep apart: of an SSE or 
 # Of planes that are multiples of so many bytes, a pixel's numbers share a quarter of the sets of
 # the first-level cache or fewer, or each has a page of its own.
 FEW_SETS = 4 * LINE
+RGB = 3  # channels of many a network's image
 AHEAD = 256  # bytes that planes are asked for in advance: more of them than prefetchers follow
 
 
@@ -41,19 +42,23 @@ def transpose(f: Function, rows: list[Value]) -> list[Value]:
     over all of a vector were 48, and took LLVM twice as long.
     """
     n, part = len(rows), min(len(rows), PART // SIZE[rows[0].type.element])
-    half, parts = part // 2, range(0, n, part)
-    low = [at + i for first in parts for i in range(first, first + half) for at in (0, n)]
-    turned = []
-    for first in parts:
-        group, width = rows[first : first + part], part
-        while width > 1:
-            pairs = zip(group[:half], group[half:], strict=True)
-            halves = low, [lane + half for lane in low]
-            group = [f.shuffle(a, b, lanes) for a, b in pairs for lanes in halves]
-            width //= 2
-        turned.append(group)
+    turned = [beside(f, rows[first : first + part]) for first in range(0, n, part)]
     columns = [_deal(f, list(across), part) for across in zip(*turned, strict=True)]
     return [column for beside in zip(*columns, strict=True) for column in beside]
+
+
+def beside(f: Function, rows: list[Value]) -> list[Value]:
+    """As many vectors as there are numbers in 16 bytes, or in a vector, transposed within those."""
+    part, n = len(rows), rows[0].lanes
+    half, parts = part // 2, range(0, n, part)
+    low = [at + i for first in parts for i in range(first, first + half) for at in (0, n)]
+    group, width = rows, part
+    while width > 1:
+        pairs = zip(group[:half], group[half:], strict=True)
+        halves = low, [lane + half for lane in low]
+        group = [f.shuffle(a, b, lanes) for a, b in pairs for lanes in halves]
+        width //= 2
+    return group
 
 
 def _deal(f: Function, vectors: list[Value], part: int) -> list[Value]:
@@ -97,6 +102,7 @@ def emit_image(
             as_it_lies = as_it_lies & False
         in_a_row = in_a_row & (pixel.equals(1) | as_it_lies)
         paged = (job["x_channel"] % (FEW_SETS // SIZE[element(dtype)])).equals(0)
+        paged = paged | (channels <= RGB)
         begin = f.least(f.most(0 - unit["raw", 2], 0), width)
         end = f.most(f.least(job["size", 2] - unit["raw", 2], width), begin)
         with f.loop(unit["slots", 0]) as d, f.loop(unit["slots", 1]) as h:
@@ -170,24 +176,6 @@ def _emit_image_squares(module: Module, dtype: str, side: int, run: bool) -> Rou
         source, to, plane, channels, *count = args
         small = 16 // SIZE[real]
 
-        def squares(line: Pointer, pixel: Pointer, width: int) -> None:
-            """Of `side` pixels, so many channels."""
-            for first in range(0, side, width):
-                row, rows = line + first, []
-                for _ in range(width):
-                    rows.append(read(f, dtype, row, width))
-                    f.prefetch(row + AHEAD // SIZE[element(dtype)])
-                    row = row + plane
-                column_at = pixel + channels * first
-                for column in transpose(f, rows):
-                    column_at.put(0, column)
-                    column_at = column_at + channels
-
-        def numbers(line: Pointer, pixel: Pointer) -> None:
-            """Of `side` pixels, one channel."""
-            for i in range(side):
-                pixel[channels * i] = read(f, dtype, line + i)
-
         def along(line: Pointer, pixel: Pointer, body: Callable[[Pointer, Pointer], None]) -> None:
             if not run:
                 body(line, pixel)
@@ -197,15 +185,66 @@ def _emit_image_squares(module: Module, dtype: str, side: int, run: bool) -> Rou
                 at = f.least(i, count[0] - side)
                 body(line + at, pixel + channels * at)
 
-        done: Value = f.integer(0)
-        for width in dict.fromkeys((side, small)):
-            end = channels & -width
-            with f.loop(end, start=done, step=width) as c:
-                along(source + c * plane, to + c, partial(squares, width=width))
-            done = end
-        with f.loop(channels, start=done) as c:
-            along(source + c * plane, to + c, numbers)
+        square = partial(_square, f, dtype, (plane, channels), side)
+        with f.choose(channels.equals(RGB)) as (three, other):
+            with three:
+                along(source, to, partial(_colours, f, dtype, plane, side))
+            with other:
+                done: Value = f.integer(0)
+                for width in dict.fromkeys((side, small)):
+                    end = channels & -width
+                    with f.loop(end, start=done, step=width) as c:
+                        along(source + c * plane, to + c, partial(square, width=width))
+                    done = end
+                with f.loop(channels, start=done) as c:
+                    along(source + c * plane, to + c, partial(_numbers, f, dtype, channels, side))
         return f.fn
+
+
+def _square(
+    f: Function,
+    dtype: str,
+    strides: tuple[Value, Value],
+    side: int,
+    line: Pointer,
+    pixel: Pointer,
+    width: int,
+) -> None:
+    """Of `side` pixels, `width` channels; from plane to plane and from pixel to pixel in steps."""
+    plane, step = strides
+    for first in range(0, side, width):
+        row, rows = line + first, []
+        for _ in range(width):
+            rows.append(read(f, dtype, row, width))
+            f.prefetch(row + AHEAD // SIZE[element(dtype)])
+            row = row + plane
+        column_at = pixel + step * first
+        for column in transpose(f, rows):
+            column_at.put(0, column)
+            column_at = column_at + step
+
+
+def _numbers(
+    f: Function, dtype: str, step: Value, side: int, line: Pointer, pixel: Pointer
+) -> None:
+    """Of `side` pixels, one channel."""
+    for i in range(side):
+        pixel[step * i] = read(f, dtype, line + i)
+
+
+def _colours(
+    f: Function, dtype: str, plane: Value, side: int, line: Pointer, pixel: Pointer
+) -> None:
+    """Of `side` pixels, all three channels there are."""
+    red, green, blue = (read(f, dtype, line + plane * c, side) for c in range(RGB))
+    for c in range(RGB):
+        f.prefetch(line + (plane * c + AHEAD // SIZE[element(dtype)]))
+    for first in range(0, RGB * side, side):
+        lanes = [divmod(first + lane, RGB) for lane in range(side)]
+        two = f.shuffle(red, green, [at + side * min(c, 1) for at, c in lanes])
+        kept = enumerate(lanes)
+        three = [side + at if c == RGB - 1 else lane for lane, (at, c) in kept]
+        pixel.put(first, f.shuffle(two, blue, three))
 
 
 def _emit_image_pixel(module: Module, dtype: str) -> Routine:

@@ -55,12 +55,14 @@ def emit_kernel(
     passes: bool = False,
     emit_sweep: EmitSweep | None = None,
     ends: bool = False,
+    at_once: bool = False,
 ) -> Module:
     """The module of a plan: `run` and `pack`. emit_tile(module, vectors, odd) writes the function
     of a tile; the others, where given, replace those of their own files. A block is computed in so
     many sweeps over the tiles, whose results lie side by side in scratch; `passes`: as
     konv.kernels.passes says; `emit_sweep` has sweeps of its own, which need no tables;
-    `ends`: they read images that lie channels last where they lie (konv.kernels.in_place).
+    `ends`: they read images that lie channels last where they lie (konv.kernels.in_place);
+    `at_once`: results of contiguous outputs leave without a block.
     """
     module = Module(target, plan.algorithm)
     lanes, real = target.lanes(plan.dtype), REAL[plan.dtype]
@@ -75,7 +77,7 @@ def emit_kernel(
         parts["image"] = emit_image(module, plan.dtype, passes, ends=ends)
     if ends:
         parts["lines"] = in_place.emit_lines(module, plan)
-    if plan.blocked:
+    if plan.blocked and not at_once:
         if emit_output:
             parts["output"] = emit_output(module, width)
         else:
@@ -240,7 +242,7 @@ def _emit_blocks(
             with f.loop(sweeps) as sweep:
                 column, aside = g * padded + k + sweep * wide, sweep * wide
                 block_weights, bias = weights + column * reduction, biases + column
-                to = aside if plan.blocked else channel
+                to = aside if "output" in parts else channel
                 new = unit["taps"].equals(1) & block.equals(unit["block0"]) & (not per_channel)
                 places = first, to, f.extend(new, I64)
                 arguments = [job.base, unit.base, block_weights, bias, *places]
@@ -256,7 +258,7 @@ def _emit_blocks(
                             f.call(parts["full"], arguments)
                         with last:
                             f.call(parts["last"], arguments)
-            if plan.blocked:
+            if "output" in parts:
                 valid = f.least(valid, wide * sweeps)
                 results = [job.base, unit.base, channel, valid]
                 if passes:

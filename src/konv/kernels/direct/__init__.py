@@ -15,6 +15,7 @@ from konv.geometry import Axis, Conv
 from konv.kernels import channels
 from konv.kernels.channels import Channels
 from konv.kernels.direct.flat_tile import emit_flat_sweep
+from konv.kernels.direct.row_planes import straight
 from konv.kernels.direct.row_tile import emit_row_sweep
 from konv.kernels.direct.tiles import (
     CALL,
@@ -28,6 +29,7 @@ from konv.kernels.direct.tiles import (
     tile_cost,
 )
 from konv.kernels.microtile import UNROLL, emit_tile
+from konv.kernels.packing import RGB
 from konv.kernels.passes import is_deep
 from konv.kernels.schedule import schedule
 from konv.kernels.stored import HALVES
@@ -177,7 +179,8 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     """Cycles of a core for one image: the tiles at 92 % of what they could do, the tables of their
     rows (2 cycles an address), packing (0.5 cycles a number in and out, 1.5 where results go out
     between others). Tiles along rows have no tables, and packing is more of what few channels take:
-    1.5 cycles a number of three planes, 0.8 of results (3 -> 16 @512x1024, Zen 3).
+    1.5 cycles a number of one or two planes, 1 of three, 0.8 of results (3 -> 16 s2 @512x1024: 1.8
+    ms, planar 2.03; 3 -> 24 s2 @224: 0.19, planar 0.22; 3 -> 64 @224: 2.2, planar 1.85; Zen 3).
     """
     pixels, taps = prod(axis.out for axis in conv.axes), channels.mean_taps(conv)
     vectors, tile = (
@@ -192,7 +195,9 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     trip, call, address = (ROW_TRIP, ROW_CALL, 0) if rows else (TRIP, CALL, 2)
     blocks = conv.groups * -(-vectors // plan.vectors)
     loop += blocks * (taps * trip + call) / plan.pixels + conv.groups * MASKED * bool(plan.odd)
-    number = 1.5 if rows and not flat and conv.ci < UNROLL else 0.5
+    number = 0.5
+    if rows and not flat and conv.ci < UNROLL:
+        number = 1 if conv.ci == RGB else 1.5
     if conv.groups > 1 and max(axis.stride for axis in conv.axes) > 1:
         number = 2  # at least: 512@28 s2 g32 takes 0.44 ms contiguous, 0.21 channels-last (Zen 3)
     if _ahead(plan) and any(axis.dilation > 1 for axis in conv.axes):
@@ -231,6 +236,8 @@ def emit(plan: Plan, target: Target) -> Module:
         return emit_tile(module, plan, vectors, odd, passes=plan.form == PASSES)
 
     rows = emit_flat_sweep if len(plan.form) == FLAT else emit_row_sweep if _ahead(plan) else None
+    along = _ahead(plan) > 0
     return emit_kernel(
-        plan, target, tile, passes=plan.form == PASSES, emit_sweep=rows, ends=_ahead(plan) > 0
-    )
+        plan, target, tile, passes=plan.form == PASSES, emit_sweep=rows, ends=along,
+        at_once=along and straight(plan),
+    )  # fmt: skip

@@ -177,7 +177,7 @@ def _emit_row(module: Module, plan: Plan, nr: int, odd: int, cells: bool) -> Rou
                     _fetch_places(f, line, pixel + mr, a, mr, nr * lanes)
             vectors = [bias.vector(n * lanes, lanes) for n in range(nr)]
             sums = [[Variable(f, vector) for vector in vectors] for _ in range(mr)]
-            _add_channels(f, plan, sums, a, weights, pixels, behind)
+            add_channels(f, plan, sums, a, weights, pixels, behind)
             to = line + pixel * a["y_step"]
             places = [to + step.get() for step in y_steps]
             offsets = [
@@ -216,7 +216,7 @@ def _kind(plan: Plan) -> Any:
     return REAL[plan.dtype] if plan.blocked else element(plan.dtype)
 
 
-def _add_channels(
+def add_channels(
     f: Function,
     plan: Plan,
     sums: list[list[Variable]],

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from konv.kernels.direct.row_planes import emit_short, put_planes, straight
 from konv.kernels.epilogue import activate, add_residual
 from konv.kernels.in_place import PARTS, WORDS, extent
 from konv.kernels.scratch import LINE
@@ -53,6 +54,7 @@ PARAMETERS = (
     # planes of each and bytes from one to the next, bytes from pixel to pixel.
     "ask", "ask_rows", "ask_row", "ask_planes", "ask_plane", "ask_step",
     "apart",  # bytes from a result to its residual
+    "channels", "plane",  # of this block that are there; numbers from one to the next, in planes
 )  # fmt: skip
 
 
@@ -66,14 +68,15 @@ def emit_row_sweep(module: Module, plan: Plan, nr: int, odd: int) -> Routine:
     with part_function(module, f"sweep_{row.name}", labels, plain=True) as (f, piece, args):
         weights, bias, _, to, _ = args
         job, unit = piece.job, piece.unit
-        if plan.blocked:
+        direct = straight(plan)
+        if plan.blocked and not direct:
             width = plan.vectors * lanes * SIZE[real[plan.dtype]]
             begin, steps = unit["scratch"] + job["at_block"], [f.integer(width)] * 3
             steps[1] = unit["length", 2] * width
             steps[0] = unit["length", 1] * steps[1]
         else:
             steps = [job["y_stride", axis] * size for axis in range(3)]
-            begin = unit["y"] + to * size
+            begin = unit["y"] + (to * job["y_channel"] if direct else to) * size
             for axis in range(3):
                 begin = begin + unit["j", axis] * steps[axis]
         ask, *asked = _behind(f, piece, size)
@@ -96,6 +99,7 @@ def emit_row_sweep(module: Module, plan: Plan, nr: int, odd: int) -> Routine:
                             begin + a * steps[0] + b * steps[1], steps[2], job["far"],
                             ask + a * forth[0] + b * forth[1], rows, *asked,
                             unit["residual"] if plan.residual else f.integer(0),
+                            job["co"] - to, job["y_channel"],
                         ],
                     )  # fmt: skip
         return f.fn
@@ -125,11 +129,15 @@ def emit_row(module: Module, plan: Plan, nr: int, odd: int) -> Routine:
     pointers = {"lines": I64, "taps": I64}
     params = [(p, pointer_to(pointers[p]) if p in pointers else I64) for p in PARAMETERS]
     name = f"row_{mr}x{nr}" + (f"_{odd}" if odd else "")
+    short = emit_short(module, plan, nr * lanes) if straight(plan) else None
     with module.function(name, params, inline=False) as (f, args):
         a: dict[str, Any] = dict(zip(PARAMETERS, args, strict=True))
         weights, bias = (a[name].to_pointer(real) for name in ("weights", "bias"))
         ahead = plan.form[0] * SIZE[real]
-        with f.loop(a["length"], start=a["first"], step=mr) as pixel:
+        with f.loop(a["length"], start=a["first"], step=mr) as tile:
+            pixel = tile
+            if short:  # the last overlaps the one before it rather than fall short
+                pixel = f.most(f.least(tile, a["length"] - mr), a["first"])
             first = pixel * ahead
             vectors = [bias.vector(n * lanes, lanes) for n in range(nr)]
             sums = [[Variable(f, vector) for vector in vectors] for _ in range(mr)]
@@ -141,7 +149,10 @@ def emit_row(module: Module, plan: Plan, nr: int, odd: int) -> Routine:
                 tap = a["taps"] + t * TAP
                 x = (first + a["lines"][t * WORDS]).to_pointer(real)
                 _add_tap(f, plan, sums, x, weights + tap[0] * a["tap_stride"])
-            _store(f, plan, sums, a, pixel, odd)
+            if short:
+                _store_planes(f, plan, sums, a, pixel, short)
+            else:
+                _store(f, plan, sums, a, pixel, odd)
         return f.fn
 
 
@@ -207,3 +218,27 @@ def _store(
         with f.when(left > m):
             for n, value in enumerate(results):
                 write(f, plan.dtype, places[m] + n * lanes, value, odd if n == last else 0)
+
+
+def _store_planes(
+    f: Function,
+    plan: Plan,
+    sums: list[list[Variable]],
+    a: dict[str, Any],
+    pixel: Value,
+    short: Routine,
+) -> None:
+    """Write the tile, all of it unless the row is shorter; adding 0 turns -0 into 0."""
+    mr, nr, lanes = len(sums), len(sums[0]), sums[0][0].type.count
+    values = [[activate(f, plan, total.get() + 0.0) for total in row] for row in sums]
+    to = (a["to"] + pixel * a["step"]).to_pointer(element(plan.dtype))
+    left, channels = a["length"] - pixel, a["channels"]
+    with f.choose(left >= mr) as (full, part):
+        with full:
+            put_planes(f, plan, values, to, a["plane"], channels)
+        with part:
+            block, width = f.array(REAL[plan.dtype], mr * nr * lanes), nr * lanes
+            for m, row in enumerate(values):
+                for n, value in enumerate(row):
+                    block.put(m * width + n * lanes, value)
+            f.call(short, [block, to, left, f.least(channels, width), a["plane"]])

@@ -18,8 +18,8 @@ so that in either case a run of columns is a run of the output. Every output is 
 multiply-adds as in konv.kernels.direct.
 
 Where the kernel is the stride, every output has one tap, and the cells of a layer are a product of
-two matrices. Channels-last, its results leave *straight* from registers, by the tiles of
-konv.kernels.direct.flat_tile: no block, no tables.
+two matrices. Its results leave *straight* from registers, without block or tables: channels-last
+by the tiles of konv.kernels.direct.flat_tile, contiguous by those of konv.kernels.subpixel.pairs.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from konv.kernels.direct.tiles import (
 from konv.kernels.microtile import UNROLL, add_channels, emit_tile, tile_function
 from konv.kernels.stored import HALVES
 from konv.kernels.subpixel.grid import Grid, cell_schedule, cells_of, shift_of
+from konv.kernels.subpixel.pairs import PAIR, emit_pair_sweep
 from konv.kernels.subpixel.weights import emit_cell_weights
 from konv.kernels.units import emit_kernel
 from konv.kernels.weave import emit_weave
@@ -59,6 +60,9 @@ words = JOB
 
 CROPPED = 1.15
 STRAIGHT = 14  # words of the form where results leave straight: pixels of the last block's tiles
+# Of rows of a contiguous output that are woven out of registers: bytes of a vector; cells of a
+# tile, and how much more than there are in a row those may take.
+WOVEN, CELLS, FULL = 32, 4, 1.08
 MASKED = 64  # bytes of a vector from which on leaving lanes out of a multiply-add costs nothing
 
 
@@ -95,8 +99,8 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     ci, vectors = conv.ci // conv.groups, _vectors(conv, grid, target)
     depth = ci if ci < UNROLL else 0
     table = TILES[target.vector_bytes, target.registers]
-    if not blocked and _is_product(conv, grid, target):
-        return _straight_plans(conv, grid, target, packed, depth)
+    if _is_product(conv, grid, target) and (not blocked or _in_pairs(conv, grid, target)):
+        return _straight_plans(conv, grid, target, (packed, blocked), depth)
     tiles = sorted(table, key=lambda tile: (tile_cost(vectors, *tile), max(tile[1], vectors)))
     return tuple(
         Plan(
@@ -122,8 +126,18 @@ def _is_product(conv: Conv, grid: Grid, target: Target) -> bool:
     return machine != (16, 16) and run % lanes == 0 and run >= most * lanes
 
 
+def _in_pairs(conv: Conv, grid: Grid, target: Target) -> bool:
+    """Whether rows of a contiguous output may be woven out of registers: of pairs of sub-pixels as
+    numbers of twice the size, and rows of cells that tiles fill.
+    """
+    width = conv.axes[-1].size
+    most = -(-width // CELLS) * CELLS
+    pairs = grid.steps[2] == PAIR and conv.dtype == "float32" and target.vector_bytes == WOVEN
+    return pairs and most <= width * FULL
+
+
 def _straight_plans(
-    conv: Conv, grid: Grid, target: Target, packed: bool, depth: int
+    conv: Conv, grid: Grid, target: Target, layouts: tuple[bool, bool], depth: int
 ) -> tuple[Plan, ...]:
     """As those of direct for layers of one tap."""
     vectors = _vectors(conv, grid, target)
@@ -135,7 +149,7 @@ def _straight_plans(
     }
     return tuple(
         Plan(
-            name, conv.dtype, packed, False, *tile, tails[tile], 0, depth,
+            name, conv.dtype, *layouts, *tile, tails[tile], 0, depth,
             form=(*grid.form, most[tile]),
         )
         for tile in sorted(table, key=lambda tile: flat_cost(vectors, tile, most[tile]))
@@ -225,6 +239,12 @@ def emit(plan: Plan, target: Target) -> Module:
         return emit_tile(module, inner, vectors, odd)
 
     weights = partial(emit_cell_weights, grid=grid)
+    if _is_straight(plan) and plan.blocked:
+
+        def pairs(module: Module, _: Plan, vectors: int, odd: int) -> Routine:  # noqa: ARG001
+            return emit_pair_sweep(module, inner, vectors, grid)
+
+        return emit_kernel(inner, target, tile, emit_weights=weights, emit_sweep=pairs)
     if _is_straight(plan):
         sweep = partial(emit_flat_sweep, steps=grid.steps)
         return emit_kernel(inner, target, tile, emit_weights=weights, emit_sweep=sweep)

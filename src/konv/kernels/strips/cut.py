@@ -19,6 +19,7 @@ from konv.kernels.strips.form import (
     FEW,
     JOB,
     PAIR,
+    STACK,
     TALL,
     THERE,
     Form,
@@ -138,6 +139,13 @@ class _Box:
         self.divide(1, min(-(-units // max(1, others)), max(1, self.out[1] // SHORT)))
         return min(near, lines)
 
+    def stacks(self, lines: int, units: int) -> int:
+        """Cut for stacks of rows. Returns the lines that stacks are completed in before the next."""
+        self.whole[1] = STACK * Along.of(self.form, 1).outputs
+        others = prod(map(self.boxes, range(3)))
+        self.divide(1, min(-(-units // max(1, others)), max(1, self.out[1] // SHORT)))
+        return lines
+
     def _columns(self, lines: int) -> int:
         """Columns of so many lines that fit into the first-level cache under a pair of rows."""
         along, stride = Along.of(self.form, 1), self.form.stride[2]
@@ -229,11 +237,13 @@ def cut(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads:
     walk = walks(plan) and dense and (box.far or few)
     near = lines
     part = box.out[2]
-    if walk and paired(plan) and not box.far:
+    stack = walk and paired(plan) and (box.far or box.form.stride[2] > 1)
+    if stack:
+        near = box.stacks(lines, -(-wanted // max(1, conv.n)))
+    elif walk and paired(plan):
         near = box.pairs(lines, -(-wanted // max(1, conv.n)))
-    elif walk and not box.form.planes:  # far images are met in their own order by pairs, too
-        near = chunk = box.walk(lines, -(-wanted // max(1, conv.n)))
-        part = plan.pixels
+    elif walk and not box.form.planes:
+        chunk = box.walk(lines, -(-wanted // max(1, conv.n)))
     else:
         box.fit(ROOM, HALO)
         box.fit(max(ROOM, target.l2 // 2), float("inf"))
@@ -248,7 +258,7 @@ def cut(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads:
         "zeros": int(conv.mode == "zeros" and _countable(conv)),
         "dense": int(dense),
         "slide": int(slides(plan) and box.out[2] >= ABREAST * box.lanes),
-        "tall": box.tall(), "near": near, "part": part, "walk": int(walk), "far": int(box.far),
+        "tall": box.tall(), "near": near, "part": part, "stack": int(stack), "walk": int(walk), "far": int(box.far),
         "ahead": int(walk and chunk >= MANY and box.out[2] > WIDE),
         "x_batch": x[0], "x_channel": x[1], "y_batch": y[0], "y_channel": y[1],
     }  # fmt: skip

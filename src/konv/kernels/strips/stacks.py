@@ -139,9 +139,7 @@ class _Stacks:
                     self._add(column, held[tap :: self.wide.taps], sums, beside)
             self.results.put(self._stores(to, sums, beside), None)
 
-    def _add(
-        self, column: Pointer, held: list[Value], sums: list[Variable], beside: bool
-    ) -> None:
+    def _add(self, column: Pointer, held: list[Value], sums: list[Variable], beside: bool) -> None:
         """Add a column of slots."""
         f = self.f
         for row, there in self.there.items():

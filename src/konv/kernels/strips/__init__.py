@@ -47,8 +47,8 @@ from konv.kernels.strips.form import (
 )
 from konv.kernels.strips.lane_rows import emit_block_out
 from konv.kernels.strips.pairs import emit_pairs
-from konv.kernels.strips.stacks import emit_stacks
 from konv.kernels.strips.slide import BAND, Slide
+from konv.kernels.strips.stacks import emit_stacks
 from konv.kernels.strips.tile import Tile
 from konv.kernels.strips.turns import emit_copied
 from konv.kernels.strips.walk import SWEEP, emit_there, emit_walk
@@ -64,7 +64,7 @@ def emit_kernel(plan: Plan, fill: Routine, module: Module) -> Module:
     if slides(plan) and stepping(plan):
         sweeps = [_emit_slide(module, plan, "sweep")]
     elif paired(plan):
-        sweeps = [emit_pairs(module, plan), emit_stacks(module, plan)][: 2 - plan.blocked]
+        sweeps = [emit_pairs(module, plan), emit_stacks(module, plan)][: 1 + walks(plan)]
     elif plan.algorithm != "planes" and plan.form[9]:
         sweeps = [emit_walk(module, plan)]
     else:

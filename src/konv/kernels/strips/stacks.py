@@ -26,7 +26,7 @@ from konv.kernels.strips.form import STACK, STEPS, Form, strip_function
 from konv.kernels.strips.results import Results, Store
 from konv.kernels.strips.walk import SWEEP
 from konv.kernels.words import AXES, Words
-from konv.llvm import I1, I8, REAL, SIZE, Function, Module, Pointer, Routine, Value, Variable
+from konv.llvm import I8, REAL, SIZE, Function, Module, Pointer, Routine, Value, Variable
 from konv.plan import Plan
 
 AHEAD = 4  # columns of outputs from one to that whose slots are asked for, if they come from memory

@@ -49,6 +49,7 @@ from konv.kernels.strips.form import (
 from konv.kernels.strips.lane_rows import emit_block_out
 from konv.kernels.strips.pairs import emit_pairs
 from konv.kernels.strips.slide import BAND, Slide
+from konv.kernels.strips.stacks import emit_stacks
 from konv.kernels.strips.tile import Tile
 from konv.kernels.strips.turns import emit_copied
 from konv.kernels.strips.walk import SWEEP, emit_there, emit_walk
@@ -64,7 +65,7 @@ def emit_kernel(plan: Plan, fill: Routine, module: Module) -> Module:
     if slides(plan) and stepping(plan):
         sweeps = [_emit_slide(module, plan, "sweep")]
     elif paired(plan):
-        sweeps = [emit_pairs(module, plan)]
+        sweeps = [emit_pairs(module, plan), emit_stacks(module, plan)][: 1 + walks(plan)]
     elif plan.algorithm != "planes" and plan.form[9]:
         sweeps = [emit_walk(module, plan)]
     else:
@@ -174,7 +175,8 @@ def _emit_lines(
                         with f.when(walk.differs(0)):
                             fetch_line(f, job, unit, own, to)
                 elif walks(plan) and len(sweeps) > 1:
-                    usual, walking = stack.enter_context(f.choose(walk.equals(0)))
+                    other = walk & job["stack"] if paired(plan) else walk
+                    usual, walking = stack.enter_context(f.choose(other.equals(0)))
                     with walking:
                         f.call(sweeps[1], [job.base, unit.base, *where])
                     stack.enter_context(usual)

@@ -28,6 +28,7 @@ JOB = (
     "far",  # 1 if images come from memory: what the next row needs is asked for in advance
     "ahead",  # 1 if what the next lines of a tile need is, too
     "near", "part",  # lines and columns in which pairs of rows are completed before the next
+    "stack",  # 1 if stacks of rows are, in one column of outputs after the other
     "x_batch", "x_channel", "y_batch", "y_channel",  # strides, in elements
     "thread_bytes", "at_strip", "at_dump",  # scratch of one thread; its parts, in bytes
     "at_zeros",  # a row of zeros, for rows beside the image
@@ -65,6 +66,7 @@ STEPS = 3  # slots told apart without another pointer: 0, 1 and 2 steps from one
 THERE = 4  # bytes for each column that say whether it is there
 HELD = 9  # weights at hand: of 16 registers six are sums, others hold what others read from memory
 PAIR = 2  # rows of outputs side by side: their six sums and nine weights leave a register for slots
+STACK = 4  # rows of outputs in a column
 ABREAST = 2  # of vectors that slide: their chains of multiply-adds are apart
 TURNS = 2  # as the last number of a plan's form: konv.kernels.strips.turns; 1: rows as they lie
 TALL = (8, 7)  # rows of tiles whose outputs take turns; 7 sums take as long as 8

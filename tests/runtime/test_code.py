@@ -13,6 +13,7 @@ import pytest
 import konv
 from konv import llvm
 from konv.geometry import Conv
+from konv.kernels import single
 from konv.llvm import build
 from konv.runtime import code
 from konv.runtime.choose import choose
@@ -59,3 +60,26 @@ def test_kernels_that_no_layer_uses_are_let_go(monkeypatch: pytest.MonkeyPatch) 
     assert seen[-1]() is not None
     assert np.all(layer(x[:, :, :2]) == 16)
     assert np.all(layer(x) == 16)
+
+
+def test_so_are_kernels_that_pack_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function keeps its code, whoever else has forgotten it."""
+    monkeypatch.setattr(code, "_others", {})
+    monkeypatch.setattr(code, "KEPT", 2)
+    made = code.compiled
+    seen = []
+
+    def watched(*arguments: Any) -> Any:
+        loaded = made(*arguments)
+        seen.append(ref(loaded))
+        return loaded
+
+    monkeypatch.setattr(code, "compiled", watched)
+    plan = choose(Conv.parse("conv2d 1x16x1x1 o16 k1"), llvm.detect(), True, True)
+    kept = code.single_kernel(single.plan_like(plan, (16, 1, 1, 1)))
+    for activation in ("relu", "relu6", "silu", "gelu"):
+        code.single_kernel(single.plan_like(replace(plan, activation=activation), (16, 1, 1, 1)))
+        assert len(code._others) <= 2
+    gc.collect()
+    assert [each() is None for each in seen] == [False, True, True, True, False]
+    assert kept is not None

@@ -43,16 +43,17 @@ def known() -> bool:
     return bool(ctypes.c_ssize_t.from_address(id(probe) + HEADER).value == probe.ctypes.data)
 
 
-def function(bridge: Loaded, code: int, arguments: int) -> Callable[..., int]:
-    """The machine code at an address as a built-in function of so many integers.
-
-    That code and the bridge's must live as long as the function.
+def function(
+    bridge: Loaded, code: int, arguments: int, held: Any = None
+) -> Callable[..., int]:
+    """The machine code at an address as a built-in function of so many integers; `held` lives as
+    long as it, and the bridge must.
     """
     if arguments not in COUNTS:
         raise ValueError(f"{arguments} arguments; kernels/builtin.py has {COUNTS}")
     table = np.array((code, *addresses(API)), np.uint64)
     assert len(table) == len(TABLE)
-    return made(bridge, f"call{arguments}", table)
+    return made(bridge, f"call{arguments}", table, held)
 
 
 def address(function: Any) -> int:

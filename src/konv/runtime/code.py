@@ -61,7 +61,7 @@ class Digests:
 KEPT = 1024
 
 _kernels: dict[Plan, Kernel] = {}
-_others: dict[Plan, tuple[Callable[..., Any], llvm.Loaded]] = {}
+_others: dict[Plan, Callable[..., Any]] = {}  # the same of those that pack no weights
 _lock = Lock()
 
 
@@ -104,9 +104,11 @@ def _run(plan: Plan, emit: Callable[[Plan, Target], llvm.Module]) -> Callable[..
             if found is None:
                 target = llvm.detect()
                 loaded = compiled(repr(plan), str(plan), target, lambda: emit(plan, target))
-                found = _function(loaded, "run", len(RUN)), loaded
+                found = _function(loaded, "run", len(RUN))
+                if len(_others) >= KEPT:
+                    _others.clear()
                 _others[plan] = found
-    return found[0]
+    return found
 
 
 def renew_lock() -> None:
@@ -138,11 +140,13 @@ def digests() -> Digests:
 
 
 def _function(loaded: llvm.Loaded, name: str, arguments: int) -> Callable[..., int]:
-    """An exported function that takes so many integers; it releases the GIL."""
+    """An exported function that takes so many integers; it releases the GIL, and keeps its code."""
     way = _bridge()
     if way is None:
-        return loaded.function(name, arguments)  # type: ignore[no-any-return]  # of ctypes
-    return builtin.function(way, loaded.address(name), arguments)
+        function = loaded.function(name, arguments)
+        function.loaded = loaded
+        return function  # type: ignore[no-any-return]  # of ctypes
+    return builtin.function(way, loaded.address(name), arguments, loaded)
 
 
 @cache

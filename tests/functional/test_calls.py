@@ -257,12 +257,12 @@ def test_prepare_refuses_what_does_not_fit(x: Any, error: type[Exception], text:
 
 PROGRAM = """
 import numpy as np, konv
-w, b = np.ones((20, 3, 3, 3), "float32"), np.ones(20, "float32")
+w, b = np.ones((24, 3, 3, 3), "float32"), np.ones(24, "float32")
 for size in (9, 9, 8):
     konv.conv2d(np.ones((1, 3, size, size), "float32"), w, b, padding=1)
 w *= 2
 konv.conv2d(np.ones((1, 3, 9, 9), "float32"), w, b, padding=1)
-konv.prepare(konv.Conv.of((1, 3, 11, 11), 20, 3), w)(np.ones((1, 3, 11, 11), "float32"))
+konv.prepare(konv.Conv.of((1, 3, 11, 11), 24, 3), w)(np.ones((1, 3, 11, 11), "float32"))
 """
 
 
@@ -294,12 +294,12 @@ def test_what_happens_behind_a_call_is_logged(tmp_path: Path) -> None:
         chosen = [line for line in lines if line.split()[1] == "plan"]
         convs = [re.search(r"(conv2d .*?) (?:direct|planar)", line) for line in chosen]
         assert [m and m[1] for m in convs] == [
-            "conv2d 1x3x9x9 o20 k3 p1", "conv2d 1x3x8x8 o20 k3 p1", "conv2d 1x3x11x11 o20 k3",
+            "conv2d 1x3x9x9 o24 k3 p1", "conv2d 1x3x8x8 o24 k3 p1", "conv2d 1x3x11x11 o24 k3",
         ]  # fmt: skip
         assert all(re.search(r"threads=\d+ scratch=\d+", line) for line in chosen)
         packs = [line for line in lines if line.split()[1] == "pack"]
         assert len(packs) == 2, "once at first, once more when the weight had changed"
-        assert all("conv2d 1x3x9x9 o20 k3 p1 bytes=" in line for line in packs)
+        assert all("conv2d 1x3x9x9 o24 k3 p1 bytes=" in line for line in packs)
     assert events(folder, "0") == []
 
 

@@ -36,7 +36,7 @@ def test_unchanged_weights_are_packed_once(monkeypatch: pytest.MonkeyPatch) -> N
         return pack(*args)
 
     monkeypatch.setattr(weights, "pack", counted)
-    w = np.ones((8, 3, 3, 3), "float32")
+    w = np.ones((16, 3, 3, 3), "float32")
     for shape in ((1, 3, 9, 9), (1, 3, 9, 9), (2, 3, 7, 12), (5, 3, 20, 20)):
         konv.conv2d(np.ones(shape, "float32"), w, padding=1)
     assert len(calls) == 1

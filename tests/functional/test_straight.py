@@ -132,16 +132,16 @@ def test_threads_and_precision_are_asked_for() -> None:
         assert torch.equal(settled(lambda: konv.conv2d(x, w)), exact)
     assert not torch.equal(fast, exact)
     assert torch.equal(konv.conv2d(x, w), fast)
-    before = torch.get_num_threads()
+    before = konv.get_num_threads()
     try:
         for threads in (1, 2):
-            torch.set_num_threads(threads)
+            konv.set_num_threads(threads)
             assert torch.equal(settled(lambda: konv.conv2d(x, w)), fast)
             words = np.array(KNOWN[id(w)].__self__)
             at = straight.STRAIGHT.index("threads")
             assert words[at] == threads
     finally:
-        torch.set_num_threads(before)
+        konv.set_num_threads(before)
 
 
 def test_gradients_are_wanted_again() -> None:

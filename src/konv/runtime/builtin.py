@@ -43,9 +43,7 @@ def known() -> bool:
     return bool(ctypes.c_ssize_t.from_address(id(probe) + HEADER).value == probe.ctypes.data)
 
 
-def function(
-    bridge: Loaded, code: int, arguments: int, held: Any = None
-) -> Callable[..., int]:
+def function(bridge: Loaded, code: int, arguments: int, held: Any = None) -> Callable[..., int]:
     """The machine code at an address as a built-in function of so many integers; `held` lives as
     long as it, and the bridge must.
     """

@@ -94,21 +94,27 @@ def _cycles(conv: Conv, grid: Grid, target: Target) -> float:
 
 
 def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
-    """One plan for each register tile, cheapest first by `tile_cost`."""
+    """One plan for each register tile, cheapest first by `tile_cost`; for some layers another whose
+    results leave straight.
+    """
     grid = Grid.of(conv, True, blocked)
     ci, vectors = conv.ci // conv.groups, _vectors(conv, grid, target)
     depth = ci if ci < UNROLL else 0
     table = TILES[target.vector_bytes, target.registers]
-    if _is_product(conv, grid, target) and (not blocked or _in_pairs(conv, grid, target)):
-        return _straight_plans(conv, grid, target, (packed, blocked), depth)
+    straight: tuple[Plan, ...] = ()
+    if _is_product(conv, grid, target) and (not blocked or _has_pairs(conv, grid, target)):
+        straight = _straight_plans(conv, grid, target, (packed, blocked), depth)
+    if straight and not blocked:
+        return straight
     tiles = sorted(table, key=lambda tile: (tile_cost(vectors, *tile), max(tile[1], vectors)))
-    return tuple(
+    through = tuple(
         Plan(
             name, conv.dtype, packed, blocked, mr, nr, last_block(vectors, nr, 0), 0, depth,
             form=grid.form,
         )
         for mr, nr in tiles
     )  # fmt: skip
+    return straight + through if _fills_tiles(conv) else through + straight
 
 
 def _is_product(conv: Conv, grid: Grid, target: Target) -> bool:
@@ -126,14 +132,17 @@ def _is_product(conv: Conv, grid: Grid, target: Target) -> bool:
     return machine != (16, 16) and run % lanes == 0 and run >= most * lanes
 
 
-def _in_pairs(conv: Conv, grid: Grid, target: Target) -> bool:
+def _has_pairs(conv: Conv, grid: Grid, target: Target) -> bool:
     """Whether rows of a contiguous output may be woven out of registers: of pairs of sub-pixels as
-    numbers of twice the size, and rows of cells that tiles fill.
+    numbers of twice the size.
     """
+    return grid.steps[2] == PAIR and conv.dtype == "float32" and target.vector_bytes == WOVEN
+
+
+def _fills_tiles(conv: Conv) -> bool:
+    """Whether tiles fill rows of cells: what they do not fill is woven number by number."""
     width = conv.axes[-1].size
-    most = -(-width // CELLS) * CELLS
-    pairs = grid.steps[2] == PAIR and conv.dtype == "float32" and target.vector_bytes == WOVEN
-    return pairs and most <= width * FULL
+    return -(-width // CELLS) * CELLS <= width * FULL
 
 
 def _straight_plans(

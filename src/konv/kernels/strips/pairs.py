@@ -33,33 +33,19 @@ from contextlib import ExitStack
 
 from konv.kernels.epilogue import apart
 from konv.kernels.scratch import LINE
-from konv.kernels.strips.along import Along
-from konv.kernels.strips.form import PAIR, Form, strip_function
-from konv.kernels.strips.results import Results
-from konv.kernels.strips.walk import SWEEP
-from konv.kernels.words import AXES, Words
-from konv.llvm import I1, REAL, SIZE, Function, Module, Pointer, Routine, Value, Variable
+from konv.kernels.strips.form import PAIR
+from konv.kernels.strips.together import Together, rows_together
+from konv.llvm import SIZE, Module, Pointer, Routine, Value, Variable
 from konv.plan import Plan
 
 
 def emit_pairs(module: Module, plan: Plan) -> Routine:
     """sweep(job, unit, slots, weights, bias, y, line, count): all outputs of `count` lines."""
-    real, form = REAL[plan.dtype], Form.of(plan, module.target.lanes(plan.dtype))
-    with strip_function(module, "sweep", SWEEP, inline=True) as (f, job, unit, args):
-        slots, weights, bias, y = (a.to_pointer(real) for a in args[:4])
-        pairs = _Pairs(f, job, unit, plan, form, (weights, bias), (args[4], args[5]))
-        rows, q = unit["length", 1], pairs.high.outputs
-        with ExitStack() as stack:
-            begin = stack.enter_context(f.loop(args[5], step=job["near"]))
-            pairs.turn(begin, f.least(args[5], begin + job["near"]))
-            z = stack.enter_context(f.loop(unit["length", 0]))
-            phase = stack.enter_context(f.loop(f.least(rows, q))) if q > 1 else f.integer(0)
-            r = stack.enter_context(f.loop(rows, start=phase, step=PAIR * q))
-            pairs.place(slots, y, z, r)
-            columns = unit["length", 2]
-            c = stack.enter_context(f.loop(columns, step=job["part"]))
+    with rows_together(module, plan, "sweep", _Pairs) as pairs:
+        f, job, columns = pairs.f, pairs.job, pairs.unit["length", 2]
+        with f.loop(columns, step=job["part"]) as c:
             pairs.part(c, f.least(c + job["part"], columns))
-            with f.choose(r + q < rows) as (two, one):
+            with f.choose(pairs.r + pairs.high.outputs < pairs.unit["length", 1]) as (two, one):
                 with two, f.choose(pairs.inside) as (inside, beside):
                     with inside:
                         pairs.lines(PAIR, False)
@@ -67,50 +53,13 @@ def emit_pairs(module: Module, plan: Plan) -> Routine:
                         pairs.lines(PAIR, True)
                 with one:
                     pairs.lines(1, True)
-        return f.fn
+    return pairs.f.fn
 
 
-class _Pairs:
+class _Pairs(Together):
     """A sweep while it is emitted: at a pair of rows (`place`), over the lines."""
 
-    def __init__(
-        self,
-        f: Function,
-        job: Words,
-        unit: Words,
-        plan: Plan,
-        form: Form,
-        numbers: tuple[Pointer, Pointer],
-        lines: tuple[Value, Value],
-    ) -> None:
-        self.f, self.job, self.unit, self.plan, self.form = f, job, unit, plan, form
-        self.weights, self.bias = numbers
-        self.line = lines[0]
-        self.steps = [unit["step", axis] for axis in AXES]
-        self.high, self.wide = Along.of(form, 1), Along.of(form, 2)
-
-    def turn(self, begin: Value, end: Value) -> None:
-        """Some of the lines."""
-        self.begin, self.end = begin, end
-
-    def place(self, slots: Pointer, y: Pointer, z: Value, r: Value) -> None:
-        """A pair of rows."""
-        f, form, unit, high = self.f, self.form, self.unit, self.high
-        first = r * form.stride[1]
-        self.at = slots + (z * form.stride[0] * self.steps[0] + first * self.steps[1])
-        deep = f.below_unsigned(unit["before", 0] + z * form.stride[0], unit["most", 0])
-        self.there = {
-            slot: deep
-            & f.below_unsigned(unit["before", 1] + (first + slot * high.dilation), unit["most", 1])
-            for slot in range(high.jump * (PAIR - 1) + high.taps)
-            if high.uses(slot, PAIR)
-        }
-        self.inside = f.constant(I1, 1)
-        for there in self.there.values():
-            self.inside = self.inside & there
-        self.results = Results(f, self.job, unit, self.plan, form, (z, f.integer(0)))
-        self.results.enter(y)
-        self.to = self.results.line + r * self.results.out_steps[1]
+    rows = PAIR
 
     def part(self, first: Value, end: Value) -> None:
         """Columns of the pair."""

@@ -22,15 +22,14 @@ to 1.2 (one thread 0.87 to 1.1). Two columns at once took longer, 96@112 s2 of e
 from __future__ import annotations
 
 from contextlib import ExitStack
+from typing import Any
 
 from konv.kernels.epilogue import apart
 from konv.kernels.scratch import LINE
-from konv.kernels.strips.along import Along
-from konv.kernels.strips.form import STACK, STEPS, Form, strip_function
-from konv.kernels.strips.results import Results, Store
-from konv.kernels.strips.walk import SWEEP
-from konv.kernels.words import AXES, Words
-from konv.llvm import I8, REAL, SIZE, Function, Module, Pointer, Routine, Value, Variable
+from konv.kernels.strips.form import STACK, STEPS
+from konv.kernels.strips.results import Store
+from konv.kernels.strips.together import Together, rows_together
+from konv.llvm import I8, SIZE, Module, Pointer, Routine, Value, Variable
 from konv.plan import Plan
 
 AHEAD = 4  # columns of outputs from one to that whose slots are asked for, if they come from memory
@@ -38,70 +37,29 @@ AHEAD = 4  # columns of outputs from one to that whose slots are asked for, if t
 
 def emit_stacks(module: Module, plan: Plan) -> Routine:
     """stacks(job, unit, slots, weights, bias, y, line, count): all outputs of `count` lines."""
-    real, form = REAL[plan.dtype], Form.of(plan, module.target.lanes(plan.dtype))
-    with strip_function(module, "stacks", SWEEP, inline=True) as (f, job, unit, args):
-        slots, weights, bias, y = (a.to_pointer(real) for a in args[:4])
-        stacks = _Stacks(f, job, unit, plan, form, (weights, bias), args[4])
-        rows, q = unit["length", 1], stacks.high.outputs
-        with ExitStack() as stack:
-            begin = stack.enter_context(f.loop(args[5], step=job["near"]))
-            stacks.turn(begin, f.least(args[5], begin + job["near"]))
-            z = stack.enter_context(f.loop(unit["length", 0]))
-            phase = stack.enter_context(f.loop(f.least(rows, q))) if q > 1 else f.integer(0)
-            r = stack.enter_context(f.loop(rows, start=phase, step=STACK * q))
-            stacks.place(slots, y, z, r)
-            c = stack.enter_context(f.loop(unit["length", 2]))
+    with rows_together(module, plan, "stacks", _Stacks) as stacks:
+        f, columns = stacks.f, stacks.unit["length", 2]
+        with f.loop(columns) as c:
             stacks.column(c)
             with f.choose(stacks.within) as (inside, beside):
                 with inside:
                     stacks.lines(False)
                 with beside:
                     stacks.lines(True)
-        return f.fn
+    return stacks.f.fn
 
 
-class _Stacks:
+class _Stacks(Together):
     """A sweep while it is emitted: at a stack of rows (`place`), a column, over the lines."""
 
-    def __init__(
-        self,
-        f: Function,
-        job: Words,
-        unit: Words,
-        plan: Plan,
-        form: Form,
-        numbers: tuple[Pointer, Pointer],
-        line: Value,
-    ) -> None:
-        self.f, self.job, self.unit, self.plan, self.form = f, job, unit, plan, form
-        self.weights, self.bias = numbers
-        self.line = line
-        self.steps = [unit["step", axis] for axis in AXES]
-        self.high, self.wide = Along.of(form, 1), Along.of(form, 2)
+    rows = STACK
+
+    def __init__(self, *frame: Any) -> None:
+        super().__init__(*frame)
         self.down = self.steps[1] * self.high.dilation
 
-    def turn(self, begin: Value, end: Value) -> None:
-        """Some of the lines."""
-        self.begin, self.end = begin, end
-
-    def place(self, slots: Pointer, y: Pointer, z: Value, r: Value) -> None:
-        """A stack of rows."""
-        f, form, unit, high = self.f, self.form, self.unit, self.high
-        first, self.r = r * form.stride[1], r
-        self.at = slots + (z * form.stride[0] * self.steps[0] + first * self.steps[1])
-        deep = f.below_unsigned(unit["before", 0] + z * form.stride[0], unit["most", 0])
-        self.there = {
-            slot: deep
-            & f.below_unsigned(unit["before", 1] + (first + slot * high.dilation), unit["most", 1])
-            for slot in range(high.jump * (STACK - 1) + high.taps)
-            if high.uses(slot, STACK)
-        }
-        self.inside = r + high.outputs * (STACK - 1) < unit["length", 1]
-        for there in self.there.values():
-            self.inside = self.inside & there
-        self.results = Results(f, self.job, unit, self.plan, form, (z, f.integer(0)))
-        self.results.enter(y)
-        self.to = self.results.line + r * self.results.out_steps[1]
+    def whole(self) -> Value:
+        return self.r + self.high.outputs * (STACK - 1) < self.unit["length", 1]
 
     def column(self, c: Value) -> None:
         """A column of outputs, and which columns of slots there are."""

@@ -64,6 +64,8 @@ class Layer:
         self.calls = 0
         plainly = self.ready and out is residual is None
         self.straight = plainly and kind.repeats and not self.request.large
+        if self.straight and self.single is None:
+            self.straight = straight.fits(self.request.call, self.weights.bytes)
         self.odd = self.request.itemsize - 1  # bits of an address that is not aligned
         bare = options.activation is options.layout is residual is None
         self.differentiable = bare and self.request.batched and conv.mode == "zeros"
@@ -100,18 +102,19 @@ class Layer:
         if self.calls % REPEATED:
             return
         ask, biased, packed = self.kind.question(x, weight, bias), bias is not None, None
+        if ask is None:
+            return
         if self.single is not None:
-            way: straight.Way | None = straight.by_single(self.single)
+            way = straight.by_single(self.single)
         else:
             weights = self.weights
             packed = self.packed(self.address(weight), self.address(bias) if biased else 0)
             sizes = weights.bytes, weights.bias_bytes, biased
             way = straight.by_packed(weights.call, packed, sizes)
-        if ask is not None and way is not None:
-            asked = straight.Question(*ask, self.request.making())
-            made = straight.straight(arguments, biased, asked, self.odd, way)
-            if made is not None:
-                straight.remember(id(weight), packed, made)
+        asked = straight.Question(*ask, self.request.making())
+        made = straight.straight(arguments, biased, asked, self.odd, way)
+        if made is not None:
+            straight.remember(id(weight), packed, made)
 
     def compute(self, x: Any, weight: Any, bias: Any) -> Any:
         """Compute in a step of training, of copies if need be; for a layer without residual."""

@@ -161,7 +161,8 @@ class Prepared:
             _refuse(x, "x")
             return self(kind.dense(x), out, residual)
         y = request.run(px, packed, out, (), residual)
-        if kind.repeats and out is residual is None and not request.large:
+        plainly = out is residual is None and not request.large
+        if plainly and kind.repeats and straight.fits(request.call, 0):
             self._repeated(kind, x, request, packed, (None, None, now, key[3]))
         return y
 
@@ -171,8 +172,8 @@ class Prepared:
         """Let calls like this one go straight (konv.runtime.straight) if it was one of several."""
         self._calls += 1
         ask = None if self._calls % REPEATED else kind.question(x, self.weight, None)
-        way = None if ask is None else straight.by_packed(request.call, packed, None)
-        if ask is not None and way is not None:
+        if ask is not None:
+            way = straight.by_packed(request.call, packed, None)
             asked = straight.Question(*ask, request.making())
             self._straight = straight.straight(arguments, False, asked, request.itemsize - 1, way)
 

@@ -177,6 +177,22 @@ def test_an_entry_goes_with_its_packed_weight(monkeypatch: pytest.MonkeyPatch) -
     assert not KNOWN
 
 
+def test_large_weights_are_looked_at_once_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They go the long way, and cost no other digest for being asked whether they might not."""
+    x, w = torch.randn(1, 256, 4, 4), torch.randn(256, 256, 3, 3)
+    taken, digest = list[int](), weights.digest
+
+    def counted(*arguments: Any) -> int:
+        taken.append(1)
+        return digest(*arguments)
+
+    monkeypatch.setattr(weights, "digest", counted)
+    for _ in range(3 * MANY):
+        konv.conv2d(x, w, padding=1)
+    assert len(taken) == 3 * MANY
+    assert not KNOWN
+
+
 def test_entries_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(straight, "REMEMBERED", 3)
     x, _, b = tensors()

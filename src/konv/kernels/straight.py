@@ -9,7 +9,7 @@ and bias are those of the packed copy, a result is allocated, the kernel runs. T
 takes 3 us for that, and after a kernel that has filled the second-level cache with its images
 twice as much.
 
-`self` is an array whose memory holds the words that TABLE names, then the objects that the
+`self` is an array whose memory holds the words that STRAIGHT names, then the objects that the
 arguments from the fourth on must be. All is asked of CPython and PyTorch by calls of functions and
 objects whose addresses stand there; nothing of their insides is known here.
 """

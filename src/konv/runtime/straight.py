@@ -73,15 +73,19 @@ class Way(NamedTuple):
     held: Any  # lives as long as it may be run
 
 
-def by_packed(call: Call, packed: Packed, source: tuple[int, int, bool] | None) -> Way | None:
+def fits(call: Call, size: int) -> bool:
+    """Whether a layer may go straight, by a weight of so many bytes that must be what it was: the
+    digest of a large one takes all threads.
+    """
+    return size <= CHUNK and call.job.scratch <= ROOM and builtin.known()
+
+
+def by_packed(call: Call, packed: Packed, source: tuple[int, int, bool] | None) -> Way:
     """By a packed weight. `source`: bytes of the weight and bias, and whether there is one, whose
-    digests must be those that it was packed from; None: it is its own. None for large weights,
-    whose digest takes all threads.
+    digests must be those that it was packed from; None: it is its own.
     """
     global _scratch
     functions, (size, bias_size, biased) = digests(), source or (0, 0, False)
-    if size > CHUNK or call.job.scratch > ROOM:
-        return None
     if _scratch is None or _scratch.buffer.size < call.job.scratch:
         _scratch = _Scratch(call.job.scratch)
     weight_is, bias_is = packed.digest, 0
@@ -142,7 +146,7 @@ def forget() -> None:
 
 def _used(packed: Packed) -> bool:
     """Whether calls went straight with a packed weight since it was asked last."""
-    tables = _tables.get(id(packed), {}).values()
+    tables = list(_tables.get(id(packed), {}).values())  # other threads may add one meanwhile
     used = any(table[USED] for table in tables)
     for table in tables:
         table[USED] = 0
@@ -151,7 +155,7 @@ def _used(packed: Packed) -> bool:
 
 def _dropped(packed: Packed) -> None:
     """Give up what computes with a packed weight."""
-    for weight in _tables.pop(id(packed), ()):
+    for weight in list(_tables.pop(id(packed), ())):
         KNOWN.pop(weight, None)
 
 

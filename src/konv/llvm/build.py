@@ -168,9 +168,9 @@ class Loaded:
 
 def load(code: bytes, target: Target) -> Loaded:
     """Object bytes made ready to run in this process; RuntimeError if they are no object files."""
-    engine = llvm.create_mcjit_compiler(
-        llvm.parse_assembly(""), target_machine(target), use_lmm=TOGETHER
-    )
+    empty = llvm.parse_assembly("")
+    engine = llvm.create_mcjit_compiler(empty, target_machine(target, cold=True), use_lmm=TOGETHER)
+    engine.remove_module(empty)  # which would be compiled, for 1 to 2 of then 4 ms (Zen 3)
     for _, piece in _objects(code):
         file = llvm.ObjectFileRef.from_data(piece)
         if not file._ptr:  # llvmlite passes on what LLVM returns: null crashes

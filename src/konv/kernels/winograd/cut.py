@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
-from math import prod
+from math import inf, prod
 
 from konv.geometry import Axis, Conv
 from konv.kernels.winograd.count import RESTS, count, three, widths
+from konv.kernels.winograd.deal import Unit, at_last, at_least
 from konv.kernels.winograd.transforms import transforms
 from konv.plan import Plan
 from konv.target import BYTES, Target
@@ -44,19 +45,17 @@ ADDRESS = 3.0  # a pixel's or a result's
 # memory: with 8 both threads read all of it, each for half of the tiles, where now each reads half
 # (256@14 0.98 to 0.76 ms, 512@7 1.88 to 1.70, with eleven and six layers taking turns, Zen 3).
 CACHED, STREAM = 8.0, 6.0
-# Threads are not equally fast, for other programs and neighbours of a virtual machine: one of them
-# is taken to be so much slower, or none, and units by which others can help it are worth something,
-# but each has a price, less if its thread knows V of the box (chunks of a block instead of half of
+# A unit's own price, less if its thread knows V of the box (chunks of a block instead of half of
 # all: 256@14 0.68 to 0.62 ms, 512@14 2.72 to 2.44, 256->384@13 0.94 to 0.86; two boxes of tiles in
 # small chunks instead of one of which both threads make V: 128@56 in steps of two 1.27 to 1.17,
-# contiguous 1.51 to 1.33, in other hours 2.6 to 2.0; Zen 3). With 1/16 and 4000 cycles a unit, most
-# layers had one unit a thread.
-SLOWER, UNIT, KNOWN = 1 / 4, 1500.0, 500.0
+# contiguous 1.51 to 1.33, in other hours 2.6 to 2.0; Zen 3). With 4000 cycles a unit, and threads
+# that are nearly equally fast, most layers had one unit a thread.
+UNIT, KNOWN = 1500.0, 500.0
 CHUNKS = 12  # of the output channels, for each thread at most
 # With 12, 128@28 was cut as 0.55 ms, not 0.50; planning a layer takes 3 ms more.
 TRIED, MANY = 24, 64  # cuts whose units are dealt out one by one, of so many units at most
 
-Key = tuple[tuple[int, ...], int, bool]  # a unit: its box, chunk, whether its thread has V of it
+Blocks = tuple[int, ...]  # of output channels: vectors of each
 
 
 def even(count: int, most: int, pieces: int = PIECES) -> Iterator[int]:
@@ -104,10 +103,11 @@ class Model:
         self.results = self.transforms[0].outputs * self.transforms[1].outputs
         self.lanes, self.ci = target.lanes(plan.dtype), conv.ci // conv.groups
         self.vectors = -(-conv.co // conv.groups // self.lanes)
-        self.widths = widths(self.vectors, plan)
+        self.widths = tuple(widths(self.vectors, plan))
         self.blocks = len(self.widths)
         self.l2 = target.l2
-        self.known: dict[tuple[int, int], tuple[int, list[tuple[int, int]]]] = {}
+        self.known: dict[Blocks, tuple[int, list[tuple[int, int]]]] = {}
+        self.units: dict[tuple[tuple[int, ...], Blocks], tuple[float, float]] = {}
         by_one = all(len(t.parts) == 1 for t in self.transforms)
         cycles = (INPUT, OUTPUT, CALL, BESIDE) if by_one else STEPS
         self.input, self.output, self.call, self.beside = cycles
@@ -141,15 +141,17 @@ class Model:
         if threads == 1:
             return min(cuts, key=lambda cut: cut.cycles)
         cuts.sort(key=lambda cut: cut.cycles)
-        dealt = [replace(cut, cycles=self._dealt(cut, threads, n)) for cut in cuts[:TRIED]]
-        return min(dealt, key=lambda cut: cut.cycles)
+        best = replace(cuts[0], cycles=inf)
+        for cut in cuts[:TRIED]:
+            cycles = self._dealt(cut, threads, n, best.cycles)
+            if cycles < best.cycles:
+                best = replace(cut, cycles=cycles)
+        return best
 
-    def _dealt(self, cut: Cut, threads: int, n: int) -> float:
-        """Cycles until the last thread ends, the mean of whether none, the first or the last is
-        slower; units as large as they are and dealt out as konv.kernels.region does it: each thread
-        has a range of its own, then helps with the others'.
+    def _dealt(self, cut: Cut, threads: int, n: int, limit: float) -> float:
+        """Cycles until the last thread ends, of units as large as they are; `limit` or more if that
+        is sure to be so.
         """
-        chunks = -(-self.blocks // cut.chunk_blocks)
         images, deep = (n, self.deep.out) if self.conv.dims > 2 else (1, n)
         axes = zip((deep, *self.lines), (cut.planes, cut.rows, cut.columns), strict=True)
         boxes = [
@@ -157,48 +159,26 @@ class Model:
             for sizes in product(*(_pieces(*axis) for axis in axes))
             for box in [sizes] * self.conv.groups
         ] * images
-        units = len(boxes) * chunks
-        if units > MANY:
-            return cut.cycles * (1 + 2 * threads / (threads - SLOWER)) / 3
-        prices: dict[Key, float] = {}
-        speeds = (
-            [1 - SLOWER if i == slow else 1.0 for i in range(threads)]
-            for slow in (threads, 0, threads - 1)
-        )
-        return sum(self._ends(cut, boxes, chunks, each, prices) for each in speeds) / 3
+        if len(boxes) * -(-self.blocks // cut.chunk_blocks) > MANY:
+            return at_least(cut.cycles * threads, threads)
+        starts = range(0, self.blocks, cut.chunk_blocks)
+        chunks = [self.widths[i : i + cut.chunk_blocks] for i in starts]
+        units = [
+            Unit(i, *self._unit(box, chunk)) for i, box in enumerate(boxes) for chunk in chunks
+        ]
+        work = sum(unit.knowing if i % len(chunks) else unit.fresh for i, unit in enumerate(units))
+        least = at_least(work, threads)
+        return least if least >= limit else at_last(units, threads)
 
-    def _ends(
-        self,
-        cut: Cut,
-        boxes: list[tuple[int, ...]],
-        chunks: int,
-        speeds: list[float],
-        prices: dict[Key, float],
-    ) -> float:
-        """Cycles until the last of threads of these speeds ends; `prices`: of units met before."""
-        threads, units = len(speeds), len(boxes) * chunks
-        ends = [i * units // threads for i in range(threads + 1)]
-        queues = [list(range(*ends[i : i + 2])) for i in range(threads)]
-        times, at = [0.0] * threads, [-1] * threads
-        for _ in range(units):
-            who = times.index(min(times))
-            queue = next(q for q in (*queues[who:], *queues[:who]) if q)
-            box, chunk = divmod(queue.pop(0), chunks)
-            key = boxes[box], chunk, at[who] == box
-            if key not in prices:
-                prices[key] = self._unit(*key, cut.chunk_blocks)
-            times[who] += prices[key] / speeds[who]
-            at[who] = box
-        return max(times)
-
-    def _unit(self, box: tuple[int, ...], chunk: int, known: bool, blocks: int) -> float:
-        """A unit, one of a box's chunks of so many blocks; `known`: its thread has V of the box."""
-        planes, rows, columns = box
-        read, first = planes + self.deep.kernel - 1, chunk * blocks
-        served = self.conv.groups if read == 1 else 1
-        inputs = KNOWN if known else UNIT + read * self._inputs(rows, columns, served)
-        blocks = min(blocks, self.blocks - first)
-        return inputs + self._products(planes * rows, columns, first, blocks, read / planes)
+    def _unit(self, box: tuple[int, ...], chunk: Blocks) -> tuple[float, float]:
+        """A unit: some blocks of a box, whose V is not made yet, and where its thread has it."""
+        if (box, chunk) not in self.units:
+            planes, rows, columns = box
+            read = planes + self.deep.kernel - 1
+            inputs = UNIT + read * self._inputs(rows, columns, self.conv.groups if read == 1 else 1)
+            products = self._products(planes * rows, columns, chunk, read / planes)
+            self.units[box, chunk] = inputs + products, KNOWN + products
+        return self.units[box, chunk]
 
     def _cut(self, planes: int, rows: int, columns: int, chunk: int, threads: int, n: int) -> Cut:
         chunks = -(-self.blocks // chunk)
@@ -210,7 +190,7 @@ class Model:
         read = planes + self.deep.kernel - 1
         # A single plane's tables serve all groups; of several, each makes its own.
         unit = shared * read * self._inputs(rows, columns, self.conv.groups if read == 1 else 1)
-        unit += self._products(planes * rows, columns, 0, chunk, read / planes)
+        unit += self._products(planes * rows, columns, self.widths[:chunk], read / planes)
         return Cut(planes, rows, columns, chunk, -(-boxes * chunks // threads) * unit)
 
     def _inputs(self, rows: int, columns: int, served: int) -> float:
@@ -235,32 +215,31 @@ class Model:
     def _begun(self, columns: int) -> int:
         return WHOLE if columns >= self.lines[1] else RUN
 
-    def _tiles(self, first: int, blocks: int) -> tuple[int, list[tuple[int, int]]]:
+    def _tiles(self, blocks: Blocks) -> tuple[int, list[tuple[int, int]]]:
         """Vectors of those blocks, and twice the cycles of a register tile of each size over all of
         them: the same for all boxes.
         """
-        if (first, blocks) not in self.known:
-            wide = self.widths[first : first + blocks]
-            counts = [(nr, wide.count(nr)) for nr in set(wide)]
+        if blocks not in self.known:
+            counts = [(nr, blocks.count(nr)) for nr in set(blocks)]
             sizes = (self.plan.pixels, *RESTS.get(self.plan.pixels, ()))
             cycles = [sum(max(size * nr, 8, size + nr) * of for nr, of in counts) for size in sizes]
-            self.known[first, blocks] = sum(wide), list(zip(sizes, cycles, strict=True))
-        return self.known[first, blocks]
+            self.known[blocks] = sum(blocks), list(zip(sizes, cycles, strict=True))
+        return self.known[blocks]
 
-    def _products(self, rows: int, columns: int, first: int, blocks: int, read: float) -> float:
-        """Some blocks of output channels, from the first on, over a box: products and transforms
-        out; `read`: tiles of V for each of M.
+    def _products(self, rows: int, columns: int, blocks: Blocks, read: float) -> float:
+        """Some blocks of output channels over a box: products and transforms out; `read`: tiles of
+        V for each of M.
         """
         rest, sums, calls = rows * columns, 0.0, 0
         # All groups pass by between a box and the next, which reads U of its group again (512@14 in
         # 32 groups, one box for four: contiguous 0.221 to 0.203 ms, else 0.207 to 0.160, Zen 3).
         passing = self.conv.groups if rest < prod(self.lines) * self.deep.out else 1
-        vectors, tiles = self._tiles(first, blocks)
+        vectors, tiles = self._tiles(blocks)
         for size, cycles in tiles:
             here = rest // size if size != tiles[-1][0] else -(-rest // size)
             rest, calls = rest - here * size, calls + here
             sums += here * cycles * self.beside
-        product = self.points * (sums * self.ci / 2 + blocks * calls * self.call)
+        product = self.points * (sums * self.ci / 2 + len(blocks) * calls * self.call)
         product *= self.deep.kernel
         size = self.points * self.ci * BYTES[self.plan.dtype]
         far = size * vectors * self.lanes * self.deep.kernel  # from beyond the second-level cache:
@@ -268,7 +247,7 @@ class Model:
             far //= 4
         stream = far / STREAM
         if size * rows * columns * read > self.l2 * 5 // 8:  # and V if it does not stay there
-            stream += size * rows * columns * blocks * self.deep.kernel / CACHED
+            stream += size * rows * columns * len(blocks) * self.deep.kernel / CACHED
         product = max(product, stream) + min(product, stream) / 4
         out = self.points * self.output
         if self.plan.blocked:

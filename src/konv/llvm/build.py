@@ -38,14 +38,13 @@ def object_bytes(module: Module, origin: str = "", threads: int = 1) -> bytes:
     found = {_digest(piece, module.target, origin): piece for piece in pieces(module)}
     objects = {key: code for key in found if (code := _known.get(key)) is not None}
     new = [key for key in found if key not in objects]
-    made = compile_all([found[key] for key in new], module.target, threads)
+    made = compile_all([found[key] for key in new], module.target, threads) if new else []
     for key, code in zip(new, made, strict=True):
         if len(_known) >= KNOWN:
             _known.clear()
         objects[key] = _known[key] = code
-    return b"".join(
-        key + len(objects[key]).to_bytes(LENGTH, "little") + objects[key] for key in found
-    )
+    sizes = {key: len(code).to_bytes(LENGTH, "little") for key, code in objects.items()}
+    return b"".join(key + sizes[key] + objects[key] for key in found)
 
 
 def learn(code: bytes) -> None:

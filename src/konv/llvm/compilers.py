@@ -32,7 +32,7 @@ from konv.target import Target
 # emitter. It takes 3 of 190 ms.
 VERIFY = bool(os.environ.get("KONV_VERIFY"))
 
-HEAVY = 3  # how much longer than cold code other code of as many letters takes: 0.6 to 0.9 ms a KB
+HEAVY = 3  # as long as cold code of so many letters takes other code of one
 PATIENCE = (
     1.0  # seconds that a fork waits for a kernel, which takes a fifth of that, to be compiled
 )

@@ -35,7 +35,8 @@ def object_bytes(module: Module, origin: str = "", threads: int = 1) -> bytes:
     another process may `learn` what these objects are. The same bytes come of any number of
     threads.
     """
-    found = {_digest(piece, module.target, origin): piece for piece in pieces(module)}
+    begin = sha256(f"{origin}\n{module.target}\n".encode())
+    found = {_digest(piece, begin.copy()): piece for piece in pieces(module)}
     objects = {key: code for key in found if (code := _known.get(key)) is not None}
     new = [key for key in found if key not in objects]
     made = compile_all([found[key] for key in new], module.target, threads) if new else []
@@ -68,8 +69,9 @@ def _objects(code: bytes) -> Iterator[tuple[bytes, bytes]]:
         at = end
 
 
-def _digest(piece: Piece, target: Target, origin: str) -> bytes:
-    return sha256(f"{origin}\n{target}\n{piece.cold}{piece.plain}\n{piece.text}".encode()).digest()
+def _digest(piece: Piece, begin: Any) -> bytes:
+    begin.update(f"{piece.cold}{piece.plain}\n{piece.text}".encode())
+    return bytes(begin.digest())
 
 
 def assembly(module: Module) -> str:

@@ -90,6 +90,14 @@ def test_pieces_are_all_cold_or_plain_or_not_at_all() -> None:
     assert not any(name.startswith(("product_", "tile_", "filters")) for name in cold | plain)
 
 
+def test_what_takes_long_stands_alone() -> None:
+    """Other threads compile the rest meanwhile: a depthwise kernel's lines are most of it."""
+    found = list(pieces(emitted(plan("conv2d 1x96x56x56 o96 k3 p1 g96"))))
+    longest = max(found, key=lambda piece: len(piece.text))
+    defined = re.findall(r"^define (?!internal).*@(\w+)\(", longest.text, re.MULTILINE)
+    assert defined == ["lines"]
+
+
 def test_kernels_share_pieces() -> None:
     """Another activation changes tiles, not how images are packed: most of the code is known."""
     one = plan(LINES[0])

@@ -4,8 +4,8 @@
     python bench/compiling.py --beside ../old/src   and those of another checkout, in turns
     python bench/compiling.py 'conv2d 1x64x56x56 o64 k3 p1'
 
-The processor's time of the thread that compiles, as other programs take theirs; the least of some
-rounds. Imports, which Python does once, are not counted.
+First what a user waits, who has the machine alone, then the processor's time of all threads; of
+each the least of some rounds. Imports, which Python does once, are not counted.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ KINDS = (
 
 CHILD = """
 import sys
-from time import thread_time
+from time import perf_counter, process_time
 from konv import llvm
 from konv.geometry import Conv
 from konv.kernels import by_name
 from konv.llvm import build
-from konv.runtime import gradient as weights
+from konv.runtime import code, gradient as weights
 from konv.runtime.choose import choose
 
 target = llvm.detect()
@@ -62,10 +62,10 @@ for line in sys.stdin:
         plan = weights.choose(conv, target, *both)[0]
         emitter = others[plan.algorithm]
     build._known.clear()
-    begin = thread_time()
-    code = llvm.object_bytes(emitter.emit(plan, target))
-    loaded = llvm.load(code, target)
-    print(1e3 * (thread_time() - begin), len(code), plan.algorithm, flush=True)
+    begin, work = perf_counter(), process_time()
+    loaded = code.compiled(repr(plan), "", target, lambda: emitter.emit(plan, target))
+    took = 1e3 * (perf_counter() - begin), 1e3 * (process_time() - work)
+    print(*took, sum(map(len, build._known.values())), plan.algorithm, flush=True)
 """
 
 
@@ -78,17 +78,17 @@ class Checkout:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(source)},
+            env={**os.environ, "PYTHONPATH": str(source), "KONV_CACHE_DIR": ""},
         )
 
-    def compile(self, kind: str, contiguous: bool, text: str) -> tuple[float, int, str]:
-        """Milliseconds, bytes, and the algorithm."""
+    def compile(self, kind: str, contiguous: bool, text: str) -> tuple[float, float, int, str]:
+        """Milliseconds waited and worked, bytes, and the algorithm."""
         assert self.child.stdin
         assert self.child.stdout
         self.child.stdin.write(f"{kind} {int(contiguous)} {text}\n")
         self.child.stdin.flush()
-        took, size, name = self.child.stdout.readline().split()
-        return float(took), int(size), name
+        waited, worked, size, name = self.child.stdout.readline().split()
+        return float(waited), float(worked), int(size), name
 
     def close(self) -> None:
         """Let it end."""
@@ -96,13 +96,18 @@ class Checkout:
 
 
 def measure(checkouts: list[Checkout], kind: str, contiguous: bool, text: str) -> str:
-    """A row of the table: the algorithm, its bytes, and milliseconds by checkout."""
+    """A row of the table: the algorithm, its bytes, and by checkout the milliseconds waited and
+    those worked; the ratio is of those waited.
+    """
     rounds = [[c.compile(kind, contiguous, text) for c in checkouts] for _ in range(ROUNDS)]
-    took = [min(times)[0] for times in zip(*rounds, strict=True)]
-    _, size, name = rounds[0][0]
-    ratio = f"  {took[1] / took[0]:5.2f}" if len(took) > 1 else ""
+    waited, worked = (
+        [min(took[which] for took in times) for times in zip(*rounds, strict=True)]
+        for which in (0, 1)
+    )
+    size, name = rounds[0][0][2:]
+    ratio = f"  {waited[1] / waited[0]:5.2f}" if len(waited) > 1 else ""
     layout = "contiguous" if contiguous else "channels-last"
-    numbers = "".join(f"{ms:8.0f}" for ms in took)
+    numbers = "".join(f"{a:8.0f} {b:5.0f}" for a, b in zip(waited, worked, strict=True))
     return f"{name:18} {layout:14} {size / 1024:5.0f} KB{numbers}{ratio}"
 
 

@@ -71,8 +71,10 @@ def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
     with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(os.environ, "KONV_VERIFY", "1")  # in child processes, too
         patch.setitem(os.environ, "KONV_CACHE_DIR", str(folder / "kernels"))
         if find_spec("llvmlite"):  # the geometry is tested without
             patch.setitem(os.environ, PIECES, str(folder / "pieces"))
+            patch.setattr("konv.llvm.compilers.VERIFY", True)
             patch.setattr("konv.llvm.build._known", Shared(folder / "pieces"))
         yield

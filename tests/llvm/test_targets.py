@@ -44,7 +44,7 @@ from konv.kernels.planar.tile import emit_tiles
 from konv.kernels.winograd import parts as winograd_parts
 from konv.kernels.winograd.count import RESTS
 from konv.kernels.winograd.parts import emit_product
-from konv.llvm import Module, assembly, build, describe
+from konv.llvm import Module, assembly, compilers, describe
 from konv.llvm.pieces import pieces
 from konv.plan import Plan
 from konv.target import Target
@@ -266,8 +266,8 @@ def lines_of(module: Module, name: str) -> list[str]:
     piece = next(
         p.text for p in pieces(module) if re.search(rf"^define .*@{name}\(", p.text, re.MULTILINE)
     )
-    machine = build.target_machine(module.target)
-    return functions(str(machine.emit_assembly(build.optimise(piece, machine))))[name]
+    machine = compilers.target_machine(module.target)
+    return functions(str(machine.emit_assembly(compilers.optimise(piece, machine))))[name]
 
 
 @pytest.mark.parametrize(

@@ -22,14 +22,14 @@ from konv.runtime.choose import choose
 @pytest.mark.usefixtures("place")
 def test_a_process_learns_what_others_have_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first kernel of a process shares pieces with those on disk: few are compiled."""
-    compiled, optimise = list[str](), build.optimise
+    compiled, compile_all = list[Any](), build.compile_all
     code._bridge()
 
-    def counted(text: str, machine: Any) -> Any:
-        compiled.append(text)
-        return optimise(text, machine)
+    def counted(pieces: Any, *rest: Any) -> Any:
+        compiled.extend(pieces)
+        return compile_all(pieces, *rest)
 
-    monkeypatch.setattr(build, "optimise", counted)
+    monkeypatch.setattr(build, "compile_all", counted)
     plan = choose(Conv.parse("conv2d 1x16x9x9 o16 k1"), llvm.detect(), True, True)
     numbers = []
     for activation in ("", "relu"):  # it changes tiles, not how images are packed

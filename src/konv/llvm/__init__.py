@@ -1,7 +1,8 @@
 """A kernel language over LLVM: write loops in Python, get machine code. Knows no convolution."""
 
-from konv.llvm.build import Loaded, assembly, learn, load, object_bytes, optimise
+from konv.llvm.build import Loaded, assembly, learn, load, object_bytes
 from konv.llvm.builder import Routine
+from konv.llvm.compilers import optimise
 from konv.llvm.function import Function, Module, pointer_to
 from konv.llvm.host import describe, detect
 from konv.llvm.lang import INTEGER, REAL, SIZE, Pointer, Value, Variable

@@ -1,10 +1,4 @@
-"""From IR to machine code: verify, a few cheap passes, object bytes, callable addresses.
-
-LLVM's optimiser is asked for little on purpose: the emitter already says what it means, and every
-pass is time that a first call takes. What remains: variables become registers (SROA), functions
-marked for it are inlined. Folding constants too (instcombine) made the machine code no faster and
-cost 12 ms of 200.
-"""
+"""From a module to object bytes, of which no piece is compiled twice, and to callable addresses."""
 
 from __future__ import annotations
 
@@ -12,14 +6,13 @@ import ctypes
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from hashlib import sha256
 from typing import Any
 
 from llvmlite import binding as llvm
 
+from konv.llvm.compilers import alone, compile_all, optimise, target_machine
 from konv.llvm.function import Module
-from konv.llvm.host import initialize
 from konv.llvm.pieces import Piece, pieces
 from konv.target import Target
 
@@ -35,67 +28,24 @@ KNOWN = 4096  # pieces of machine code that are kept, of some 3 KB each; ResNet-
 _known: dict[bytes, bytes] = {}  # by a digest of what they were made of
 
 
-def target_machine(target: Target, cold: bool = False) -> llvm.TargetMachine:
-    """LLVM's code generator for a target: position independent, no frame pointer games. For what is
-    `cold` one that is quick rather than thorough; of x86-64 only, where it has been run.
-    """
-    initialize()
-    quick = cold and target.arch == "x86_64"
-    return llvm.Target.from_triple(target.triple).create_target_machine(
-        cpu=target.cpu,
-        features=",".join(target.features),
-        opt=0 if quick else 3,
-        reloc="pic",
-        codemodel="default",
-    )
-
-
-@cache
-def code_generator(target: Target, cold: bool) -> llvm.TargetMachine:
-    """The one that all pieces for a target share: LLVM works out what a processor can do once for
-    each. The one that `load` hands over to an engine is not it.
-    """
-    return target_machine(target, cold)
-
-
-def optimise(text: str, machine: llvm.TargetMachine) -> llvm.ModuleRef:
-    """The verified module after the passes konv relies on; broken IR raises RuntimeError with
-    LLVM's words.
-    """
-    parsed = llvm.parse_assembly(text)
-    parsed.verify()
-    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=1))
-    passes = llvm.create_new_module_pass_manager()
-    passes.add_always_inliner_pass()
-    passes.add_sroa_pass()
-    passes.add_simplify_cfg_pass()
-    passes.run(parsed, builder)
-    return parsed
-
-
-def make_plain(module: llvm.ModuleRef, target: Target) -> None:
-    """Have LLVM choose instructions of all functions quickly, one by one, and leave loops as they
-    are; it still chooses registers with care. On x86-64 only, where it has been run.
-
-    That takes less than half of the time. Such code is a fifth to a third slower where numbers
-    are computed, and as fast where they are moved or called for.
-    """
-    if target.arch == "x86_64":
-        for function in module.functions:
-            if not function.is_declaration:
-                for attribute in ("noinline", "optnone"):  # the one asks for the other
-                    function.add_function_attribute(attribute)
-
-
-def object_bytes(module: Module, origin: str = "") -> bytes:
+def object_bytes(module: Module, origin: str = "", threads: int = 1) -> bytes:
     """Relocatable machine code of a module: objects, each behind its digest and its length.
 
     `origin` stands for all that decides about machine code beside the text and the target: with it
-    another process may `learn` what these objects are.
+    another process may `learn` what these objects are. The same bytes come of any number of
+    threads.
     """
-    found = [(piece, _digest(piece, module.target, origin)) for piece in pieces(module)]
-    objects = [(key, _object(piece, key, module.target)) for piece, key in found]
-    return b"".join(key + len(code).to_bytes(LENGTH, "little") + code for key, code in objects)
+    begin = sha256(f"{origin}\n{module.target}\n".encode())
+    found = {_digest(piece, begin.copy()): piece for piece in pieces(module)}
+    objects = {key: code for key in found if (code := _known.get(key)) is not None}
+    new = [key for key in found if key not in objects]
+    made = compile_all([found[key] for key in new], module.target, threads) if new else []
+    for key, code in zip(new, made, strict=True):
+        if len(_known) >= KNOWN:
+            _known.clear()
+        objects[key] = _known[key] = code
+    sizes = {key: len(code).to_bytes(LENGTH, "little") for key, code in objects.items()}
+    return b"".join(key + sizes[key] + objects[key] for key in found)
 
 
 def learn(code: bytes) -> None:
@@ -119,22 +69,9 @@ def _objects(code: bytes) -> Iterator[tuple[bytes, bytes]]:
         at = end
 
 
-def _digest(piece: Piece, target: Target, origin: str) -> bytes:
-    return sha256(f"{origin}\n{target}\n{piece.cold}{piece.plain}\n{piece.text}".encode()).digest()
-
-
-def _object(piece: Piece, key: bytes, target: Target) -> bytes:
-    code = _known.get(key)
-    if code is None:
-        machine = code_generator(target, piece.cold)
-        module = optimise(piece.text, machine)
-        if piece.plain:
-            make_plain(module, target)
-        code = bytes(machine.emit_object(module))
-        if len(_known) >= KNOWN:
-            _known.clear()
-        _known[key] = code
-    return code
+def _digest(piece: Piece, begin: Any) -> bytes:
+    begin.update(f"{piece.cold}{piece.plain}\n{piece.text}".encode())
+    return bytes(begin.digest())
 
 
 def assembly(module: Module) -> str:
@@ -168,13 +105,16 @@ class Loaded:
 
 def load(code: bytes, target: Target) -> Loaded:
     """Object bytes made ready to run in this process; RuntimeError if they are no object files."""
-    empty = llvm.parse_assembly("")
-    engine = llvm.create_mcjit_compiler(empty, target_machine(target, cold=True), use_lmm=TOGETHER)
-    engine.remove_module(empty)  # which would be compiled, for 1 to 2 of then 4 ms (Zen 3)
-    for _, piece in _objects(code):
-        file = llvm.ObjectFileRef.from_data(piece)
-        if not file._ptr:  # llvmlite passes on what LLVM returns: null crashes
-            raise RuntimeError("not an object file")
-        engine.add_object_file(file)
-    engine.finalize_object()
+    with alone():
+        empty = llvm.parse_assembly("")
+        engine = llvm.create_mcjit_compiler(
+            empty, target_machine(target, cold=True), use_lmm=TOGETHER
+        )
+        engine.remove_module(empty)  # which would be compiled, for 1 to 2 of then 4 ms (Zen 3)
+        for _, piece in _objects(code):
+            file = llvm.ObjectFileRef.from_data(piece)
+            if not file._ptr:  # llvmlite passes on what LLVM returns: null crashes
+                raise RuntimeError("not an object file")
+            engine.add_object_file(file)
+        engine.finalize_object()
     return Loaded(engine)

@@ -19,6 +19,10 @@ from konv.llvm.function import Module
 # 10.3 s, with 200 8 ms and 15.7 s; in one piece each it is 28 s.
 ENOUGH = 100
 
+# Instructions, with those inlined, of a function that takes LLVM so long that nothing goes with it:
+# other threads do that meanwhile. Depthwise 3x3 waits for `lines`, 120 ms, and not for `fill`, 8.
+LONG = 600
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -36,6 +40,9 @@ def pieces(module: Module) -> Iterator[Piece]:
         if routine.blocks and not routine.inline:
             kind = routine.cold, routine.plain
             group = groups.setdefault(kind, [])
+            if group and _whole(routine) >= LONG:
+                yield Piece(_text(module, group), *kind)
+                group.clear()
             group.append(routine)
             if routine.size >= ENOUGH:
                 yield Piece(_text(module, group), *kind)
@@ -43,6 +50,11 @@ def pieces(module: Module) -> Iterator[Piece]:
     for kind, group in groups.items():
         if group:
             yield Piece(_text(module, group), *kind)
+
+
+def _whole(routine: Routine) -> int:
+    """How many instructions it has with those of what is to be inlined."""
+    return routine.size + sum(used.size for used in _used([routine]) if used.inline)
 
 
 def _text(module: Module, group: list[Routine]) -> str:

@@ -27,6 +27,7 @@ from konv.kernels.gradient import winograd as gradient_winograd
 from konv.kernels.region import RUN, RUN_WITH_RESIDUAL
 from konv.plan import Plan
 from konv.runtime import builtin, store
+from konv.runtime.cores import allowed
 from konv.target import Target
 
 LEARNT = 48  # kernels on disk whose pieces a process learns: 0.15 ms each, of 30 KB
@@ -174,11 +175,18 @@ def compiled(what: str, label: str, target: Target, emit: Callable[[], llvm.Modu
         except RuntimeError:  # no object file after all: a miss, as any other fault of the cache
             pass
     _learn(store.folder())
-    code = llvm.object_bytes(emit(), store.key("pieces", target))
+    code = llvm.object_bytes(emit(), store.key("pieces", target), _threads())
     store.keep(key, code, label)
     loaded = llvm.load(code, target)
     log.event("compile", what=label, ms=1e3 * (perf_counter() - begin))
     return loaded
+
+
+def _threads() -> int:
+    """How many threads compile: as many as kernels run on, if there is a core for each."""
+    from konv.runtime.threads import get_num_threads  # here: our own threads are compiled, too
+
+    return min(get_num_threads(), allowed())
 
 
 @cache

@@ -20,7 +20,7 @@ from konv.reference import im2col, weight_gradient
 
 Array = NDArray[Any]
 
-ROUNDING = {"direct": 4.0, "winograd": 6.0, "cells": 6.0, "nested": 8.0}
+ROUNDING = {"direct": 4.0, "winograd": 6.0, "cells": 6.0, "nested": 8.0, "upright": 8.0}
 """The c of the bound, by how the sums are formed.
 
 direct: measured on 60 draws at each of 1..25,000 terms added one after another in float32: signed
@@ -67,7 +67,7 @@ def tolerance(
     x, w = np.abs(np.asarray(x, np.float64)), np.abs(np.asarray(w, np.float64))
     magnitude = im2col(conv, x, w, above)
     near: Array = magnitude
-    if algorithm in ("winograd", "cells", "nested") and magnitude.size:
+    if algorithm in ("winograd", "cells", "nested", "upright") and magnitude.size:
         near = magnitude.max(axis=tuple(range(2, magnitude.ndim)), keepdims=True)
     near = np.broadcast_to(near, magnitude.shape)
     return _bound(conv.dtype, terms, ROUNDING[algorithm], magnitude, near)

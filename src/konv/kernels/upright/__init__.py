@@ -1,0 +1,141 @@
+"""Depthwise convolution with some rows of taps: fewer multiplications, by blocks of 4 along columns.
+
+F(4, 4) makes 4 outputs of 4 taps from 7 products instead of 16, as in konv.kernels.nested, here
+along one axis only: transforms of both cost more than they save of kernels of medium size.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from konv.geometry import Conv
+from konv.kernels import schedule, scratch
+from konv.kernels.pack import HEADER
+from konv.kernels.schedule import MODES
+from konv.kernels.scratch import LINE
+from konv.kernels.strips import emit_run
+from konv.kernels.strips.cut import UNITS
+from konv.kernels.strips.form import JOB, form_of
+from konv.kernels.upright.sizes import POINTS
+from konv.kernels.upright.steps import RING, emit_lines
+from konv.kernels.upright.weights import emit_pack
+from konv.llvm import Module
+from konv.plan import Blocks, Packing, Plan, Strides, Work
+from konv.target import BYTES, Target
+
+name = "upright"
+exact = False
+once = False
+words = JOB
+
+# Outputs of a tile along the row, whose sums are in registers beside the weights of a row of taps
+TILES = {(16, 16): 5, (32, 16): 7, (16, 32): 14, (64, 32): 14}
+LEAST, MOST, WIDEST = 6, 27, 15  # taps of a column, of a row
+
+
+def why_not(conv: Conv, target: Target) -> str | None:
+    """Only single precision, two axes of some taps each and no steps, a vector of channels."""
+    ci, co = conv.ci // conv.groups, conv.co // conv.groups
+    if (ci, co) != (1, 1):
+        return f"takes one channel in and out a group; here {ci} and {co}"
+    if conv.dtype != "float32":
+        return "takes float32 only, whose errors it is measured for"
+    high, wide = (conv.axes[n].kernel for n in (0, -1))
+    if conv.dims != 2 or not LEAST <= high <= MOST or wide > WIDEST:
+        return f"takes two axes, with {LEAST} to {MOST} and up to {WIDEST} taps"
+    if any((axis.stride, axis.dilation, axis.up) != (1, 1, 1) for axis in conv.axes):
+        return "takes no stride and no dilation"
+    if conv.co < target.lanes(conv.dtype):
+        return f"takes {target.lanes(conv.dtype)} channels or more; here {conv.co}"
+    return None
+
+
+def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
+    """One plan."""
+    columns = TILES[target.vector_bytes, target.registers]
+    form = (*form_of(conv), 0)
+    return (Plan(name, conv.dtype, packed, blocked, columns, 1, alignment=4, form=form),)
+
+
+def cost(conv: Conv, plan: Plan, target: Target) -> float:
+    """Modelled cycles of one core for one image: products at two a cycle, transforms at ten cycles
+    for seven numbers and for four outputs, and moving the arrays.
+    """
+    rows, columns = -(-conv.axes[0].out // 4), conv.axes[1].out
+    high, wide = (axis.kernel for axis in conv.axes)
+    deep = -(-high // 4)
+    tiles = -(-columns // plan.pixels)
+    products = POINTS * deep * wide * rows * tiles * plan.pixels / 2
+    transforms = 10 * (rows + deep - 1) * (columns + wide - 1) + 10 * rows * columns
+    layouts = (plan.packed + plan.blocked) * prod(a.out for a in conv.axes) * 2
+    return -(-conv.co // target.lanes(conv.dtype)) * (products * 7 / 6 + transforms + layouts)
+
+
+def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
+    """Bands of rows of tiles, and vectors of channels, such that each thread has some; those that
+    share a line of the cache are of one unit.
+    """
+    lanes, size = target.lanes(conv.dtype), BYTES[conv.dtype]
+    if conv.exact_macs < schedule.ALONE:
+        threads = 1
+    lines = -(-conv.co // lanes)
+    wanted = UNITS * threads if threads > 1 else 1
+    chunk = 1 if plan.packed else max(1, LINE // (lanes * size))
+    chunks = -(-lines // chunk)
+    out = conv.axes[0].out
+    bands = max(1, min(-(-wanted // (2 * conv.n * chunks)), out // 16))
+    box = min(out, -(-out // (4 * bands)) * 4)
+    words = dict.fromkeys(JOB, 0)
+    words |= {
+        "units": chunks * conv.n * -(-out // box), "chunks": chunks, "chunk": chunk,
+        "lines": lines, "channels": conv.co, "multiplier": 1, "mode": MODES[conv.mode],
+        "dense": int(x[1] == 1),
+        "x_batch": x[0], "x_channel": x[1], "y_batch": y[0], "y_channel": y[1],
+        "out0": 1, "box0": 1, "boxes0": 1, "size0": 1,
+    }  # fmt: skip
+    for a, (axis, length) in enumerate(zip(conv.axes, (box, conv.axes[1].out), strict=True), 1):
+        words |= {
+            f"size{a}": axis.size, f"lo{a}": axis.lo, f"out{a}": axis.out,
+            f"x_stride{a}": x[1 + a], f"y_stride{a}": y[1 + a],
+            f"box{a}": length, f"boxes{a}": -(-axis.out // length),
+        }  # fmt: skip
+    parts = {part: numbers * size for part, numbers in _parts(conv, plan, lanes).items()}
+    words["thread_bytes"] = scratch.lay_out(words, parts)
+    return Work(list(words.values()), threads, words["thread_bytes"])
+
+
+def _parts(conv: Conv, plan: Plan, lanes: int) -> dict[str, int]:
+    """The parts of a thread's scratch, in numbers."""
+    (high, wide), columns = (axis.kernel for axis in conv.axes), conv.axes[1].out
+    pitch = -(-columns // plan.pixels) * plan.pixels + wide - 1
+    return {
+        "at_strip": RING * (columns + wide - 1) * lanes,
+        "at_tiles": POINTS * -(-high // 4) * pitch * lanes,
+        "at_block": 4 * columns * lanes if plan.blocked else 0,
+        "at_dump": lanes,
+    }
+
+
+def packing(conv: Conv, plan: Plan, target: Target) -> Packing:
+    """Every vector's blocks transformed, then all biases."""
+    lanes = target.lanes(plan.dtype)
+    high, wide = (axis.kernel for axis in conv.axes)
+    numbers = -(-conv.co // lanes) * lanes * (POINTS * -(-high // 4) * wide + 1)
+    return Packing(HEADER + numbers * BYTES[conv.dtype], conv.groups, 1, 1)
+
+
+def blocks(conv: Conv, plan: Plan, target: Target) -> Blocks:
+    """Tiles of outputs, and the channels that stand side by side."""
+    return Blocks(
+        pixels=(prod(axis.out for axis in conv.axes), 4 * plan.pixels),
+        co=(1, 1),
+        ci=(1, 1),
+        groups=(conv.groups, target.lanes(plan.dtype)),
+    )
+
+
+def emit(plan: Plan, target: Target) -> Module:
+    """The module of a plan: `run` and `pack`."""
+    module = Module(target, name)
+    emit_pack(module, plan)
+    return emit_run(module, plan, emit_lines(module, plan))

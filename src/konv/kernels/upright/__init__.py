@@ -29,7 +29,7 @@ once = False
 words = JOB
 
 # Outputs of a tile along the row, whose sums are in registers beside the weights of a row of taps
-TILES = {(16, 16): 5, (32, 16): 7, (16, 32): 14, (64, 32): 14}
+TILES = {(16, 16): 5, (32, 16): 8, (16, 32): 14, (64, 32): 14}
 LEAST, MOST, WIDEST = 6, 27, 15  # taps of a column, of a row
 
 
@@ -112,7 +112,6 @@ def _parts(conv: Conv, plan: Plan, lanes: int) -> dict[str, int]:
         "at_strip": RING * (columns + wide - 1) * lanes,
         "at_tiles": POINTS * -(-high // 4) * pitch * lanes,
         "at_block": 4 * columns * lanes if plan.blocked else 0,
-        "at_dump": lanes,
     }
 
 

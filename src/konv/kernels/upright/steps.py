@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from konv.kernels.epilogue import activate, apart
 from konv.kernels.nested.sizes import part
 from konv.kernels.nested.transforms import to_outputs, to_points
-from konv.kernels.strips.form import FEW, Form, strip_function
+from konv.kernels.strips.form import Form, strip_function
 from konv.kernels.strips.lane_rows import emit_block_out, emit_row_in
 from konv.kernels.upright.sizes import POINTS, Sizes, deep_of
 from konv.kernels.words import Words
@@ -134,6 +134,7 @@ def _emit_outputs(module: Module, plan: Plan) -> Routine:
         sizes, o = Sizes(plan, form, unit), args[3]
         weights, bias, y = (a.to_pointer(real) for a in args[:3])
         tiles, sums = part(job, unit, "at_tiles", real), f.array(real, POINTS * mr * lanes)
+        places, right = _places(f, job, unit, plan, y, o)
         plane, start = sizes.pitch * lanes, bias.vector(0, lanes)
         with f.loop(unit["length", 2], step=mr) as t:
             with f.loop(POINTS) as j:
@@ -149,48 +150,54 @@ def _emit_outputs(module: Module, plan: Plan) -> Routine:
             with f.loop(f.least(unit["length", 2] - t, f.integer(mr))) as n:
                 values = [(sums + n * lanes).vector(p * mr * lanes, lanes) for p in range(POINTS)]
                 done = [value + start for value in to_outputs(f, values)]
-                _store(f, job, unit, plan, y, (o, t + n), done)
+                _store(f, unit, plan, [row + (t + n) * right for row in places], done)
         return f.fn
 
 
 def _add_row(
     f: Function, totals: list[Variable], at: Pointer, weights: Pointer, wide: int
 ) -> None:
-    """One row of taps of a point, FEW at a time, whose weights stay in registers."""
-    lanes = totals[0].type.count
-    for begin in range(0, wide, FEW):
-        taps = range(begin, min(begin + FEW, wide))
-        held = {tap: weights.vector(tap * lanes, lanes) for tap in taps}
-        for slot in range(begin, taps[-1] + len(totals)):
-            x = at.vector(slot * lanes, lanes)
-            for tap in taps:
-                if 0 <= slot - tap < len(totals):
-                    total = totals[slot - tap]
-                    total.set(f.fma(x, held[tap], total.get()))
+    """One row of taps of a point: a tap for all outputs in turn, and the pixel that comes in takes
+    the register of the one that goes out, as in konv.kernels.strips.turns.
+    """
+    lanes, held = totals[0].type.count, dict[int, Value]()
+    for tap in range(wide):
+        weight = weights.vector(tap * lanes, lanes)
+        for output, total in enumerate(totals):
+            slot = tap + output
+            if slot not in held:
+                place = f.after(at, totals[0].get()) if tap else at
+                held[slot] = place.vector(slot * lanes, lanes)
+            total.set(f.fma(held[slot], weight, total.get()))
+
+
+def _places(
+    f: Function, job: Words, unit: Words, plan: Plan, y: Pointer, o: Value
+) -> tuple[list[Pointer], Value]:
+    """Where the four rows of a tile go, and elements from one column to the next. A row that there
+    is none of goes where the first does, and before it.
+    """
+    lanes = f.module.target.lanes(plan.dtype)
+    if plan.blocked:
+        block = part(job, unit, "at_block", y.element)
+        return [block + unit["length", 2] * (n * lanes) for n in range(4)], f.integer(lanes)
+    places = [y]
+    for n in range(1, 4):
+        there = o * 4 + n < unit["length", 1]
+        places.append(f.select_pointer(there, y + job["y_stride", 1] * n, y))
+    return places, job["y_stride", 2]
 
 
 def _store(
-    f: Function,
-    job: Words,
-    unit: Words,
-    plan: Plan,
-    y: Pointer,
-    at: tuple[Value, Value],
-    values: list[Value],
+    f: Function, unit: Words, plan: Plan, places: list[Pointer], values: list[Value]
 ) -> None:
-    """The four outputs of one column of a tile, those that there are."""
-    (o, place), lanes = at, values[0].lanes
-    dump, block = (part(job, unit, name, y.element) for name in ("at_dump", "at_block"))
-    for n, value in enumerate(values):
-        if plan.blocked:
-            to = block + (unit["length", 2] * n + place) * lanes
-        else:
-            to = y + (job["y_stride", 1] * n + place * job["y_stride", 2])
-            there = o * 4 + n < unit["length", 1]
-            if plan.residual:
-                added = f.select_pointer(there, apart(to, unit["residual"]), dump)
-                value = value + added.vector(0, lanes)
-            to = f.select_pointer(there, to, dump)
+    """The four outputs of one column of a tile; the first last."""
+    lanes, finished = values[0].lanes, []
+    for to, value in zip(places, values, strict=True):
+        if plan.residual and not plan.blocked:
+            value = value + apart(to, unit["residual"]).vector(0, lanes)
         if not (plan.residual and plan.blocked):
             value = activate(f, plan, value)
+        finished.append((to, value))
+    for to, value in reversed(finished):
         to.put(0, value)

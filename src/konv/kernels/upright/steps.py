@@ -154,9 +154,7 @@ def _emit_outputs(module: Module, plan: Plan) -> Routine:
         return f.fn
 
 
-def _add_row(
-    f: Function, totals: list[Variable], at: Pointer, weights: Pointer, wide: int
-) -> None:
+def _add_row(f: Function, totals: list[Variable], at: Pointer, weights: Pointer, wide: int) -> None:
     """One row of taps of a point: a tap for all outputs in turn, and the pixel that comes in takes
     the register of the one that goes out, as in konv.kernels.strips.turns.
     """

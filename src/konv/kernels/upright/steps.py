@@ -31,25 +31,29 @@ def emit_lines(module: Module, plan: Plan) -> Routine:
         biases = weights + job["lines"] * each
         x, y = unit.pointer("x", real), unit.pointer("y", real)
         y = y + (unit["j", 1] * job["y_stride", 1] + unit["j", 2] * job["y_stride", 2])
-        with f.loop(unit["line1"], start=unit["line0"]) as line:
+        tiles, held = part(job, unit, "at_tiles", real), POINTS * deep * sizes.pitch * lanes
+        with (
+            f.loop(sizes.rows + (deep - 1)) as s,
+            f.loop(unit["line1"], start=unit["line0"]) as line,
+        ):
             begin = f.least(line * lanes, job["channels"] - lanes)
             own, to = x + begin * job["x_channel"], y + begin * job["y_channel"]
             numbers = weights + line * each, biases + line * lanes
-            with f.loop(sizes.rows + (deep - 1)) as s:
-                f.call(rows_in, [job.base, unit.base, own, s])
-                with f.when(s >= deep - 1):
-                    o = s - (deep - 1)
-                    there = to + o * 4 * job["y_stride", 1]
-                    f.call(outputs, [job.base, unit.base, *numbers, there, o])
-                    if block_out is not None:
-                        rows = f.least(unit["length", 1] - o * 4, f.integer(4))
-                        size = [f.integer(1), rows, unit["length", 2]]
-                        f.call(block_out, [job.base, unit.base, there, *size])
+            points = tiles + (line - unit["line0"]) * held
+            f.call(rows_in, [job.base, unit.base, own, points, s])
+            with f.when(s >= deep - 1):
+                o = s - (deep - 1)
+                there = to + o * 4 * job["y_stride", 1]
+                f.call(outputs, [job.base, unit.base, points, *numbers, there, o])
+                if block_out is not None:
+                    rows = f.least(unit["length", 1] - o * 4, f.integer(4))
+                    size = [f.integer(1), rows, unit["length", 2]]
+                    f.call(block_out, [job.base, unit.base, there, *size])
         return f.fn
 
 
 def _emit_rows_in(module: Module, plan: Plan) -> Routine:
-    """rows_in(job, unit, x, s): the points of the tiles that begin in row 4 s under the unit.
+    """rows_in(job, unit, x, tiles, s): the points of the tiles that begin in row 4 s under the unit.
 
     Channels-last rows inside the image are read where they lie; others come through a ring of
     rows, padded. A tile may reach beyond what outputs read. There it sees zeros, wherever units
@@ -58,13 +62,17 @@ def _emit_rows_in(module: Module, plan: Plan) -> Routine:
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     form = Form.of(plan, lanes)
     row_in, points = emit_row_in(module, plan), _emit_points(module, plan)
-    with strip_function(module, "rows_in", ("x", "s")) as (f, job, unit, (address, s)):
-        sizes, x = Sizes(plan, form, unit), address.to_pointer(real)
+    with strip_function(module, "rows_in", ("x", "tiles", "s")) as (f, job, unit, args):
+        sizes, (x, tiles), s = (
+            Sizes(plan, form, unit),
+            [a.to_pointer(real) for a in args[:2]],
+            args[2],
+        )
         ring, held = part(job, unit, "at_strip", real), sizes.width * lanes
         rows = f.array(I64, POINTS)
         deepest = job["out", 1] - unit["j", 1] + (form.kernel[1] - 1)
         first, slot = s * 4, s % deep_of(form)
-        to = part(job, unit, "at_tiles", real) + slot * (POINTS * lanes) * sizes.pitch
+        to = tiles + slot * (POINTS * lanes) * sizes.pitch
         with ExitStack() as stack:
             if not plan.packed:
                 high, raw = unit["raw", 1] + first, unit["raw", 2]
@@ -123,17 +131,17 @@ def _emit_points(module: Module, plan: Plan) -> Routine:
 
 
 def _emit_outputs(module: Module, plan: Plan) -> Routine:
-    """outputs(job, unit, weights, bias, y, o): one row of tiles, to the output or, where that is
+    """outputs(job, unit, tiles, weights, bias, y, o): one row of tiles, to the output or, where that is
     contiguous, to a block.
     """
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     form, mr = Form.of(plan, lanes), plan.pixels
     deep, wide = deep_of(form), form.kernel[2]
-    names = ("weights", "bias", "y", "o")
+    names = ("tiles", "weights", "bias", "y", "o")
     with strip_function(module, "outputs", names) as (f, job, unit, args):
-        sizes, o = Sizes(plan, form, unit), args[3]
-        weights, bias, y = (a.to_pointer(real) for a in args[:3])
-        tiles, sums = part(job, unit, "at_tiles", real), f.array(real, POINTS * mr * lanes)
+        sizes, o = Sizes(plan, form, unit), args[4]
+        tiles, weights, bias, y = (a.to_pointer(real) for a in args[:4])
+        sums = f.array(real, POINTS * mr * lanes)
         places, right = _places(f, job, unit, plan, y, o)
         plane, start = sizes.pitch * lanes, bias.vector(0, lanes)
         with f.loop(unit["length", 2], step=mr) as t:

@@ -53,7 +53,7 @@ def emit_lines(module: Module, plan: Plan) -> Routine:
 
 
 def _emit_rows_in(module: Module, plan: Plan) -> Routine:
-    """rows_in(job, unit, x, tiles, s): the points of the tiles that begin in row 4 s under the unit.
+    """rows_in(job, unit, x, tiles, s): the points of the tiles from row 4 s under the unit on.
 
     Channels-last rows inside the image are read where they lie; others come through a ring of
     rows, padded. A tile may reach beyond what outputs read. There it sees zeros, wherever units
@@ -131,8 +131,8 @@ def _emit_points(module: Module, plan: Plan) -> Routine:
 
 
 def _emit_outputs(module: Module, plan: Plan) -> Routine:
-    """outputs(job, unit, tiles, weights, bias, y, o): one row of tiles, to the output or, where that is
-    contiguous, to a block.
+    """outputs(job, unit, tiles, weights, bias, y, o): one row of tiles, to the output
+    or, where that is contiguous, to a block.
     """
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     form, mr = Form.of(plan, lanes), plan.pixels

@@ -59,7 +59,6 @@ KERNELS = (
     ("planes, depthwise 3x3", "planes", "conv2d 1x64x56x56 o64 k3 p1 g64", True),
     ("pencils, depthwise 3x3", "pencils", "conv2d 1x64x56x56 o64 k3 p1 g64", False),
     ("nested, depthwise 31x31", "nested", "conv2d 1x64x56x56 o64 k31 p15 g64", True),
-    ("upright, depthwise 7x7", "upright", "conv2d 1x64x56x56 o64 k7 p3 g64", False),
     ("subpixel, transposed 4x4", "subpixel", "tconv2d 1x64x32x32 o3 k4 s2 p1", True),
     ("interleave, transposed 4x4", "interleave", "tconv2d 1x64x32x32 o3 k4 s2 p1", True),
 )

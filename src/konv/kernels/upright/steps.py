@@ -155,10 +155,10 @@ def _emit_outputs(module: Module, plan: Plan) -> Routine:
                     _add_row(f, totals, at + slot * plane * POINTS, own + a * (wide * lanes), wide)
                 for n, total in enumerate(totals):
                     sums.put(j * (mr * lanes) + n * lanes, total.get())
-            with f.loop(f.least(unit["length", 2] - t, f.integer(mr))) as n:
-                values = [(sums + n * lanes).vector(p * mr * lanes, lanes) for p in range(POINTS)]
+            with f.loop(f.least(unit["length", 2] - t, f.integer(mr))) as c:
+                values = [(sums + c * lanes).vector(p * mr * lanes, lanes) for p in range(POINTS)]
                 done = [value + start for value in to_outputs(f, values)]
-                _store(f, unit, plan, [row + (t + n) * right for row in places], done)
+                _store(f, unit, plan, [row + (t + c) * right for row in places], done)
         return f.fn
 
 

@@ -19,8 +19,8 @@ Zen 3, kernels alone, 7x7 96@56 channels-last: one thread 460 to 300 us, two 252
 to 163 and 130 to 107; 11x11 256@24 580 to 386 and 400 to 302. Contiguous images are transposed on
 their way, 4 cycles a vector: as fast as planes up to 9 taps, which are exact. The vectors that
 share a line of the cache take turns by rows of tiles: one thread 1.0 to 1.15 times as fast as one
-after the other. Tried: boxes of 28 columns, which fit into the first-level cache, 1.1 times as long;
-asking for the rows of the next tile, or for places of results, 1.0 to 1.1.
+after the other. Tried: boxes of 28 columns, which fit into the first-level cache, 1.1 times as
+long; asking for the rows of the next tile, or for places of results, 1.0 to 1.1.
 
 Rounding errors are those of konv.kernels.nested at most. A tile mixes its four outputs of a column:
 a pixel or weight that is not finite spreads over the tiles that it touches.

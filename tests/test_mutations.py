@@ -72,6 +72,7 @@ OTHERS = {
     "pencils": "conv2d 1x20x9x8 o20 k3x2 p1x0 g20 / x=last out=last bias=contiguous",
     "planes": "conv2d 1x20x9x8 o20 k3x2 p1x0 g20 / bias=contiguous",
     "spread": "tconv2d 1x20x5x6 o20 k3x2 s2 p1x0 g20 / x=last out=last bias=contiguous",
+    "upright": "conv2d 1x20x13x12 o20 k7x8 p3 g20 / bias=contiguous",
     "winograd": "conv2d 1x20x12x13 o40 k3 p1 / bias=contiguous",
 }
 HARMED = [a for a in ALGORITHMS if taken(a) and a.name not in OTHERS]

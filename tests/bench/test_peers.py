@@ -61,6 +61,8 @@ SPECIAL = (
     "conv2d 1x17x9x9 o19 k1",
     "conv2d 2x24x9x9 o36 k1 g3",
     "conv2d 1x32x9x9 o32 k5 p2 g32",
+    "conv2d 1x32x9x9 o32 k7 p3 g32",
+    "conv2d 1x17x19x9 o17 k9x7 p4 g17",
     "conv2d 1x32x9x9 o32 k3 p1 g8",
     "conv2d 1x32x9x9 o32 k3 p1 g2",
 )

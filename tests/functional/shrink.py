@@ -18,7 +18,7 @@ def shrunk(conv: Conv, plan: Plan, target: Target) -> Conv:
     """The same kind of convolution, for which the plan would be the same, with little to
     compute.
     """
-    if plan.algorithm in ("planes", "pencils", "nested", "spread"):
+    if plan.algorithm in ("planes", "pencils", "nested", "spread", "upright"):
         return _shrunk_strips(conv, plan, target)
     blocks = by_name(plan.algorithm).blocks(conv, plan, target)
     groups = min(conv.groups, 3) if blocks.groups[1] == 1 else _fewer(*blocks.groups)
@@ -42,6 +42,8 @@ def _shrunk_strips(conv: Conv, plan: Plan, target: Target) -> Conv:
     tiles = {2: plan.vectors * lanes, 1: plan.pixels} if planes else {2: plan.pixels, 1: 1}
     if plan.algorithm == "nested":
         tiles = {2: 4 * plan.pixels, 1: 4 * plan.vectors}
+    if plan.algorithm == "upright":
+        tiles = {2: plan.pixels, 1: 4}
     return _with_outputs(small, [2 * tiles.get(a + 3 - conv.dims, 1) + 1 for a in range(conv.dims)])
 
 

@@ -11,11 +11,16 @@ import pytest
 from llvm.assembly import MACHINES, MULTIPLY_ADD, Machine, called, count, functions
 
 from konv.geometry import Conv
-from konv.kernels import nested, pencils, planes
+from konv.kernels import nested, pencils, planes, upright
 from konv.llvm import assembly, describe
 from konv.plan import Algorithm
 
-ROADS = {"planes": (planes, True), "pencils": (pencils, False), "nested": (nested, False)}
+ROADS = {
+    "planes": (planes, True),
+    "pencils": (pencils, False),
+    "nested": (nested, False),
+    "upright": (upright, False),
+}
 VECTOR = re.compile(r"%[xyz]mm|\bq\d|\bv\d")
 
 each_machine = pytest.mark.parametrize("machine", MACHINES, ids=str)
@@ -71,6 +76,18 @@ def test_products_stay_in_registers(machine: Machine) -> None:
     rows, columns = nested.TILES[target.vector_bytes, target.registers]
     assert count(found, MULTIPLY_ADD[machine.family, "float32"]) == 8 * rows * columns
     assert not spills(loops(found))
+
+
+@each_machine
+def test_a_row_of_taps_stays_in_registers(machine: Machine) -> None:
+    """Every tap for every output of a tile, with the pixels that they share."""
+    (each,) = compiled(machine, "upright", "conv2d 1x64x56x56 o64 k7 p3 g64")
+    found = each["outputs"]
+    target = describe(machine.triple, machine.cpu, "")
+    columns = upright.TILES[target.vector_bytes, target.registers]
+    assert count(found, MULTIPLY_ADD[machine.family, "float32"]) >= 7 * columns
+    inner = loops(found)[: 12 * 7 * columns // 5]
+    assert not spills(inner)
 
 
 @pytest.mark.parametrize("road", ROADS)

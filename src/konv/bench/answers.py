@@ -30,7 +30,7 @@ from konv.rounding import tolerance
 ENTRIES = 4_000_000  # of the reference's matrix: 32 MB, a quarter of a second
 PLACES = 64  # each with all output channels
 
-MANY = 28  # taps along both axes from which on depthwise layers may be computed by blocks of them
+MANY = 7  # taps along both axes from which on depthwise layers may be computed by blocks of them
 FEWEST_WINOGRAD = (
     16  # input channels of a group: below, no library gains by Winograd, konv never uses it
 )

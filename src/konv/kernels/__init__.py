@@ -17,12 +17,14 @@ from konv.kernels import (
     planes,
     spread,
     subpixel,
+    upright,
     winograd,
 )
 from konv.plan import Algorithm
 
 ALGORITHMS: tuple[Algorithm, ...] = (
     nested,
+    upright,
     pencils,
     planes,
     spread,

@@ -16,7 +16,7 @@ import numpy as np
 from konv.arrays import GRADIENT, NUMPY, OTHER, PLAIN, UNSEEN, Kind, kind_of
 from konv.checks import Options
 from konv.foreign import exchanged
-from konv.keys import hashable, rare, type_tree
+from konv.keys import fixed, rare, type_tree
 from konv.layer import Layer
 from konv.pair import Pair
 from konv.runtime import straight
@@ -118,9 +118,11 @@ def _looked_up(
         ):
             (key, layer), same = _told_apart(key, layer, arguments), False
     except TypeError:  # a list among the arguments
-        plain = hashable(activation), residual, out
-        return convolve(x, weight, bias, *plain, *map(hashable, arguments))
+        return convolve(x, weight, bias, fixed(activation), residual, out, *fixed(arguments))
     if layer is None:
+        settled = fixed(arguments)
+        if settled is not arguments:  # an object that may be another number at the next call
+            return convolve(x, weight, bias, activation, residual, out, *settled)
         _refuse(kind, x, weight, bias, residual, out)
         options = replace(Options(*arguments), activation=activation)
         layer = Layer(kind, x, weight, bias, options, residual, out, now, run)

@@ -56,7 +56,7 @@ class Kind(Protocol):
         """
 
     def quiet(self) -> bool:
-        """Whether nobody follows what is computed but who shows in the arrays: no tracer, no
+        """Whether nobody follows what is computed but who shows in the arrays: no tracer, no mode, no
         forward gradients. A library that does not repeat is never asked further.
         """
 

@@ -3,8 +3,9 @@
 A small convolution takes PyTorch 6 us, and to look at three tensors as `TorchKind.glance` does
 takes 2.3. PyTorch asks the same of the inputs of compiled code, in C++ and in 0.6 us
 (`TensorGuards`): types, dtypes, devices, sizes, strides, requires_grad, and the dispatch keys,
-which tell negated, sparse and wrapped tensors, autocast, modes, transforms, traces and inference
-mode. Where two calls with one weight had equal tensors, such a question is kept for the next.
+which tell negated, sparse and wrapped tensors, autocast, transforms, traces and inference mode, but
+not modes of PyTorch's own (make_fx, FakeTensorMode). Where two calls with one weight had equal
+tensors, such a question is kept for the next.
 
 These are parts of PyTorch without a promise: they are tried once, and not relied upon if they fail.
 """

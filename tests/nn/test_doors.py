@@ -20,6 +20,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import konv
 import konv.nn
+from konv import arrays
 from konv.geometry import Conv
 from konv.nn import aten, gradients
 from konv.nn.terms import Terms
@@ -426,6 +427,16 @@ def test_modes_of_pytorch_see_layers_that_were_met_before(calls: int) -> None:
         assert type(konv.conv2d(x, w, b)) is type(mode.from_tensor(x))
     layer = konv.prepare(Conv.of((1, 3, 8, 8), 4, 3), w, b)
     assert torch.equal(layer(x), konv.conv2d(x, w, b))
+
+
+def test_torch_compile_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before konv has met a tensor."""
+    monkeypatch.setattr(arrays, "_torch", None)
+    monkeypatch.setattr(arrays, "_exact", {})
+    x, w = tensor(1, 3, 8, 8), tensor(4, 3, 3, 3, seed=1)
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x: konv.conv2d(x, w) + 1, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), F.conv2d(x, w) + 1, rtol=1e-4, atol=1e-4)
 
 
 def test_modes_of_pytorch_see_gradients_of_what_was_computed_before() -> None:

@@ -13,6 +13,7 @@ These are parts of PyTorch without a promise: they are tried once, and not relie
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 from konv.arrays.kind import GRADIENT, PLAIN
@@ -30,16 +31,19 @@ class Recall:
     """What glances have said, by the object that was the weight; all else is asked anew."""
 
     def __init__(self, torch: Any) -> None:
-        self._torch, self._alike = torch, _UNTRIED
+        self._torch = torch
         # Without a bias PyTorch is asked about two tensors, so these stand apart.
         self.biased: dict[int, Met] = {}
         self.bare: dict[int, Met] = {}
         self._tokens: dict[Any, object] = {}
 
+    @cached_property
+    def _alike(self) -> Callable[..., Check] | None:
+        """Not before numbers are computed: torch.compile, which cannot trace it, may come first."""
+        return _tried(self._torch)
+
     def note(self, key: Any, seen: int, x: Any, weight: Any, bias: Any) -> Seen:
         """Remember what a glance has said, its key made an object that is quick to look up."""
-        if self._alike is _UNTRIED:  # not before numbers are computed: torch.compile may be first
-            self._alike = _tried(self._torch)
         if self._alike is None:
             return seen, key
         if len(self._tokens) >= REMEMBERED and key not in self._tokens:
@@ -61,13 +65,6 @@ def _never(*_: Any) -> bool:
     made at each call, which takes 4 us.
     """
     return False
-
-
-def _untried(*_: Any) -> Check:
-    raise AssertionError
-
-
-_UNTRIED: Callable[..., Check] | None = _untried
 
 
 def _tried(torch: Any) -> Callable[..., Check] | None:

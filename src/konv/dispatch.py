@@ -16,12 +16,12 @@ import numpy as np
 from konv.arrays import GRADIENT, NUMPY, OTHER, PLAIN, UNSEEN, Kind, kind_of
 from konv.checks import Options
 from konv.foreign import exchanged
-from konv.keys import hashable, rare, type_tree
+from konv.keys import fixed, rare, type_tree
 from konv.layer import Layer
 from konv.pair import Pair
 from konv.runtime import straight
 from konv.runtime.choose import current_precision
-from konv.runtime.threads import team
+from konv.runtime.threads import Team, team
 
 REMEMBERED = 512  # layers at one size; one takes about 5 KB
 
@@ -118,21 +118,40 @@ def _looked_up(
         ):
             (key, layer), same = _told_apart(key, layer, arguments), False
     except TypeError:  # a list among the arguments
-        plain = hashable(activation), residual, out
-        return convolve(x, weight, bias, *plain, *map(hashable, arguments))
+        return convolve(x, weight, bias, fixed(activation), residual, out, *fixed(arguments))
     if layer is None:
-        _refuse(kind, x, weight, bias, residual, out)
-        options = replace(Options(*arguments), activation=activation)
-        layer = Layer(kind, x, weight, bias, options, residual, out, now, run)
-        layer.called_with(arguments)
-        y = _compute(seen, layer, x, weight, bias, activation, residual, out, arguments)
-        _remember(key, layer)  # as nothing was refused
-        return y
+        return _first(key, seen, kind, x, weight, bias, activation, residual, out, arguments, now)
     y = None if seen == GRADIENT else layer.run(x, weight, bias, residual, out)
     if y is None:
         return _compute(seen, layer, x, weight, bias, activation, residual, out, arguments)
     if layer.straight and same and seen == PLAIN:
         layer.repeated(x, weight, bias, (activation, None, None, *arguments, now, key[4]))
+    return y
+
+
+def _first(
+    key: Any,
+    seen: int,
+    kind: Kind,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    activation: Any,
+    residual: Any,
+    out: Any,
+    arguments: tuple[Any, ...],
+    now: Team,
+) -> Any:
+    """The first call of a layer, which is remembered if nothing is refused."""
+    settled = fixed(arguments)
+    if settled is not arguments:  # an object that may say something else at the next call
+        return convolve(x, weight, bias, activation, residual, out, *settled)
+    _refuse(kind, x, weight, bias, residual, out)
+    options = replace(Options(*arguments), activation=activation)
+    layer = Layer(kind, x, weight, bias, options, residual, out, now, run)
+    layer.called_with(arguments)
+    y = _compute(seen, layer, x, weight, bias, activation, residual, out, arguments)
+    _remember(key, layer)
     return y
 
 

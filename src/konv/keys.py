@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from konv.arrays import kind_of
+from konv.geometry.bounds import scalar_array
+
+FIXED = int, float, str, type(None), np.generic  # types whose objects never change
 
 
 def type_tree(argument: Any) -> Any:
@@ -27,12 +32,21 @@ def _signature(a: Any) -> tuple[Any, ...] | None:
     return (type(a), *(kind.signature(a) if kind else ()), kind.writable(a) if kind else None)
 
 
-def hashable(argument: Any) -> Any:
-    """Lists as tuples, to any depth; what cannot be hashed at all is refused by name."""
-    if isinstance(argument, list | tuple):
-        return tuple(map(hashable, argument))
-    if isinstance(argument, np.ndarray):
-        return tuple(map(hashable, argument.tolist())) if argument.ndim else argument.item()
+def fixed(argument: Any) -> Any:
+    """What an argument says now, to be remembered by: what may say something else at the next call
+    - lists and arrays, iterators, integers of unknown types - as tuples and ints, to any depth; the
+    very object if there is nothing to be changed. What cannot be hashed at all is refused by name.
+    """
+    if isinstance(argument, FIXED):
+        return argument
+    if isinstance(argument, Iterable) and not scalar_array(argument):
+        made = tuple(map(fixed, argument))
+        same = type(argument) is tuple and all(map(operator.is_, made, argument))
+        return argument if same else made
+    try:
+        return operator.index(argument)
+    except TypeError:
+        pass
     try:
         hash(argument)
     except TypeError:

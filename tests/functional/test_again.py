@@ -162,3 +162,31 @@ def test_without_these_parts_of_pytorch(monkeypatch: pytest.MonkeyPatch) -> None
         torch.testing.assert_close(y, F.conv2d(x, w))
         np.testing.assert_array_equal(y, konv.conv2d(x.numpy(), w.numpy()))
     assert not kind.recall.bare
+
+
+class Changing:
+    """An integer that is another one later."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __index__(self) -> int:
+        return self.number
+
+    def fill_(self, number: int) -> None:
+        self.number = number
+
+
+@pytest.mark.parametrize("make", [Changing, torch.tensor])
+@pytest.mark.parametrize("wants", [False, True])
+def test_arguments_that_say_something_else_later(make: Any, wants: bool) -> None:
+    """An integer is what it is at the call, in a tuple as well."""
+    x, w = torch.randn(1, 3, 8, 8), torch.randn(4, 3, 3, 3).requires_grad_(wants)
+    padding, stride = make(1), make(1)
+    for amount, expected in ((1, 8), (3, 12), (0, 6)):
+        padding.fill_(amount)
+        for _ in range(6):
+            assert konv.conv2d(x, w, None, stride, padding).shape[-1] == expected
+            assert konv.conv2d(x, w, None, 1, (padding, padding)).shape[-1] == expected
+            assert konv.conv2d(x, w, None, 1, padding, padding_mode="reflect").shape[-1] == expected
+    assert konv.conv2d(x, w, padding=iter((1, 2))).shape[-2:] == (8, 10)

@@ -58,6 +58,15 @@ def test_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [key[0] for key in CACHE.entries] == [w.ctypes.data for w in views[-7:]]
 
 
+def test_small_ones_are_bounded_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an entry takes besides its bytes would be most of it."""
+    monkeypatch.setattr(weights, "ENTRIES", 3)
+    x, kept = np.ones((1, 2, 3, 3), "float32"), [np.full((1, 2, 2, 2), i, "f") for i in range(6)]
+    for number, w in enumerate(kept):
+        assert (konv.conv2d(x, w) == 8 * number).all()
+    assert [key[0] for key in CACHE.entries] == [w.ctypes.data for w in kept[3:]]
+
+
 def test_least_recently_used_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.ones((1, 16, 2, 2), "float32")
     ws = [np.full((16, 16, 1, 1), value, "float32") for value in range(5)]

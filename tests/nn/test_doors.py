@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import konv
 import konv.nn
+from konv import arrays
 from konv.geometry import Conv
 from konv.nn import aten, gradients
 from konv.nn.terms import Terms
@@ -408,6 +410,47 @@ def test_other_tensors() -> None:
     for odd in (x.to(torch.complex64), x.long(), photograph, photograph[0]):
         weight = layer.weight.detach().to(odd.dtype)
         torch.testing.assert_close(konv.nn.conv2d(odd, weight), F.conv2d(odd, weight))
+
+
+@pytest.mark.parametrize("calls", [0, 1, 8])
+def test_modes_of_pytorch_see_layers_that_were_met_before(calls: int) -> None:
+    """make_fx of real tensors, and real tensors under a FakeTensorMode."""
+    from torch._subclasses import FakeTensorMode
+
+    x, w, b = tensor(1, 3, 8, 8), tensor(4, 3, 3, 3, seed=1), tensor(4, seed=2)
+    for _ in range(calls):
+        konv.conv2d(x, w, b)
+    graph, other = make_fx(lambda x: konv.conv2d(x, w, b) * 2)(x), tensor(1, 3, 8, 8, seed=3)
+    assert "konv.convolution" in str(graph.graph)
+    torch.testing.assert_close(graph(other), F.conv2d(other, w, b) * 2, rtol=1e-4, atol=1e-4)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert type(konv.conv2d(x, w, b)) is type(mode.from_tensor(x))
+    layer = konv.prepare(Conv.of((1, 3, 8, 8), 4, 3), w, b)
+    assert torch.equal(layer(x), konv.conv2d(x, w, b))
+
+
+def test_torch_compile_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before konv has met a tensor."""
+    monkeypatch.setattr(arrays, "_torch", None)
+    monkeypatch.setattr(arrays, "_exact", {})
+    x, w = tensor(1, 3, 8, 8), tensor(4, 3, 3, 3, seed=1)
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x: konv.conv2d(x, w) + 1, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), F.conv2d(x, w) + 1, rtol=1e-4, atol=1e-4)
+
+
+def test_modes_of_pytorch_see_gradients_of_what_was_computed_before() -> None:
+    """Of convolutions and of batch normalisation."""
+    x, w = wide(1, 3, 8, 8), wide(4, 3, 3, 3, seed=1)
+    image, norm = tensor(8, 64, 32, 32).requires_grad_(), konv.nn.BatchNorm2d(64)
+    for y, of in ((konv.nn.conv2d(x, w), (x, w)), (norm(image), (image, norm.weight))):
+        dy, graph = torch.randn_like(y), make_fx(partial(_back, y, of))(torch.ones_like(y))
+        for mine, expected in zip(graph(dy), _back(y, of, dy), strict=True):
+            torch.testing.assert_close(mine, expected, rtol=1e-3, atol=1e-3)
+
+
+def _back(y: torch.Tensor, of: Any, dy: torch.Tensor) -> Any:
+    return torch.autograd.grad(y, of, dy, retain_graph=True)
 
 
 @pytest.mark.parametrize("which", ["input", "weight", "bias"])

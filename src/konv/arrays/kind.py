@@ -56,8 +56,8 @@ class Kind(Protocol):
         """
 
     def quiet(self) -> bool:
-        """Whether nobody follows what is computed but who shows in the arrays: no tracer, no
-        forward gradients. A library that does not repeat is never asked further.
+        """Whether nobody follows what is computed but who shows in the arrays: no tracer, no mode,
+        no forward gradients. A library that does not repeat is never asked further.
         """
 
     def question(self, x: Any, weight: Any, bias: Any) -> tuple[Any, Any, Any] | None:

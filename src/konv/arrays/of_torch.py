@@ -86,7 +86,7 @@ class TorchKind:
         return PLAIN, key
 
     def recognize(self, x: Any, weight: Any, bias: Any) -> tuple[int, Any]:
-        if self.traced():
+        if self.traced() or self.modes():  # of modes the question below passes over PyTorch's own
             return UNSEEN
         recall, met = self.recall, None
         if self.forward._current_level < 0:
@@ -103,7 +103,7 @@ class TorchKind:
         return UNSEEN if seen == OTHER else recall.note(key, seen, x, weight, bias)
 
     def quiet(self) -> bool:
-        return not self.traced() and self.forward._current_level < 0
+        return not (self.traced() or self.modes()) and self.forward._current_level < 0
 
     def question(self, x: Any, weight: Any, bias: Any) -> tuple[Any, Any, Any] | None:
         recall = self.recall

@@ -3,8 +3,9 @@
 A small convolution takes PyTorch 6 us, and to look at three tensors as `TorchKind.glance` does
 takes 2.3. PyTorch asks the same of the inputs of compiled code, in C++ and in 0.6 us
 (`TensorGuards`): types, dtypes, devices, sizes, strides, requires_grad, and the dispatch keys,
-which tell negated, sparse and wrapped tensors, autocast, modes, transforms, traces and inference
-mode. Where two calls with one weight had equal tensors, such a question is kept for the next.
+which tell negated, sparse and wrapped tensors, autocast, transforms, traces and inference mode, but
+not modes of PyTorch's own (make_fx, FakeTensorMode). Where two calls with one weight had equal
+tensors, such a question is kept for the next.
 
 These are parts of PyTorch without a promise: they are tried once, and not relied upon if they fail.
 """
@@ -12,6 +13,7 @@ These are parts of PyTorch without a promise: they are tried once, and not relie
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 from konv.arrays.kind import GRADIENT, PLAIN
@@ -29,11 +31,16 @@ class Recall:
     """What glances have said, by the object that was the weight; all else is asked anew."""
 
     def __init__(self, torch: Any) -> None:
-        self._torch, self._alike = torch, _tried(torch)
+        self._torch = torch
         # Without a bias PyTorch is asked about two tensors, so these stand apart.
         self.biased: dict[int, Met] = {}
         self.bare: dict[int, Met] = {}
         self._tokens: dict[Any, object] = {}
+
+    @cached_property
+    def _alike(self) -> Callable[..., Check] | None:
+        """Not before numbers are computed: torch.compile, which cannot trace it, may come first."""
+        return _tried(self._torch)
 
     def note(self, key: Any, seen: int, x: Any, weight: Any, bias: Any) -> Seen:
         """Remember what a glance has said, its key made an object that is quick to look up."""

@@ -25,7 +25,7 @@ from konv.checks import Options, check_residual, epilogue, layout_last, problem
 from konv.dispatch import convolve
 from konv.errors import UnsupportedError
 from konv.geometry import Conv
-from konv.keys import hashable, type_tree
+from konv.keys import fixed, type_tree
 from konv.nn import aten
 from konv.nn.gradients import convolution as differentiable
 from konv.nn.gradients import finish
@@ -133,10 +133,7 @@ def _conv(x: Tensor, weight: Tensor, bias: Any, arguments: Any) -> Conv:
     for name, a in (("x", x), ("weight", weight), ("bias", bias)):
         if a is not None:
             kind.refuse(a, name)
-    try:
-        hash(arguments)
-    except TypeError:
-        arguments = hashable(arguments)
+    arguments = fixed(arguments)
     key = (
         x.shape, x.dtype, weight.shape, weight.dtype,
         None if bias is None else (bias.shape, bias.dtype),

@@ -182,7 +182,7 @@ def convolution(
     x: Tensor, weight: Tensor, bias: Tensor | None, one: Pair, plan: str | None = None
 ) -> Tensor:
     """Return the conv of a Pair, of x and weight, differentiable."""
-    if _batched(x, weight):
+    if _by_operator(x, weight):
         y: Tensor = operator.convolution(x, weight, bias, *Terms.of(one.conv))
         return y
     how = None if plan is None else partial(run, one, plan=plan)
@@ -206,7 +206,7 @@ def eagerly(x: Tensor, weight: Tensor, bias: Tensor | None, one: Pair, how: How)
 def _gradient(x: Tensor, dy: Tensor, one: Pair) -> Tensor:
     """Return the gradient of the weight, differentiable."""
     conv = one.conv
-    if _batched(x, dy):
+    if _by_operator(x, dy):
         taps = [axis.kernel for axis in conv.axes]
         dw: Tensor = operator.convolution_weight(x, dy, taps, *Terms.of(conv))
         return dw
@@ -223,16 +223,18 @@ def _is_last(weight: Tensor) -> bool:
 
 
 def _eager() -> bool:
-    return forward_ad._current_level < 0 and not _transforms()
+    """Whether numbers are all that is wanted: no transform, no forward mode, no dispatch mode."""
+    return forward_ad._current_level < 0 and not _transforms() and not _modes()
 
 
-def _batched(*tensors: Tensor) -> bool:
-    """Whether PyTorch's older vmap is at work, which autograd.grad(is_grads_batched=True) still
-    uses: it takes operators apart, but knows no Function.
+def _by_operator(*tensors: Tensor) -> bool:
+    """Whether somebody is at work who takes operators apart, but knows no Function: a dispatch
+    mode, or PyTorch's older vmap, which autograd.grad(is_grads_batched=True) still uses.
     """
-    return not _transforms() and not all(map(_has_storage, tensors))
+    return not _transforms() and (_modes() > 0 or not all(map(_has_storage, tensors)))
 
 
+_modes = torch._C._len_torch_dispatch_stack
 _transforms = torch._C._are_functorch_transforms_active
 _has_storage = torch._C._has_storage
 _wrapped = torch._C._functorch.is_functorch_wrapped_tensor

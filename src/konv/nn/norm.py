@@ -136,7 +136,7 @@ def _numbers(*arguments: Any) -> Tensor:
 
 
 class BatchNorm(Function):
-    """Of plain tensors, where no transform and no forward mode is at work."""
+    """Of plain tensors, where no transform, forward mode or dispatch mode is at work."""
 
     @staticmethod
     def forward(
@@ -199,7 +199,6 @@ def rectified(y: Any, activation: str) -> bool:
         given is None or ctx.activation or y._version or y.retains_grad
         or y._backward_hooks is not None or ctx.versions != (given[0]._version, given[1]._version)
         or not _eager() or torch._C._is_tracing()
-        or torch._C._len_torch_dispatch_stack()
     ):  # fmt: skip
         return False
     _apply_rectified(y, *given, ctx.call.behind(activation), ctx.eps, activation)

@@ -89,7 +89,7 @@ def _is_plain(x: Any) -> bool:
     if (
         x.grad_fn is None or x._base is not None or x.retains_grad or x._backward_hooks is not None
         or x.dtype not in DTYPES or not x.is_cpu or x.is_neg() or not _has_storage(x)
-        or not _eager() or torch._C._len_torch_dispatch_stack()
+        or not _eager()
     ):  # fmt: skip
         return False
     prepare()

@@ -35,6 +35,7 @@ FINITE = ctypes.c_int64  # the first word of packed weights
 # Bytes of packed weights kept for functional calls. Networks that need more pack every layer anew
 # at every pass, as the layer that comes next is the one used longest ago: VGG16 has 220 MiB.
 LIMIT = 512 * 1024 * 1024
+ENTRIES = 2**16  # of these, each of which takes 1 KB more than its bytes
 
 
 def _ours() -> int:
@@ -162,7 +163,7 @@ class _Cache:
                 return
             self.entries[key] = packed
             self.bytes += packed.size
-            while self.bytes > LIMIT:
+            while self.bytes > LIMIT or len(self.entries) > ENTRIES:
                 oldest = next(iter(self.entries))
                 if oldest == key or self.used(self.entries[oldest]):
                     self.entries.move_to_end(oldest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import chain, product
 from pathlib import Path
 
@@ -29,6 +30,7 @@ TARGETS = {
 SIZES = (1, 2, 3, 5, 9, 12, 20, 60, 400)
 
 
+@lru_cache(2**14)  # all problems at all sizes: each algorithm and machine is asked about the same
 def sized(conv: Conv, size: int) -> Conv | None:
     """The layer on an image that has `size` pixels more on each axis than its kernel needs."""
     try:

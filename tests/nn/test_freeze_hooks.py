@@ -5,6 +5,7 @@ Those that would crash the process run in a child.
 
 from __future__ import annotations
 
+import ast
 import copy
 import pickle
 import subprocess
@@ -29,20 +30,17 @@ START = """
     from konv.nn.freeze import freeze
     x = torch.ones(2, 4, 6, 7).to(memory_format=torch.channels_last)
 """
-
-
-def child(code: str) -> None:
-    """Run it in a process of its own, which must not die."""
-    program = textwrap.dedent(START) + textwrap.dedent(code)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-# --- Devices ------------------------------------------------------------------------------------
-
-
-def test_the_default_device_does_not_matter() -> None:
-    child("""
+EACH = """
+    import textwrap, traceback
+    for name, code in {programs!r}.items():
+        try:
+            exec(textwrap.dedent({start!r}) + textwrap.dedent(code), {{"__name__": name}})
+            print((name, ""), flush=True)
+        except BaseException:
+            print((name, traceback.format_exc()), flush=True)
+"""
+PROGRAMS = {
+    "the default device does not matter": """
         frozen = freeze(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1)).eval())
         right = frozen(x)
         with torch.device("meta"):
@@ -52,11 +50,8 @@ def test_the_default_device_does_not_matter() -> None:
         apart = layer(x, x[:1])
         with torch.device("meta"):
             assert torch.equal(layer(x, x[:1]), apart)
-    """)
-
-
-def test_a_residual_of_another_kind_is_not_read_as_numbers() -> None:
-    child("""
+    """,
+    "a residual of another kind is not read as numbers": """
         class Sum(nn.Module):
             def __init__(self):
                 super().__init__()
@@ -81,11 +76,8 @@ def test_a_residual_of_another_kind_is_not_read_as_numbers() -> None:
             right = layer(x, x)
             parameter = nn.Parameter(x, requires_grad=False)
             assert torch.equal(layer(x, parameter), right)
-    """)
-
-
-def test_arrays_without_memory() -> None:
-    child("""
+    """,
+    "arrays without memory": """
         frozen = freeze(nn.Sequential(nn.Conv2d(4, 4, 3)).eval())
         frozen(x)
         assert frozen(x[:0]).shape == (0, 4, 4, 5)
@@ -96,7 +88,31 @@ def test_arrays_without_memory() -> None:
             assert "x has no memory" in str(error)
         else:
             raise AssertionError("nothing was said")
-    """)
+    """,
+}
+
+
+@pytest.fixture(scope="module")
+def survived() -> dict[str, str]:
+    """What became of each of PROGRAMS, by its name, in one child for all: nothing if it ended well,
+    what it raised, or where the child died. PyTorch takes seconds to load.
+    """
+    program = textwrap.dedent(EACH).format(start=START, programs=PROGRAMS)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    lines = map(ast.literal_eval, done.stdout.splitlines())
+    found: dict[str, str] = dict(lines)
+    died = f"the child's exit code is {done.returncode}: {done.stderr}"
+    ended = "" if done.returncode == 0 else died  # none did well if the child dies in the end
+    return {name: found.get(name, died) or ended for name in PROGRAMS}
+
+
+# --- Devices ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_no_crash(name: str, survived: dict[str, str]) -> None:
+    """Default devices, arrays of other kinds, arrays without memory."""
+    assert not survived[name]
 
 
 # --- Hooks and replaced forwards ----------------------------------------------------------------

@@ -65,12 +65,16 @@ def kind(conv: Conv) -> float:
     return next((count for most, count in SPREADS if min(apart, default=WIDE) <= most), WIDE)
 
 
+_best = cache(module._best)
+
+
 @pytest.fixture
 def remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was chosen for a layer as choosing sees it is not worked out again: all sizes and
-    batches of a layer lead to three of those, and each takes 1 ms. Not for what patches a model.
+    """What was chosen for a layer as choosing sees it is not worked out again, in all tests that
+    use this: all sizes and batches of a layer lead to three of those, and each takes 1 ms. Not for
+    what patches a model.
     """
-    monkeypatch.setattr(module, "_best", cache(module._best))
+    monkeypatch.setattr(module, "_best", _best)
 
 
 # What it must not look at
@@ -199,6 +203,7 @@ def test_plans_have_no_field_for_it() -> None:
 # The cheapest
 
 
+@pytest.mark.usefixtures("remembered")
 def test_the_cheapest_is_chosen() -> None:
     """Of the first plans of all that do not refuse the layer at its typical size."""
     layers = {typical_of(conv): conv for conv in PROBLEMS}  # one of those that look alike
@@ -238,6 +243,7 @@ def test_a_lower_cost_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
                 assert (found.algorithm == algorithm.name) == takes(algorithm, conv)
 
 
+@pytest.mark.usefixtures("remembered")
 def test_every_algorithm_is_chosen_for_some_problem() -> None:
     chosen = {choose(c, llvm.detect(), *pair).algorithm for c in PROBLEMS for pair in LAYOUTS}
     assert chosen == {algorithm.name for algorithm in ALGORITHMS}
@@ -285,6 +291,7 @@ def test_exact_forbids_what_is_rough() -> None:
     assert chosen() == "rough"
 
 
+@pytest.mark.usefixtures("remembered")
 @pytest.mark.usefixtures("remembered")
 def test_choices_are_all_the_plans_of_a_layer() -> None:
     """At whatever size."""

@@ -66,8 +66,8 @@ def emit_inputs(module: Module, transforms: Pair) -> Routine:
                         (column.pointer(r * along.inputs, F32) + channel).vector(0, lanes)
                         for r in range(over.inputs)
                     ]
-                    for r in range(over.inputs):
-                        pixel = column.pointer(r * along.inputs, F32) + channel
+                    for i in range(over.inputs):
+                        pixel = column.pointer(i * along.inputs, F32) + channel
                         f.prefetch(pixel + PIXELS_AHEAD * lanes, level=2)
                     for i, value in enumerate(over.emit_inputs(f, d)):
                         half.put(q * lanes + i * along.inputs * lanes, value)

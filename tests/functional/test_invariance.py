@@ -45,7 +45,7 @@ KINDS = [
     "conv2d 2x150x12x13 o150 k3 p1 g150",
     "conv2d 2x40x9x11 o80 k5 s2 p2 g40 f64",
     "conv2d 2x20x30x29 o20 k7 p3 g20",
-    "conv2d 2x24x26x31 o24 k9x8 p4x3 g24",
+    "conv2d 2x24x26x31 o24 k8x9 p4x3 g24",
     "conv2d 2x20x44x45 o20 k28 p14 g20",
     "conv2d 2x9x12x10 o83 k3 p2x1 f64",
     "conv2d 2x5x12x10 o40 k3 p2 reflect",

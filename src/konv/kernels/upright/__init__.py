@@ -1,4 +1,4 @@
-"""Depthwise convolution of 7 to 11 taps an axis: fewer multiplications, by blocks of 4 rows.
+"""Depthwise convolution of 7, 8 or 11 rows of taps: fewer multiplications, by blocks of 4 rows.
 
 F(4, 4) makes 4 outputs of 4 taps from 7 products instead of 16, as in konv.kernels.nested; here
 along columns only, for transforms along both axes cost more than they save of so few taps. Blocks
@@ -10,10 +10,13 @@ lie as far apart as tiles of outputs, so all of them share the transformed rows:
                 sums over blocks a and taps along the row of V[o + a][j] * U[j][a]
             7 sums -> 4 rows of the output
 
-7 x 7 taps are 24.5 multiply-adds an output where there were 49. Of a register tile taps come for
-all outputs in turn, as in konv.kernels.strips.turns: a slot for all outputs that read it took 18.5
-cycles a vector of results, so 15, products alone 12.25. Channels-last rows inside the image are
-read where they lie.
+Of 7 and 11 rows the last block has three, whose product at infinity is left out with the pixels
+that only it would read: 7 x 7 taps are 22.75 multiply-adds an output where there were 49. 9 or 10
+rows would have tiles read pixels that none of their outputs reads, and rounding would follow those.
+
+Of a register tile taps come for all outputs in turn, as in konv.kernels.strips.turns: a slot for
+all outputs that read it took 18.5 cycles a vector of results, so 15, products alone 12.25 then
+(with all products at infinity). Channels-last rows inside the image are read where they lie.
 
 Zen 3, kernels alone, 7x7 96@56 channels-last: one thread 460 to 300 us, two 252 to 182; 192@28 204
 to 163 and 130 to 107; 11x11 256@24 580 to 386 and 400 to 302. Contiguous images are transposed on
@@ -56,7 +59,7 @@ TILES = {(16, 16): 5, (32, 16): 8, (16, 32): 14, (64, 32): 14}
 # Taps along an axis. Of fewer, transforms are as much as what they save. Of more, most are used on
 # maps that they reach over, where pencils leave out what meets padding: 13x13 512@14 .44 ms here,
 # .36 there.
-LEAST, MOST = 7, 11
+ROWS, LEAST, MOST = (7, 8, 11), 7, 11
 
 
 def why_not(conv: Conv, target: Target) -> str | None:
@@ -66,8 +69,9 @@ def why_not(conv: Conv, target: Target) -> str | None:
         return f"takes one channel in and out a group; here {ci} and {co}"
     if conv.dtype != "float32":
         return "takes float32 only, whose errors it is measured for"
-    if conv.dims != 2 or any(not LEAST <= axis.kernel <= MOST for axis in conv.axes):
-        return f"takes two axes with {LEAST} to {MOST} taps each"
+    taps = tuple(axis.kernel for axis in conv.axes)
+    if conv.dims != 2 or taps[0] not in ROWS or not LEAST <= taps[1] <= MOST:
+        return f"takes 7, 8 or 11 rows of {LEAST} to {MOST} taps"
     if any((axis.stride, axis.dilation, axis.up) != (1, 1, 1) for axis in conv.axes):
         return "takes no stride and no dilation"
     if conv.co < target.lanes(conv.dtype):
@@ -90,7 +94,8 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     rows, columns = -(-conv.axes[0].out // 4), conv.axes[1].out
     high, wide = (axis.kernel for axis in conv.axes)
     deep = -(-high // 4)
-    products = POINTS * deep * wide * rows * -(-columns // plan.pixels) * plan.pixels / 2
+    each = (POINTS * deep - (high % 4 == 3)) * wide
+    products = each * rows * -(-columns // plan.pixels) * plan.pixels / 2
     points = 20 * (rows + deep - 1) * (columns + wide - 1)
     layouts = (plan.packed + plan.blocked) * prod(axis.out for axis in conv.axes) * 2
     cycles = products * 5 / 4 + points + 13 * rows * columns + layouts

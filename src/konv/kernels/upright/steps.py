@@ -136,7 +136,7 @@ def _emit_outputs(module: Module, plan: Plan) -> Routine:
     """
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     form, mr = Form.of(plan, lanes), plan.pixels
-    deep, wide = deep_of(form), form.kernel[2]
+    deep, (_, high, wide) = deep_of(form), form.kernel
     names = ("tiles", "weights", "bias", "y", "o")
     with strip_function(module, "outputs", names) as (f, job, unit, args):
         sizes, o = Sizes(plan, form, unit), args[4]
@@ -150,7 +150,10 @@ def _emit_outputs(module: Module, plan: Plan) -> Routine:
                 totals = [Variable(f, zero) for _ in range(mr)]
                 own = weights + j * (deep * wide * lanes)
                 at = tiles + (j * plane + t * lanes)
-                with f.loop(deep) as a:
+                blocks: Value | int = deep
+                if high % 4 == 3:  # no block's product at infinity but of its fourth row of taps
+                    blocks = f.select(j.equals(POINTS - 1), f.integer(deep - 1), f.integer(deep))
+                with f.loop(blocks) as a:
                     slot = (o + a) % deep
                     _add_row(f, totals, at + slot * plane * POINTS, own + a * (wide * lanes), wide)
                 for n, total in enumerate(totals):

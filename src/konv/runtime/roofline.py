@@ -81,6 +81,26 @@ def _measure(crew: Team, dtype: str) -> Roofline:
 @cache
 def _peak(crew: Team, dtype: str) -> float:
     """Operations a second; each thread gets as many units as take it the time of a call."""
+    seconds, operations = _multiply_adds(crew, dtype)
+    alone, units = team(1), 1
+    while min(seconds(units, alone) for _ in range(3)) < CALL:
+        units *= 2
+    units *= crew.threads
+    best = _best(lambda: seconds(units, crew))
+    return units * operations / best
+
+
+def multiply_adds(threads: int, seconds: float) -> Callable[[int], float]:
+    """Float32 multiply-adds on numbers in registers, which take one thread about so many seconds:
+    called with a number of threads, at most `threads`, the seconds that they take together.
+    """
+    run, _ = _multiply_adds(team(threads), "float32")
+    units = max(threads, round(seconds / min(run(1, team(1)) for _ in range(FEWEST))))
+    return lambda number: run(units, team(number))
+
+
+def _multiply_adds(crew: Team, dtype: str) -> tuple[Callable[[int, Team], float], int]:
+    """What takes a team the seconds for so many units, and the operations of a unit."""
     target = llvm.detect()
     lanes, chains = target.lanes(dtype), emitted.chains(target)
     factors = np.array([0.5, 0.5], dtype)  # s / 2 + 1 / 2 tends to 1: no overflow, no denormals
@@ -90,12 +110,7 @@ def _peak(crew: Team, dtype: str) -> float:
     def seconds(units: int, team: Team) -> float:
         return _seconds(run, team, (units, TRIPS), factors, sums)
 
-    alone, units = team(1), 1
-    while min(seconds(units, alone) for _ in range(3)) < CALL:
-        units *= 2
-    units *= crew.threads
-    best = _best(lambda: seconds(units, crew))
-    return 2 * units * TRIPS * chains * lanes / best
+    return seconds, 2 * TRIPS * chains * lanes
 
 
 def _bandwidth(crew: Team, dtype: str) -> float:

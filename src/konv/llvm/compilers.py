@@ -33,9 +33,7 @@ from konv.target import Target
 VERIFY = bool(os.environ.get("KONV_VERIFY"))
 
 HEAVY = 3  # as long as cold code of so many letters takes other code of one
-PATIENCE = (
-    1.0  # seconds that a fork waits for a kernel, which takes a fifth of that, to be compiled
-)
+PATIENCE = 1.0  # seconds that a fork waits for a kernel to be compiled, which takes a fifth of that
 
 
 def target_machine(target: Target, cold: bool = False) -> llvm.TargetMachine:

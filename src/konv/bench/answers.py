@@ -24,13 +24,14 @@ from konv.bench.peers.peer import CONTIGUOUS, Array
 from konv.bench.peers.torch import Torch
 from konv.bench.working import Arrays
 from konv.geometry import Axis, Conv
+from konv.kernels import nested, upright
+from konv.llvm import detect
 from konv.reference import im2col
 from konv.rounding import tolerance
 
 ENTRIES = 4_000_000  # of the reference's matrix: 32 MB, a quarter of a second
 PLACES = 64  # each with all output channels
 
-MANY = 7  # taps along both axes from which on depthwise layers may be computed by blocks of them
 FEWEST_WINOGRAD = (
     16  # input channels of a group: below, no library gains by Winograd, konv never uses it
 )
@@ -100,8 +101,9 @@ def _method(conv: Conv) -> str:
     is that of many taps by blocks.
     """
     taps = prod(axis.kernel for axis in conv.axes)
-    if conv.ci == conv.co == conv.groups and conv.dtype == "float32":
-        return "nested" if min(axis.kernel for axis in conv.axes) >= MANY else "direct"
+    for blocks in (nested, upright):
+        if blocks.why_not(conv, detect()) is None:
+            return str(blocks.name)
     few = conv.ci // conv.groups < FEWEST_WINOGRAD
     return "direct" if taps == 1 or few or conv.dtype == "float64" else "winograd"
 

@@ -106,8 +106,10 @@ def object_of(module: llvm.ModuleRef, machine: llvm.TargetMachine) -> bytes:
 
 
 def optimise(text: str, machine: llvm.TargetMachine) -> llvm.ModuleRef:
-    """The verified module after these passes, to be read."""
-    module = llvm.parse_assembly(text)
+    """The verified module after these passes, to be read; in a context of its own, as others may be
+    at work in the one that llvmlite shares.
+    """
+    module = parse(text, llvm.create_context())
     module.verify()
     run_passes(module, machine)
     return module

@@ -34,15 +34,21 @@ def emit_pack(module: Module, plan: Plan) -> None:
                     for m, other in enumerate(WEIGHT_ROWS):
                         point = (n * 7 + m) * deep * wide * lanes
                         at[point] = dot(f, other, column)
-        padded = (channels + (lanes - 1)) // lanes * lanes
-        biases = out + padded * (49 * deep * wide)
-        with f.loop(channels, step=lanes) as line, f.loop(lanes) as lane:
-            biases[line + lane] = 0.0
-            with f.when(a["bias"].address().differs(0)):
-                biases[line + lane] = a["bias"][f.least(line, channels - lanes) + lane] + 0.0
+        put_biases(f, a, out, 49 * deep * wide, lanes)
         note(f, a["packed"], broken)
 
     emit_frame(module, plan.dtype, alone, body)
+
+
+def put_biases(f: Function, a: Arguments, out: Pointer, each: int, lanes: int) -> None:
+    """All biases, behind the weights, of which a channel has so many."""
+    channels = a["groups"]
+    padded = (channels + (lanes - 1)) // lanes * lanes
+    biases = out + padded * each
+    with f.loop(channels, step=lanes) as line, f.loop(lanes) as lane:
+        biases[line + lane] = 0.0
+        with f.when(a["bias"].address().differs(0)):
+            biases[line + lane] = a["bias"][f.least(line, channels - lanes) + lane] + 0.0
 
 
 def _block(

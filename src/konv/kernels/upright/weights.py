@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from konv.kernels.nested.transforms import WEIGHT_ROWS, dot
+from konv.kernels.nested.weights import put_biases
 from konv.kernels.pack import HEADER, Arguments, alone, note
 from konv.kernels.pack import emit_pack as emit_frame
 from konv.kernels.strips.form import Form
@@ -37,12 +38,7 @@ def emit_pack(module: Module, plan: Plan) -> None:
                 at = to + (i * wide + k) * lanes
                 for n, row in enumerate(WEIGHT_ROWS):
                     at[n * deep * wide * lanes] = dot(f, row, block)
-        padded = (channels + (lanes - 1)) // lanes * lanes
-        biases = out + padded * (POINTS * deep * wide)
-        with f.loop(channels, step=lanes) as line, f.loop(lanes) as lane:
-            biases[line + lane] = 0.0
-            with f.when(a["bias"].address().differs(0)):
-                biases[line + lane] = a["bias"][f.least(line, channels - lanes) + lane] + 0.0
+        put_biases(f, a, out, POINTS * deep * wide, lanes)
         note(f, a["packed"], broken)
 
     emit_frame(module, plan.dtype, alone, body)

@@ -19,7 +19,7 @@ MODES = {"zeros": 0, "reflect": 1, "replicate": 2, "circular": 3}
 # Multiply-adds below which waking a second thread costs more than it brings: about 3 us.
 ALONE = 60_000
 # Bytes of images that are asked for in advance, from here on (Zen 3: 144@56 of 8, 2.9 to 1.2 ms;
-# 96@112 s2 of one image, 6 MB, which the last cache holds: 0.10 to 0.14).
+# 96@112 s2 of one image, 6 MB, which the last cache holds: 0.10 to 0.14); and of weights.
 FAR = 8 * 1024 * 1024
 
 
@@ -66,6 +66,7 @@ def schedule(
         "channels": channels.co, "reduction": channels.reduction, "run": run,
         "lies": lies, "passes": passes.count, "share": passes.share, "held": passes.held,
         "sliced": passes.held < conv.ci,
+        "asks": conv.params * COMPUTED[conv.dtype] >= FAR,
         "x_batch": x_strides[0], "x_channel": x_strides[1],
         "y_batch": y_strides[0], "y_channel": y_strides[1],
     }  # fmt: skip

@@ -22,21 +22,23 @@ PARAMETERS = (
     "y", "plane",  # the first result; numbers from an output channel to the next
     "rows",  # output channels
     "valid",  # pixels of the panel that there are
-    "far",  # not 0 if results go to memory
+    "far",  # not 0 if images and results come from memory and go there
+    "next", "step",  # of the image: where the next panel begins, numbers from channel to channel
     "apart",  # bytes from a result to its residual
 )  # fmt: skip
 FEWER = 2  # channels per trip of a tile that fills its panel, which does more for each
+NEAR = 128  # channels of the tiles between a result's place asked for and its store, at least
 PACKED = 8  # rows of the weight that a thread packs at once
 
 
 def emit_first(module: Module, plan: Plan, mr: int, nv: int) -> Routine:
-    """first(image, step, *PARAMETERS): the first tile of a panel, which is filled on the way from
-    the image, whose channels lie `step` numbers apart.
+    """first(image, *PARAMETERS): the first tile of a panel, which is filled on the way from the
+    image.
     """
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
-    params = [(p, I64) for p in ("image", "step", *PARAMETERS)]
+    params = [(p, I64) for p in ("image", *PARAMETERS)]
     with module.function(f"first_{mr}x{nv}", params, inline=False) as (f, args):
-        a: dict[str, Any] = dict(zip(("image", "step", *PARAMETERS), args, strict=True))
+        a: dict[str, Any] = dict(zip(("image", *PARAMETERS), args, strict=True))
         image, x, y = (a[name].to_pointer(real) for name in ("image", "x", "y"))
         weights, bias = a["weights"].to_pointer(real), a["bias"].to_pointer(real)
         ats = [f.least(a["rows"] - 1, m) for m in range(mr)]
@@ -78,6 +80,9 @@ def emit_rows(module: Module, plan: Plan, mr: int, nv: int) -> Routine:
         ats = [f.var(m) for m in range(mr)]
         steps = [f.var(a["row"] * m) for m in range(mr)]
         planes = [f.var(a["plane"] * m) for m in range(mr)]
+        image = a["next"].to_pointer(real)
+        ahead = f.most(f.integer(NEAR) // a["channels"], 1) * mr
+        share = a["channels"] // f.most(a["rows"] // mr, 1) + 1
         with f.loop(a["rows"], step=mr) as row:
             left = a["rows"] - row
             with f.when(left < mr):
@@ -91,10 +96,9 @@ def emit_rows(module: Module, plan: Plan, mr: int, nv: int) -> Routine:
             to = y + row * a["plane"]
             places = [to + step.get() for step in planes]
             with f.when(a["far"].differs(0)):
-                for m in range(mr):
-                    place = (to + a["plane"] * (mr + m)).cast(I8)
-                    for byte in range(0, nv * lanes * SIZE[real], LINE):
-                        f.prefetch(place + byte, write=True)
+                _ask_places(f, a, y, row + ahead, mr, nv * lanes)
+                if nv > 1:
+                    _ask_image(f, a, image, row // mr * share, share, nv * lanes)
             first = [f.splat(bias[row + at.get()], lanes) for at in ats]
             sums = [[Variable(f, start) for _ in range(nv)] for start in first]
             add_run(f, sums, x, rows, a["channels"], begin + a["row"] * mr)
@@ -108,6 +112,31 @@ def emit_rows(module: Module, plan: Plan, mr: int, nv: int) -> Routine:
                         mask = f.below(a["valid"], lanes)
                         _store(f, plan, sums, places, a["apart"], mask)
         return f.fn
+
+
+def _ask_places(
+    f: Function, a: dict[str, Any], y: Pointer, row: Value, mr: int, numbers: int
+) -> None:
+    """Ask for where results of a later tile go, of this panel or the next: `first` writes the rows
+    before this one's first.
+    """
+    over = row >= a["rows"]
+    to = y + a["plane"] * f.select(over, row - a["rows"] - mr, row)
+    to = to + f.select(over, f.integer(numbers), 0)
+    for m in range(mr):
+        place = (to + a["plane"] * m).cast(I8)
+        for byte in range(0, numbers * SIZE[y.element], LINE):
+            f.prefetch(place + byte, write=True)
+
+
+def _ask_image(
+    f: Function, a: dict[str, Any], image: Pointer, first: Value, share: Value, numbers: int
+) -> None:
+    """Ask for a share of the channels of the next panel's pixels."""
+    with f.loop(f.least(a["channels"] - first, share)) as c:
+        line = (image + (first + c) * a["step"]).cast(I8)
+        for byte in range(0, numbers * SIZE[image.element], LINE):
+            f.prefetch(line + byte, level=2)
 
 
 def _store(

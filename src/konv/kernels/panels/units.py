@@ -93,14 +93,15 @@ def _emit_sweep(module: Module, plan: Plan, parts: Parts) -> Routine:
                 to = unit["y"] + (row * job["y_channel"] + pixel) * size
                 return [
                     panel, job["ci"], weights, job["row"], unit["bias"] + row * size,
-                    to, job["y_channel"], rows, valid, job["far"], unit["residual"],
+                    to, job["y_channel"], rows, valid, job["far"],
+                    unit["x"] + (pixel + wide) * size, job["x_channel"], unit["residual"],
                 ]  # fmt: skip
 
             with f.loop(full) as p:
                 panel, pixel, valid = panels + p * job["panel"] * size, p * wide, f.integer(wide)
                 with f.when(filling > 0):
-                    image = unit["x"] + pixel * size, job["x_channel"]
-                    f.call(parts["first"], [*image, *arguments(panel, pixel, valid, k, some)])
+                    image = unit["x"] + pixel * size
+                    f.call(parts["first"], [image, *arguments(panel, pixel, valid, k, some)])
                 rows = some - filling
                 f.call(parts["wide"], arguments(panel, pixel, valid, k + filling, rows))
             with f.loop(rest, step=lanes) as v:

@@ -35,8 +35,8 @@ FIRST = 2.5  # cycles more of a vector that comes from the last cache
 # Bytes of a unit's panels, if they are more than one: what the first-level cache half holds is
 # filled fastest (96 -> 24 @56: 0.107 ms, with 200 KB 0.112, Zen 3).
 ROOM = 64 * 1024
-# Bytes of images from which on they and places of results are asked for in advance: 4 of 64@56, 6 MB,
-# 1.02 to 1.2 times as fast, 3 MB and less .94 to 1.0; 8 images of 16->96@112 1.16, 96->24@56 1.2,
+# Bytes of images from which on they and places of results are asked for in advance: 4 of 64@56,
+# 6 MB, 1.02 to 1.2 times as fast, 3 MB and less .94 to 1.0; 8 of 16->96@112 1.16, 96->24@56 1.2,
 # 240->240@28 in 3 groups 1.2, 128->512@28 1.04 (Zen 3).
 FAR = 5 * 1024 * 1024
 EFFICIENCY = 0.92  # of the peak, as direct's model has it

@@ -52,7 +52,7 @@ CELLS = (
 
 # Channels of the tiles between a result's place asked for and its store (8 images: 16->96@112 1.04
 # to 1.09 times as fast as one tile ahead, 24->144@56 1.05 to 1.08; of 64 channels no difference).
-NEAR = 128
+LEAD = 128
 
 
 def emit_flat_sweep(
@@ -161,7 +161,7 @@ def _emit_row(module: Module, plan: Plan, nr: int, odd: int, cells: bool) -> Rou
         x_steps = [f.var(a["x_step"] * m) for m in range(mr)]
         y_steps = [f.var(a["y_step"] * m) for m in range(mr)]
         crossed = f.var(0)  # not 0: the tile before had steps of its own
-        ahead = f.most(f.integer(NEAR) // a["channels"], 1) * mr
+        ahead = f.most(f.integer(LEAD) // a["channels"], 1) * mr
         with f.loop(a["length"], step=mr) as pixel:
             left = a["length"] - pixel
             line = y

@@ -66,7 +66,7 @@ def schedule(
         "channels": channels.co, "reduction": channels.reduction, "run": run,
         "lies": lies, "passes": passes.count, "share": passes.share, "held": passes.held,
         "sliced": passes.held < conv.ci,
-        "asks": conv.params * COMPUTED[conv.dtype] >= FAR,
+        "asks": passes.count > 1 and _asks(conv, plan, target, channels, passes),
         "x_batch": x_strides[0], "x_channel": x_strides[1],
         "y_batch": y_strides[0], "y_channel": y_strides[1],
     }  # fmt: skip
@@ -76,6 +76,17 @@ def schedule(
     parts["at_sums"] = sums * channels.groups * chunk_blocks * COMPUTED[conv.dtype]
     words["thread_bytes"] = scratch.lay_out(words, parts)
     return Work([*words.values(), *behind], threads, words["thread_bytes"])
+
+
+def _asks(conv: Conv, plan: Plan, target: Target, channels: Channels, passes: Passes) -> bool:
+    """Whether weights come from memory, and those of a block in a pass, which are asked for while
+    the block before is computed, leave room in the second-level cache (7x7 512->4096@22, 300 KB of
+    512, .92 to .97 times as fast if they were).
+    """
+    size = COMPUTED[conv.dtype]
+    block = channels.reduction // channels.ci * passes.share * plan.vectors
+    block *= target.lanes(plan.dtype) * size
+    return conv.params * size >= FAR and 8 * block <= target.l2
 
 
 def _hollow(conv: Conv, plan: Plan, run: int) -> bool:

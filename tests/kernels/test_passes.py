@@ -6,14 +6,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 
 import konv
 from konv import llvm
+from konv.dispatch import forget
 from konv.geometry import Conv
-from konv.kernels import direct
+from konv.kernels import direct, schedule
 from konv.kernels.passes import Passes, is_deep
 
 DEEP = ("conv2d 1x256x9x11 o20 k3 p1", "conv2d 1x201x9x11 o20 k3 p1", "conv2d 1x520x9x11 o8 k3 g2")
@@ -77,3 +79,14 @@ def test_bits_and_bound(text: str) -> None:
         plain += np.einsum("goc,ngchw->ngohw", taps, seen).reshape(plain.shape)
     wanted = np.maximum(plain + b[:, None, None] + z, 0)
     assert np.abs(results[0] - wanted).max() < 1e-3
+
+
+def test_tiles_without_taps_ask_for_no_weights() -> None:
+    """Far in the padding there is nothing to read, and no tap to ask the next block's weights of."""
+    x, w = (np.ones(s, np.float32) for s in ((1, 200, 3, 3), (20, 200, 3, 3)))
+    forget()
+    with patch.object(schedule, "FAR", 0):
+        y = konv.conv2d(x, w, np.arange(20, dtype=np.float32), padding=9, plan="direct")
+    forget()
+    assert np.array_equal(y[0, :, 0, 0], np.arange(20)), "corner"
+    assert y[0, 3, 10, 10] == 200 * 9 + 3, "middle"

@@ -16,7 +16,7 @@ import numpy as np
 from konv.arrays import GRADIENT, NUMPY, OTHER, PLAIN, UNSEEN, Kind, kind_of
 from konv.checks import Options
 from konv.foreign import exchanged
-from konv.keys import fixed, rare, type_tree
+from konv.keys import beside, fixed, rare, type_tree
 from konv.layer import Layer
 from konv.pair import Pair
 from konv.runtime import straight
@@ -80,7 +80,7 @@ def _looked_up(
     arguments: tuple[Any, ...],
 ) -> Any:
     """Look up the layer of a call, and run it."""
-    seen = PLAIN
+    seen, more = PLAIN, None
     if type(x) is type(weight) is _ndarray and (bias is None or type(bias) is _ndarray):
         kind: Kind = NUMPY  # spelt out, because a method call each would be a fifth of a small call
         last = None if bias is None else (bias.shape, bias.strides, bias.dtype)
@@ -92,17 +92,16 @@ def _looked_up(
             seen == OTHER and not (found.owns(weight) and (bias is None or found.owns(bias)))
         ):
             return _foreign(found, x, weight, bias, activation, residual, out, arguments)
-        kind = found
-        if seen == OTHER or residual is not None or out is not None:
-            if out is None and kind.followed(x, weight, bias, residual):
+        kind, given = found, residual is not None or out is not None
+        more = beside(kind, activation, residual, out) if given and seen == PLAIN else None
+        if seen == OTHER or (given and more is None):
+            arrays = _looked_into(kind, x, weight, bias, residual, out)
+            if arrays is None:
                 return _followed(x, weight, bias, activation, residual, arguments)
-            _refuse(kind, x, weight, bias, residual, out)
-            last = None if bias is None else kind.signature(bias)
-            arrays = kind.name, kind.signature(x), kind.signature(weight), last
     now = team()
     key: Any = (
         arrays, arguments, now.address, now.threads, current_precision(),
-        None if out is residual is activation is None else rare(activation, residual, out),
+        None if out is residual is activation is None else more or rare(activation, residual, out),
     )  # fmt: skip
     try:
         layer, same = _layers.get(key), True
@@ -127,6 +126,19 @@ def _looked_up(
     if layer.straight and same and seen == PLAIN:
         layer.repeated(x, weight, bias, (activation, None, None, *arguments, now, key[4]))
     return y
+
+
+def _looked_into(
+    kind: Kind, x: Any, weight: Any, bias: Any, residual: Any, out: Any
+) -> tuple[Any, ...] | None:
+    """What signatures say of arrays of which a glance does not say enough; None if somebody follows
+    what is computed from them. Raises for what cannot be read.
+    """
+    if out is None and kind.followed(x, weight, bias, residual):
+        return None
+    _refuse(kind, x, weight, bias, residual, out)
+    last = None if bias is None else kind.signature(bias)
+    return kind.name, kind.signature(x), kind.signature(weight), last
 
 
 def _first(

@@ -190,3 +190,65 @@ def test_arguments_that_say_something_else_later(make: Any, wants: bool) -> None
             assert konv.conv2d(x, w, None, 1, (padding, padding)).shape[-1] == expected
             assert konv.conv2d(x, w, None, 1, padding, padding_mode="reflect").shape[-1] == expected
     assert konv.conv2d(x, w, padding=iter((1, 2))).shape[-2:] == (8, 10)
+
+
+def _met(residual: torch.Tensor) -> tuple[Any, ...]:
+    """An image, a weight and a bias that have been met with a residual, and were plain."""
+    x, w, b = torch.randn(2, 3, 8, 8), torch.randn(4, 3, 3, 3), torch.randn(4)
+    for _ in range(REPEATED + 1):
+        y = konv.conv2d(x, w, b, padding=1, residual=residual)
+    assert torch.allclose(y, F.conv2d(x, w, b, padding=1) + residual, atol=1e-4)
+    return x, w, b
+
+
+def test_a_residual_is_looked_at_at_every_call() -> None:
+    """Beside tensors that are as they were: one that wants a gradient, one that vmap has wrapped, a
+    negated, a stretched one, and one of another type.
+    """
+    r = torch.randn(2, 4, 8, 8)
+    x, w, b = _met(r)
+
+    def added(residual: Any) -> torch.Tensor:
+        y: torch.Tensor = konv.conv2d(x, w, b, padding=1, residual=residual)
+        return y
+
+    plain = added(torch.zeros_like(r))
+    wanted = r.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(added(wanted).sum(), wanted)
+    assert torch.equal(gradient, torch.ones_like(r))
+    with torch.no_grad():
+        assert not added(wanted).requires_grad
+    several = torch.stack([r, 2 * r])
+    got = torch.vmap(added)(several)
+    assert torch.allclose(got, torch.stack([plain + each for each in several]), atol=1e-4)
+    negated = torch.view_as_complex(torch.stack([r, r], -1)).conj().imag
+    assert negated.is_neg()
+    assert torch.allclose(added(negated), plain - r, atol=1e-4)
+    last = r.contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(added(last), plain + r, atol=1e-4)
+    with pytest.raises(konv.ProblemError, match="residual"):
+        added(r[:1])
+    with pytest.raises(konv.ProblemError, match="residual"):
+        added(r.double())
+    with pytest.raises(konv.UnsupportedError, match="residual"):
+        added(r.to_sparse())
+    assert torch.equal(added(r), added(r.clone()))
+
+
+def test_an_out_is_looked_at_at_every_call() -> None:
+    x, w, b = _met(torch.zeros(2, 4, 8, 8))
+    out = torch.empty(2, 4, 8, 8)
+    for _ in range(REPEATED + 1):
+        assert konv.conv2d(x, w, b, padding=1, out=out) is out
+    version = out._version
+    konv.conv2d(x, w, b, padding=1, out=out)
+    assert out._version > version
+    last = out.clone(memory_format=torch.channels_last)
+    last.zero_()
+    assert torch.allclose(konv.conv2d(x, w, b, padding=1, out=last), out, atol=1e-4)
+    with pytest.raises(konv.UnsupportedError, match="out requires grad"):
+        konv.conv2d(x, w, b, padding=1, out=torch.empty(2, 4, 8, 8, requires_grad=True))
+    with pytest.raises(konv.ProblemError, match="out"):
+        konv.conv2d(x, w, b, padding=1, out=out[:1])
+    with pytest.raises(konv.UnsupportedError, match="weight requires grad"):
+        konv.conv2d(x, w.clone().requires_grad_(), b, padding=1, out=out)

@@ -55,6 +55,11 @@ class Kind(Protocol):
         object that stands for it. Any third array may stand for the bias.
         """
 
+    def beside(self, a: Any) -> tuple[Any, ...] | None:
+        """Of a residual or `out` beside arrays that were found PLAIN: its signature, or None if
+        anything about it asks for a second look.
+        """
+
     def quiet(self) -> bool:
         """Whether nobody follows what is computed but who shows in the arrays: no tracer, no mode,
         no forward gradients. A library that does not repeat is never asked further.

@@ -84,6 +84,9 @@ class NumpyKind:
     def recognize(self, x: Any, weight: Any, bias: Any) -> tuple[int, Any]:
         return self.glance(x, weight, bias)
 
+    def beside(self, a: Any) -> tuple[Any, ...] | None:
+        return self.signature(a) if type(a) is np.ndarray else None
+
     def quiet(self) -> bool:
         return self.repeats
 

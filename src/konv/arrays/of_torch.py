@@ -102,6 +102,13 @@ class TorchKind:
         seen, key = self.glance(x, weight, bias)
         return UNSEEN if seen == OTHER else recall.note(key, seen, x, weight, bias)
 
+    def beside(self, a: Any) -> tuple[Any, ...] | None:
+        if type(a) not in self.types or not a.is_cpu or a.layout is not self.strided:
+            return None
+        if self.wrapped(a) or (a.requires_grad and self.grad()):
+            return None
+        return self.signature(a)
+
     def quiet(self) -> bool:
         return not (self.traced() or self.modes()) and self.forward._current_level < 0
 

@@ -21,13 +21,15 @@ from konv.runtime.choose import choose
 
 HOST = llvm.detect()
 # Pixels fewer than a vector, than a panel, tails of both; channels fewer than a tile, than are
-# taken at once, tails of both; groups, images, volumes.
+# taken at once, tails of both; groups, images, volumes; planes that share few sets of a cache.
 LINES = (
     "conv2d 1x64x13x11 o72 k1",
     "conv2d 3x37x5x7 o45 k1",
     "conv2d 2x3x1x4 o2 k1",
     "conv2d 2x36x5x5 o54 k1 g3",
     "conv3d 1x18x3x4x5 o33 k1",
+    "conv2d 2x37x16x16 o45 k1",
+    "conv2d 1x20x32x24 o50 k1 g2",
     "conv1d 2x130x99 o257 k1",
     "tconv2d 1x20x9x9 o31 k1",
 )

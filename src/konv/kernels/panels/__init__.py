@@ -8,6 +8,8 @@
                 for m in mr output channels: broadcast w[m][c]; nv multiply-adds
             results leave as rows of the output's planes
 
+Of large planes that share few sets of the caches all panels are filled first, and rows lead.
+
 It is the product that konv.kernels.direct.flat_tile computes, with the parts of image and weights
 exchanged: a panel of pixels stands where a block of packed weights does there, rows of the weight,
 which lie as the user has them, where pixels do. So an image is copied a vector at a time, not

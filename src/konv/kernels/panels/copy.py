@@ -7,13 +7,15 @@ image   [channel][pixel]  ->  [panel][channel][nv vectors], then what is left as
 from __future__ import annotations
 
 from konv.kernels.panels.cut import JOB
-from konv.kernels.words import part_function
-from konv.llvm import REAL, Function, Module, Pointer, Routine, Value
+from konv.kernels.scratch import LINE
+from konv.kernels.words import Words, part_function
+from konv.llvm import I8, REAL, SIZE, Function, Module, Pointer, Routine, Value
 from konv.plan import Plan
 
 UNIT = ("x", "y", "scratch", "weights", "bias", "pixels", "rows", "residual")
 RECORDS = (JOB, UNIT)
 AHEAD = 8  # planes: the rows of so many channels on are asked for
+SOON = 2  # the same of runs, which are longer
 
 
 def emit_copy(module: Module, plan: Plan) -> Routine:
@@ -30,11 +32,14 @@ def emit_copy(module: Module, plan: Plan) -> Routine:
         behind, narrow = panels + full * job["panel"], job["ci"] * lanes
         mask = f.below(odd, lanes)
         dense = job["x2"].equals(1)
-        nothing = dense & rest.equals(0)
+        runs = job["runs"].differs(0)
+        nothing = dense & rest.equals(0) & job["runs"].equals(0)
         with f.loop(f.select(nothing, f.integer(0), job["ci"])) as c:
             line, to, left = source + c * job["x_channel"], panels + c * wide, behind + c * lanes
             with f.choose(dense) as (neighbours, apart):
                 with neighbours:
+                    with f.when(runs):
+                        _copy_run(f, job, line, to, full, wide, lanes)
                     end = line + full * wide
                     with f.loop(whole) as v:
                         f.prefetch(end + job["x_channel"] * AHEAD + v * lanes)
@@ -53,6 +58,20 @@ def emit_copy(module: Module, plan: Plan) -> Routine:
                         some = f.least(rest - v, lanes)
                         _gather(f, end + v * job["x2"], there, job["x2"], some)
         return f.fn
+
+
+def _copy_run(
+    f: Function, job: Words, line: Pointer, to: Pointer, full: Value, wide: int, lanes: int
+) -> None:
+    """The pixels of one channel, of all panels of full width."""
+    size = SIZE[line.element]
+    with f.loop(full) as p:
+        begin, panel = line + p * wide, to + p * job["panel"]
+        ahead = (begin + job["x_channel"] * SOON).cast(I8)
+        for byte in range(0, wide * size, LINE):
+            f.prefetch(ahead + byte)
+        for n in range(0, wide, lanes):
+            panel.put(n, begin.vector(n, lanes))
 
 
 def _gather(f: Function, source: Pointer, to: Pointer, step: Value, count: Value) -> None:

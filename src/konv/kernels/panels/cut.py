@@ -22,6 +22,7 @@ JOB: tuple[str, ...] = (
     "panel",  # numbers from a panel to the next
     "weights",  # numbers of all rows of packed weights
     "far",  # 1 if results go to memory and their places are asked for in advance
+    "runs",  # 1 if all panels of a unit are filled first, channel by channel
     "x_batch", "x_channel", "x0", "x1", "x2", "y_batch", "y_channel", "y0", "y1",  # in elements
     "at_panels",  # bytes into the thread's scratch
     "thread_bytes",
@@ -35,6 +36,13 @@ FIRST = 2.5  # cycles more of a vector that comes from the last cache
 # Bytes of a unit's panels, if they are more than one: what the first-level cache half holds is
 # filled fastest (96 -> 24 @56: 0.107 ms, with 200 KB 0.112, Zen 3).
 ROOM = 64 * 1024
+# Planes of which a pixel's numbers share few sets of the caches, multiples of so many bytes. What
+# a panel leaves of a line, in the image and the output, is gone until the next panel asks for it:
+# where they come from memory, all panels of a unit, of twice the room, are filled first, and rows
+# of the output written along all of them (two threads, Zen 3: 16->64@256 2.4 times as fast,
+# 131->20@128x256 1.5, 256->64@128 1.2; 8 of 16->96@112 1.45, of 32->16@112 1.5; 1.0 to 1.1 at
+# 64 x 64. Other planes .92 to 1.05, and from nearer .9 to 1.05: panels come from further away).
+FEW_SETS = 1024
 # Bytes of images from which on they and places of results are asked for in advance: 4 of 64@56,
 # 6 MB, 1.02 to 1.2 times as fast, 3 MB and less .94 to 1.0; 8 of 16->96@112 1.16, 96->24@56 1.2,
 # 240->240@28 in 3 groups 1.2, 128->512@28 1.04 (Zen 3).
@@ -47,13 +55,14 @@ MOST = 64  # units that a row of pixels is cut into, beyond what caches ask for
 @dataclass(frozen=True, slots=True)
 class _Shape:
     """What prices are made of: channels of a group, vectors of pixels in a row, rows of pixels of
-    all images and groups.
+    all images and groups; bytes that a unit's panels may take.
     """
 
     ci: int
     co: int
     vectors: int
     rows: int
+    room: int
 
 
 def row_numbers(ci: int, size: int) -> int:
@@ -86,7 +95,9 @@ def cut(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads:
     x = x[:2] + (0,) * (5 - len(x)) + x[2:]
     y = y[:2] + (0,) * (5 - len(y)) + y[2:]
     ci, co, length = conv.ci // conv.groups, conv.co // conv.groups, last.out
-    shape = _Shape(ci, co, -(-length // lanes), conv.n * deep.out * high.out)
+    far = numbers * size >= FAR
+    runs = far and x[4] == 1 and x[1] * size % FEW_SETS == 0
+    shape = _Shape(ci, co, -(-length // lanes), conv.n * deep.out * high.out, ROOM << runs)
     box, chunk = _cheapest(shape, plan, target, conv.groups, threads)
     row, pixels = row_numbers(ci, size), min(box * lanes, shape.vectors * lanes)
     boxes, parts = -(-shape.vectors // box), -(-co // chunk)
@@ -98,7 +109,7 @@ def cut(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads:
         "rows": max(some, target.l2 // 4 // (row * size) // some * some),
         "boxes": boxes, "box": pixels, "high": high.out, "deep": deep.out, "length": length,
         "ci": ci, "co": co, "row": row, "panel": panel, "weights": conv.co * row,
-        "far": numbers * size >= FAR,
+        "far": far, "runs": runs,
         "x_batch": x[0], "x_channel": x[1], "x0": x[2], "x1": x[3], "x2": x[4],
         "y_batch": y[0], "y_channel": y[1], "y0": y[2], "y1": y[3],
     }  # fmt: skip
@@ -114,7 +125,7 @@ def _cheapest(
     """Vectors of a box, output channels of a chunk."""
     found: dict[tuple[int, int], float] = {}
     mr, size = plan.form[0], BYTES[plan.dtype]
-    most = max(1, ROOM // (shape.ci * target.lanes(plan.dtype) * size))
+    most = max(1, shape.room // (shape.ci * target.lanes(plan.dtype) * size))
     fewest = -(-shape.vectors // max(most, plan.vectors))
     for boxes in range(fewest, min(shape.vectors, fewest + MOST) + 1):
         even = -(-shape.vectors // boxes)

@@ -24,6 +24,7 @@ PARAMETERS = (
     "valid",  # pixels of the panel that there are
     "far",  # not 0 if images and results come from memory and go there
     "next", "step",  # of the image: where the next panel begins, numbers from channel to channel
+    "panels", "panel",  # side by side that are multiplied, and numbers from one to the next
     "apart",  # bytes from a result to its residual
 )  # fmt: skip
 FEWER = 2  # channels per trip of a tile that fills its panel, which does more for each
@@ -68,8 +69,8 @@ def emit_first(module: Module, plan: Plan, mr: int, nv: int) -> Routine:
 
 
 def emit_rows(module: Module, plan: Plan, mr: int, nv: int) -> Routine:
-    """rows(*PARAMETERS): all tiles of a panel of nv vectors; rows missing in the last one are its
-    last row again.
+    """rows(*PARAMETERS): all tiles of panels of nv vectors, row by row; rows missing in the last
+    tile are its last row again.
     """
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     params = [(p, I64) for p in PARAMETERS]
@@ -81,7 +82,7 @@ def emit_rows(module: Module, plan: Plan, mr: int, nv: int) -> Routine:
         steps = [f.var(a["row"] * m) for m in range(mr)]
         planes = [f.var(a["plane"] * m) for m in range(mr)]
         image = a["next"].to_pointer(real)
-        ahead = f.most(f.integer(LEAD) // a["channels"], 1) * mr
+        ahead = f.most(f.integer(LEAD) // a["channels"], 1)
         share = a["channels"] // f.most(a["rows"] // mr, 1) + 1
         with f.loop(a["rows"], step=mr) as row:
             left = a["rows"] - row
@@ -93,24 +94,21 @@ def emit_rows(module: Module, plan: Plan, mr: int, nv: int) -> Routine:
                     planes[m].set(a["plane"] * at)
             begin = weights + row * a["row"]
             rows = [begin + step.get() for step in steps]
-            to = y + row * a["plane"]
-            places = [to + step.get() for step in planes]
-            with f.when(a["far"].differs(0)):
-                _ask_places(f, a, y, row + ahead, mr, nv * lanes)
-                if nv > 1:
-                    _ask_image(f, a, image, row // mr * share, share, nv * lanes)
-            first = [f.splat(bias[row + at.get()], lanes) for at in ats]
-            sums = [[Variable(f, start) for _ in range(nv)] for start in first]
-            add_run(f, sums, x, rows, a["channels"], begin + a["row"] * mr)
-            if nv > 1:
-                _store(f, plan, sums, places, a["apart"])
-            else:
-                with f.choose(a["valid"] >= lanes) as (whole, part):
-                    with whole:
-                        _store(f, plan, sums, places, a["apart"])
-                    with part:
-                        mask = f.below(a["valid"], lanes)
-                        _store(f, plan, sums, places, a["apart"], mask)
+            with f.loop(a["panels"]) as p:
+                to = y + (row * a["plane"] + p * (nv * lanes))
+                places = [to + step.get() for step in planes]
+                with f.when(a["far"].differs(0)), f.choose(a["panels"] > 1) as (several, one):
+                    with several:
+                        _ask(f, to + ahead * (nv * lanes), a["plane"], mr, nv * lanes)
+                    with one:
+                        _ask_places(f, a, y, row + ahead * mr, mr, nv * lanes)
+                        if nv > 1:
+                            _ask_image(f, a, image, row // mr * share, share, nv * lanes)
+                first = [f.splat(bias[row + at.get()], lanes) for at in ats]
+                sums = [[Variable(f, start) for _ in range(nv)] for start in first]
+                panel = x + p * a["panel"]
+                add_run(f, sums, panel, rows, a["channels"], begin + a["row"] * mr)
+                _put(f, plan, a, sums, places)
         return f.fn
 
 
@@ -123,9 +121,14 @@ def _ask_places(
     over = row >= a["rows"]
     to = y + a["plane"] * f.select(over, row - a["rows"] - mr, row)
     to = to + f.select(over, f.integer(numbers), 0)
+    _ask(f, to, a["plane"], mr, numbers)
+
+
+def _ask(f: Function, to: Pointer, plane: Value, mr: int, numbers: int) -> None:
+    """Ask for the places of so many results in each of mr planes."""
     for m in range(mr):
-        place = (to + a["plane"] * m).cast(I8)
-        for byte in range(0, numbers * SIZE[y.element], LINE):
+        place = (to + plane * m).cast(I8)
+        for byte in range(0, numbers * SIZE[to.element], LINE):
             f.prefetch(place + byte, write=True)
 
 
@@ -137,6 +140,25 @@ def _ask_image(
         line = (image + (first + c) * a["step"]).cast(I8)
         for byte in range(0, numbers * SIZE[image.element], LINE):
             f.prefetch(line + byte, level=2)
+
+
+def _put(
+    f: Function,
+    plan: Plan,
+    a: dict[str, Any],
+    sums: list[list[Variable]],
+    places: list[Pointer],
+) -> None:
+    """Write a tile; of a single vector the pixels that there are."""
+    lanes = sums[0][0].get().lanes
+    if len(sums[0]) > 1:
+        _store(f, plan, sums, places, a["apart"])
+        return
+    with f.choose(a["valid"] >= lanes) as (whole, part):
+        with whole:
+            _store(f, plan, sums, places, a["apart"])
+        with part:
+            _store(f, plan, sums, places, a["apart"], f.below(a["valid"], lanes))
 
 
 def _store(

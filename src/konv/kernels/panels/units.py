@@ -1,6 +1,7 @@
 """A unit of work of konv.kernels.panels: a box of a row of pixels and some output channels of a
 group. Its panels are filled, and each is multiplied by some rows of the weight before the next is:
-so many that they stay in the second-level cache for all panels.
+so many that they stay in the second-level cache for all panels. In `runs` some rows are multiplied
+by all panels before the next are.
 """
 
 from __future__ import annotations
@@ -83,10 +84,11 @@ def _emit_sweep(module: Module, plan: Plan, parts: Parts) -> Routine:
         behind = panels + full * job["panel"] * size
         with f.loop(unit["rows"], step=job["rows"]) as k:
             some = f.least(unit["rows"] - k, job["rows"])
-            filling = f.select(job["x2"].equals(1) & k.equals(0), f.integer(mr), 0)
+            fills = job["x2"].equals(1) & job["runs"].equals(0) & k.equals(0)
+            filling = f.select(fills, f.integer(mr), 0)
 
             def arguments(
-                panel: Value, pixel: Value, valid: Value, row: Value, rows: Value
+                panel: Value, pixel: Value, valid: Value, row: Value, rows: Value, many: Value
             ) -> list[Value]:
                 """As PARAMETERS says, from a row of the unit on."""
                 weights = unit["weights"] + row * job["row"] * size
@@ -94,17 +96,21 @@ def _emit_sweep(module: Module, plan: Plan, parts: Parts) -> Routine:
                 return [
                     panel, job["ci"], weights, job["row"], unit["bias"] + row * size,
                     to, job["y_channel"], rows, valid, job["far"],
-                    unit["x"] + (pixel + wide) * size, job["x_channel"], unit["residual"],
+                    unit["x"] + (pixel + wide) * size, job["x_channel"],
+                    many, job["panel"], unit["residual"],
                 ]  # fmt: skip
 
-            with f.loop(full) as p:
+            at_once = f.select(job["runs"].differs(0), full, f.integer(1))
+            with f.loop(full, step=at_once) as p:
                 panel, pixel, valid = panels + p * job["panel"] * size, p * wide, f.integer(wide)
                 with f.when(filling > 0):
                     image = unit["x"] + pixel * size
-                    f.call(parts["first"], [image, *arguments(panel, pixel, valid, k, some)])
-                rows = some - filling
-                f.call(parts["wide"], arguments(panel, pixel, valid, k + filling, rows))
+                    one = arguments(panel, pixel, valid, k, some, f.integer(1))
+                    f.call(parts["first"], [image, *one])
+                many = panel, pixel, valid, k + filling, some - filling, at_once
+                f.call(parts["wide"], arguments(*many))
             with f.loop(rest, step=lanes) as v:
                 panel = behind + v * job["ci"] * size
-                f.call(parts["narrow"], arguments(panel, full * wide + v, rest - v, k, some))
+                last = panel, full * wide + v, rest - v, k, some, f.integer(1)
+                f.call(parts["narrow"], arguments(*last))
         return f.fn

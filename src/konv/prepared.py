@@ -128,6 +128,13 @@ class Prepared:
     def __repr__(self) -> str:
         return f"konv.prepare({str(self.conv)!r})"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies, and what is read from a pickle, pack the weights anew: packed ones are for this
+        processor.
+        """
+        how = self._options.layout, self._options.plan, self._options.activation
+        return Prepared, (self.conv, self.weight, self.bias, *how)
+
     def __call__(self, x: Any, out: Any = None, residual: Any = None) -> Any:
         """Convolve x, (n, ci, *spatial) or without n; the result is as that of konv.conv2d and its
         kin. `residual`, an array like the result, is added to it before the activation.

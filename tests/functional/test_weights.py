@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import signal
 import warnings
 from collections.abc import Callable, Iterator
@@ -345,6 +347,28 @@ def test_prepared_refuses_out_after_it_took_one() -> None:
         with pytest.raises(ProblemError, match="out is float"):
             layer(x, out)
         assert not out.any()
+
+
+@pytest.mark.parametrize(
+    "again", [copy.copy, copy.deepcopy, lambda a: pickle.loads(pickle.dumps(a))]
+)
+@pytest.mark.parametrize("as_tensor", [False, True], ids=["array", "tensor"])
+def test_prepared_can_be_copied(again: Callable[[Any], Any], as_tensor: bool) -> None:
+    """Before and after calls; layout, plan and activation go with it, and the copy is its own."""
+    conv, x, w, b = drawn(LAYERS[0])
+    seen = [torch.from_numpy(a) if as_tensor else a for a in (x, w, b)]
+    last = seen[0].permute(0, 2, 3, 1) if as_tensor else np.moveaxis(x, 1, -1)
+    layer = konv.prepare(
+        conv, *seen[1:], layout="NHWC", plan="direct", activation=("leaky_relu", 0.5)
+    )
+    early = again(layer)
+    want = numbers(layer(last))
+    for copied in (early, again(layer)):
+        assert np.array_equal(numbers(copied(last)), want)
+        assert copied.packed_bytes == layer.packed_bytes
+    copied.weight[...] = 0
+    assert np.array_equal(numbers(layer(last)), want)
+    assert again(layer).conv == conv
 
 
 # A fork while another thread is at it

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from functional.forms import numbers
 import konv
 from konv import llvm
 from konv.arrays import dense_strides
+from konv.dispatch import forget
 from konv.geometry import Conv
 from konv.kernels import direct, panels
 from konv.kernels.panels.cut import JOB, row_numbers
@@ -60,6 +63,26 @@ def test_the_bits_of_direct(line: str, forms: str, dtype: str) -> None:
                 assert np.array_equal(numbers(check(case)), want)
                 with small_units():
                     assert np.array_equal(numbers(check(case)), want)
+
+
+@pytest.mark.parametrize("line", ["conv2d 2x37x16x16 o45 k1", "conv2d 1x20x16x16 o50 k1 g2"])
+def test_images_from_memory(line: str) -> None:
+    """Several panels are filled first, rows written along all of them, and what is left over."""
+    conv = Conv.parse(line)
+    with pinned(direct):
+        want = numbers(check(Case.parse(f"{line} /")))
+    strides = dense_strides(conv.in_shape, False), dense_strides(conv.out_shape, False)
+    plan = panels.plans(conv, HOST, True, True)[0]
+    with patch.object(sys.modules["konv.kernels.panels.cut"], "FAR", 0), pinned(panels):
+        words = dict(zip(JOB, panels.work(conv, plan, HOST, *strides, 1).words, strict=True))
+        assert words["runs"]
+        assert words["box"] > 2 * plan.pixels, "several panels"
+        assert words["box"] % plan.pixels, "some left"
+        forget()
+        for count in (1, 3):
+            with threads(count):
+                assert np.array_equal(numbers(check(Case.parse(f"{line} /"))), want)
+    forget()
 
 
 @pytest.mark.parametrize("across", [1, 2])

@@ -40,8 +40,8 @@ JOB = (
     "run",  # taps of the last axis that are taken as one tap of so many more channels
     "passes", "share",  # over the channels of a group, and how many each takes
     "held",  # channels of all groups that a packed image holds of a pixel
-    "asks",  # 1 if weights come from memory and a block's are asked for in advance
     "sliced",  # 1 if those are the channels of one pass
+    "asks",  # 1 if weights come from memory and a block's are asked for in advance
     "blocks", "tail",  # full blocks of output channels a group; vectors in one more, other block
     "chunk_blocks",  # blocks (the last one included) in a chunk
     "x_batch", "x_channel", "y_batch", "y_channel",  # strides, in elements

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from konv.kernels.microtile import add_run, multiply_add, store
+from konv.kernels.microtile import add_run, multiply_add, store, tiles_ahead
 from konv.kernels.scratch import LINE
 from konv.kernels.stored import element
 from konv.kernels.words import Piece, part_function
@@ -48,11 +48,6 @@ CELLS = (
     "width", "over",  # pixels of a row of cells, elements from its end to the next in the output
     "split", "jump",  # columns of the block in the first row of sub-pixels; elements to the next
 )  # fmt: skip
-
-
-# Channels of the tiles between a result's place asked for and its store (8 images: 16->96@112 1.04
-# to 1.09 times as fast as one tile ahead, 24->144@56 1.05 to 1.08; of 64 channels no difference).
-LEAD = 128
 
 
 def emit_flat_sweep(
@@ -161,7 +156,7 @@ def _emit_row(module: Module, plan: Plan, nr: int, odd: int, cells: bool) -> Rou
         x_steps = [f.var(a["x_step"] * m) for m in range(mr)]
         y_steps = [f.var(a["y_step"] * m) for m in range(mr)]
         crossed = f.var(0)  # not 0: the tile before had steps of its own
-        ahead = f.most(f.integer(LEAD) // a["channels"], 1) * mr
+        ahead = tiles_ahead(f, a["channels"]) * mr
         with f.loop(a["length"], step=mr) as pixel:
             left = a["length"] - pixel
             line = y

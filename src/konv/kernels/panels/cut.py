@@ -21,7 +21,7 @@ JOB: tuple[str, ...] = (
     "row",  # numbers from a row of packed weights to the next
     "panel",  # numbers from a panel to the next
     "weights",  # numbers of all rows of packed weights
-    "far",  # 1 if results go to memory and their places are asked for in advance
+    "far",  # 1 if images and places of results come from memory and are asked for in advance
     "runs",  # 1 if all panels of a unit are filled first, channel by channel
     "x_batch", "x_channel", "x0", "x1", "x2", "y_batch", "y_channel", "y0", "y1",  # in elements
     "at_panels",  # bytes into the thread's scratch
@@ -42,7 +42,7 @@ ROOM = 64 * 1024
 # of the output written along all of them (two threads, Zen 3: 16->64@256 2.4 times as fast,
 # 131->20@128x256 1.5, 256->64@128 1.2; 8 of 16->96@112 1.45, of 32->16@112 1.5; 1.0 to 1.1 at
 # 64 x 64. Other planes .92 to 1.05, and from nearer .9 to 1.05: panels come from further away).
-FEW_SETS = 1024
+SAME_SETS = 1024
 # Bytes of images from which on they and places of results are asked for in advance: 4 of 64@56,
 # 6 MB, 1.02 to 1.2 times as fast, 3 MB and less .94 to 1.0; 8 of 16->96@112 1.16, 96->24@56 1.2,
 # 240->240@28 in 3 groups 1.2, 128->512@28 1.04 (Zen 3).
@@ -96,7 +96,7 @@ def cut(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads:
     y = y[:2] + (0,) * (5 - len(y)) + y[2:]
     ci, co, length = conv.ci // conv.groups, conv.co // conv.groups, last.out
     far = numbers * size >= FAR
-    runs = far and x[4] == 1 and x[1] * size % FEW_SETS == 0
+    runs = far and x[4] == 1 and x[1] * size % SAME_SETS == 0
     shape = _Shape(ci, co, -(-length // lanes), conv.n * deep.out * high.out, ROOM << runs)
     box, chunk = _cheapest(shape, plan, target, conv.groups, threads)
     row, pixels = row_numbers(ci, size), min(box * lanes, shape.vectors * lanes)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from konv.kernels.epilogue import activate, add_residual, apart
-from konv.kernels.microtile import add_run, multiply_add
+from konv.kernels.microtile import add_run, multiply_add, tiles_ahead
 from konv.kernels.pack import HEADER, Arguments, emit_pack
 from konv.kernels.panels.copy import AHEAD
 from konv.kernels.scratch import LINE
@@ -28,7 +28,6 @@ PARAMETERS = (
     "apart",  # bytes from a result to its residual
 )  # fmt: skip
 FEWER = 2  # channels per trip of a tile that fills its panel, which does more for each
-LEAD = 128  # channels of the tiles between a result's place asked for and its store, at least
 PACKED = 8  # rows of the weight that a thread packs at once
 
 
@@ -82,7 +81,7 @@ def emit_rows(module: Module, plan: Plan, mr: int, nv: int) -> Routine:
         steps = [f.var(a["row"] * m) for m in range(mr)]
         planes = [f.var(a["plane"] * m) for m in range(mr)]
         image = a["next"].to_pointer(real)
-        ahead = f.most(f.integer(LEAD) // a["channels"], 1)
+        ahead = tiles_ahead(f, a["channels"])
         share = a["channels"] // f.most(a["rows"] // mr, 1) + 1
         with f.loop(a["rows"], step=mr) as row:
             left = a["rows"] - row

@@ -24,7 +24,7 @@ from konv.geometry import Axis, Conv, read_problems
 from konv.geometry.padding import fold
 from konv.kernels import depthwise, direct
 from konv.kernels import schedule as module
-from konv.kernels.cut import FEWEST
+from konv.kernels.cut import FEWEST, FIELDS
 from konv.kernels.schedule import ALONE
 from konv.kernels.tables import TAP
 from konv.kernels.words import AXES, JOB, PHASE, TRIPLE
@@ -422,12 +422,28 @@ def test_weights_beyond_the_cache_are_shared_out() -> None:
 
 @pytest.mark.parametrize("l2", [256 * 1024, MIB, 4 * MIB])
 def test_packed_images_fit_into_the_cache(l2: int) -> None:
-    """Two fifths of it, unless units would be tiny."""
+    """Two fifths of it, unless units would be tiny or a single output reads as much."""
     target = replace(llvm.detect(), l2=l2)
     for conv in FILES["article.txt"]:
         s = Simulated(conv, True, True, 2, target)
-        image = prod(map(s.slots, AXES)) * s.words["held"] * s.size
-        assert image <= l2 * 2 // 5 or prod(s.axis("box")) < 2 * FEWEST, str(s)
+        pixel = s.words["held"] * s.size
+        image, field = prod(map(s.slots, AXES)) * pixel, prod(s.axis("first_slots")) * pixel
+        assert image <= max(l2 * 2 // 5, FIELDS * field) or prod(s.axis("box")) < 2 * FEWEST, str(s)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "conv1d 1x768x499 o768 k128 p64 g16",
+        "conv1d 1x1024x1999 o1024 k128 p64 g16",
+        "conv2d 1x64x56x56 o64 k31 p15",
+        "conv3d 1x64x16x28x28 o64 k11 p5",
+    ],
+)
+def test_fields_beyond_the_cache_have_many_outputs(line: str) -> None:
+    """Where already what one output reads fills it, small boxes would read all of that for a few."""
+    s = Simulated(Conv.parse(line), True, True)
+    assert prod(s.axis("box")) >= FEWEST
 
 
 def test_large_dilation_keeps_little() -> None:

@@ -28,6 +28,10 @@ FEWEST = 48  # pixels below which more units are no gain
 TABLES = 4 * 1024 * 1024  # bytes of addresses beyond which a unit is cut down to a single tile
 SUMS = 1024 * 1024  # bytes of sums between passes, likewise
 CHOICES = 12  # boxes considered on an axis
+# Fields of an output that a packed image may hold though the cache does not (Zen 3: of 768@499 k128
+# p64 g16, 384 KB each, one was packed for each output: 566 ms, now 38; 31x31 of 64@56 375, now 162;
+# three or four fields are no faster).
+FIELDS = 2
 # Prices in cycles of a core (Emerald Rapids; only their ratios matter): of a unit, a number packed
 # (Zen 3, from the last cache; with 0.6, five chunks each packed 480->80@14 anew: 0.23 ms, now
 # 0.16), a number out through a block, an address; bytes a cycle of weights that a core's
@@ -63,6 +67,8 @@ class Line:
         self.reads = sorted({source for phase in self.phases for source in phase.sources}) or [0]
         self.least, self.span = self.reads[0], self.reads[-1] - self.reads[0]
         self.reach = max(len(phase.taps) for phase in self.phases) // run
+        self.cut(1)
+        self.fewest = self.slots
         self.cut(self.count)
 
     def cut(self, box: int) -> None:
@@ -122,6 +128,12 @@ class _Layer:
     def weights(self) -> int:
         """Bytes."""
         return self.conv.params * COMPUTED[self.plan.dtype]
+
+    @cached_property
+    def field(self) -> int:
+        """Bytes that a packed image has for a single output: there is no smaller one."""
+        slots = prod(line.fewest for line in self.lines)
+        return slots * self.passes.held * COMPUTED[self.plan.dtype]
 
     @cached_property
     def image(self) -> int:
@@ -227,7 +239,8 @@ def _price(layer: _Layer, blocks: int) -> float:
     image *= blocks > 1 or not layer.in_place
     sums = pixels * channels.groups * blocks * plan.vectors * lanes * size
     # More than there is room for: in caches for the packed image, at all for tables and sums.
-    crowd = max(5 * image / (2 * layer.target.l2), 8 * taps * pixels / TABLES)
+    room = max(layer.target.l2 * 2 / 5, FIELDS * layer.field)
+    crowd = max(image / room, 8 * taps * pixels / TABLES)
     if layer.passes.count > 1:
         crowd = max(crowd, sums / SUMS)
     crowded = crowd > 1 and pixels > plan.pixels

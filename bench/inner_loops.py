@@ -56,13 +56,17 @@ KERNELS = (
     ("direct, 3x3", "direct", "conv2d 1x64x56x56 o64 k3 p1", False),
     ("winograd, products", "winograd", "conv2d 1x64x56x56 o64 k3 p1", True),
     ("planar, 7x7 of 3 channels", "planar", "conv2d 1x3x224x224 o64 k7 s2 p3", True),
+    ("panels, 1x1", "panels", "conv2d 1x256x56x56 o64 k1", True),
+    ("abreast, 3x3 of 4 channels", "abreast", "conv2d 1x128x56x56 o128 k3 p1 g32", True),
     ("planes, depthwise 3x3", "planes", "conv2d 1x64x56x56 o64 k3 p1 g64", True),
+    ("planes, 3x3 of broad images", "planes", "conv2d 1x64x256x256 o64 k3 p1 g64", True),
     ("pencils, depthwise 3x3", "pencils", "conv2d 1x64x56x56 o64 k3 p1 g64", False),
+    ("upright, depthwise 7x7", "upright", "conv2d 1x96x56x56 o96 k7 p3 g96", False),
     ("nested, depthwise 31x31", "nested", "conv2d 1x64x56x56 o64 k31 p15 g64", True),
     ("subpixel, transposed 4x4", "subpixel", "tconv2d 1x64x32x32 o3 k4 s2 p1", True),
     ("interleave, transposed 4x4", "interleave", "tconv2d 1x64x32x32 o3 k4 s2 p1", True),
 )
-ONCE = {"pack", "filters"}  # functions that run once for a weight, not for an image
+ONCE = {"pack", "pack_work", "filters"}  # functions that run once for a weight, not for an image
 
 LABEL = re.compile(r"^([.$\w]+):")
 JUMP = re.compile(r"^(?:j\w+|b|b\.\w+|b\w{2}|cbn?z|tbn?z)\s.*?([.$\w]+)$")
@@ -203,7 +207,8 @@ def simulate(core: Core, lines: list[str]) -> Predicted:
         for name in long["TargetInfo"]["Resources"]
     ]
     pressure = long["CodeRegions"][0]["ResourcePressureView"]["ResourcePressureInfo"]
-    of_all = [one for one in pressure if one["InstructionIndex"] == len(lines)]
+    last = max((one["InstructionIndex"] for one in pressure), default=0)  # of all instructions
+    of_all = [one for one in pressure if one["InstructionIndex"] == last]
     busy = {names[one["ResourceIndex"]]: one["ResourceUsage"] for one in of_all}
     operations = summary[1]["TotaluOps"] / summary[1]["Iterations"]
     return Predicted(cycles, operations, summary[1]["DispatchWidth"], busy)

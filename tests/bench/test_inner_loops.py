@@ -27,7 +27,7 @@ def load() -> ModuleType:
 
 script = load()
 CORE = {core.cpu: core for core in script.CORES}
-KERNEL = {kernel[1]: kernel[1:] for kernel in script.KERNELS}
+KERNEL = {kernel[1]: kernel[1:] for kernel in reversed(script.KERNELS)}  # the first of each
 
 
 @pytest.mark.parametrize("cpu", ["znver4", "haswell", "neoverse-v1", "apple-m1"])

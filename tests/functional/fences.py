@@ -30,7 +30,7 @@ from functional.test_problems import LAYOUTS, PAIRS
 from shared import share
 
 from konv import arrays, llvm
-from konv.kernels import scratch
+from konv.kernels import planes, scratch
 from konv.kernels.scratch import LINE
 from konv.runtime import execute, job, memory, weights
 from konv.target import Target
@@ -181,12 +181,13 @@ def main(end: str, count: str, missing: str = "0") -> None:
     with fenced(end == "end", int(missing)), threads(3):
         for conv, algorithm, *_ in (pair.values for pair in PAIRS[:: 1 if end == "end" else -1]):
             for layouts, forms in LAYOUTS.items():
-                if not algorithm.plans(conv, target, *layouts):
-                    continue
-                small = shrunk(conv, algorithm.plans(conv, target, *layouts)[0], target)
-                case = Case(small, bias="contiguous", whole=True, **forms)
-                with pinned(algorithm), small_units() if layouts[0] else nullcontext():
-                    _run(case)
+                offered = algorithm.plans(conv, target, *layouts)
+                for which in range(len(offered) if algorithm is planes else len(offered[:1])):
+                    small = shrunk(conv, offered[which], target)
+                    case = Case(small, bias="contiguous", whole=True, **forms)
+                    units = small_units() if layouts[0] else nullcontext()
+                    with pinned(algorithm, which), units:
+                        _run(case)
         for large in (False, True):
             dice = Dice(3 + large)
             with few_kernels(int(count) // 32):

@@ -19,17 +19,20 @@ from konv.arrays import dense_strides
 from konv.geometry import Conv
 from konv.kernels import pencils, planes
 from konv.kernels.pack import HEADER
-from konv.kernels.strips.form import JOB, Form
+from konv.kernels.strips.costs import BROAD, FAR_BROAD
+from konv.kernels.strips.form import ABREAST, JOB, Form, banded, stepping
 from konv.plan import Algorithm
 from konv.runtime import weights
 from konv.runtime.code import kernel
 
-ROADS: dict[str, tuple[Any, tuple[bool, bool], str]] = {
-    "planes": (planes, (True, True), ""),
-    "pencils": (pencils, (False, False), "x=last out=last"),
-    "pencils, packed": (pencils, (True, False), "out=last"),
-    "pencils, blocked": (pencils, (False, True), "x=last out=contiguous"),
-    "pencils, both": (pencils, (True, True), ""),
+# Algorithm, layouts, forms of the arrays, number of the plan
+ROADS: dict[str, tuple[Any, tuple[bool, bool], str, int]] = {
+    "planes": (planes, (True, True), "", 0),
+    "planes, other plan": (planes, (True, True), "", 1),
+    "pencils": (pencils, (False, False), "x=last out=last", 0),
+    "pencils, packed": (pencils, (True, False), "out=last", 0),
+    "pencils, blocked": (pencils, (False, True), "x=last out=contiguous", 0),
+    "pencils, both": (pencils, (True, True), "", 0),
 }
 every_road = pytest.mark.parametrize("road", ROADS)
 
@@ -67,11 +70,11 @@ every_map = pytest.mark.parametrize("line", MAPS)
 
 
 def takes(line: str, road: str, dtype: str = "float32") -> tuple[Case, Algorithm] | None:
-    """The case in the layout of a road, if its algorithm takes it."""
-    algorithm, layouts, forms = ROADS[road]
+    """The case in the layout of a road, if its algorithm takes it, and has so many plans."""
+    algorithm, layouts, forms, which = ROADS[road]
     conv, target = replace(Conv.parse(line), dtype=dtype), llvm.detect()
     refused = algorithm.why_not(conv, target) is not None
-    if refused or not algorithm.plans(conv, target, *layouts):
+    if refused or len(algorithm.plans(conv, target, *layouts)) <= which:
         return None
     return Case.parse(f"{conv} / bias=contiguous {forms}"), algorithm
 
@@ -86,7 +89,7 @@ def test_maps(line: str, road: str, dtype: str) -> None:
         assert road != "planes", "planes take all of them"
         return
     case, algorithm = found
-    with pinned(algorithm):
+    with pinned(algorithm, ROADS[road][3]):
         with threads(1):
             once = numbers(check(case))
         assert plans[case.conv].algorithm == algorithm.name
@@ -108,7 +111,7 @@ def test_modes(line: str, road: str, mode: Any) -> None:
         case = replace(case, conv=replace(case.conv, mode=mode))
     except ValueError:  # the image has too little for the mode
         return
-    with pinned(algorithm):
+    with pinned(algorithm, ROADS[road][3]):
         check(case)
 
 
@@ -121,7 +124,7 @@ def test_strips_and_images_give_the_same_bits(line: str, road: str) -> None:
         return
     case, algorithm = found
     x, w, b = case.arrays()
-    with pinned(algorithm), threads(2):
+    with pinned(algorithm, ROADS[road][3]), threads(2):
         once = result(case, x, w, b)
         broken = w.copy()
         broken[0] = np.inf
@@ -129,6 +132,36 @@ def test_strips_and_images_give_the_same_bits(line: str, road: str) -> None:
     one = case.conv.co // case.conv.ci
     assert got[:, one:].tobytes() == once[:, one:].tobytes()
     assert not np.isfinite(got[:, :1]).all()
+
+
+FEW_TAPS = ["k3 p1", "k3 s2 p1", "k2", "k3x2 p3x1", "k2x4 s1x2 p0:1x2:5", "k3 p2 d2", "k3 s2 p3 d3"]
+
+
+@pytest.mark.parametrize("size", ["4x5", "7x16", "9x17", "21x40", "5x300", "64x64"])
+@pytest.mark.parametrize("form", FEW_TAPS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_bands_give_the_bits_of_what_slides(size: str, form: str, dtype: str) -> None:
+    """And go where there are many columns, of images from memory fewer."""
+    target = llvm.detect()
+    conv = replace(Conv.parse(f"conv2d 2x18x{size} o18 {form} g18"), dtype=dtype)
+    which = {banded(plan): n for n, plan in enumerate(planes.plans(conv, target, True, True))}
+    if len(which) == 1:
+        assert target.vector_bytes < 32, "no plan has bands"
+        return
+    broad = conv.axes[-1].size >= BROAD
+    assert which[broad] == 0
+    far = conv.with_size(1000, FAR_BROAD)
+    assert banded(planes.plans(far, target, True, True)[0])
+    case = Case(conv, bias="contiguous", whole=False)
+    narrow = conv.axes[-1].out < ABREAST * target.lanes(dtype)
+    if narrow and not stepping(planes.plans(conv, target, True, True)[0]):
+        return  # tiles
+    with pinned(planes, which[False]):
+        once = numbers(check(case))
+    with pinned(planes, which[True]), small_units():
+        assert np.array_equal(once, numbers(check(case)))
+        into = replace(case, activation="relu", residual="out", out="contiguous")
+        check(into)
 
 
 @pytest.mark.parametrize("form", ["steps", "inside"])
@@ -148,7 +181,7 @@ def test_packing(line: str, road: str) -> None:
     if found is None:
         return
     conv, target = found[0].conv, llvm.detect()
-    _, layouts, _ = ROADS[road]
+    _, layouts, *_ = ROADS[road]
     plan, *_ = found[1].plans(conv, target, *layouts)
     rng = np.random.default_rng(0)
     w = rng.permutation(conv.params).astype(conv.dtype).reshape(conv.weight_shape) + 1
@@ -180,7 +213,7 @@ def test_all_work_once(line: str, road: str, count: int) -> None:
     if found is None:
         return
     conv, target = found[0].conv, llvm.detect()
-    _, layouts, _ = ROADS[road]
+    _, layouts, *_ = ROADS[road]
     plans = found[1].plans(conv, target, *layouts)
     for pixels, plan in product((16, 300, 10**6), plans):
         with small_units(pixels):
@@ -250,7 +283,7 @@ def strides_of(conv: Conv, layouts: tuple[bool, bool]) -> tuple[tuple[int, ...],
 def test_cost_grows_with_the_work() -> None:
     """And is the same for any batch."""
     target = llvm.detect()
-    for algorithm, layouts, _ in ROADS.values():
+    for algorithm, layouts, *_ in ROADS.values():
         small = Conv.parse("conv2d 1x32x28x28 o32 k9 p4 g32")
         for plan in algorithm.plans(small, target, *layouts):
             once = algorithm.cost(small, plan, target)

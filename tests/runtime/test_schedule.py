@@ -441,7 +441,7 @@ def test_packed_images_fit_into_the_cache(l2: int) -> None:
     ],
 )
 def test_fields_beyond_the_cache_have_many_outputs(line: str) -> None:
-    """Where already what one output reads fills it, small boxes would read all of that for a few."""
+    """Where what a single output reads fills it, small boxes would read as much for a few."""
     s = Simulated(Conv.parse(line), True, True)
     assert prod(s.axis("box")) >= FEWEST
 

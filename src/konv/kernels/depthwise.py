@@ -25,7 +25,7 @@ from konv.kernels.direct.tiles import last_block
 from konv.kernels.microtile import tile_function
 from konv.kernels.schedule import schedule
 from konv.kernels.stored import HALVES
-from konv.kernels.strips import cut as strip_cut
+from konv.kernels.strips import costs
 from konv.kernels.units import emit_kernel
 from konv.kernels.words import JOB
 from konv.llvm import REAL, Module, Routine
@@ -82,7 +82,7 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     if _far_apart(conv):
         packed = conv.ci * pixels * taps * SCATTERED
     compute = pixels * (loop + 2 * taps + conv.co * 0.7 * plan.blocked) + packed * plan.packed
-    return max(compute, strip_cut.moved(conv))
+    return max(compute, costs.moved(conv))
 
 
 def _far_apart(conv: Conv) -> bool:

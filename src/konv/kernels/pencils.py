@@ -24,8 +24,8 @@ from math import prod
 from konv.geometry import Conv
 from konv.kernels.pack import HEADER
 from konv.kernels.stored import HALVES
+from konv.kernels.strips import costs, emit_kernel
 from konv.kernels.strips import cut as strip_cut
-from konv.kernels.strips import emit_kernel
 from konv.kernels.strips.fill import emit_pack
 from konv.kernels.strips.form import FEW, JOB, form_of
 from konv.kernels.strips.lane_rows import emit_pixels_fill
@@ -76,8 +76,8 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
 
 
 def cost(conv: Conv, plan: Plan, target: Target) -> float:
-    """Modelled cycles of one core for one image, as konv.kernels.strips.cut counts them."""
-    return strip_cut.cycles(conv, plan, target)
+    """Modelled cycles of one core for one image, as konv.kernels.strips.costs counts them."""
+    return costs.cycles(conv, plan, target)
 
 
 def packing(conv: Conv, plan: Plan, target: Target) -> Packing:

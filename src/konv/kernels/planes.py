@@ -24,10 +24,10 @@ from math import prod
 from konv.geometry import Conv
 from konv.kernels.pack import HEADER
 from konv.kernels.stored import HALVES
+from konv.kernels.strips import costs, emit_kernel
 from konv.kernels.strips import cut as strip_cut
-from konv.kernels.strips import emit_kernel
 from konv.kernels.strips.fill import emit_pack, emit_rows_fill
-from konv.kernels.strips.form import FEW, HELD, JOB, TALL, TURNS, form_of
+from konv.kernels.strips.form import BANDS, FEW, HELD, JOB, TALL, TURNS, form_of, slides
 from konv.llvm import Module
 from konv.plan import Blocks, Packing, Plan, Strides, Work
 from konv.target import BYTES, Target
@@ -68,7 +68,9 @@ def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv
 
 
 def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
-    """One or two plans, where input and output are contiguous; the cheaper first."""
+    """One or two plans, where input and output are contiguous; the cheaper first: bands of rows
+    take the place of vectors that slide (konv.kernels.strips.bands), or turns of tiles.
+    """
     if not (packed and blocked):
         return ()
     form = form_of(conv)
@@ -82,10 +84,13 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     turn = conv.dims > 1 and target.registers == 16 and target.vector_bytes >= 32
     if turn and 3 < form[1] <= LONGEST and form[1] * form[2] > HELD:
         tiles.append((TALL[0], 1, TURNS))
+    tiles.append((4 if form[4] == 1 else 2, 1, BANDS))  # six rows under them, or five
     found = [
-        Plan(name, conv.dtype, packed, blocked, rows, vectors, form=(*form, way))
-        for rows, vectors, way in tiles
+        Plan(name, conv.dtype, packed, blocked, rows, vectors, form=(*form, each))
+        for rows, vectors, each in tiles
     ]
+    if not (way and slides(found[-1])):
+        del found[-1]
     return tuple(sorted(found, key=lambda plan: cost(conv, plan, target)))
 
 
@@ -95,8 +100,8 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
 
 
 def cost(conv: Conv, plan: Plan, target: Target) -> float:
-    """Modelled cycles of one core for one image, as konv.kernels.strips.cut counts them."""
-    return strip_cut.cycles(conv, plan, target)
+    """Modelled cycles of one core for one image, as konv.kernels.strips.costs counts them."""
+    return costs.cycles(conv, plan, target)
 
 
 def packing(conv: Conv, plan: Plan, target: Target) -> Packing:  # noqa: ARG001 - as Algorithm

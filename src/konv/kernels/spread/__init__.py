@@ -31,8 +31,7 @@ from konv.kernels.spread.form import cells_plan, count, form_of, over_cells, tap
 from konv.kernels.spread.pixels import emit_pixels
 from konv.kernels.spread.rows import emit_rows
 from konv.kernels.stored import HALVES
-from konv.kernels.strips import cut as strip_cut
-from konv.kernels.strips import emit_run
+from konv.kernels.strips import costs, emit_run
 from konv.kernels.strips.fill import emit_pack
 from konv.kernels.strips.form import JOB
 from konv.llvm import Module
@@ -94,7 +93,7 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     *outer, last = (axis.out for axis in over_cells(conv, plan).axes)
     vectors = conv.co * -(-last // lanes) if plan.packed else last * -(-conv.co // lanes)
     each = prod(plan.form[:3]) / 2 + 2 * count(plan.form)
-    return max(vectors * prod(outer) * each, strip_cut.moved(conv))
+    return max(vectors * prod(outer) * each, costs.moved(conv))
 
 
 def packing(conv: Conv, plan: Plan, target: Target) -> Packing:

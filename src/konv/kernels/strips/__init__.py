@@ -32,11 +32,13 @@ from functools import partial
 from konv.kernels.pack import HEADER
 from konv.kernels.region import emit_entry, emit_units
 from konv.kernels.strips.ahead import fetch_line, fetch_rows
+from konv.kernels.strips.bands import Band
 from konv.kernels.strips.form import (
     ENDLESS,
     JOB,
     UNIT,
     Form,
+    banded,
     copies,
     paired,
     slides,
@@ -188,7 +190,7 @@ def _emit_lines(
 
 
 def _emit_slide(module: Module, plan: Plan, name: str) -> Routine:
-    """The same as `_emit_sweep` of one line, where vectors slide down."""
+    """The same as `_emit_sweep` of one line, where vectors slide down or bands go along."""
     real, form = REAL[plan.dtype], Form.of(plan, module.target.lanes(plan.dtype))
     with strip_function(module, name, SWEEP, inline=True) as (f, job, unit, args):
         slots, weights, bias, y = (a.to_pointer(real) for a in args[:4])
@@ -197,9 +199,9 @@ def _emit_slide(module: Module, plan: Plan, name: str) -> Routine:
         with ExitStack() as stack:
             z = stack.enter_context(f.loop(unit["length", 0]))
             phase = stack.enter_context(f.loop(f.least(rows, q))) if q > 1 else f.integer(0)
-            r = stack.enter_context(f.loop(rows, start=phase, step=BAND * q))
-            slide = Slide(f, job, unit, plan, form, weights, (z, r), start)
-            slide.run(slots, y)
+            rows_at_once, kind = (plan.pixels, Band) if banded(plan) else (BAND, Slide)
+            r = stack.enter_context(f.loop(rows, start=phase, step=rows_at_once * q))
+            kind(f, job, unit, plan, form, weights, (z, r), start).run(slots, y)
         return f.fn
 
 

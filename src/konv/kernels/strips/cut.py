@@ -16,14 +16,13 @@ from konv.kernels.strips.along import Along
 from konv.kernels.strips.form import (
     ABREAST,
     ENDLESS,
-    FEW,
     JOB,
     PAIR,
     STACK,
     TALL,
     THERE,
     Form,
-    copies,
+    banded,
     paired,
     slides,
     walks,
@@ -174,7 +173,8 @@ class _Box:
     def parts(self) -> dict[str, int]:
         """The parts of a thread's scratch, in bytes."""
         block = prod(self.box) * self.lanes if self.plan.blocked and not self.form.planes else 0
-        parts = {"at_strip": self.bytes_held(), "at_dump": self.lanes * self.size}
+        dump = self.lanes + (self.box[2] if banded(self.plan) else 0)
+        parts = {"at_strip": self.bytes_held(), "at_dump": dump * self.size}
         zeros = there = 0
         if self.form.direct and self.form.planes:
             zeros = self.form.zeros(self.box[2])
@@ -191,45 +191,6 @@ class _Box:
             row = form.row(self.plan.pixels == 1)
             return (slots[0] * slots[1] + beyond) * row * self.size
         return (prod(slots) + beyond) * self.lanes * self.size
-
-
-def cycles(conv: Conv, plan: Plan, target: Target) -> float:
-    """Cycles of one core for one image: two multiply-adds and two loads of whole registers a cycle,
-    a sixth more for guards and stores; or moving the arrays once, 8 bytes a cycle.
-    """
-    form = Form.of(plan, target.lanes(conv.dtype))
-    axes = (ONE,) * (3 - len(conv.axes)) + conv.axes
-    out, u = [axis.out for axis in axes], form.along
-    if copies(plan):
-        return max(_turned(conv, form, out), moved(conv))
-    tiles = out[0] * -(-out[u] // plan.pixels) * (conv.co if form.planes else 1)
-    wide = plan.vectors * form.lanes
-    tiles *= -(-out[2] // wide) if form.planes else out[1] * -(-conv.co // form.lanes)
-    outer = form.kernel[0] * form.kernel[form.across]
-    adds = plan.pixels * plan.vectors * form.kernel[u]
-    held = form.kernel[u] <= FEW or plan.vectors == 1
-    weights = form.kernel[u] if held else adds / plan.vectors
-    # In planes two loads of three cross a cache line, which is two accesses.
-    loads = len(form.uses(plan.pixels)) * plan.vectors * (5 / 3 if form.planes else 1)
-    compute = tiles * outer * max(adds, loads + weights) / 2 * 7 / 6
-    return max(compute, moved(conv))
-
-
-def _turned(conv: Conv, form: Form, out: list[int]) -> float:
-    """The same of outputs that take turns: eight multiply-adds a tap and tile, and 2.25 cycles a
-    vector that is copied (7x7 96@56). Rows of 7 columns took 1.3 times as long as other tiles.
-    """
-    tiles = min(-(-out[1] // tall) for tall in TALL) * -(-out[2] // form.lanes)
-    slots = [form.slots(axis, n) for axis, n in enumerate(out)]
-    copied = slots[0] * slots[1] * -(-slots[2] // form.lanes)
-    narrow = 2 if out[2] <= form.lanes else 1
-    return conv.co * (out[0] * tiles * max(TALL) * prod(form.kernel) / 2 + copied * 2.25) * narrow
-
-
-def moved(conv: Conv) -> float:
-    """Cycles of one core that move the arrays of one image once, 8 bytes a cycle."""
-    pixels = (prod(axis.size for axis in conv.axes), prod(axis.out for axis in conv.axes))
-    return (conv.ci * pixels[0] + conv.co * pixels[1]) * BYTES[conv.dtype] / 8
 
 
 def _countable(conv: Conv) -> bool:
@@ -260,8 +221,9 @@ def cut(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads:
         near = chunk = box.walk(lines, -(-wanted // max(1, conv.n)))
         part = plan.pixels
     else:
-        box.fit(ROOM, HALO)
-        box.fit(max(ROOM, target.l2 // 2), float("inf"))
+        if not banded(plan):
+            box.fit(ROOM, HALO)
+        box.fit(max(ROOM, target.l2 // 4 if banded(plan) else target.l2 // 2), float("inf"))
     each = conv.n * prod(map(box.boxes, range(3)))
     pieces = min(chunk, max(1, -(-wanted // max(1, each * -(-lines // chunk)))))
     chunk = -(-chunk // pieces)

@@ -68,7 +68,9 @@ HELD = 9  # weights at hand: of 16 registers six are sums, others hold what othe
 PAIR = 2  # rows of outputs side by side: their six sums and nine weights leave a register for slots
 STACK = 4  # rows of outputs in a column
 ABREAST = 2  # of vectors that slide: their chains of multiply-adds are apart
-TURNS = 2  # as the last number of a plan's form: konv.kernels.strips.turns; 1: rows as they lie
+# As the last number of a plan's form: konv.kernels.strips.turns, konv.kernels.strips.bands; 1: rows
+# as they lie
+TURNS, BANDS = 2, 3
 TALL = (8, 7)  # rows of tiles whose outputs take turns; 7 sums take as long as 8
 UNROLL = 160  # multiply-adds of a tile up to which the outer taps are unrolled too
 
@@ -83,12 +85,15 @@ class Form:
     lanes: int
     planes: bool
     direct: bool
+    banded: bool
 
     @classmethod
     def of(cls, plan: Plan, lanes: int) -> Form:
         kernel, stride, dilation = plan.form[:3], plan.form[3:6], plan.form[6:9]
         planes = plan.algorithm == "planes"
-        return cls(kernel, stride, dilation, lanes, planes, plan.form[9] == 1)
+        return cls(
+            kernel, stride, dilation, lanes, planes, plan.form[9] in (1, BANDS), banded(plan)
+        )
 
     @property
     def along(self) -> int:
@@ -166,7 +171,7 @@ class Form:
 
     def widest(self, single: bool) -> int:
         """Columns of a unit at most, where a row of the strip has a length known beforehand."""
-        return max(LONGEST if single else WIDEST, self.lanes)
+        return max(LONGEST if single or self.banded else WIDEST, self.lanes)
 
     def half(self, single: bool) -> int:
         """Elements of one column phase of a row: its slots, room for a vector more, in an odd
@@ -210,6 +215,11 @@ def slides(plan: Plan) -> bool:
     gaps = stride // gcd(stride, dilation) > high
     few = high > 1 and high * wide <= HELD and deep == 1 and plan.pixels > 1
     return plan.algorithm == "planes" and few and not gaps
+
+
+def banded(plan: Plan) -> bool:
+    """Whether bands of rows take the place of vectors that slide."""
+    return plan.algorithm == "planes" and plan.form[9] == BANDS
 
 
 def copies(plan: Plan) -> bool:

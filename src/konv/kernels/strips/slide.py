@@ -28,7 +28,8 @@ from __future__ import annotations
 
 from konv.kernels.epilogue import apart
 from konv.kernels.strips.ahead import look_ahead
-from konv.kernels.strips.form import ABREAST, Form, dealt, stepping
+from konv.kernels.strips.columns import Columns, Masks, splat
+from konv.kernels.strips.form import ABREAST, Form, stepping
 from konv.kernels.strips.results import Results
 from konv.kernels.words import Words
 from konv.llvm import I1, Function, Pointer, Value, Variable
@@ -64,10 +65,7 @@ class Slide:
         self.fresh = min(self.jump, self.taps)  # slots that an output reads and none before it
         self.going = (self.taps - 1) // self.jump  # outputs under way below one
         self.results = Results(f, job, unit, plan, form, begin)
-        self.weights = [
-            [f.splat(weights[o * self.taps + u], self.lanes) for o in range(self.wide)]
-            for u in range(self.taps)
-        ]
+        self.weights = splat(f, form, weights)
 
     def run(self, slots: Pointer, y: Pointer) -> None:
         """All columns of a band."""
@@ -94,7 +92,7 @@ class Slide:
         few = few & (pair >= 0)  # what a pair leaves unasked is there
         reach = (ABREAST * lanes - 1) * stride + (stride - 1) + form.extent(2) - 1
         left, right = 0 - before, unit["most", 2] - before - reach
-        self.end = f.splat_low(unit["most", 2], lanes)
+        self.columns = Columns(f, unit, self.plan, form)
         column = f.var(0)
         with f.forever() as done:
             c = column.get()
@@ -132,10 +130,12 @@ class Slide:
     def _slide(self, place: Value, vectors: int, edge: bool) -> None:
         """All rows under some vectors of columns; `edge`: columns may lie beside the image."""
         f, count = self.f, self.count
-        self.vectors, self.edge = vectors, edge
+        self.vectors = vectors
+        self.masks: Masks = {}
         self.narrow = edge and vectors == 1  # as rows may be
         if edge:
-            self.masks = self._masks(place)
+            middle = None if self.narrow else self.middle
+            self.masks = self.columns.masks(place, vectors, middle)
         across = self.form.stride[2] if self.form.direct else 1
         # Not at the border, in steps of one: what an instruction a vector costs there is more than
         # narrow maps gain by it (Zen 3, 192@28 1.1 to 1.3 times as fast without).
@@ -182,18 +182,6 @@ class Slide:
                 self._next()
             n.set(i + ROUND)
 
-    def _masks(self, place: Value) -> dict[int, Value]:
-        """Which columns there are, by their distance from the first."""
-        f, form, lanes, stride = self.f, self.form, self.lanes, self.form.stride[2]
-        taps = [o * form.dilation[2] for o in range(self.wide)]
-        wide = range(0, stride * self.vectors * lanes, lanes)
-        parts = {tap - tap % stride + n for tap in taps for n in wide}
-        if not self.narrow:  # of a pair, only what lies before and behind the middle tap
-            end = (self.vectors * lanes - 1) * stride - (lanes - 1) + self.middle
-            parts = {part for part in parts if not self.middle <= part <= end}
-        first = f.splat_low(place * stride + self.unit["before", 2], lanes)
-        return {part: f.counted(first, part, 0) < self.end for part in sorted(parts)}
-
     def _some(self, n: Variable, end: Value) -> None:
         """Outputs up to one, whose slots need not be there."""
         f = self.f
@@ -225,39 +213,12 @@ class Slide:
         known: dict[tuple[int, int], list[Value]] = {}
         for o in range(self.wide):
             for v in range(self.vectors):
-                x = self._load(at, v * lanes, o * self.form.dilation[2], known)
-                for e, tap in uses:
+                tap = o * self.form.dilation[2]
+                x = self.columns.load(at, v * lanes, tap, known, self.masks)
+                for e, row in uses:
                     total = self.sums[e][v]
-                    total.set(f.fma(x, self.weights[tap][o], total.get()))
+                    total.set(f.fma(x, self.weights[row][o], total.get()))
         self.at.set(at + self.step)
-
-    def _load(
-        self, at: Pointer, column: int, tap: int, known: dict[tuple[int, int], list[Value]]
-    ) -> Value:
-        """The columns of one tap, from the vector that begins at an output's column on."""
-        f, form, lanes = self.f, self.form, self.lanes
-        stride = form.stride[2] if form.direct else 1
-        if form.stride[2] > stride:  # in the strip phases of columns lie apart
-            return at.vector(column + self._in_strip(tap), lanes)
-        phase, begin = tap % stride, tap - tap % stride
-        parts = known.get((column, begin))
-        if parts is None:
-            parts = [self._part(at, column * stride + begin + n * lanes) for n in range(stride)]
-            known[column, begin] = parts
-        if stride == 1:
-            return parts[0]
-        return f.shuffle(parts[0], parts[1], [lane + phase for lane in dealt(self.plan, lanes)])
-
-    def _in_strip(self, tap: int) -> int:
-        """Elements from a column to its tap."""
-        stride, half = self.form.stride[2], self.form.half(self.plan.pixels == 1)
-        return tap % stride * half + tap // stride
-
-    def _part(self, at: Pointer, offset: int) -> Value:
-        """Neighbouring columns of a slot; at the border those that there are."""
-        if not (self.edge and self.form.direct and offset in self.masks):
-            return at.vector(offset, self.lanes)
-        return self.f.load_masked(at + offset, self.masks[offset])
 
     def _store(self, number: Value | None) -> None:
         """Write the output that is complete, and go on to the place of the next; `number`: it may

@@ -1,0 +1,65 @@
+"""What depthwise layers cost on konv.kernels.strips, for the choice among plans and algorithms."""
+
+from __future__ import annotations
+
+from math import prod
+
+from konv.geometry import ONE, Conv
+from konv.kernels import schedule
+from konv.kernels.strips.form import FEW, TALL, Form, banded, copies
+from konv.plan import Plan
+from konv.target import BYTES, Target
+
+SLID = 7  # rows of the tiles that stand for vectors that slide, and for bands in their place
+# Columns from which on bands of rows go along, where others slide down: of images from memory, of
+# others. Zen 3, two threads, 3x3: 16@208 1.13 times as fast, 32@256 1.6, 96@112 1.35, 64@128 d4
+# 1.3, s2 64@224 1.45, 256@128 1.2; 64@112 .98, 192@80 .88, 144@56 .8 (eight too), 192@28 .6.
+FAR_BROAD, BROAD = 96, 160
+
+
+def cycles(conv: Conv, plan: Plan, target: Target) -> float:
+    """Cycles of one core for one image: two multiply-adds and two loads of whole registers a cycle,
+    a sixth more for guards and stores; or moving the arrays once, 8 bytes a cycle.
+    """
+    form = Form.of(plan, target.lanes(conv.dtype))
+    axes = (ONE,) * (3 - len(conv.axes)) + conv.axes
+    out, u = [axis.out for axis in axes], form.along
+    if copies(plan):
+        return max(_turned(conv, form, out), moved(conv))
+    rows = SLID if banded(plan) else plan.pixels
+    tiles = out[0] * -(-out[u] // rows) * (conv.co if form.planes else 1)
+    wide = plan.vectors * form.lanes
+    tiles *= -(-out[2] // wide) if form.planes else out[1] * -(-conv.co // form.lanes)
+    outer = form.kernel[0] * form.kernel[form.across]
+    adds = rows * plan.vectors * form.kernel[u]
+    held = form.kernel[u] <= FEW or plan.vectors == 1
+    weights = form.kernel[u] if held else adds / plan.vectors
+    # In planes two loads of three cross a cache line, which is two accesses.
+    loads = len(form.uses(rows)) * plan.vectors * (5 / 3 if form.planes else 1)
+    compute = tiles * outer * max(adds, loads + weights) / 2 * 7 / 6
+    found = max(compute, moved(conv))
+    if banded(plan):
+        found *= 0.9 if axes[2].size >= (FAR_BROAD if _far(conv) else BROAD) else 1.1
+    return found
+
+
+def _far(conv: Conv) -> bool:
+    """Whether one image and its results come from memory and go there."""
+    return moved(conv) * 8 >= schedule.FAR
+
+
+def _turned(conv: Conv, form: Form, out: list[int]) -> float:
+    """The same of outputs that take turns: eight multiply-adds a tap and tile, and 2.25 cycles a
+    vector that is copied (7x7 96@56). Rows of 7 columns took 1.3 times as long as other tiles.
+    """
+    tiles = min(-(-out[1] // tall) for tall in TALL) * -(-out[2] // form.lanes)
+    slots = [form.slots(axis, n) for axis, n in enumerate(out)]
+    copied = slots[0] * slots[1] * -(-slots[2] // form.lanes)
+    narrow = 2 if out[2] <= form.lanes else 1
+    return conv.co * (out[0] * tiles * max(TALL) * prod(form.kernel) / 2 + copied * 2.25) * narrow
+
+
+def moved(conv: Conv) -> float:
+    """Cycles of one core that move the arrays of one image once, 8 bytes a cycle."""
+    pixels = (prod(axis.size for axis in conv.axes), prod(axis.out for axis in conv.axes))
+    return (conv.ci * pixels[0] + conv.co * pixels[1]) * BYTES[conv.dtype] / 8

@@ -1,25 +1,27 @@
-"""Few taps in planes of images that come from memory: a band of rows after the other.
+"""Planes of broad images: a band of rows after the other.
 
     for band of rows:                                   those beside the image are read from zeros
         for line of cache along them:                   the rows of the next band are asked for
             for vector of columns in it:
-                for slot under it, from the top:        read once, added to what reads it
+                for tap:                                rows of taps; columns where they are many
+                    read, and added to all outputs of the band that it is for
                 store the outputs
 
 Vectors that slide down (konv.kernels.strips.slide) come to lines of thirty rows in turn, of which
 memory sends one at a time; a band goes along few rows, but reads two of them again, and has more
 borders. Zen 3, two threads, 3x3: 32@256 1.5 to 1.1 ms and less, 32@512 8.5 to 5, 96@512 in steps of
-two 20 to 11; boxes of 88 columns, as of vectors that slide, took 1.4 to 1.8 times as long. See
-konv.kernels.strips.costs for where they are chosen.
+two 20 to 11; boxes of 88 columns, as of vectors that slide, took 1.4 to 1.8 times as long. Of
+volumes and of 5x5 taps bands take the place of tiles: 3x3x3 54@16x56x56 6.1 to 3.3 ms, 5x5 32@256
+1.7 to 1.3. konv.kernels.strips.costs says where they are chosen.
 
-An output's chain is that of vectors that slide.
+An output's chain is that of vectors that slide, of many taps that of tiles.
 """
 
 from __future__ import annotations
 
 from konv.kernels.scratch import LINE
-from konv.kernels.strips.columns import Columns, Masks, splat
-from konv.kernels.strips.form import Form
+from konv.kernels.strips.columns import Columns, Known, Masks, splat
+from konv.kernels.strips.form import Form, at_hand
 from konv.kernels.strips.results import Results, Store
 from konv.kernels.words import Words
 from konv.llvm import I8, SIZE, Function, Pointer, Value, Variable
@@ -41,7 +43,9 @@ class Band:
         start: Value,
     ) -> None:
         self.f, self.job, self.unit, self.plan, self.form = f, job, unit, plan, form
-        self.weights, self.start = splat(f, form, weights), start
+        self.few = at_hand(plan)
+        self.splat = splat(f, form, weights) if self.few else []
+        self.weights, self.start = weights, start
         self.z, self.r = begin
         self.uses = form.uses(plan.pixels)
         self.columns = Columns(f, unit, plan, form)
@@ -52,7 +56,9 @@ class Band:
         f, unit, lanes = self.f, self.unit, self.form.lanes
         self._place_rows(slots)
         self._place_results(y)
-        width, wide = unit["length", 2], LINE // SIZE[slots.element]
+        width, wide = unit["length", 2], lanes
+        if self.few:  # a line of the cache at a time: of many taps it would take LLVM long
+            wide = LINE // SIZE[slots.element]
         last = f.most(width - lanes, f.integer(0))
         begin, end = self.columns.inside(wide)
         column = f.var(0)
@@ -73,15 +79,20 @@ class Band:
         """Where the rows of slots lie, and those of the next band, or of the next line."""
         f, form, job, unit = self.f, self.form, self.job, self.unit
         zeros = (unit.pointer("scratch", I8) + job["at_zeros"]).cast(slots.element)
-        before, most, step = unit["before", 1], unit["most", 1], unit["step", 1]
-        deep = unit["before", 0] + self.z * form.stride[0]
-        most = f.select(f.below_unsigned(deep, unit["most", 0]), most, 0)
-        first = self.r * form.stride[1]
-        top = slots + self.z * form.stride[0] * unit["step", 0] + first * step
-        self.rows = {}
-        for slot in self.uses:
-            there = f.below_unsigned(before + (first + slot), most)
-            self.rows[slot] = f.select_pointer(there, top + step * slot, zeros)
+        before, step = unit["before", 1], unit["step", 1]
+        first, deep = self.r * form.stride[1], self.z * form.stride[0]
+        top = slots + deep * unit["step", 0] + first * step
+        self.rows: list[dict[int, Pointer]] = []  # of each plane of taps
+        for plane in range(0, form.extent(0), form.dilation[0]):
+            in_depth = f.below_unsigned(unit["before", 0] + (deep + plane), unit["most", 0])
+            most = f.select(in_depth, unit["most", 1], 0)
+            if plane:
+                top = top + unit["step", 0] * form.dilation[0]
+            rows = {}
+            for slot in self.uses:
+                there = f.below_unsigned(before + (first + slot), most)
+                rows[slot] = f.select_pointer(there, top + step * slot, zeros)
+            self.rows.append(rows)
         self.more = self.r + self.plan.pixels * form.apart < unit["length", 1]
         on = form.stride[1] * self.plan.pixels * form.apart
         below = f.select(self.more, step * on, job["x_channel"] - step * first)
@@ -127,18 +138,42 @@ class Band:
                 self._store(sums, place, self.f.below(width, lanes))
 
     def _sums(self, place: Value, masks: Masks) -> list[Variable]:
-        """One vector of columns of each row, from a place on."""
+        """One vector of columns of each row, from a place on. Few taps: a row of taps after the
+        other, as what slides; many, whose weights are read meanwhile: a column, as tiles.
+        """
         f, form = self.f, self.form
         sums = [f.var_of(self.start) for _ in range(self.plan.pixels)]
-        across = form.stride[2] if form.direct else 1
-        for slot, uses in self.uses.items():
-            at, known = self.rows[slot] + place * across, dict[tuple[int, int], list[Value]]()
-            for o in range(form.kernel[2]):
-                x = self.columns.load(at, 0, o * form.dilation[2], known, masks)
-                for output, tap in uses:
-                    total = sums[output]
-                    total.set(f.fma(x, self.weights[tap][o], total.get()))
+        columns = [o * form.dilation[2] for o in range(form.kernel[2])]
+        for plane, rows in enumerate(self.rows):
+            known: dict[int, Known] = {slot: {} for slot in rows}
+            if self.few:
+                for slot in rows:
+                    for o, tap in enumerate(columns):
+                        self._add(sums, rows, slot, (place, tap), known, masks, self.splat[o])
+                continue
+            for o, tap in enumerate(columns):
+                own = f.opaque(self.weights + (plane * len(columns) + o) * form.kernel[1])
+                weights = [f.splat(own[row], form.lanes) for row in range(form.kernel[1])]
+                for slot in rows:
+                    self._add(sums, rows, slot, (place, tap), known, masks, weights)
         return sums
+
+    def _add(
+        self,
+        sums: list[Variable],
+        rows: dict[int, Pointer],
+        slot: int,
+        at: tuple[Value, int],
+        known: dict[int, Known],
+        masks: Masks,
+        weights: list[Value],
+    ) -> None:
+        """One column of taps of a slot: `at` a place and how far beside it, `weights` by row."""
+        f, (place, tap) = self.f, at
+        across = self.form.stride[2] if self.form.direct else 1
+        x = self.columns.load(rows[slot] + place * across, 0, tap, known[slot], masks)
+        for output, row in self.uses[slot]:
+            sums[output].set(f.fma(x, weights[row], sums[output].get()))
 
     def _store(self, sums: list[Variable], place: Value, mask: Value | None) -> None:
         stores: list[Store] = []

@@ -8,12 +8,13 @@ from konv.llvm import Function, Pointer, Value
 from konv.plan import Plan
 
 Masks = dict[int, Value]  # by the distance from the first column: which of a vector there are
+Known = dict[tuple[int, int], list[Value]]  # vectors that were read of a row
 
 
 def splat(f: Function, form: Form, weights: Pointer) -> list[list[Value]]:
-    """All weights of a line, [row][column]: in registers, as there are no more than HELD."""
+    """All weights of a line, [column][row]: in registers, as there are no more than HELD."""
     high, wide = form.kernel[1:]
-    return [[f.splat(weights[o * high + u], form.lanes) for o in range(wide)] for u in range(high)]
+    return [[f.splat(weights[o * high + u], form.lanes) for u in range(high)] for o in range(wide)]
 
 
 class Columns:
@@ -46,7 +47,7 @@ class Columns:
         return {part: f.counted(first, part, 0) < self.end for part in sorted(parts)}
 
     def load(
-        self, at: Pointer, column: int, tap: int, known: dict[tuple[int, int], list[Value]],
+        self, at: Pointer, column: int, tap: int, known: Known,
         masks: Masks,
     ) -> Value:  # fmt: skip
         """The columns of one tap, from the vector that begins at an output's column on; `known`:

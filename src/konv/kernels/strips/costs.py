@@ -6,15 +6,17 @@ from math import prod
 
 from konv.geometry import ONE, Conv
 from konv.kernels import schedule
-from konv.kernels.strips.form import FEW, TALL, Form, banded, copies
+from konv.kernels.strips.form import FEW, TALL, Form, at_hand, banded, copies
 from konv.plan import Plan
 from konv.target import BYTES, Target
 
 SLID = 7  # rows of the tiles that stand for vectors that slide, and for bands in their place
-# Columns from which on bands of rows go along, where others slide down: of images from memory, of
-# others. Zen 3, two threads, 3x3: 16@208 1.13 times as fast, 32@256 1.6, 96@112 1.35, 64@128 d4
-# 1.3, s2 64@224 1.45, 256@128 1.2; 64@112 .98, 192@80 .88, 144@56 .8 (eight too), 192@28 .6.
-FAR_BROAD, BROAD = 96, 160
+# Columns from which on bands of rows go along, where others slide down or go by tiles: of volumes,
+# of few taps whose images come from memory, of others. Zen 3, two threads, so many times as fast:
+# 3x3 16@208 1.13, 32@256 1.6, 96@112 1.35, 64@128 d4 1.3, s2 64@224 1.45, 256@128 1.2; 64@112 .98,
+# 192@80 .88, 144@56 .8 (eight too), 192@28 .6; 3x3x3 54@16x56x56 1.9, 108@16x28x28 1.6, s2
+# 96@8x32x32 1.2, but 96@8x24x24 .98; 5x5 32@256 1.3, 3@1080x1920 1.2, but 96@112 .9.
+DEEP_BROAD, FAR_BROAD, BROAD = 28, 96, 160
 
 
 def cycles(conv: Conv, plan: Plan, target: Target) -> float:
@@ -39,7 +41,9 @@ def cycles(conv: Conv, plan: Plan, target: Target) -> float:
     compute = tiles * outer * max(adds, loads + weights) / 2 * 7 / 6
     found = max(compute, moved(conv))
     if banded(plan):
-        found *= 0.9 if axes[2].size >= (FAR_BROAD if _far(conv) else BROAD) else 1.1
+        least = FAR_BROAD if at_hand(plan) and _far(conv) else BROAD
+        least = DEEP_BROAD if form.kernel[0] > 1 else least
+        found *= 0.9 if axes[2].size >= least else 1.1
     return found
 
 

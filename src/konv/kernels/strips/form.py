@@ -210,11 +210,16 @@ def slides(plan: Plan) -> bool:
     """Whether a plan's vectors may slide: no slot between outputs is one that nobody reads. Where
     tiles may be taken instead, they are for narrow rows.
     """
-    deep, high, wide = plan.form[:3]
-    stride, dilation = plan.form[4], plan.form[7]
+    high, stride, dilation = plan.form[1], plan.form[4], plan.form[7]
     gaps = stride // gcd(stride, dilation) > high
-    few = high > 1 and high * wide <= HELD and deep == 1 and plan.pixels > 1
+    few = high > 1 and plan.pixels > 1 and (at_hand(plan) or banded(plan))
     return plan.algorithm == "planes" and few and not gaps
+
+
+def at_hand(plan: Plan) -> bool:
+    """Whether all weights of a line stay at hand."""
+    deep, high, wide = plan.form[:3]
+    return deep == 1 and high * wide <= HELD
 
 
 def banded(plan: Plan) -> bool:

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from konv.kernels.epilogue import apart
 from konv.kernels.strips.ahead import look_ahead
-from konv.kernels.strips.columns import Columns, Masks, splat
+from konv.kernels.strips.columns import Columns, Known, Masks, splat
 from konv.kernels.strips.form import ABREAST, Form, stepping
 from konv.kernels.strips.results import Results
 from konv.kernels.words import Words
@@ -210,14 +210,14 @@ class Slide:
             f.prefetch(at + ahead)
         uses = [(e, slot - e * self.jump) for e in range(self.going + 1)]
         uses = [(e, tap) for e, tap in uses if 0 <= tap < self.taps]
-        known: dict[tuple[int, int], list[Value]] = {}
+        known: Known = {}
         for o in range(self.wide):
             for v in range(self.vectors):
                 tap = o * self.form.dilation[2]
                 x = self.columns.load(at, v * lanes, tap, known, self.masks)
                 for e, row in uses:
                     total = self.sums[e][v]
-                    total.set(f.fma(x, self.weights[row][o], total.get()))
+                    total.set(f.fma(x, self.weights[o][row], total.get()))
         self.at.set(at + self.step)
 
     def _store(self, number: Value | None) -> None:

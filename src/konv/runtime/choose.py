@@ -5,6 +5,7 @@ Nothing is measured here, and choosing never looks at batch or thread count; of 
 knows only whether it is small, middling or large, of a dilated layer also about how many taps'
 distances it is wide, if few. So a layer has three plans at most for a pair of layouts, a dilated
 one a few more: a new size compiles nothing, and results do not depend on what else is computed.
+Contiguous depthwise layers have one more for broad images, which gives the same bits.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import Literal
 from konv import kernels
 from konv.errors import ProblemError, UnsupportedError
 from konv.geometry import Axis, Conv
+from konv.kernels import planes
+from konv.kernels.strips.form import banded
 from konv.plan import Algorithm, Plan
 from konv.runtime import tuned
 from konv.target import Target
@@ -91,7 +94,19 @@ def choose(conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan:
 
     Contiguous means that the last spatial axis has stride 1, channels-last that channels have.
     """
-    return _best(_typical(conv), target, packed, blocked)
+    layer = _typical(conv)
+    plan = _tuned(layer, target, packed, blocked)
+    return plan or _for_image(conv, _cheapest(layer, target, packed, blocked), target)
+
+
+def _for_image(conv: Conv, plan: Plan, target: Target) -> Plan:
+    """The plan for an image of this size, among those of the algorithm that give the same bits:
+    contiguous depthwise layers of broad images go along bands (konv.kernels.strips.costs).
+    """
+    if plan.algorithm != planes.name:
+        return plan
+    first, *_ = planes.plans(conv, target, plan.packed, plan.blocked)
+    return first if banded(first) else plan
 
 
 def choices(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
@@ -101,12 +116,16 @@ def choices(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Pl
     sizes = (SMALL, MIDDLE) if conv.dims < CUBES else (SMALL,)
     layers = [_at_size(conv, size) for size in sizes]
     layers += [_large(conv, spread) for spread in _spreads(conv)]
-    return tuple(dict.fromkeys(_best(layer, target, packed, blocked) for layer in layers))
+    found = dict.fromkeys(_best(layer, target, packed, blocked) for layer in layers)
+    if any(plan.algorithm == planes.name for plan in found):
+        every = planes.plans(layers[-1], target, packed, blocked)
+        found |= dict.fromkeys(plan for plan in every if banded(plan))
+    return tuple(found)
 
 
 def modelled(conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan:
     """The plan that the models say is fastest, whatever was found by tuning."""
-    return _cheapest(_typical(conv), target, packed, blocked)
+    return _for_image(conv, _cheapest(_typical(conv), target, packed, blocked), target)
 
 
 def offered(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:

@@ -41,6 +41,7 @@ from konv.runtime.choose import (
     choose,
     current_precision,
     modelled,
+    pin,
     precision,
 )
 from konv.target import Target
@@ -114,6 +115,7 @@ def test_broad_images_go_along_bands(line: str, bands: bool) -> None:
     conv, target = Conv.parse(line), TARGETS["avx2"]
     assert banded(choose(conv, target, True, True)) == bands
     assert banded(modelled(conv, target, True, True)) == bands
+    assert banded(pin("planes", conv, target, True, True)) == bands
     assert any(map(banded, choices(conv, target, True, True)))
     assert not banded(choose(conv, target, False, False))
 

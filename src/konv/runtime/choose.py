@@ -110,8 +110,8 @@ def _for_image(conv: Conv, plan: Plan, target: Target) -> Plan:
 
 
 def choices(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
-    """The plans of a layer over all image sizes: one, or some for small, middling and large images
-    or for a dilated layer of several widths.
+    """The plans of a layer over all image sizes: one, or some for small, middling, large and broad
+    images or for a dilated layer of several widths.
     """
     sizes = (SMALL, MIDDLE) if conv.dims < CUBES else (SMALL,)
     layers = [_at_size(conv, size) for size in sizes]
@@ -154,7 +154,7 @@ def pin(name: str, conv: Conv, target: Target, packed: bool, blocked: bool) -> P
     plans = named(name, conv, target).plans(layer, target, packed, blocked)
     if not plans:
         raise _not_computed(name, conv, "has no kernel for these memory layouts")
-    return plans[0]
+    return _for_image(conv, plans[0], target)
 
 
 def named(name: str, conv: Conv, target: Target) -> Algorithm:

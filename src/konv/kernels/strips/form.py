@@ -207,8 +207,8 @@ def dealt(plan: Plan, lanes: int) -> list[int]:
 
 
 def slides(plan: Plan) -> bool:
-    """Whether a plan's vectors may slide: no slot between outputs is one that nobody reads. Where
-    tiles may be taken instead, they are for narrow rows.
+    """Whether a plan's vectors may slide, or go along bands: no slot between outputs is one that
+    nobody reads. Where tiles may be taken instead, they are for narrow rows.
     """
     high, stride, dilation = plan.form[1], plan.form[4], plan.form[7]
     gaps = stride // gcd(stride, dilation) > high

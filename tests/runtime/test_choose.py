@@ -154,6 +154,21 @@ def test_tiles_of_a_dilated_layer_fit_its_interleaved_axes(size: int, m: int) ->
         assert (plan.algorithm, transforms(plan)[0].m) == ("winograd", m)
 
 
+@pytest.mark.usefixtures("remembered")
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("conv2d 1x128x160x160 o128 k11 s4 p40 d8 g128", "planar"),  # a strip holds few outputs
+        ("conv2d 1x128x160x160 o128 k11 s4 p5 g128", "pencils"),
+        ("tconv2d 1x32x128x128 o16 k4 s2 p1", "winograd"),  # few channels, transformed soon
+        ("tconv2d 1x32x128x128 o8 k4 s2 p1", "planar"),
+    ],
+)
+def test_what_models_were_fitted_to(line: str, name: str) -> None:
+    """Each was measured to be the faster by far (konv.kernels.strips.costs, winograd.cut)."""
+    assert choose(Conv.parse(line), TARGETS["avx2"], True, True).algorithm == name
+
+
 @given(convs(most=9))
 def test_three_plans_at_most_of_anything(conv: Conv) -> None:
     conv, target = replace(conv, dtype="float32"), TARGETS["avx2"]

@@ -26,11 +26,11 @@ BOX = 64  # tiles of a box
 PIECES, FEW = 8, 4  # ways to cut an axis that are tried, from the fewest boxes; of three axes
 # A vector at a point, in and out: loads, stores, a sixth of two transforms; a product: the way in
 # and out, its sums to M; products beside all that passes through the caches, by the cycles of their
-# register tiles. In steps of two, with their many points and small savings, what is on Zen 3; with
-# products at 1.2, 3x3 256->256@28 was computed without tiles (1.44 ms, with them 1.34), at 1.1 maps
-# of 21 channels with them (tconv 4x4 @16: 0.057 ms, without 0.041).
+# register tiles. In steps of two, of a layer and of a transposed one, as fits 29 layers of 16 to
+# 256 channels, each beside the fastest without tiles (Zen 3). With 6.5 a vector both ways those of
+# few channels went without: transposed 4x4 32->16@128 channels-last 2.5 ms, with tiles 1.8.
 INPUT, OUTPUT, CALL, BESIDE = 3.6, 3.4, 40.0, 1.0
-STEPS = 6.5, 6.5, 100.0, 1.15
+STEPS, TURNED = (7.0, 3.0, 80.0, 1.2), (4.5, 2.5, 100.0, 1.25)
 STAGE = 5.0  # contiguous output: a vector of results transposed, staged and written
 PACK = 0.6  # contiguous input: a number brought channels-last
 # Contiguous input and output: begun lines of a box cost as much as so many numbers; of a box as
@@ -109,7 +109,8 @@ class Model:
         self.known: dict[Blocks, tuple[int, list[tuple[int, int]]]] = {}
         self.units: dict[tuple[tuple[int, ...], Blocks], tuple[float, float]] = {}
         by_one = all(len(t.parts) == 1 for t in self.transforms)
-        cycles = (INPUT, OUTPUT, CALL, BESIDE) if by_one else STEPS
+        steps = TURNED if any(axis.up > 1 for axis in self.axes) else STEPS
+        cycles = (INPUT, OUTPUT, CALL, BESIDE) if by_one else steps
         self.input, self.output, self.call, self.beside = cycles
         down, along = zip(self.axes, self.transforms, strict=True)
         self.lines = count(*down), count(*along)

@@ -33,8 +33,11 @@ def emit_tile_sweep(
         with f.loop(unit["tiles"]) as t:
             if not plan.packed:
                 with f.when(new.differs(0)):
-                    following = row + f.least(t + 1, unit["tiles"] - 1) * (mr + 1)
-                    _fetch(f, following, mr, first, channels, SIZE[element(plan.dtype)])
+                    after = f.least(t + 1, unit["tiles"] - 1)
+                    following = row + after * unit["taps"] * (mr + 1)
+                    with f.loop(counts[after]) as tap:
+                        pixels = following + tap * (mr + 1)
+                        _fetch(f, pixels, mr, first, channels, SIZE[element(plan.dtype)])
             if not plan.blocked:
                 with f.when(job["far"].differs(0)):
                     after = places + f.least(t + 1, unit["tiles"] - 1) * mr

@@ -221,6 +221,14 @@ def _emit_phases(module: Module, plan: Plan, parts: Parts, passes: bool) -> Rout
         return f.fn
 
 
+def _apart(job: Words) -> Value:
+    """Whether no two outputs read the same pixel."""
+    first, *others = (job["span", axis] < job["jump", axis] for axis in AXES)
+    for other in others:
+        first = first & other
+    return first
+
+
 def _emit_blocks(
     module: Module, plan: Plan, parts: Parts, per_channel: bool, sweeps: int, passes: bool
 ) -> Routine:
@@ -233,6 +241,7 @@ def _emit_blocks(
         reduction = job["reduction"]
         weights = unit.pointer("weights", real)
         biases = weights + job["groups"] * padded * reduction
+        once = unit["taps"].equals(1) | _apart(job)
         with f.loop(job["groups"]) as g, f.loop(unit["block1"], start=unit["block0"]) as block:
             k = block * (wide * sweeps)
             channel, valid = g * job["co"] + k, job["co"] - k
@@ -243,7 +252,7 @@ def _emit_blocks(
                 column, aside = g * padded + k + sweep * wide, sweep * wide
                 block_weights, bias = weights + column * reduction, biases + column
                 to = aside if "output" in parts else channel
-                new = unit["taps"].equals(1) & block.equals(unit["block0"]) & (not per_channel)
+                new = once & block.equals(unit["block0"]) & (not per_channel)
                 places = first, to, f.extend(new, I64)
                 arguments = [job.base, unit.base, block_weights, bias, *places]
                 if passes:

@@ -21,6 +21,7 @@ ROADS = {
     "nested": (nested, False),
     "upright": (upright, False),
 }
+INTERLACED = {"interlaced": (planes, False)}
 VECTOR = re.compile(r"%[xyz]mm|\bq\d|\bv\d")
 
 each_machine = pytest.mark.parametrize("machine", MACHINES, ids=str)
@@ -30,7 +31,7 @@ each_machine = pytest.mark.parametrize("machine", MACHINES, ids=str)
 def compiled(machine: Machine, road: str, line: str) -> list[dict[str, list[str]]]:
     """The functions of each of a layer's plans."""
     algorithm: Algorithm
-    algorithm, layout = ROADS[road]
+    algorithm, layout = (ROADS | INTERLACED)[road]
     target = describe(machine.triple, machine.cpu, "")
     plans = algorithm.plans(Conv.parse(line), target, layout, layout)
     return [functions(assembly(algorithm.emit(plan, target))) for plan in plans]
@@ -65,6 +66,19 @@ def test_tiles_stay_in_registers(machine: Machine, road: str, taps: str) -> None
         found = each["lines"]
         assert count(found, instruction) >= 21, "whole registers are multiplied and added"
         assert len(spills(loops(found))) <= allowed, spills(loops(found))
+
+
+@pytest.mark.parametrize("taps", ["k3 p1", "k5 p2"])
+@each_machine
+def test_channels_side_by_side_stay_in_registers(machine: Machine, taps: str) -> None:
+    """Every tap of four rows, its weights read beside what they are multiplied with."""
+    found = compiled(machine, "interlaced", f"conv2d 1x3x56x56 o3 {taps} g3")
+    narrow = describe(machine.triple, machine.cpu, "").vector_bytes < planes.MASKS
+    assert len(found) == (not narrow)
+    for each in found:
+        lines = each["lines"]
+        assert count(lines, MULTIPLY_ADD[machine.family, "float32"]) >= 4 * int(taps[1]) ** 2
+        assert len(spills(loops(lines))) <= 2
 
 
 @each_machine

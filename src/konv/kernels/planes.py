@@ -35,10 +35,13 @@ from konv.kernels.strips.form import (
     TALL,
     TURNS,
     UNROLL,
+    Form,
     at_hand,
+    beside,
     form_of,
     slides,
 )
+from konv.kernels.strips.interlaced import UNROLLED, as_plane, fits
 from konv.llvm import Module
 from konv.plan import Blocks, Packing, Plan, Strides, Work
 from konv.target import BYTES, Target
@@ -59,6 +62,7 @@ TILES = {
     (64, 32): ((7, 1), (14, 1), (7, 2), (1, 7)),
 }
 LONGEST = 11  # taps of a column whose outputs take turns: LLVM spills of 31
+MASKS = 32  # bytes of vectors from which on machines mask loads
 REACH = 256  # pixels that a row of taps may span: a row of the strip has room for it
 
 
@@ -82,6 +86,8 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     """One or two plans, where input and output are contiguous; the cheaper first: bands of rows
     take the place of vectors that slide (konv.kernels.strips.bands), or turns of tiles.
     """
+    if not (packed or blocked):
+        return _beside(conv, target)
     if not (packed and blocked):
         return ()
     form = form_of(conv)
@@ -89,10 +95,10 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     rows, vectors = few if form[1] <= 4 else some if form[1] <= FEW else many
     if conv.dims == 1:
         rows, vectors = single
-    way = int(target.vector_bytes >= 32 and form[1] <= FEW)  # others mask no loads
+    way = int(target.vector_bytes >= MASKS and form[1] <= FEW)
     tiles = [(rows, vectors, way)]
     # Tap by tap, from strips (konv.kernels.strips.turns), where 16 registers do
-    turn = conv.dims > 1 and target.registers == 16 and target.vector_bytes >= 32
+    turn = conv.dims > 1 and target.registers == 16 and target.vector_bytes >= MASKS
     if turn and 3 < form[1] <= LONGEST and form[1] * form[2] > HELD:
         tiles.append((TALL[0], 1, TURNS))
     tiles.append((4 if form[4] == 1 else 2, 1, BANDS))  # six rows under them, or five
@@ -103,6 +109,20 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     if not (way and _goes_by_bands(found[-1])):
         del found[-1]
     return tuple(sorted(found, key=lambda plan: cost(conv, plan, target)))
+
+
+def _beside(conv: Conv, target: Target) -> tuple[Plan, ...]:
+    """Of channels-last images that for few channels (konv.kernels.strips.interlaced), in bands."""
+    if not fits(conv, target) or target.vector_bytes < MASKS:
+        return ()
+    plane = as_plane(conv)
+    form = form_of(plane)
+    plan = Plan(
+        name, conv.dtype, packed=False, blocked=False, pixels=4 if form[4] == 1 else 2, vectors=1,
+        form=(*form, BANDS, conv.co),
+    )  # fmt: skip
+    taken = slides(plan) and prod(form[:3]) * plan.pixels <= UNROLLED
+    return (plan,) if taken and plane.axes[-1].extent <= REACH else ()
 
 
 def _goes_by_bands(plan: Plan) -> bool:
@@ -125,10 +145,11 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     return costs.cycles(conv, plan, target)
 
 
-def packing(conv: Conv, plan: Plan, target: Target) -> Packing:  # noqa: ARG001 - as Algorithm
-    """Every channel's taps, then all biases."""
-    taps = conv.params // conv.co
-    size = HEADER + conv.co * (taps + 1) * BYTES[conv.dtype]
+def packing(conv: Conv, plan: Plan, target: Target) -> Packing:
+    """Every channel's taps, then all biases; of channels side by side, for any to begin with."""
+    taps, lines = conv.params // conv.co, 1 if beside(plan) else conv.co
+    numbers = Form.of(plan, target.lanes(conv.dtype)).numbers
+    size = HEADER + lines * numbers * (taps + 1) * BYTES[conv.dtype]
     return Packing(size, conv.groups, conv.co // conv.groups, 1)
 
 

@@ -39,6 +39,7 @@ from konv.kernels.strips.form import (
     UNIT,
     Form,
     banded,
+    beside,
     copies,
     paired,
     slides,
@@ -64,7 +65,7 @@ def emit_kernel(plan: Plan, fill: Routine, module: Module) -> Module:
     """Complete a module that has `pack` and `fill(job, unit, x)`: add `run`."""
     if copies(plan):
         return emit_run(module, plan, emit_copied(module, plan, fill))
-    if slides(plan) and stepping(plan):
+    if slides(plan) and (stepping(plan) or beside(plan)):
         sweeps = [_emit_slide(module, plan, "sweep")]
     elif paired(plan):
         sweeps = [emit_pairs(module, plan), emit_stacks(module, plan)][: 1 + walks(plan)]
@@ -136,7 +137,7 @@ def _emit_lines(
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     form = Form.of(plan, lanes)
     taps = form.kernel[0] * form.kernel[1] * form.kernel[2]
-    width = 1 if form.planes else lanes
+    width = form.numbers
     with strip_function(module, "lines") as (f, job, unit, _):
         weights = unit.pointer("weights", real)
         biases = weights + job["lines"] * (taps * width)
@@ -199,9 +200,13 @@ def _emit_slide(module: Module, plan: Plan, name: str) -> Routine:
         with ExitStack() as stack:
             z = stack.enter_context(f.loop(unit["length", 0]))
             phase = stack.enter_context(f.loop(f.least(rows, q))) if q > 1 else f.integer(0)
-            rows_at_once, kind = (plan.pixels, Band) if banded(plan) else (BAND, Slide)
+            rows_at_once = plan.pixels if banded(plan) else BAND
             r = stack.enter_context(f.loop(rows, start=phase, step=rows_at_once * q))
-            kind(f, job, unit, plan, form, weights, (z, r), start).run(slots, y)
+            where = f, job, unit, plan, form, weights, (z, r)
+            if banded(plan):
+                Band(*where, bias).run(slots, y)
+            else:
+                Slide(*where, start).run(slots, y)
         return f.fn
 
 

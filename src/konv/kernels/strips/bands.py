@@ -40,12 +40,14 @@ class Band:
         form: Form,
         weights: Pointer,
         begin: tuple[Value, Value],
-        start: Value,
+        bias: Pointer,
     ) -> None:
         self.f, self.job, self.unit, self.plan, self.form = f, job, unit, plan, form
-        self.few = at_hand(plan)
+        self.few = at_hand(plan) and not form.beside
         self.splat = splat(f, form, weights) if self.few else []
-        self.weights, self.start = weights, start
+        self.weights, self.bias = weights, bias
+        # A sum that begins with no -0 is none, but for what rounds to it
+        self.start = f.splat(bias[0] + 0.0, form.lanes)
         self.z, self.r = begin
         self.uses = form.uses(plan.pixels)
         self.columns = Columns(f, unit, plan, form)
@@ -141,8 +143,12 @@ class Band:
         """One vector of columns of each row, from a place on. Few taps: a row of taps after the
         other, as what slides; many, whose weights are read meanwhile: a column, as tiles.
         """
-        f, form = self.f, self.form
-        sums = [f.var_of(self.start) for _ in range(self.plan.pixels)]
+        f, form, numbers = self.f, self.form, self.form.numbers
+        begun, start = self.weights, self.start
+        if form.beside:
+            channel = (self.unit["j", 2] + place) % form.beside
+            begun, start = begun + channel, (self.bias + channel).vector(0, form.lanes) + 0.0
+        sums = [f.var_of(start) for _ in range(self.plan.pixels)]
         columns = [o * form.dilation[2] for o in range(form.kernel[2])]
         for plane, rows in enumerate(self.rows):
             known: dict[int, Known] = {slot: {} for slot in rows}
@@ -152,11 +158,17 @@ class Band:
                         self._add(sums, rows, slot, (place, tap), known, masks, self.splat[o])
                 continue
             for o, tap in enumerate(columns):
-                own = f.opaque(self.weights + (plane * len(columns) + o) * form.kernel[1])
-                weights = [f.splat(own[row], form.lanes) for row in range(form.kernel[1])]
+                first = (plane * len(columns) + o) * form.kernel[1]
+                own = f.opaque(begun + first * numbers)
+                weights = [self._weights(own, row * numbers) for row in range(form.kernel[1])]
                 for slot in rows:
                     self._add(sums, rows, slot, (place, tap), known, masks, weights)
         return sums
+
+    def _weights(self, own: Pointer, at: int) -> Value:
+        """Those of a tap: the same in all lanes, or another channel's in each."""
+        lanes = self.form.lanes
+        return own.vector(at, lanes) if self.form.beside else self.f.splat(own[at], lanes)
 
     def _add(
         self,

@@ -7,6 +7,7 @@ from math import prod
 from konv.geometry import ONE, Conv
 from konv.kernels import schedule
 from konv.kernels.strips.form import FEW, TALL, Form, at_hand, banded, copies
+from konv.kernels.strips.interlaced import as_plane
 from konv.plan import Plan
 from konv.target import BYTES, Target
 
@@ -25,6 +26,7 @@ def cycles(conv: Conv, plan: Plan, target: Target) -> float:
     a sixth more for guards and stores; or moving the arrays once, 8 bytes a cycle.
     """
     form = Form.of(plan, target.lanes(conv.dtype))
+    conv = as_plane(conv) if form.beside else conv
     axes = (ONE,) * (3 - len(conv.axes)) + conv.axes
     out, u = [axis.out for axis in axes], form.along
     if copies(plan):

@@ -23,10 +23,12 @@ from konv.kernels.strips.form import (
     THERE,
     Form,
     banded,
+    beside,
     paired,
     slides,
     walks,
 )
+from konv.kernels.strips.interlaced import as_plane, as_rows
 from konv.plan import Plan, Strides, Work
 from konv.target import BYTES, Target
 
@@ -200,13 +202,17 @@ def _countable(conv: Conv) -> bool:
 
 def cut(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
     """The work of `conv` under `plan`."""
+    dense = x[-1] == 1 if plan.algorithm == "planes" else x[1] == 1
+    if beside(plan):
+        dense = x[1] == 1 and x[-1] == conv.co
+        conv, y = as_plane(conv), as_rows(y)
+        x = as_rows(x) if dense else x
     box = _Box(conv, plan, target)
     if conv.exact_macs < schedule.ALONE:
         threads = 1
     lines = conv.co if box.form.planes else -(-conv.co // box.lanes)
     wanted = UNITS * threads if threads > 1 else 1
     chunk = lines
-    dense = x[-1] == 1 if box.form.planes else x[1] == 1
     few = box.outer <= FEW_ROWS and not box.form.planes
     walk = walks(plan) and dense and (box.far or few)
     near = lines
@@ -225,6 +231,9 @@ def cut(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads:
             box.fit(ROOM, HALO)
         box.fit(max(ROOM, target.l2 // 4 if banded(plan) else target.l2 // 2), float("inf"))
     each = conv.n * prod(map(box.boxes, range(3)))
+    if beside(plan) and 0 < each < wanted:  # there is one line
+        box.divide(1, min(box.boxes(1) * -(-wanted // each), max(1, box.out[1] // SHORT)))
+        each = conv.n * prod(map(box.boxes, range(3)))
     pieces = min(chunk, max(1, -(-wanted // max(1, each * -(-lines // chunk)))))
     chunk = -(-chunk // pieces)
     chunks = -(-lines // chunk)

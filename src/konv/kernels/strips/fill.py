@@ -15,6 +15,7 @@ from typing import Any
 from konv.kernels.pack import HEADER, Arguments, alone, note
 from konv.kernels.pack import emit_pack as emit_frame
 from konv.kernels.strips.form import Form, strip_function, strip_of
+from konv.kernels.words import Words
 from konv.llvm import (
     I64,
     REAL,
@@ -96,11 +97,11 @@ def _emit_copy(module: Module, plan: Plan, form: Form, half: int, fold: Routine)
         end = f.least(f.most(size - raw, f.integer(0)), slots)
         with f.when(left > 0):
             f.call(clear, [row, f.integer(0), left])
-        with f.choose(job["x_stride", 2].equals(1)) as (dense, spread):
+        with f.choose(job["dense"].differs(0)) as (dense, spread):
             with dense:
                 _copy_dense(f, form, row, source + raw, left, end, half)
             with spread, f.loop(end, start=left) as i:
-                row[_place(i, stride, half)] = source[(raw + i) * job["x_stride", 2]]
+                row[_place(i, stride, half)] = source[_column(form, job, raw + i)]
         with f.when(end < slots):
             f.call(clear, [row, end, slots])
         with f.when(job["mode"].differs(0)):
@@ -110,6 +111,14 @@ def _emit_copy(module: Module, plan: Plan, form: Form, half: int, fold: Routine)
                     with f.when(at >= 0):
                         row[_place(i, stride, half)] = source[at * job["x_stride", 2]]
         return f.fn
+
+
+def _column(form: Form, job: Words, i: Value) -> Value:
+    """Where a column of a row lies in the input."""
+    if not form.beside:
+        return i * job["x_stride", 2]
+    pixel = i // form.beside
+    return pixel * job["x_stride", 2] + (i - pixel * form.beside)
 
 
 def _place(i: Value, stride: int, half: int) -> Value:
@@ -156,20 +165,24 @@ def put(f: Function, form: Form, row: Pointer, i: Value, parts: list[Value], hal
 def emit_pack(module: Module, plan: Plan) -> None:
     """Add `pack`: per line [z][across][along] of single weights or of vectors, then all biases.
 
-    The last vector of pencils ends with the last channel, so some channels may be in two.
+    The last vector of pencils ends with the last channel, so some channels may be in two. Channels
+    side by side are one line, and follow each other in turn.
     """
     form, real = Form.of(plan, module.target.lanes(plan.dtype)), REAL[plan.dtype]
-    lanes = 1 if form.planes else form.lanes
+    lanes = form.numbers
 
     def body(f: Function, a: Arguments, unit: Value) -> None:  # noqa: ARG001 - there is one
         broken = Variable(f, f.constant(real, 0.0))
         out, channels = f.var(HEADER // SIZE[real]), a["groups"] * a["co"]
-        with f.loop(channels, step=lanes) as line:
-            first = f.least(line, channels - lanes)
+
+        def channel_of(line: Value, lane: Value) -> Value:
+            return lane % form.beside if form.beside else f.least(line, channels - lanes) + lane
+
+        with f.loop(channels, step=form.beside or lanes) as line:
             with f.loop(lanes) as lane:
                 # Once for all taps, as a division takes longer than all else that is done for one:
                 # 960 channels of 3x3 in 18 us instead of 24 to 30 (Zen 3).
-                channel, at = first + lane, f.var(out.get() + lane)
+                channel, at = channel_of(line, lane), f.var(out.get() + lane)
                 group = channel // a["co"]
                 own = group * a["by_group"] + (channel - group * a["co"]) * a["by_co"]
                 with _taps(f, form) as tap:
@@ -178,11 +191,11 @@ def emit_pack(module: Module, plan: Plan) -> None:
                     a["packed"][at.get()] = value
                     at.add(lanes)
             out.add(lanes * prod(form.kernel))
-        with f.loop(channels, step=lanes) as line, f.loop(lanes) as lane:
+        with f.loop(channels, step=form.beside or lanes) as line, f.loop(lanes) as lane:
             to = a["packed"] + out.get()
             to[0] = 0.0
             with f.when(a["bias"].address().differs(0)):
-                to[0] = a["bias"][f.least(line, channels - lanes) + lane] + 0.0
+                to[0] = a["bias"][channel_of(line, lane)] + 0.0
             out.add(1)
         note(f, a["packed"], broken)
 

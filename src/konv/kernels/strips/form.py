@@ -71,6 +71,7 @@ ABREAST = 2  # of vectors that slide: their chains of multiply-adds are apart
 # As the last number of a plan's form: konv.kernels.strips.turns, konv.kernels.strips.bands; 1: rows
 # as they lie
 TURNS, BANDS = 2, 3
+BESIDE = 10  # numbers of a form; of channels side by side one more
 TALL = (8, 7)  # rows of tiles whose outputs take turns; 7 sums take as long as 8
 UNROLL = 160  # multiply-adds of a tile up to which the outer taps are unrolled too
 
@@ -86,14 +87,23 @@ class Form:
     planes: bool
     direct: bool
     banded: bool
+    beside: (
+        int  # channels that lie side by side and are one plane (konv.kernels.strips.interlaced); 0
+    )
 
     @classmethod
     def of(cls, plan: Plan, lanes: int) -> Form:
         kernel, stride, dilation = plan.form[:3], plan.form[3:6], plan.form[6:9]
         planes = plan.algorithm == "planes"
-        return cls(
-            kernel, stride, dilation, lanes, planes, plan.form[9] in (1, BANDS), banded(plan)
-        )
+        direct = plan.form[9] in (1, BANDS)
+        return cls(kernel, stride, dilation, lanes, planes, direct, banded(plan), beside(plan))
+
+    @property
+    def numbers(self) -> int:
+        """Of a tap in packed weights: for one line, or for vectors from any channel on."""
+        if not self.planes:
+            return self.lanes
+        return self.lanes + self.beside - 1 if self.beside else 1
 
     @property
     def along(self) -> int:
@@ -213,7 +223,7 @@ def slides(plan: Plan) -> bool:
     high, stride, dilation = plan.form[1], plan.form[4], plan.form[7]
     gaps = stride // gcd(stride, dilation) > high
     few = high > 1 and plan.pixels > 1 and (at_hand(plan) or banded(plan))
-    return plan.algorithm == "planes" and few and not gaps
+    return plan.algorithm == "planes" and (few or beside(plan) > 0) and not gaps
 
 
 def at_hand(plan: Plan) -> bool:
@@ -225,6 +235,11 @@ def at_hand(plan: Plan) -> bool:
 def banded(plan: Plan) -> bool:
     """Whether bands of rows take the place of vectors that slide."""
     return plan.algorithm == "planes" and plan.form[9] == BANDS
+
+
+def beside(plan: Plan) -> int:
+    """Channels that lie side by side and are one plane; 0 of all other plans."""
+    return plan.form[10] if banded(plan) and len(plan.form) > BESIDE else 0
 
 
 def copies(plan: Plan) -> bool:

@@ -87,9 +87,7 @@ class Form:
     planes: bool
     direct: bool
     banded: bool
-    beside: (
-        int  # channels that lie side by side and are one plane (konv.kernels.strips.interlaced); 0
-    )
+    beside: int  # channels that are one plane (konv.kernels.strips.interlaced), else 0
 
     @classmethod
     def of(cls, plan: Plan, lanes: int) -> Form:

@@ -54,4 +54,4 @@ def as_plane(conv: Conv) -> Conv:
 
 def as_rows(strides: Strides) -> Strides:
     """Where the numbers of such a plane lie; neighbours in a row are so everywhere."""
-    return (*strides[:2], *strides[2:-1], 1)
+    return (*strides[:-1], 1)

@@ -227,17 +227,21 @@ class _Walk:
 
     def _fetch(self, n: Value, at: Pointer, to: Pointer) -> None:
         """Ask for what the tile in the next row reads and this one does not, and for the places of
-        its results.
+        its results; of a volume in all its planes, which lie too far apart for caches to hold them
+        (Zen 3: 3x3x3 54@16x56x56 5.7 to 3.3 ms, in steps of two 3.2 to 1.9; 108@16x28x28 2.2 to
+        1.5; 216@16x14x14 as before).
         """
         f, form, mr = self.f, self.form, self.plan.pixels
         # Lines in a line of cache
         shared = max(1, LINE // (form.lanes * SIZE[at.element]))
         with f.when((n & (shared - 1)) < self.job["far"]):
             below = form.stride[1] + (form.kernel[1] - 1) * form.dilation[1]
-            for row in range(form.stride[1]):
-                line = f.opaque(at + self.steps[1] * (below - row))
-                for slot in range(mr * form.stride[2]):
-                    f.prefetch(line + self.steps[2] * slot)
+            for plane in range(form.kernel[0]):
+                deep = at + self.steps[0] * (plane * form.dilation[0]) if plane else at
+                for row in range(form.stride[1]):
+                    line = f.opaque(deep + self.steps[1] * (below - row))
+                    for slot in range(mr * form.stride[2]):
+                        f.prefetch(line + self.steps[2] * slot)
             out = f.opaque(to + self.results.out_steps[1])
             for output in range(mr):
                 f.prefetch(out + self.results.out_steps[2] * output)

@@ -11,7 +11,7 @@ from functional.check import check, pinned, plans, small_units, threads
 from functional.forms import numbers
 from functional.test_invariance import result
 
-from konv import llvm, prepare
+from konv import conv2d, llvm, prepare
 from konv.arrays import dense_strides
 from konv.geometry import Conv
 from konv.kernels import planes
@@ -56,7 +56,9 @@ def offered(conv: Conv) -> tuple[Plan, ...]:
     return planes.plans(conv, llvm.detect(), False, False)
 
 
-pytestmark = pytest.mark.skipif(llvm.detect().vector_bytes < 32, reason="no masks, no such plan")
+pytestmark = pytest.mark.skipif(
+    llvm.detect().vector_bytes < planes.MASKS, reason="no masks, no such plan"
+)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -112,7 +114,7 @@ def test_a_weight_that_is_not_finite(line: str) -> None:
 
 @every_layer
 def test_all_work_once(line: str) -> None:
-    """Every number by exactly one unit; few rows are shared by threads all the same."""
+    """Every number by exactly one unit."""
     conv = case_of(line).conv
     (plan,), target = offered(conv), llvm.detect()
     strides = dense_strides(conv.in_shape, True), dense_strides(conv.out_shape, True)
@@ -126,11 +128,32 @@ def test_all_work_once(line: str) -> None:
             assert (boxes[a] - 1) * words[f"box{a}"] < words[f"out{a}"]
             assert words[f"out{a}"] <= boxes[a] * words[f"box{a}"]
         assert words["units"] == conv.n * np.prod(boxes)
-    photograph = Conv.parse("conv2d 1x3x48x48 o3 k3 p1 g3")
-    strides = dense_strides(photograph.in_shape, True), dense_strides(photograph.out_shape, True)
-    with small_units(10**6):
-        (plan,) = offered(photograph)
-        assert planes.work(photograph, plan, target, *strides, 2).words[0] >= 4
+
+
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_threads_share_the_rows_of_few_channels(channels: int, last: bool) -> None:
+    """Of one channel there is one line, and a photograph soon fits into a cache."""
+    conv = Conv.parse(f"conv2d 1x{channels}x96x96 o{channels} k3 p1 g{channels}")
+    target = llvm.detect()
+    strides = dense_strides(conv.in_shape, last), dense_strides(conv.out_shape, last)
+    for plan in planes.plans(conv, target, not last, not last):
+        with small_units(10**6):
+            work = planes.work(conv, plan, target, *strides, 2)
+        words = dict(zip(JOB, work.words, strict=True))
+        assert words["units"] >= 4, str(plan)
+        assert words["boxes1"] > 1
+
+
+def test_one_channel() -> None:
+    """What lies channels last by its layout only: otherwise it is contiguous as well."""
+    conv = Conv.parse("conv2d 2x1x19x31 o1 k5 p2")
+    assert [beside(plan) for plan in offered(conv)] == [1]
+    draw = np.random.default_rng(0)
+    x, w = (draw.integers(-9, 10, shape).astype("f4") for shape in (conv.in_shape, (1, 1, 5, 5)))
+    last = conv2d(x.reshape(2, 19, 31, 1), w, padding=2, layout="NHWC", plan="planes")
+    assert last.any()
+    assert np.array_equal(np.moveaxis(last, -1, 1), conv2d(x, w, padding=2))
 
 
 def test_no_image() -> None:
@@ -159,6 +182,7 @@ def test_packing() -> None:
     [
         ("conv2d 1x3x64x64 o3 k3 p1 g3", True),
         ("conv2d 1x4x64x64 o4 k5 p2 g4", True),
+        ("conv2d 1x1x64x64 o1 k5 p2", True),
         ("conv2d 1x3x64x64 o3 k3 s2 p1 g3", False),  # columns in steps of two
         ("conv2d 1x3x64x64 o6 k3 p1 g3", False),  # two filters a channel
         ("conv2d 1x7x64x64 o7 k3 p1 g7", True),

@@ -161,11 +161,14 @@ def test_tiles_of_a_dilated_layer_fit_its_interleaved_axes(size: int, m: int) ->
         ("conv2d 1x128x160x160 o128 k11 s4 p40 d8 g128", "planar"),  # a strip holds few outputs
         ("conv2d 1x128x160x160 o128 k11 s4 p5 g128", "pencils"),
         ("tconv2d 1x32x128x128 o16 k4 s2 p1", "winograd"),  # few channels, transformed soon
-        ("tconv2d 1x32x128x128 o8 k4 s2 p1", "planar"),
+        ("tconv2d 1x64x64x64 o32 k4 s2 p1", "winograd"),
+        ("conv2d 1x16x128x128 o32 k3 s2 p1", "direct"),  # too few
     ],
 )
 def test_what_models_were_fitted_to(line: str, name: str) -> None:
-    """Each was measured to be the faster by far (konv.kernels.strips.costs, winograd.cut)."""
+    """Measured to be the faster: 13 times, 1.1, 1.1 to 1.3, 1.35, 1.3 beside the next
+    (konv.kernels.strips.costs, winograd.cut).
+    """
     assert choose(Conv.parse(line), TARGETS["avx2"], True, True).algorithm == name
 
 

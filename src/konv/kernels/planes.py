@@ -1,4 +1,6 @@
-"""Depthwise convolution of contiguous images: pixels of a row in the lanes, a channel at a time.
+"""Depthwise convolution of contiguous images: pixels of a row in the lanes, a channel at a time;
+channels-last ones of fewer channels than fill a vector, all of them in turn
+(konv.kernels.strips.interlaced).
 
 konv.kernels.strips has the loops. A tile is `pixels` rows by `vectors` of columns; weights are
 splat over the lanes. Rows are read where they lie, lanes beside the image masked; a row that is not
@@ -83,8 +85,9 @@ def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv
 
 
 def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
-    """One or two plans, where input and output are contiguous; the cheaper first: bands of rows
-    take the place of vectors that slide (konv.kernels.strips.bands), or turns of tiles.
+    """One to three plans, where input and output are contiguous; the cheapest first: bands of rows
+    take the place of vectors that slide (konv.kernels.strips.bands), or turns of tiles. Where both
+    are channels-last, one for few channels.
     """
     if not (packed or blocked):
         return _beside(conv, target)

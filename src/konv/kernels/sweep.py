@@ -33,9 +33,9 @@ def emit_tile_sweep(
         with f.loop(unit["tiles"]) as t:
             if not plan.packed:
                 with f.when(new.differs(0)):
-                    after = f.least(t + 1, unit["tiles"] - 1)
-                    following = row + after * unit["taps"] * (mr + 1)
-                    with f.loop(counts[after]) as tap:
+                    tile_after = f.least(t + 1, unit["tiles"] - 1)
+                    following = row + tile_after * unit["taps"] * (mr + 1)
+                    with f.loop(counts[tile_after]) as tap:
                         pixels = following + tap * (mr + 1)
                         _fetch(f, pixels, mr, first, channels, SIZE[element(plan.dtype)])
             if not plan.blocked:

@@ -202,11 +202,11 @@ def _emit_slide(module: Module, plan: Plan, name: str) -> Routine:
             phase = stack.enter_context(f.loop(f.least(rows, q))) if q > 1 else f.integer(0)
             rows_at_once = plan.pixels if banded(plan) else BAND
             r = stack.enter_context(f.loop(rows, start=phase, step=rows_at_once * q))
-            where = f, job, unit, plan, form, weights, (z, r)
+            given = f, job, unit, plan, form, weights, (z, r), start
             if banded(plan):
-                Band(*where, bias).run(slots, y)
+                Band(*given, bias).run(slots, y)
             else:
-                Slide(*where, start).run(slots, y)
+                Slide(*given).run(slots, y)
         return f.fn
 
 

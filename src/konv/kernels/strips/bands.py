@@ -40,14 +40,13 @@ class Band:
         form: Form,
         weights: Pointer,
         begin: tuple[Value, Value],
+        start: Value,
         bias: Pointer,
     ) -> None:
         self.f, self.job, self.unit, self.plan, self.form = f, job, unit, plan, form
         self.few = at_hand(plan) and not form.beside
         self.splat = splat(f, form, weights) if self.few else []
-        self.weights, self.bias = weights, bias
-        # A sum that begins with no -0 is none, but for what rounds to it
-        self.start = f.splat(bias[0] + 0.0, form.lanes)
+        self.weights, self.start, self.bias = weights, start, bias
         self.z, self.r = begin
         self.uses = form.uses(plan.pixels)
         self.columns = Columns(f, unit, plan, form)

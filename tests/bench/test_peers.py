@@ -54,7 +54,7 @@ SPECIAL = (
     "conv2d 1x17x30x30 o17 k29 p14 g17",
     "tconv2d 1x5x6x7 o9 k4 s2 p1",
     "tconv2d 1x3x5x4 o2 k16 s8 p4",
-    "tconv2d 1x16x10x11 o3 k16 s8",
+    "tconv2d 1x16x10x11 o3 k8x32 s4x16",
     "tconv2d 1x17x10x11 o5 k16 s8 p4",
     "tconv2d 1x17x9x9 o17 k3 s2 p1 g17",
     "tconv2d 1x9x6x13 o9 k4x5 s1x3 p1 g9",

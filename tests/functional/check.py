@@ -206,7 +206,8 @@ def pinned(algorithm: Algorithm, which: int = 0) -> Iterator[None]:
     def choose(conv: Conv, *rest: Any) -> Plan:
         refused = algorithm.why_not(conv, rest[0])
         layer = _typical(conv)  # as choosing sees it
-        offered = () if refused else algorithm.plans(layer, *rest)
+        with usual_numbers():
+            offered = () if refused else algorithm.plans(layer, *rest)
         plans[conv] = offered[which] if offered else otherwise(conv, *rest)
         return plans[conv]
 
@@ -249,15 +250,11 @@ def small_units(pixels: int = 16, fewest: int = 4, alone: int = 0) -> Iterator[N
     numbers |= {"ROOM": 40 * pixels, "HALO": 10**6, "BOX": max(1, pixels // 4)}
     numbers |= {"NEAR": 40 * pixels, "FAR": 0}
     found = _having(tuple(numbers), len(sys.modules))
-    before = [getattr(*each) for each in found]
+    before = [(*each, getattr(*each)) for each in found]
 
     def unpatched(choosing: Callable[..., Plan]) -> Callable[..., Plan]:
-        """As if nothing were patched: models of cost may know these numbers."""
-
         def choose(*arguments: Any) -> Plan:
-            with ExitStack() as stack:
-                for (module, number), value in zip(found, before, strict=True):
-                    stack.enter_context(patch.object(module, number, value))
+            with usual_numbers():
                 return choosing(*arguments)
 
         return choose
@@ -265,8 +262,21 @@ def small_units(pixels: int = 16, fewest: int = 4, alone: int = 0) -> Iterator[N
     with ExitStack() as stack:
         for module, number in found:
             stack.enter_context(patch.object(module, number, numbers[number]))
+        stack.enter_context(patch.object(sys.modules[__name__], "_usual", before))
         for name in ("choose", "pin"):
             how = unpatched(getattr(execute, name))
             stack.enter_context(patch.object(execute, name, how))
         yield
     forget()
+
+
+_usual = list[tuple[Any, str, Any]]()  # what `small_units` has changed: module, number, value
+
+
+@contextmanager
+def usual_numbers() -> Iterator[None]:
+    """As if `small_units` had changed nothing: plans and models of cost may know its numbers."""
+    with ExitStack() as stack:
+        for each in _usual:
+            stack.enter_context(patch.object(*each))
+        yield

@@ -63,7 +63,7 @@ KINDS = [
     "tconv2d 2x6x8x7 o40 k3 s2x3 p1x0 r1x2 d2x1 g2",
     "tconv2d 2x70x8x7 o70 k4 s2 p1 g70",
     "tconv2d 2x40x11x23 o40 k3 s2 p1 r1x0 g40",
-    "tconv2d 2x20x13x14 o9 k16 s8 p4",
+    "tconv2d 2x20x13x14 o9 k16x32 s8x16 p4x8",
     "conv2d 2x20x19x23 o150 k1",
     "conv1d 3x7x301 o45 k9 s2 p8:0",
     "tconv1d 3x7x101 o45 k9 s4 p3",

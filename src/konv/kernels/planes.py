@@ -95,7 +95,7 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
         return ()
     form = form_of(conv)
     few, some, many, single = TILES[target.vector_bytes, target.registers]
-    rows, vectors = few if form[1] <= 4 else some if form[1] <= FEW else many
+    rows, vectors = few if form[1] <= costs.SHORT else some if form[1] <= FEW else many
     if conv.dims == 1:
         rows, vectors = single
     way = int(target.vector_bytes >= MASKS and form[1] <= FEW)

@@ -37,7 +37,7 @@ from konv.kernels.units import emit_kernel
 from konv.kernels.words import JOB
 from konv.llvm import Module, Routine
 from konv.plan import Blocks, Packing, Plan, Strides, Work
-from konv.target import Target
+from konv.target import BYTES, Target
 
 SMALL = 64  # pixels below which tiles that are not full count
 # Numbers that a row of taps reads, up to which tiles along rows take it as one: beyond, tables cost
@@ -54,6 +54,14 @@ FEWER, MORE = 9, 16
 # numbers apart; and tables again, in passes (konv.kernels.passes).
 PASSES = (0,)
 FLAT = 2  # numbers of the form of such a plan
+# Bytes of a block's weights that no second-level cache holds: of channels-last images tiles of
+# fewer vectors are then 1.25 times as fast with AVX-512 (185->128@46 7x7: 6 x 4 42 ms, 8 x 2 34,
+# one thread, Granite Rapids). Contiguous ones are computed in passes.
+HEAVY = 2**21
+# With AVX-512, so many times as long takes a layer of one channel, whose results leave soon after
+# each other (channels-last 5x5 1->64@480 11.4 ms, planar 8.5; 3x3 @180 1.2 and 0.35, 16@128 5x5
+# 0.13 and 0.07; two channels 0.17 and 0.45; Granite Rapids).
+LONE = 1.5
 FEW = 8  # channels up to which channels-last images are packed too, if that makes runs of taps
 
 name = "direct"
@@ -85,8 +93,14 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     packed = packed or rows
     depth = ci * _run(conv, packed)
 
+    block = depth * prod(axis.kernel for axis in conv.axes) // _run(conv, packed) * lanes
+    heavy = target.vector_bytes == 64 and not packed
+
     def price(tile: tuple[int, int]) -> tuple[float, int]:
-        return tile_cost(vectors, *tile) * _fullness(pixels, tile[0]), max(tile[1], vectors)
+        cycles = tile_cost(vectors, *tile) * _fullness(pixels, tile[0])
+        if heavy and tile[1] * block * BYTES[conv.dtype] > HEAVY:
+            cycles *= 1.25
+        return cycles, max(tile[1], vectors)
 
     tables = PASSES if packed and is_deep(conv) else ()
     # SSE has no register left for them: a sum of 3 x 3 goes through the stack.
@@ -180,7 +194,9 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     rows (2 cycles an address), packing (0.5 cycles a number in and out, 1.5 where results go out
     between others). Tiles along rows have no tables, and packing is more of what few channels take:
     1.5 cycles a number of one or two planes, 1 of three, 0.8 of results (3 -> 16 s2 @512x1024: 1.8
-    ms, planar 2.03; 3 -> 24 s2 @224: 0.19, planar 0.22; 3 -> 64 @224: 2.2, planar 1.85; Zen 3).
+    ms, planar 2.03; 3 -> 24 s2 @224: 0.19, planar 0.22; 3 -> 64 @224: 2.2, planar 1.85; Zen 3),
+    which are 2 with AVX-512 (3 -> 64 7x7 @256: 5.1, planar 4.5; 6 -> 64 5x5 @128: 1.42, planar
+    1.19; Granite Rapids).
     """
     pixels, taps = prod(axis.out for axis in conv.axes), channels.mean_taps(conv)
     vectors, tile = (
@@ -205,7 +221,11 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
         # 0.93 ms, planar 0.74; by 8 0.91 and 1.6 (Zen 3).
         number = 2.5
     packed = conv.ci * prod(axis.size for axis in conv.axes) * number * plan.packed
-    out = (0.8 if rows and not flat else 0.5) if conv.axes[-1].up == 1 else 1.5
+    wide = target.vector_bytes == 64
+    along = 2.0 if wide else 0.8
+    out = (along if rows and not flat else 0.5) if conv.axes[-1].up == 1 else 1.5
+    if wide and conv.ci == 1:
+        loop *= LONE
     return pixels * (loop + address * taps + conv.co * out * plan.blocked) + packed
 
 

@@ -25,7 +25,7 @@ from konv.geometry import Conv
 from konv.kernels.channels import mean_taps
 from konv.kernels.cut import Line
 from konv.kernels.pack import HEADER
-from konv.kernels.planar.pair import Pair
+from konv.kernels.planar.pair import Pair, straddling
 from konv.kernels.planar.pair import loop_cost as pair_cost
 from konv.kernels.planar.pair import tiles as pair_tiles
 from konv.kernels.planar.schedule import Cut, Span
@@ -83,7 +83,7 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     pair = Pair.of(conv.axes[-1])
     if pair and blocked:
         both = [
-            (pair_cost(pair, co, nc, nv, _split(target)), nc, nv, pair.form)
+            (pair_cost(pair, co, nc, nv, target), nc, nv, pair.form)
             for nc, nv in pair_tiles(co, MOST, target)
         ]
         choices = sorted(both)[:1] + choices[:1]
@@ -116,16 +116,17 @@ def loop_cost(co: int, nc: int, nv: int, target: Target, taps: float) -> float:
     """Cycles for each vector of pixels, channel and tap, for all `co` channels of a group.
 
     Two multiply-adds and two loads a cycle, of which a load that straddles two cache lines counts
-    twice; sums are 4 cycles late. With AVX-512 all loads but one in a row of taps straddle. The
-    loop itself takes about one: 8 x 3 runs at 86 % of the peak where 4 x 5 has 81 (stem 7x7,
-    Emerald Rapids); with the smaller tiles of AVX2 two, and four if there is but one tap to a
-    channel (1x1 24 -> 96 @112: 1.2 times as long as with one, Zen 3).
+    twice; sums are 4 cycles late. The loop itself takes two; four if there is but one tap to a
+    channel (1x1 24 -> 96 @112: 1.2 times as long as with one, Zen 3). With AVX-512 all loads but
+    one in a row of taps straddle (konv.kernels.planar.pair.straddling), and the loop takes four of
+    one tap (1x1 64 -> 256@64: 16.6 cycles a tile of 4 x 6, Granite Rapids), none of more.
     """
     wide, split = target.vector_bytes == 64, _split(target)
-    itself = 1 if wide else 2 if taps > 1 else 4
+    itself = 4 if taps == 1 else 0 if wide else 2
 
     def block(n: int) -> float:
-        return max(n * nv / 2, (split * nv + n + 2) / 2, 4) + itself
+        adds, loads = n * nv / 2, (split * nv + n + 2) / 2
+        return max(straddling(adds, loads) if wide else max(adds, loads), 4) + itself
 
     full, tail = divmod(co, nc)
     return (full * block(nc) + (block(tail) if tail else 0)) / nv
@@ -133,17 +134,20 @@ def loop_cost(co: int, nc: int, nv: int, target: Target, taps: float) -> float:
 
 def _split(target: Target) -> float:
     """Loads that one of neighbouring vectors counts as."""
-    return 1.67 if target.vector_bytes == 64 else 1.33
+    return 2.0 if target.vector_bytes == 64 else 1.33
 
 
 def cost(conv: Conv, plan: Plan, target: Target) -> float:
     """Cycles of a core for one image: the loop, the strips, the results.
 
-    A vector of a strip takes 8 cycles, of results 4 (128@56 in 32 groups: 0.23 ms of loop and
-    results and 0.09 ms of strips, Emerald Rapids). With AVX2 it is 6 of results, which leave a row
-    at a time, and of a strip 10 where rows are dealt out, 6 where there is but one tap and nothing
-    to leave out (19 -> 12 @256x512 in steps of two is slower than `direct`, 40 -> 4 @128x256
-    faster, Zen 3). Transposed to or from channels-last, it is 16.
+    With AVX-512 a vector of a strip takes 14 cycles, 36 where its numbers lie more than two apart,
+    of results 4 (128@56, 256@28, 64@30 3x3, 1x1 and in steps of two, 32@64 4x4 in steps of four, by
+    how times grow with output channels: 5.7 and 15 ns, Granite Rapids). A vector of a strip takes 8
+    elsewhere, with AVX2 10 where rows are dealt out, 6 where there is but one tap and nothing
+    to leave out, and of results, which leave a row at a time, 6
+    (19 -> 12 @256x512 in steps of two is slower than `direct`, 40 -> 4 @128x256
+    faster, Zen 3). Transposed to or from channels-last, it is 16; with AVX-512 and one channel in,
+    5 of results (1 -> 64 3x3 @180, 5x5 @480, Granite Rapids).
     """
     # Boxes as for any machine's cache: which plan is best shall not hang on it.
     usual = replace(target, l2=USUAL)
@@ -151,7 +155,7 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     taps = mean_taps(conv)
     co, pair = conv.co // conv.groups, Pair.from_form(plan)
     each = (
-        pair_cost(pair, co, plan.form[0], plan.vectors, _split(target))
+        pair_cost(pair, co, plan.form[0], plan.vectors, target)
         if pair
         else loop_cost(co, plan.form[0], plan.vectors, target, taps)
     )
@@ -159,11 +163,14 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     into, out = 8, {16: 8, 32: 6, 64: 4}[target.vector_bytes]
     if target.vector_bytes == 32:
         into = 6 if taps == 1 else 10 if cut.axes[2].jump > 1 else 8
-    copied = conv.ci * cut.copied * (into if plan.packed else 16)
+    if target.vector_bytes == 64:
+        into = 14 if cut.axes[2].jump <= 2 else 36
+    one = target.vector_bytes == 64 and conv.ci == 1  # whose channels-last images are contiguous
+    copied = conv.ci * cut.copied * (into if plan.packed or one else 16)
     whole = plan.blocked and (
         pair is not None or conv.axes[-1].up == 1
     )  # others go out one by one, between phases
-    results = conv.co * prod(a.out for a in conv.axes) * (out if whole else 16)
+    results = conv.co * prod(a.out for a in conv.axes) * (out if whole else 5 if one else 16)
     return (loop + copied + results) / lanes
 
 

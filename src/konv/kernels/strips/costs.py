@@ -12,6 +12,7 @@ from konv.plan import Plan
 from konv.target import BYTES, Target
 
 STRIP = 256 * 1024  # bytes, of half a second-level cache
+SHORT = 4  # taps of a column, beyond which tiles are taller where there are 32 registers
 SLID = 7  # rows of the tiles that stand for vectors that slide, and for bands in their place
 # Columns from which on bands of rows go along, where others slide down or go by tiles: of volumes,
 # of few taps whose images come from memory, of others. Zen 3, two threads, so many times as fast:
@@ -31,7 +32,9 @@ def cycles(conv: Conv, plan: Plan, target: Target) -> float:
     out, u = [axis.out for axis in axes], form.along
     if copies(plan):
         return max(_turned(conv, form, out), moved(conv))
-    rows = SLID if banded(plan) else plan.pixels
+    rows = plan.pixels
+    if banded(plan):  # as many as the tiles have in whose place they go (konv.kernels.planes)
+        rows = 2 * SLID if target.registers == 32 and form.kernel[u] > SHORT else SLID
     tiles = out[0] * -(-out[u] // rows) * (conv.co if form.planes else 1)
     wide = plan.vectors * form.lanes
     tiles *= -(-out[2] // wide) if form.planes else out[1] * -(-conv.co // form.lanes)

@@ -301,7 +301,7 @@ def test_cost_grows_with_the_work() -> None:
             assert algorithm.cost(small.with_size(56, 56), plan, target) > 3 * once
 
 
-FAR = "takes up to 31 taps an axis, over 256 columns; here more"
+FAR = "takes up to 31 taps a column and rows of taps over 256 columns; here more"
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,10 @@ def test_why_planes_do_not(line: str, why: str | None) -> None:
     [
         ("conv2d 1x64x9x9 o128 k3 g64", "takes one channel in and out a group; here 1 and 2"),
         ("tconv2d 1x64x9x9 o64 k3 s2 g64", "takes no transposed layer with a stride"),
-        ("conv2d 1x64x99x99 o64 k33 g64", "takes up to 31 taps an axis; here more"),
+        (
+            "conv2d 1x64x99x99 o64 k33 g64",
+            "takes up to 31 taps along a row, as many down one alone; here 33x33",
+        ),
         ("conv2d 1x64x9x9 o64 k3 s3 g64", None),
     ],
 )

@@ -32,9 +32,9 @@ def test_every_loss(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["mobilenet", "unet"])
 def test_every_loss_compiled(name: str) -> None:
-    """The same through torch.compile, as one graph."""
+    """The same through torch.compile, as one graph: these two have every kind of layer."""
     torch._dynamo.reset()
     expected = losses(torch.nn, name, STEPS)
     with konv.precision("exact"):

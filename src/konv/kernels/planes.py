@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from math import prod
 
-from konv.geometry import Conv
+from konv.geometry import ONE, Conv
 from konv.kernels.pack import HEADER
 from konv.kernels.stored import HALVES
 from konv.kernels.strips import costs, emit_kernel
@@ -79,8 +79,8 @@ def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv
     last = conv.axes[-1]
     if last.stride > 2:
         return f"takes strides of 1 and 2 along the last axis; here {last.stride}"
-    if last.extent > REACH or max(axis.kernel for axis in conv.axes) > 31:
-        return f"takes up to 31 taps an axis, over {REACH} columns; here more"
+    if last.extent > REACH or max(axis.kernel for axis in (ONE, *conv.axes[:-1])) > 31:
+        return f"takes up to 31 taps a column and rows of taps over {REACH} columns; here more"
     return None
 
 

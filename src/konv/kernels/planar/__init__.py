@@ -70,7 +70,7 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     two and goes out contiguous, then of one.
     """
     lanes, co = target.lanes(conv.dtype), conv.co // conv.groups
-    row, taps = Span(Line(conv.axes[-1])), mean_taps(conv)
+    row, taps = Span(Line(conv.axes[-1])), prod(max(1, a.kernel // a.up) for a in conv.axes)
     dealt = (row.jump, len(row.kept))
     if not packed or dealt not in DEALT:
         dealt = (0, 0)  # the code is the same for all: fewer kernels to compile

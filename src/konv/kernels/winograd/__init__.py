@@ -128,9 +128,9 @@ EACH = 5 * 2**19
 # many each and 18 in all, and not with those of 4, 3 MiB each (2.5 ms, 1.3 with tiles of 2, 1.7
 # without; Zen 3).
 STEPS_EACH, STEPS_FEW = 0.25 * 2**20, 19 * 2**20
-# Times that groups with one vector of output channels take with AVX-512 beside what the model says:
-# 3x3 512@14 in 32 groups 0.21 ms (konv.kernels.abreast 0.125), 512@28 0.55 to 0.69 (0.47), 256@56
-# in 16 1.2 (0.95), 256@32 0.34 to 0.45 (0.34 to 0.37; Granite Rapids).
+# Times that one vector of channels in and out takes with AVX-512 beside what the model says: 3x3
+# 512@14 in 32 groups 0.21 ms (konv.kernels.abreast 0.125), 512@28 0.55 to 0.69 (0.47), 256@56 in
+# 16 1.2 (0.95), 256@32 0.34 to 0.45 (0.34 to 0.37), 16->16@112 0.295 (planar 0.25; Granite Rapids).
 NARROW = 2.5
 
 
@@ -238,7 +238,8 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     # Boxes as for any machine's cache: which plan is best shall not hang on it.
     model = Model(conv, plan, replace(target, l2=USUAL))
     stores = conv.groups * model.vectors * prod(axis.out for axis in conv.axes)
-    narrow = target.vector_bytes == 64 and conv.groups > 1 == model.vectors
+    wide = target.vector_bytes == 64
+    narrow = wide and model.vectors == 1 and model.ci <= model.lanes
     return model.best(threads=1, n=1).cycles * (NARROW if narrow else 1) + stores
 
 

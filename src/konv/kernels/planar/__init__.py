@@ -140,14 +140,16 @@ def _split(target: Target) -> float:
 def cost(conv: Conv, plan: Plan, target: Target) -> float:
     """Cycles of a core for one image: the loop, the strips, the results.
 
-    With AVX-512 a vector of a strip takes 14 cycles, 36 where its numbers lie more than two apart,
-    of results 4 (128@56, 256@28, 64@30 3x3, 1x1 and in steps of two, 32@64 4x4 in steps of four, by
-    how times grow with output channels: 5.7 and 15 ns, Granite Rapids). A vector of a strip takes 8
-    elsewhere, with AVX2 10 where rows are dealt out, 6 where there is but one tap and nothing
-    to leave out, and of results, which leave a row at a time, 6
-    (19 -> 12 @256x512 in steps of two is slower than `direct`, 40 -> 4 @128x256
-    faster, Zen 3). Transposed to or from channels-last, it is 16; with AVX-512 and one channel in,
-    5 of results (1 -> 64 3x3 @180, 5x5 @480, Granite Rapids).
+    A vector of a strip takes 8 cycles, with AVX2 10 where rows are dealt out, 6 where there is but
+    one tap and nothing to leave out, and of results, which leave a row at a time, 6 (19 -> 12
+    @256x512 in steps of two is slower than `direct`, 40 -> 4 @128x256 faster, Zen 3). Transposed to
+    or from channels-last, it is 16.
+
+    With AVX-512 it is 14 of a strip, 36 where its numbers lie more than two apart, and 4 of results
+    (3x3 128@56, 256@28, 64@30, 1x1, steps of two, 4x4 32@64 in steps of four, by how times grow
+    with output channels: 5.7 and 15 ns). Transposed, 32 (128@28 in 32 groups, in steps of two 0.41
+    ms, konv.kernels.subpixel 0.25), but 5 of results of one channel in (1 -> 64 3x3 @180, 5x5 @480;
+    Granite Rapids).
     """
     # Boxes as for any machine's cache: which plan is best shall not hang on it.
     usual = replace(target, l2=USUAL)
@@ -166,11 +168,12 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     if target.vector_bytes == 64:
         into = 14 if cut.axes[2].jump <= 2 else 36
     one = target.vector_bytes == 64 and conv.ci == 1  # whose channels-last images are contiguous
-    copied = conv.ci * cut.copied * (into if plan.packed or one else 16)
+    turned = 32 if target.vector_bytes == 64 else 16
+    copied = conv.ci * cut.copied * (into if plan.packed or one else turned)
     whole = plan.blocked and (
         pair is not None or conv.axes[-1].up == 1
     )  # others go out one by one, between phases
-    results = conv.co * prod(a.out for a in conv.axes) * (out if whole else 5 if one else 16)
+    results = conv.co * prod(a.out for a in conv.axes) * (out if whole else 5 if one else turned)
     return (loop + copied + results) / lanes
 
 

@@ -162,19 +162,24 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
         else loop_cost(co, plan.form[0], plan.vectors, target, taps)
     )
     loop = conv.groups * cut.outputs * (conv.ci // conv.groups) * taps * each
-    into, out = 8, {16: 8, 32: 6, 64: 4}[target.vector_bytes]
-    if target.vector_bytes == 32:
-        into = 6 if taps == 1 else 10 if cut.axes[2].jump > 1 else 8
-    if target.vector_bytes == 64:
-        into = 14 if cut.axes[2].jump <= 2 else 36
-    one = target.vector_bytes == 64 and conv.ci == 1  # whose channels-last images are contiguous
-    turned = 32 if target.vector_bytes == 64 else 16
-    copied = conv.ci * cut.copied * (into if plan.packed or one else turned)
+    wide, out = target.vector_bytes == 64, {16: 8, 32: 6, 64: 4}[target.vector_bytes]
+    one, turned = wide and conv.ci == 1, 32 if wide else 16  # one: channels-last is contiguous
+    into = _into(cut.axes[2].jump, taps, target) if plan.packed or one else turned
+    copied = conv.ci * cut.copied * into
     whole = plan.blocked and (
         pair is not None or conv.axes[-1].up == 1
     )  # others go out one by one, between phases
     results = conv.co * prod(a.out for a in conv.axes) * (out if whole else 5 if one else turned)
     return (loop + copied + results) / lanes
+
+
+def _into(jump: int, taps: float, target: Target) -> int:
+    """Cycles for a vector of a strip whose numbers lie `jump` apart in the image."""
+    if target.vector_bytes == 64:
+        return 14 if jump <= 2 else 36
+    if target.vector_bytes == 32:
+        return 6 if taps == 1 else 10 if jump > 1 else 8
+    return 8
 
 
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:

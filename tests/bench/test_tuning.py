@@ -20,7 +20,7 @@ from konv.plan import Plan
 from konv.runtime import tuned
 from konv.runtime.choose import choose, modelled, offered, precision
 
-LINE = "conv2d 1x16x12x12 o16 k3 p1"
+LINE = "conv2d 1x32x12x12 o32 k3 p1"
 LAYER = Conv.parse(LINE)
 HOW = llvm.detect(), True, True
 MODEL = modelled(LAYER, *HOW)
@@ -95,7 +95,7 @@ def test_the_winner_is_remembered_and_used(clocked: Clocked, place: Path) -> Non
     assert choose(LAYER, HOW[0], False, False) == modelled(LAYER, HOW[0], False, False)
     (entry, *_) = tuned.entries()
     assert "planar" in entry.what
-    assert "conv2d 1x16x32x32 o16 k3 p1" in entry.what
+    assert "conv2d 1x32x32x32 o32 k3 p1" in entry.what
 
 
 def test_what_is_far_behind_is_measured_once(clocked: Clocked) -> None:

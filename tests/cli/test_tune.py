@@ -17,7 +17,7 @@ from konv.geometry import Conv
 from konv.runtime import tuned
 from konv.runtime.choose import choose, modelled, precision
 
-LINE = "conv2d 1x16x12x12 o16 k3 p1"
+LINE = "conv2d 1x32x12x12 o32 k3 p1"
 SMALL = ("--budget", "0.01", "--layout", "contiguous")
 HOW = llvm.detect(), True, True
 
@@ -70,7 +70,7 @@ def test_from_tuning_to_forgetting(konv, folder: Path) -> None:
     assert (plans["contiguous"]["tuned"], plans["channels_last"]["tuned"]) == (True, False)
     shown = konv("cache", "show").stdout
     assert re.search(rf"tuned +{changed()}: choice", shown)
-    assert "tuned conv2d 1x16x32x32 o16 k3 p1, contiguous: planar" in shown
+    assert "tuned conv2d 1x32x32x32 o32 k3 p1, contiguous: planar" in shown
     assert max(map(len, shown.replace(str(folder), "").splitlines())) <= 80
     doctor = json.loads(konv("doctor", "--no-time", "--json").stdout)["cache"]
     assert doctor["tuned"] == changed()

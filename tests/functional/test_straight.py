@@ -125,7 +125,7 @@ def test_a_result_goes_where_it_is_wanted() -> None:
 
 
 def test_threads_and_precision_are_asked_for() -> None:
-    x, w = torch.randn(1, 16, 40, 40), torch.randn(16, 16, 3, 3)
+    x, w = torch.randn(1, 32, 40, 40), torch.randn(32, 32, 3, 3)
     fast = settled(lambda: konv.conv2d(x, w))
     with konv.precision("exact"):
         exact = konv.conv2d(x, w)

@@ -163,7 +163,7 @@ def test_decide(new: Times, old: Times, changed: bool) -> None:
 def test_lines_that_choose_alike_are_one_layer(clocked: Clocked) -> None:
     """They differ in batch or size; small images are another layer."""
     clocked({})
-    lines = [LINE, LINE.replace("12x12", "30x17"), LINE.replace("1x16", "3x16"), LINE]
+    lines = [LINE, LINE.replace("12x12", "30x17"), LINE.replace("1x32", "3x32"), LINE]
     found = tune([*lines, LINE.replace("12x12", "5x5")], layouts=["contiguous"], seconds=0.01)
     assert [len(one.names) for one in found] == [3, 1]
 

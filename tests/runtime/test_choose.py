@@ -172,6 +172,26 @@ def test_what_models_were_fitted_to(line: str, name: str) -> None:
     assert choose(Conv.parse(line), TARGETS["avx2"], True, True).algorithm == name
 
 
+@pytest.mark.usefixtures("remembered")
+@pytest.mark.parametrize(
+    ("line", "contiguous", "name"),
+    [
+        ("tconv2d 1x512x28x28 o256 k2 s2", True, "subpixel"),  # 1.7 times as fast as planar
+        ("conv1d 1x256x800 o256 k11 p5", True, "direct"),  # 1.4
+        ("conv2d 1x192x28x28 o384 k2 s2", True, "direct"),  # 1.5
+        ("conv2d 1x3x224x224 o64 k3 p1", True, "planar"),  # 1.9 times as fast as direct
+        ("conv2d 1x1x270x480 o64 k5 p2", False, "planar"),  # 1.4
+        ("conv2d 1x512x14x14 o512 k3 p1 g32", True, "abreast"),  # 1.8 times as fast as winograd
+        ("tconv2d 1x128x28x28 o128 k3 s2 p1 g32", False, "subpixel"),  # 1.6
+        ("conv2d 1x96x56x56 o96 k51x5 p25x2 g96", True, "pencils"),  # 2.1, with AVX2 1.3
+    ],
+)
+def test_what_models_were_fitted_to_with_avx512(line: str, contiguous: bool, name: str) -> None:
+    """Measured, beside the next on Granite Rapids."""
+    layouts = contiguous, contiguous
+    assert choose(Conv.parse(line), TARGETS["avx512"], *layouts).algorithm == name
+
+
 @given(convs(most=9))
 def test_three_plans_at_most_of_anything(conv: Conv) -> None:
     conv, target = replace(conv, dtype="float32"), TARGETS["avx2"]

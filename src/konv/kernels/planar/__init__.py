@@ -147,9 +147,9 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
 
     With AVX-512 it is 14 of a strip, 36 where its numbers lie more than two apart, and 4 of results
     (3x3 128@56, 256@28, 64@30, 1x1, steps of two, 4x4 32@64 in steps of four, by how times grow
-    with output channels: 5.7 and 15 ns). Transposed, 32 (128@28 in 32 groups, in steps of two 0.41
-    ms, konv.kernels.subpixel 0.25), but 5 of results of one channel in (1 -> 64 3x3 @180, 5x5 @480;
-    Granite Rapids).
+    with output channels: 5.7 and 15 ns). Results that go out between phases take 48 (128@28 in 32
+    groups, transposed, in steps of two 0.41 ms, konv.kernels.subpixel 0.25), those of one channel
+    in, channels-last, 5 (1 -> 64 3x3 @180, 5x5 @480; Granite Rapids).
     """
     # Boxes as for any machine's cache: which plan is best shall not hang on it.
     usual = replace(target, l2=USUAL)
@@ -163,9 +163,10 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     )
     loop = conv.groups * cut.outputs * (conv.ci // conv.groups) * taps * each
     wide, out = target.vector_bytes == 64, {16: 8, 32: 6, 64: 4}[target.vector_bytes]
-    one, turned = wide and conv.ci == 1, 32 if wide else 16  # one: channels-last is contiguous
-    into = _into(cut.axes[2].jump, taps, target) if plan.packed or one else turned
+    one = wide and conv.ci == 1  # whose channels-last images are contiguous
+    into = _into(cut.axes[2].jump, taps, target) if plan.packed or one else 16
     copied = conv.ci * cut.copied * into
+    turned = 48 if wide and conv.axes[-1].up > 1 else 16
     whole = plan.blocked and (
         pair is not None or conv.axes[-1].up == 1
     )  # others go out one by one, between phases

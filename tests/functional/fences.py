@@ -173,8 +173,7 @@ def main(end: str, count: str, missing: str = "0") -> None:
     with three.
 
     Where arrays begin at a page the last problem comes first: two processes at work side by side,
-    one for each end, then compile half of the kernels each and find the others on disk. Layouts
-    that differ in and out have one end each: either is met at both ends where they are the same.
+    one for each end, then compile half of the kernels each and find the others on disk.
     """
     faulthandler.enable()
     share()
@@ -182,8 +181,6 @@ def main(end: str, count: str, missing: str = "0") -> None:
     with fenced(end == "end", int(missing)), threads(3):
         for conv, algorithm, *_ in (pair.values for pair in PAIRS[:: 1 if end == "end" else -1]):
             for layouts, forms in LAYOUTS.items():
-                if layouts == (end == "end", end != "end"):
-                    continue
                 offered = algorithm.plans(conv, target, *layouts)
                 for which in range(len(offered) if algorithm is planes else len(offered[:1])):
                     small = shrunk(conv, offered[which], target)

@@ -118,8 +118,10 @@ def test_refused(line: str) -> None:
 
 
 def test_heads_of_a_network_are_taken() -> None:
-    """FCN's layers that enlarge scores, in both layouts."""
-    for line in ("tconv2d 1x21x16x16 o21 k64 s32", "tconv2d 1x21x34x34 o21 k32 s16 p8"):
+    """FCN's layers that enlarge scores, in both layouts; where 8 sub-pixels fill a vector, all."""
+    lines = ["tconv2d 1x21x16x16 o21 k64 s32", "tconv2d 1x21x34x34 o21 k32 s16 p8"]
+    lines += ["tconv2d 1x21x70x70 o21 k16 s8"] * (llvm.detect().lanes("float32") <= 8)
+    for line in lines:
         for layout in (False, True):
             plan = choose(Conv.parse(line), llvm.detect(), layout, layout)
             assert plan.algorithm == "cells"

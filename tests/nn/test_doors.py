@@ -295,15 +295,14 @@ BEYOND = [
 ]
 
 
-COMPILED = [  # either layout in turn
-    pytest.param(
-        layer, bool(number % 2), marks=[pytest.mark.slow] * (layer.padding_mode != "zeros")
-    )
-    for number, layer in enumerate(BEYOND)
+COMPILED = [
+    pytest.param(layer, marks=[pytest.mark.slow] * (layer.padding_mode != "zeros"), id=repr(layer))
+    for layer in BEYOND
 ]
 
 
-@pytest.mark.parametrize(("layer", "last"), COMPILED, ids=map(repr, BEYOND))
+@pytest.mark.parametrize("layer", COMPILED)
+@pytest.mark.parametrize("last", [False, True])
 def test_compiled_is_eager(layer: Any, last: bool) -> None:
     """One graph, the same bits, strides and gradients; with symbolic sizes too."""
     for dynamic, sizes in ((False, [8]), (True, [8, 9])):

@@ -32,9 +32,9 @@ def test_every_loss(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mobilenet", "unet"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_every_loss_compiled(name: str) -> None:
-    """The same through torch.compile, as one graph: these two have every kind of layer."""
+    """The same through torch.compile, as one graph."""
     torch._dynamo.reset()
     expected = losses(torch.nn, name, STEPS)
     with konv.precision("exact"):

@@ -16,7 +16,7 @@ from functional.check import forget, recording, threads
 from functional.check import plans as recorded
 from geometry.strategies import convs
 from hypothesis import given
-from kernels.layers import LAYOUTS, PROBLEMS, SIZES, SOME, TARGETS, sized
+from kernels.layers import LAYOUTS, PROBLEMS, SIZES, TARGETS, sized
 
 import konv
 from konv import llvm
@@ -86,7 +86,7 @@ def remembered(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("remembered")
 @every_target
 def test_the_batch_is_not_looked_at(target: Target) -> None:
-    for conv, layouts in product(SOME, LAYOUTS):
+    for conv, layouts in product(PROBLEMS, LAYOUTS):
         plan = choose(conv, target, *layouts)
         assert {choose(conv.with_batch(n), target, *layouts) for n in (0, 1, 7)} == {plan}
 
@@ -126,7 +126,7 @@ def test_three_plans_at_most(target: Target) -> None:
     """One for small images, one for middling and one for large ones, of dilated layers some more;
     which is which is decided in one place.
     """
-    for conv, layouts in product(SOME, LAYOUTS):
+    for conv, layouts in product(PROBLEMS, LAYOUTS):
         found: dict[float, set[Plan]] = {}
         for size in SIZES:
             other = sized(conv, size)
@@ -366,7 +366,7 @@ def test_exact_forbids_what_is_rough() -> None:
 @pytest.mark.usefixtures("remembered")
 def test_choices_are_all_the_plans_of_a_layer() -> None:
     """At whatever size."""
-    for conv, layouts in product(SOME, LAYOUTS):
+    for conv, layouts in product(PROBLEMS, LAYOUTS):
         every = choices(conv, llvm.detect(), *layouts)
         others = filter(None, (conv, *(sized(conv, size) for size in SIZES)))
         assert {choose(other, llvm.detect(), *layouts) for other in others} <= set(every)

@@ -12,7 +12,7 @@ from konv import llvm
 from konv.kernels import direct
 
 # Fewer pixels than a tile, tails of pixels and channels, groups, channels fewer than are taken at
-# once, volumes.
+# once, volumes, one pixel alone and behind others.
 LINES = (
     "conv2d 1x64x13x11 o72 k1",
     "conv2d 3x37x5x7 o45 k1",
@@ -20,6 +20,8 @@ LINES = (
     "conv2d 2x36x5x5 o54 k1 g3",
     "conv3d 1x18x3x4x5 o33 k1",
     "conv1d 2x130x3 o257 k1",
+    "conv2d 2x70x1x1 o150 k1",
+    "conv2d 1x40x7x7 o100 k1",
 )
 
 

@@ -16,6 +16,8 @@ from konv.kernels.stored import element, write
 from konv.llvm import I64, REAL, SIZE, Function, Module, Pointer, Routine, Value, pointer_to
 from konv.plan import Plan
 
+AHEAD = 96  # bytes, of those; 128 to 256 are up to a tenth slower
+
 
 def straight(plan: Plan) -> bool:
     """Whether results of a plan's tiles along rows leave so: what is added to them on the way may
@@ -38,10 +40,17 @@ def emit_short(module: Module, plan: Plan, width: int) -> Routine:
 
 
 def put_planes(
-    f: Function, plan: Plan, values: list[list[Value]], to: Pointer, plane: Value, channels: Value
+    f: Function,
+    plan: Plan,
+    values: list[list[Value]],
+    to: Pointer,
+    plane: Value,
+    channels: Value,
+    ask: bool = False,
 ) -> None:
     """A tile, pixel by pixel its vectors, into as many of its channels as there are; `to` is where
     its first pixel's first channel goes. Only the last vector may hold channels that are none.
+    `ask`: for the lines of memory behind it, too.
     """
     mr, lanes = len(values), values[0][0].lanes
     side = PART // SIZE[REAL[plan.dtype]]
@@ -57,3 +66,5 @@ def put_planes(
             with f.when(there) if n == len(values[0]) - 1 else nullcontext():
                 for first, column in zip(firsts, columns, strict=True):
                     write(f, plan.dtype, place + first, f.shuffle(column, column, which))
+                if ask:
+                    f.prefetch(place + AHEAD // SIZE[place.element])

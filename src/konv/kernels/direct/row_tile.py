@@ -44,12 +44,18 @@ from konv.llvm import (
 )
 from konv.plan import Plan
 
+# Bytes of results in planes, in all, from which on stores of AVX-512 ask for the lines behind them:
+# they would wait for memory (Granite Rapids: conv1d 1->512@16000 k10 s5, 6.5 MB, 0.40 to 0.26 ms,
+# 1->512@48000 k16 s8 0.85 to 0.55, 5x5 1->64@1024 s5 1.9 to 1.0; of many taps no difference, 7x7
+# 3->64@448 s2 1.0; of 3 MB 1.03 to 1.05 times as long, of 2 MB 1.1).
+LARGE, WIDE = 4 * 1024 * 1024, 64
+
 PARAMETERS = (
     "first", "length",  # pixels of the row to begin and end with
     "lines", "taps", "count",  # where the row's first pixel reads each tap; the taps
     "weights", "tap_stride", "bias",  # of this block; elements from one tap to the next
     "to", "step",  # where the row's results go, bytes from one pixel to the next
-    "far",  # not 0 if results go to memory
+    "far",  # not 0 if results go to memory, in planes also if they are LARGE
     # What the unit behind this one packs and this one has not: rows of it, bytes from row to row,
     # planes of each and bytes from one to the next, bytes from pixel to pixel.
     "ask", "ask_rows", "ask_row", "ask_planes", "ask_plane", "ask_step",
@@ -84,7 +90,9 @@ def emit_row_sweep(module: Module, plan: Plan, nr: int, odd: int) -> Routine:
         # Asked for once, not for each block
         rows = f.select(to.equals(0) & (packed | job["far"].differs(0)), job["jump", 1], 0)
         forth = [job["jump", axis] * job["x_stride", axis] * size for axis in range(2)]
-        lines = piece.part("at_lines", I64)
+        lines, far = piece.part("at_lines", I64), job["far"]
+        if direct:
+            far = far | f.extend(job["co"] * job["y_channel"] * size >= LARGE, I64)
         with f.loop(unit["length", 0]) as a, f.loop(unit["length", 1]) as b:
             here = lines + (a * unit["length", 1] + b) * unit["taps"] * WORDS
             with f.loop(PARTS) as part:
@@ -96,7 +104,7 @@ def emit_row_sweep(module: Module, plan: Plan, nr: int, odd: int) -> Routine:
                             first, last,
                             here + lying, piece.part("at_taps", I64), unit["taps"],
                             weights, f.integer(plan.depth * nr * lanes), bias,
-                            begin + a * steps[0] + b * steps[1], steps[2], job["far"],
+                            begin + a * steps[0] + b * steps[1], steps[2], far,
                             ask + a * forth[0] + b * forth[1], rows, *asked,
                             unit["residual"] if plan.residual else f.integer(0),
                             job["co"] - to, job["y_channel"],
@@ -155,7 +163,13 @@ def emit_row(module: Module, plan: Plan, nr: int, odd: int) -> Routine:
                 tap = a["taps"] + t * TAP
                 x = (first + a["lines"][t * WORDS]).to_pointer(real)
                 _add_tap(f, plan, sums, x, weights + tap[0] * a["tap_stride"])
-            if short:
+            if short and module.target.vector_bytes == WIDE:
+                with f.choose(a["far"].differs(0)) as (large, small):
+                    with large:
+                        _store_planes(f, plan, sums, a, pixel, short, ask=True)
+                    with small:
+                        _store_planes(f, plan, sums, a, pixel, short)
+            elif short:
                 _store_planes(f, plan, sums, a, pixel, short)
             else:
                 _store(f, plan, sums, a, pixel, odd)
@@ -233,15 +247,18 @@ def _store_planes(
     a: dict[str, Any],
     pixel: Value,
     short: Routine,
+    ask: bool = False,
 ) -> None:
-    """Write the tile, all of it unless the row is shorter; adding 0 turns -0 into 0."""
+    """Write the tile, all of it unless the row is shorter; adding 0 turns -0 into 0. `ask`: and ask
+    for where the tiles behind it go.
+    """
     mr, nr, lanes = len(sums), len(sums[0]), sums[0][0].type.count
     values = [[activate(f, plan, total.get() + 0.0) for total in row] for row in sums]
     to = (a["to"] + pixel * a["step"]).to_pointer(element(plan.dtype))
     left, channels = a["length"] - pixel, a["channels"]
     with f.choose(left >= mr) as (full, part):
         with full:
-            put_planes(f, plan, values, to, a["plane"], channels)
+            put_planes(f, plan, values, to, a["plane"], channels, ask)
         with part:
             block, width = f.array(REAL[plan.dtype], mr * nr * lanes), nr * lanes
             for m, row in enumerate(values):

@@ -11,7 +11,8 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 from functional.case import Case
-from functional.check import forget, small_units, threads
+from functional.check import check, forget, pinned, small_units, threads
+from functional.forms import numbers
 from functional.test_problems import LAYOUTS
 from geometry.strategies import convs
 from hypothesis import given
@@ -87,6 +88,21 @@ def test_the_same_bits_as_direct(line: str, dtype: str, layouts: Any, algorithm:
     assert np.array_equal(results(algorithm, case), want)
     with threads(3), small_units(9, 2):
         assert np.array_equal(results(algorithm, case), want)
+
+
+@pytest.mark.parametrize("forms", ["", "residual=contiguous bias=contiguous", "residual=out"])
+@pytest.mark.parametrize("width", [3, 7, 8, 9, 12, 14, 28, 31])
+def test_every_plan_of_any_width(width: int, forms: str) -> None:
+    """Rows that tiles fill, that they do not, that are shorter than one: whatever ends them."""
+    case = Case.parse(f"tconv2d 2x5x3x{width} o40 k2 s2 / out=contiguous {forms}")
+    plans = subpixel.plans(case.conv, llvm.detect(), True, True)
+    with pinned(direct, 0):
+        want = numbers(check(case))
+    for which in range(len(plans)):
+        with pinned(subpixel, which):
+            assert np.array_equal(numbers(check(case)), want)
+            with small_units(24, 4):
+                assert np.array_equal(numbers(check(case)), want)
 
 
 @BOTH

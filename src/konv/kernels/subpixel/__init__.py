@@ -60,9 +60,10 @@ words = JOB
 
 CROPPED = 1.15
 STRAIGHT = 14  # words of the form where results leave straight: pixels of the last block's tiles
-# Of rows of a contiguous output that are woven out of registers: bytes of a vector; cells of a
-# tile, and how much more than there are in a row those may take.
-WOVEN, CELLS, FULL = 32, 4, 1.08
+# Of rows of a contiguous output that are woven out of registers: cells that are turned together, by
+# the bytes of a vector; cells of the smallest tile, and how much more than there are in a row tiles
+# may take; channels that make a layer deep.
+WOVEN, CELLS, FULL, DEEP = {32: 4, 64: 8}, 4, 1.08, 512
 MASKED = 64  # bytes of a vector from which on leaving lanes out of a multiply-add costs nothing
 
 
@@ -114,7 +115,7 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
         )
         for mr, nr in tiles
     )  # fmt: skip
-    return straight + through if _fills_tiles(conv) else through + straight
+    return straight + through if _fills_tiles(conv, target) else through + straight
 
 
 def _is_product(conv: Conv, grid: Grid, target: Target) -> bool:
@@ -136,11 +137,16 @@ def _has_pairs(conv: Conv, grid: Grid, target: Target) -> bool:
     """Whether rows of a contiguous output may be woven out of registers: of pairs of sub-pixels as
     numbers of twice the size.
     """
-    return grid.steps[2] == PAIR and conv.dtype == "float32" and target.vector_bytes == WOVEN
+    return grid.steps[2] == PAIR and conv.dtype == "float32" and target.vector_bytes in WOVEN
 
 
-def _fills_tiles(conv: Conv) -> bool:
-    """Whether tiles fill rows of cells: what they do not fill is woven number by number."""
+def _fills_tiles(conv: Conv, target: Target) -> bool:
+    """Whether tiles fill rows of cells, the last four perhaps a tile of their own. Of deep layers
+    with AVX-512, where the way out is little and a row of 14 would take 16, never (512->256@14 0.76
+    ms through scratch, 0.85 straight; @28 the same, @32 3.84 and 3.72; Granite Rapids).
+    """
+    if target.vector_bytes == MASKED and conv.ci >= DEEP:
+        return False
     width = conv.axes[-1].size
     return -(-width // CELLS) * CELLS <= width * FULL
 
@@ -148,9 +154,11 @@ def _fills_tiles(conv: Conv) -> bool:
 def _straight_plans(
     conv: Conv, grid: Grid, target: Target, layouts: tuple[bool, bool], depth: int
 ) -> tuple[Plan, ...]:
-    """As those of direct for layers of one tap."""
+    """As those of direct for layers of one tap; with AVX-512, tiles of whole squares of pairs."""
     vectors = _vectors(conv, grid, target)
     table = TILES[target.vector_bytes, target.registers]
+    if layouts[1] and target.vector_bytes == MASKED:
+        table = tuple(tile for tile in table if tile[0] % WOVEN[MASKED] == 0)
     tails = {(mr, nr): last_block(vectors, nr, 0) for mr, nr in table}
     most = {
         tile: next(m for m, n in sorted(table, reverse=True) if n >= tail)

@@ -20,7 +20,7 @@ from konv.kernels.words import part_function
 from konv.llvm import F64, I64, REAL, SIZE, Function, Module, Pointer, Routine, Value, Variable
 from konv.plan import Plan
 
-PAIR = 2
+PAIR, SQUARE = 2, 4  # numbers; the fewest cells that are turned together
 PARAMETERS = (
     "x", "x_step",  # the row's first cell, channels last; elements to the next
     "weights", "bias", "channels",  # of this block; of the input
@@ -37,9 +37,13 @@ def emit_pair_sweep(module: Module, plan: Plan, nr: int, grid: Grid) -> Routine:
     nr vectors of columns over the rows of the unit.
     """
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
-    row, size, count = _emit_row(module, plan, nr), SIZE[real], nr * lanes // PAIR
+    size, count, mr = SIZE[real], nr * lanes // PAIR, row_pixels(plan, nr)
+    short = _emit_short(module, plan, nr)
+    # Vectors of 16 lanes are turned by fours as well: of rows of 28, 52 or 100 cells, what remains.
+    sizes = (mr, mr // 2) if lanes == PAIR * mr > PAIR * SQUARE else (mr,)
+    tiles = {cells: _emit_row(module, plan, nr, cells, short) for cells in sizes}
     labels = ("weights", "bias", "first", "to", "new")
-    with part_function(module, f"sweep_{row.name}", labels, plain=True) as (f, piece, args):
+    with part_function(module, f"sweep_{tiles[mr].name}", labels, plain=True) as (f, piece, args):
         weights, bias, _, column, _ = args
         job, unit = piece.job, piece.unit
         if plan.packed:
@@ -58,20 +62,42 @@ def emit_pair_sweep(module: Module, plan: Plan, nr: int, grid: Grid) -> Routine:
             places[pair] = channel * job["y_channel"] + deep * rows[0] + high * rows[1]
         y = unit["y"] + unit["j", 2] * (PAIR * size)
         behind = weights + job["ci"] * (nr * lanes * size)
+        parts = _parts(f, plan, unit["length", 2], tiles)
         with f.loop(unit["length", 0]) as a, f.loop(unit["length", 1]) as b:
             line = y + (unit["j", 0] + a) * rows[0] * (grid.steps[0] * size)
             line = line + (unit["j", 1] + b) * rows[1] * (grid.steps[1] * size)
             here = begin + a * down[0] + b * down[1]
             residual = unit["residual"] if plan.residual else f.integer(0)
-            to = places.address(), line, unit["length", 2], behind, residual
-            f.call(row, [here, step, weights, bias, job["ci"], *to])
+            for routine, first, length in parts:
+                x_at, y_at = here + first * step * size, line + first * (PAIR * size)
+                to = places.address(), y_at, length, behind, residual
+                with f.when(length > 0):
+                    f.call(routine, [x_at, step, weights, bias, job["ci"], *to])
         return f.fn
 
 
-def _emit_row(module: Module, plan: Plan, nr: int) -> Routine:
-    """row(*PARAMETERS): all tiles of a row; cells missing in the last one are its last again."""
-    real, lanes, mr = REAL[plan.dtype], module.target.lanes(plan.dtype), row_pixels(plan, nr)
-    short = _emit_short(module, plan, nr)
+def _parts(
+    f: Function, plan: Plan, length: Value, tiles: dict[int, Routine]
+) -> list[tuple[Routine, Value, Value]]:
+    """What computes the cells of a row, by cells of its tiles: where each begins, how many it
+    takes. The last tile is the smallest that holds what remains; it overlaps the one before it
+    rather than fall short, unless a residual is added, to no number twice.
+    """
+    most, fewest = max(tiles), min(tiles)
+    few = length % most
+    parts = [(tiles[most], f.integer(0), length - few)]
+    for cells, routine in tiles.items():
+        mine = few > fewest if cells > fewest else few <= fewest
+        mine = few.differs(0) if len(tiles) == 1 else mine & few.differs(0)
+        back = f.integer(0) if plan.residual else f.least(cells - few, length - few)
+        count = f.select(mine, few + back, 0)
+        parts.append((routine, length - few - back, count))
+    return parts
+
+
+def _emit_row(module: Module, plan: Plan, nr: int, mr: int, short: Routine) -> Routine:
+    """row(*PARAMETERS): tiles of mr cells; those missing in the last one are its last again."""
+    real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     with module.function(f"pairs_{mr}x{nr}", [(p, I64) for p in PARAMETERS], inline=False) as (
         f,
         args,
@@ -113,18 +139,31 @@ def _put(
 ) -> None:
     """A vector of columns of neighbouring cells: squares of pairs, and what is left in pairs."""
     pairs = rows[0].lanes // PAIR
-    whole = len(rows) // pairs * pairs
-    for first in range(0, whole, pairs):
-        wide = [f.regard(row, F64, pairs) for row in rows[first : first + pairs]]
-        for pair, column in enumerate(transpose(f, wide)):
+    side = min(pairs, len(rows))
+    whole = len(rows) // side * side if side >= SQUARE else 0
+    for first in range(0, whole, side):
+        wide = [f.regard(row, F64, pairs) for row in rows[first : first + side]]
+        for pair, column in enumerate(_turn(f, wide)):
             place = to + places[pair] + first * PAIR
-            value = f.regard(column, to.element, rows[0].lanes)
+            value = f.regard(column, to.element, side * PAIR)
             place.put(0, finish(f, plan, value, place, a["apart"]))
     for m in range(whole, len(rows)):
         for pair in range(pairs):
             place = to + places[pair] + m * PAIR
             value = f.shuffle(rows[m], rows[m], [PAIR * pair + sub for sub in range(PAIR)])
             place.put(0, finish(f, plan, value, place, a["apart"]))
+
+
+def _turn(f: Function, rows: list[Value]) -> list[Value]:
+    """The columns of a square, or of half of one: each is half a vector then."""
+    side, lanes = len(rows), rows[0].lanes
+    if side == lanes:
+        return transpose(f, rows)
+    halves = [
+        transpose(f, [f.shuffle(row, row, range(at, at + side)) for row in rows])
+        for at in range(0, lanes, side)
+    ]
+    return [column for half in halves for column in half]
 
 
 def _emit_short(module: Module, plan: Plan, nr: int) -> Routine:

@@ -23,7 +23,7 @@ from konv import llvm
 from konv.errors import ProblemError
 from konv.geometry import Conv
 from konv.kernels import ALGORITHMS, by_name, direct
-from konv.kernels.strips.form import banded, beside
+from konv.kernels.strips.form import banded, beside, halved
 from konv.kernels.winograd.transforms import transforms
 from konv.plan import Algorithm, Plan
 from konv.runtime import choose as module
@@ -92,10 +92,14 @@ def test_the_batch_is_not_looked_at(target: Target) -> None:
 
 
 def usual(plans: set[Plan]) -> set[Plan]:
-    """Without that of broad images, which gives the same bits: one more, for any number of them."""
+    """Without those of broad and of narrow images, which give the same bits: one more of each, for
+    any number of them.
+    """
     bands = {plan for plan in plans if banded(plan) and not beside(plan)}
+    halves = {plan for plan in plans if halved(plan)}
     assert len(bands) <= 1
-    return plans - bands
+    assert len(halves) <= 1
+    return plans - bands - halves
 
 
 @pytest.mark.usefixtures("remembered")
@@ -118,6 +122,28 @@ def test_broad_images_go_along_bands(line: str, bands: bool) -> None:
     assert banded(pin("planes", conv, target, True, True)) == bands
     assert any(map(banded, choices(conv, target, True, True)))
     assert not banded(choose(conv, target, False, False))
+
+
+@pytest.mark.usefixtures("remembered")
+@pytest.mark.parametrize(
+    ("line", "halves"),
+    [
+        ("conv2d 1x960x7x7 o960 k3 p1 g960", True),
+        ("conv2d 1x960x70x8 o960 k3 p1 g960", True),
+        ("conv2d 1x960x7x9 o960 k3 p1 g960", False),
+        ("conv2d 1x320x19x19 o320 k3 s2 p1 g320", False),  # 10 columns
+        ("conv2d 1x672x14x14 o672 k5 s2 p2 g672", True),
+        ("conv2d 1x64x7x7 o64 k3 p1 g64 f64", False),
+        ("conv2d 1x64x4x4 o64 k3 p1 g64 f64", True),
+    ],
+)
+def test_narrow_images_take_half_vectors(line: str, halves: bool) -> None:
+    """With AVX-512 only, and as bands do."""
+    conv, target = Conv.parse(line), TARGETS["avx512"]
+    assert halved(choose(conv, target, True, True)) == halves
+    assert halved(pin("planes", conv, target, True, True)) == halves
+    assert any(map(halved, choices(conv, target, True, True)))
+    assert not halved(choose(conv, TARGETS["avx2"], True, True))
 
 
 @pytest.mark.usefixtures("remembered")
@@ -284,7 +310,7 @@ def test_the_cheapest_is_chosen() -> None:
                 for plan in algorithm.plans(typical, target, *layouts)[:1]:
                     costs[plan] = algorithm.cost(typical, plan, target)
         found = choose(conv, target, *layouts)
-        if banded(found):  # in the place of the first of planes
+        if found.algorithm == "planes":  # perhaps in the place of the first of them
             found = next(plan for plan in costs if plan.algorithm == found.algorithm)
         assert costs[found] == min(costs.values()), f"{conv}: {costs}"
 

@@ -21,6 +21,7 @@ the second-level caches. 7x7 has 56 % of the peak of multiply-adds.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 from konv.geometry import ONE, Conv
@@ -32,6 +33,7 @@ from konv.kernels.strips.fill import emit_pack, emit_rows_fill
 from konv.kernels.strips.form import (
     BANDS,
     FEW,
+    HALVED,
     HELD,
     JOB,
     TALL,
@@ -39,8 +41,10 @@ from konv.kernels.strips.form import (
     UNROLL,
     Form,
     at_hand,
+    banded,
     beside,
     form_of,
+    halved,
     slides,
 )
 from konv.kernels.strips.interlaced import UNROLLED, as_plane, fits
@@ -65,6 +69,9 @@ TILES = {
     (64, 32): ((7, 1), (14, 1), (7, 2), (1, 7)),
 }
 LONGEST = 11  # taps of a column whose outputs take turns: LLVM spills of 31
+# Bytes of vectors that rows of half as many lanes are computed in halves of: most of 64 bytes cross
+# a cache line (3x3 960@7 26 to 20 us; 512@8 22 to 17, 5x5 1152@7 51 to 40; Granite Rapids).
+HALVABLE = 64
 MASKS = 32  # bytes of vectors from which on machines mask loads
 # Taps of a row beyond which planar, which shares what it loads among all filters of a channel, is
 # faster (1x64 1->8@22x1125 0.35 ms, planar 0.16; but of one filter 33 taps 256@800 0.14 and 0.27
@@ -107,9 +114,13 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
         rows, vectors = single
     way = int(target.vector_bytes >= MASKS and form[1] <= FEW)
     tiles = [(rows, vectors, way)]
-    if rows > few[0]:  # of which short maps fill half
+    if way and target.vector_bytes == HALVABLE and conv.dims > 1:
+        narrow = conv.axes[-1].out <= target.lanes(conv.dtype) // 2
+        tiles.insert(0 if narrow else 1, (few[0], vectors, HALVED))
+    elif rows > few[0]:  # of which short maps fill half
         short = conv.axes[-2].out <= few[0]
         tiles.insert(0 if short else 1, (few[0], vectors, way))
+    sizes = len(tiles)
     # Tap by tap, from strips (konv.kernels.strips.turns), where 16 registers do
     turn = conv.dims > 1 and target.registers == 16 and target.vector_bytes >= MASKS
     if turn and 3 < form[1] <= LONGEST and form[1] * form[2] > HELD:
@@ -122,11 +133,27 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     if not (way and _goes_by_bands(found[-1])):
         del found[-1]
 
-    def price(plan: Plan) -> float:  # the other height of the same tile stands behind the better
-        alike = plan.form == found[0].form
-        return cost(conv, found[0] if alike else plan, target)
+    def price(plan: Plan) -> float:  # another size of the first tile stands behind it
+        return cost(conv, found[0] if plan in found[:sizes] else plan, target)
 
     return tuple(sorted(found, key=price))
+
+
+def for_image(conv: Conv, plan: Plan, target: Target) -> Plan:
+    """The plan for an image of this size that gives the same bits as one for its typical size:
+    bands of rows for broad images, vectors of half the lanes for narrow ones alone.
+    """
+    first, *_ = plans(conv, target, plan.packed, plan.blocked)
+    return first if banded(first) or halved(first) or halved(plan) else plan
+
+
+def of_other_images(conv: Conv, target: Target, packed: bool, blocked: bool) -> list[Plan]:
+    """The plans that `for_image` may give, whatever the size."""
+    every = plans(conv, target, packed, blocked)
+    halves = any(map(halved, every))
+    return [
+        plan for plan in every if banded(plan) or halved(plan) or (halves and plan.form[9] == 1)
+    ]
 
 
 def _beside(conv: Conv, target: Target) -> tuple[Plan, ...]:
@@ -153,20 +180,25 @@ def _goes_by_bands(plan: Plan) -> bool:
     )
 
 
+def as_seen(plan: Plan, target: Target) -> Target:
+    """The machine as a plan of half vectors sees it."""
+    return replace(target, vector_bytes=target.vector_bytes // 2) if halved(plan) else target
+
+
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
     """Boxes of output pixels and channels."""
-    return strip_cut.cut(conv, plan, target, x, y, threads)
+    return strip_cut.cut(conv, plan, as_seen(plan, target), x, y, threads)
 
 
 def cost(conv: Conv, plan: Plan, target: Target) -> float:
     """Modelled cycles of one core for one image, as konv.kernels.strips.costs counts them."""
-    return costs.cycles(conv, plan, target)
+    return costs.cycles(conv, plan, as_seen(plan, target))
 
 
 def packing(conv: Conv, plan: Plan, target: Target) -> Packing:
     """Every channel's taps, then all biases; of channels side by side, for any to begin with."""
     taps, lines = conv.params // conv.co, 1 if beside(plan) else conv.co
-    numbers = Form.of(plan, target.lanes(conv.dtype)).numbers
+    numbers = Form.of(plan, as_seen(plan, target).lanes(conv.dtype)).numbers
     size = HEADER + lines * numbers * (taps + 1) * BYTES[conv.dtype]
     return Packing(size, conv.groups, conv.co // conv.groups, 1)
 
@@ -176,7 +208,7 @@ def blocks(conv: Conv, plan: Plan, target: Target) -> Blocks:
     return Blocks(
         pixels=(
             prod(axis.out for axis in conv.axes),
-            plan.pixels * plan.vectors * target.lanes(plan.dtype),
+            plan.pixels * plan.vectors * as_seen(plan, target).lanes(plan.dtype),
         ),
         co=(conv.co // conv.groups, 1),
         ci=(1, 1),
@@ -186,6 +218,6 @@ def blocks(conv: Conv, plan: Plan, target: Target) -> Blocks:
 
 def emit(plan: Plan, target: Target) -> Module:
     """The module of a plan: `run` and `pack`."""
-    module = Module(target, name)
+    module = Module(as_seen(plan, target), name)
     emit_pack(module, plan)
     return emit_kernel(plan, emit_rows_fill(module, plan), module)

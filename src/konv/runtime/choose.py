@@ -5,7 +5,7 @@ Nothing is measured here, and choosing never looks at batch or thread count; of 
 knows only whether it is small, middling or large, of a dilated layer also about how many taps'
 distances it is wide, if few. So a layer has three plans at most for a pair of layouts, a dilated
 one a few more: a new size compiles nothing, and results do not depend on what else is computed.
-Contiguous depthwise layers have one more for broad images, which gives the same bits.
+Contiguous depthwise layers have more for broad and for narrow images, which give the same bits.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from konv import kernels
 from konv.errors import ProblemError, UnsupportedError
 from konv.geometry import Axis, Conv
 from konv.kernels import planes
-from konv.kernels.strips.form import banded
 from konv.plan import Algorithm, Plan
 from konv.runtime import tuned
 from konv.target import Target
@@ -100,13 +99,8 @@ def choose(conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan:
 
 
 def _for_image(conv: Conv, plan: Plan, target: Target) -> Plan:
-    """The plan for an image of this size, among those of the algorithm that give the same bits:
-    contiguous depthwise layers of broad images go along bands (konv.kernels.strips.costs).
-    """
-    if plan.algorithm != planes.name:
-        return plan
-    first, *_ = planes.plans(conv, target, plan.packed, plan.blocked)
-    return first if banded(first) else plan
+    """The plan for an image of this size, among those of the algorithm that give the same bits."""
+    return planes.for_image(conv, plan, target) if plan.algorithm == planes.name else plan
 
 
 def choices(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
@@ -118,8 +112,7 @@ def choices(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Pl
     layers += [_large(conv, spread) for spread in _spreads(conv)]
     found = dict.fromkeys(_best(layer, target, packed, blocked) for layer in layers)
     if any(plan.algorithm == planes.name for plan in found):
-        every = planes.plans(layers[-1], target, packed, blocked)
-        found |= dict.fromkeys(plan for plan in every if banded(plan))
+        found |= dict.fromkeys(planes.of_other_images(layers[-1], target, packed, blocked))
     return tuple(found)
 
 

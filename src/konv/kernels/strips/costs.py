@@ -14,10 +14,6 @@ from konv.target import BYTES, Target
 STRIP = 256 * 1024  # bytes, of half a second-level cache
 SHORT = 4  # taps of a column, beyond which tiles are taller where there are 32 registers
 SLID = 7  # rows of the tiles that stand for vectors that slide, and for bands in their place
-# With AVX-512, so many times as long take rows that fill no more than half a vector, of more taps
-# than those: tiles of planes take 2.4 times what is counted then, else 2.0, upright 1.45 (7x7
-# 768@7, 5x5 1152@7 and 256@20; Granite Rapids).
-WIDE, NARROW = 64, 1.4
 # Columns from which on bands of rows go along, where others slide down or go by tiles: of volumes,
 # of few taps whose images come from memory, of others. Zen 3, two threads, so many times as fast:
 # 3x3 16@208 1.13, 32@256 1.6, 96@112 1.35, 64@128 d4 1.3, s2 64@224 1.45, 256@128 1.2; 64@112 .98,
@@ -38,8 +34,7 @@ def cycles(conv: Conv, plan: Plan, target: Target) -> float:
         return max(_turned(conv, form, out), moved(conv))
     rows = plan.pixels
     if banded(plan):  # as many as the tiles have in whose place they go (konv.kernels.planes)
-        tall = target.registers == 32 and form.kernel[u] > SHORT and out[u] > SLID
-        rows = 2 * SLID if tall else SLID
+        rows = 2 * SLID if target.registers == 32 and form.kernel[u] > SHORT else SLID
     tiles = out[0] * -(-out[u] // rows) * (conv.co if form.planes else 1)
     wide = plan.vectors * form.lanes
     tiles *= -(-out[2] // wide) if form.planes else out[1] * -(-conv.co // form.lanes)
@@ -50,8 +45,6 @@ def cycles(conv: Conv, plan: Plan, target: Target) -> float:
     # In planes two loads of three cross a cache line, which is two accesses.
     loads = len(form.uses(rows)) * plan.vectors * (5 / 3 if form.planes else 1)
     compute = tiles * outer * max(adds, loads + weights) / 2 * 7 / 6
-    if target.vector_bytes == WIDE and form.planes and form.kernel[u] > SHORT:
-        compute *= NARROW if 2 * out[2] <= form.lanes else 1
     if not form.direct:
         compute += _filled_again(conv, form, out)
     found = max(compute, moved(conv))

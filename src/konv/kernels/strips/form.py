@@ -68,9 +68,9 @@ HELD = 9  # weights at hand: of 16 registers six are sums, others hold what othe
 PAIR = 2  # rows of outputs side by side: their six sums and nine weights leave a register for slots
 STACK = 4  # rows of outputs in a column
 ABREAST = 2  # of vectors that slide: their chains of multiply-adds are apart
-# As the last number of a plan's form: konv.kernels.strips.turns, konv.kernels.strips.bands; 1: rows
-# as they lie
-TURNS, BANDS = 2, 3
+# As the last number of a plan's form: konv.kernels.strips.turns, konv.kernels.strips.bands; rows as
+# they lie, in vectors of half as many lanes (konv.kernels.planes); 1: rows as they lie
+TURNS, BANDS, HALVED = 2, 3, 4
 BESIDE = 10  # numbers of a form; of channels side by side one more
 TALL = (8, 7)  # rows of tiles whose outputs take turns; 7 sums take as long as 8
 UNROLL = 160  # multiply-adds of a tile up to which the outer taps are unrolled too
@@ -93,7 +93,7 @@ class Form:
     def of(cls, plan: Plan, lanes: int) -> Form:
         kernel, stride, dilation = plan.form[:3], plan.form[3:6], plan.form[6:9]
         planes = plan.algorithm == "planes"
-        direct = plan.form[9] in (1, BANDS)
+        direct = plan.form[9] in (1, BANDS, HALVED)
         return cls(kernel, stride, dilation, lanes, planes, direct, banded(plan), beside(plan))
 
     @property
@@ -221,7 +221,13 @@ def slides(plan: Plan) -> bool:
     high, stride, dilation = plan.form[1], plan.form[4], plan.form[7]
     gaps = stride // gcd(stride, dilation) > high
     few = high > 1 and plan.pixels > 1 and (at_hand(plan) or banded(plan))
-    return plan.algorithm == "planes" and (few or beside(plan) > 0) and not gaps
+    tiles = halved(plan) and not stepping(plan)  # narrow rows go by tiles where there is a choice
+    return plan.algorithm == "planes" and (few or beside(plan) > 0) and not (gaps or tiles)
+
+
+def halved(plan: Plan) -> bool:
+    """Whether a plan's vectors have half as many lanes as the machine's."""
+    return plan.algorithm == "planes" and plan.form[9] == HALVED
 
 
 def at_hand(plan: Plan) -> bool:

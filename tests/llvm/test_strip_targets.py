@@ -12,6 +12,7 @@ from llvm.assembly import MACHINES, MULTIPLY_ADD, Machine, called, count, functi
 
 from konv.geometry import Conv
 from konv.kernels import nested, pencils, planes, upright
+from konv.kernels.strips.form import FEW
 from konv.llvm import assembly, describe
 from konv.plan import Algorithm
 
@@ -60,12 +61,18 @@ def test_tiles_stay_in_registers(machine: Machine, road: str, taps: str) -> None
     """No sum of a tile inside the image leaves its register; where lanes are masked, on 16
     registers, a few weights may.
     """
-    instruction = MULTIPLY_ADD[machine.family, "float32"]
     allowed = {"sse": 45, "avx2": 6}.get(machine.family, 2)
-    for each in compiled(machine, road, f"conv2d 1x64x56x56 o64 {taps} g64"):
+    line, counts = f"conv2d 1x64x56x56 o64 {taps} g64", list[int]()
+    for each in compiled(machine, road, line):
         found = each["lines"]
-        assert count(found, instruction) >= 21, "whole registers are multiplied and added"
+        whole = count(found, MULTIPLY_ADD[machine.family, "float32"])
+        # One plan of AVX-512 has half vectors, and those only.
+        half = count(found, MULTIPLY_ADD["avx2", "float32"]) if machine.family == "avx512" else 0
+        assert max(whole, half) >= 21, "whole registers are multiplied and added"
+        counts.append(whole)
         assert len(spills(loops(found))) <= allowed, spills(loops(found))
+    halves = machine.family == "avx512" and road == "planes" and int(taps[1:].split()[0]) <= FEW
+    assert sum(each < 21 for each in counts) == halves
 
 
 @pytest.mark.parametrize("taps", ["k3 p1", "k5 p2"])
@@ -107,9 +114,9 @@ def test_a_row_of_taps_stays_in_registers(machine: Machine) -> None:
 @pytest.mark.parametrize("road", ROADS)
 @each_machine
 def test_calls_nothing_of_others(machine: Machine, road: str) -> None:
-    (found,) = compiled(machine, road, "conv2d 1x64x56x56 o64 k31 p15 g64")
-    calls = set().union(*map(called, found.values())) - found.keys()
-    assert calls <= {"memcpy", "memset", "bzero"}
+    for found in compiled(machine, road, "conv2d 1x64x56x56 o64 k31 p15 g64"):
+        calls = set().union(*map(called, found.values())) - found.keys()
+        assert calls <= {"memcpy", "memset", "bzero"}
 
 
 def test_spills_are_seen() -> None:

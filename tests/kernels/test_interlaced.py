@@ -16,7 +16,8 @@ from konv.arrays import dense_strides
 from konv.geometry import Conv
 from konv.kernels import planes
 from konv.kernels.pack import HEADER
-from konv.kernels.strips.form import JOB, beside
+from konv.kernels.strips.form import beside
+from konv.kernels.strips.job import JOB
 from konv.plan import Plan
 from konv.runtime import choose, weights
 from konv.runtime.code import kernel

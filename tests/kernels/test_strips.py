@@ -21,7 +21,8 @@ from konv.geometry import Conv
 from konv.kernels import pencils, planes
 from konv.kernels.pack import HEADER
 from konv.kernels.strips.costs import BROAD, DEEP_BROAD, FAR_BROAD
-from konv.kernels.strips.form import ABREAST, JOB, Form, at_hand, banded, halved, stepping
+from konv.kernels.strips.form import ABREAST, Form, at_hand, banded, halved, stepping
+from konv.kernels.strips.job import JOB
 from konv.plan import Algorithm
 from konv.runtime import weights
 from konv.runtime.choose import _typical

@@ -18,7 +18,7 @@ import konv
 from konv import llvm
 from konv.geometry import Conv
 from konv.kernels import by_name, upright
-from konv.kernels.strips.form import JOB
+from konv.kernels.strips.job import JOB
 from konv.runtime import weights
 from konv.runtime.choose import choose, precision
 

@@ -27,7 +27,8 @@ from konv.kernels.stored import HALVES
 from konv.kernels.strips import costs, emit_kernel
 from konv.kernels.strips import cut as strip_cut
 from konv.kernels.strips.fill import emit_pack
-from konv.kernels.strips.form import FEW, JOB, form_of
+from konv.kernels.strips.form import FEW, form_of
+from konv.kernels.strips.job import JOB
 from konv.kernels.strips.lane_rows import emit_pixels_fill
 from konv.llvm import Module
 from konv.plan import Blocks, Packing, Plan, Strides, Work

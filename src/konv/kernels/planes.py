@@ -35,7 +35,6 @@ from konv.kernels.strips.form import (
     FEW,
     HALVED,
     HELD,
-    JOB,
     TALL,
     TURNS,
     UNROLL,
@@ -48,6 +47,7 @@ from konv.kernels.strips.form import (
     slides,
 )
 from konv.kernels.strips.interlaced import UNROLLED, as_plane, fits
+from konv.kernels.strips.job import JOB
 from konv.llvm import Module
 from konv.plan import Blocks, Packing, Plan, Strides, Work
 from konv.target import BYTES, Target

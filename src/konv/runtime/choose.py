@@ -104,8 +104,8 @@ def _for_image(conv: Conv, plan: Plan, target: Target) -> Plan:
 
 
 def choices(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
-    """The plans of a layer over all image sizes: one, or some for small, middling, large and broad
-    images or for a dilated layer of several widths.
+    """The plans of a layer over all image sizes: one, or some for small, middling, large, broad
+    and narrow images or for a dilated layer of several widths.
     """
     sizes = (SMALL, MIDDLE) if conv.dims < CUBES else (SMALL,)
     layers = [_at_size(conv, size) for size in sizes]

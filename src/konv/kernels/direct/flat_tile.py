@@ -62,6 +62,7 @@ def emit_flat_sweep(
     """
     tile, real = row_pixels(plan, nr), REAL[plan.dtype]
     row = _emit_row(module, plan, nr, odd, tile, cells=bool(steps))
+    one = None if steps else _emit_row(module, plan, nr, odd, 1)
     lanes, size = module.target.lanes(plan.dtype), SIZE[element(plan.dtype)]
     labels = ("weights", "bias", "first", "to", "new")
     with part_function(module, f"sweep_{row.name}", labels, plain=True) as (f, piece, args):
@@ -106,9 +107,8 @@ def emit_flat_sweep(
                 f.select(in_steps, rows * length, length),
             )
         parts = [(row, f.integer(0), length)]
-        if not steps:
+        if one:
             whole = length - f.extend((length % tile).equals(1), I64)
-            one = _emit_row(module, plan, nr, odd, 1)
             parts = [(row, f.integer(0), whole), (one, whole, length - whole)]
         with f.loop(unit["length", 0]) as a, f.loop(rows) as b:
             row_at = begin + a * down[0] + b * down[1]

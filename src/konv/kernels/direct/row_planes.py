@@ -12,11 +12,10 @@ from __future__ import annotations
 from contextlib import nullcontext
 
 from konv.kernels.packing import PART, beside
+from konv.kernels.results import AHEAD
 from konv.kernels.stored import element, write
 from konv.llvm import I64, REAL, SIZE, Function, Module, Pointer, Routine, Value, pointer_to
 from konv.plan import Plan
-
-AHEAD = 96  # bytes, of those; 128 to 256 are up to a tenth slower
 
 
 def straight(plan: Plan) -> bool:

@@ -35,7 +35,8 @@ from konv.kernels.pack import HEADER
 from konv.kernels.schedule import MODES
 from konv.kernels.strips import emit_run
 from konv.kernels.strips.cut import UNITS
-from konv.kernels.strips.form import JOB, form_of
+from konv.kernels.strips.form import form_of
+from konv.kernels.strips.job import JOB
 from konv.llvm import Module
 from konv.plan import Blocks, Packing, Plan, Strides, Work
 from konv.target import BYTES, Target

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from konv.kernels.nested.sizes import Sizes, blocks_of, part
-from konv.kernels.strips.form import Form, strip_function
+from konv.kernels.strips.form import Form
+from konv.kernels.strips.job import strip_function
 from konv.llvm import REAL, Function, Module, Pointer, Routine, Value, Variable
 from konv.plan import Plan
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from konv.kernels.epilogue import activate, apart
 from konv.kernels.nested.sizes import Sizes, blocks_of, part
 from konv.kernels.nested.transforms import to_outputs, to_points
-from konv.kernels.strips.form import Form, strip_function
+from konv.kernels.strips.form import Form
+from konv.kernels.strips.job import strip_function
 from konv.kernels.strips.lane_rows import emit_block_out, emit_row_in
 from konv.llvm import REAL, Module, Routine
 from konv.plan import Plan

@@ -33,7 +33,7 @@ from konv.kernels.spread.rows import emit_rows
 from konv.kernels.stored import HALVES
 from konv.kernels.strips import costs, emit_run
 from konv.kernels.strips.fill import emit_pack
-from konv.kernels.strips.form import JOB
+from konv.kernels.strips.job import JOB
 from konv.llvm import Module
 from konv.plan import Blocks, Packing, Plan, Strides, Work
 from konv.target import BYTES, Target

@@ -9,7 +9,7 @@ from konv.kernels import scratch
 from konv.kernels.schedule import MODES
 from konv.kernels.spread.form import axes_of, cells_plan, over_cells
 from konv.kernels.strips import cut as strip_cut
-from konv.kernels.strips.form import JOB
+from konv.kernels.strips.job import JOB
 from konv.plan import Plan, Strides, Work
 from konv.target import BYTES, Target
 

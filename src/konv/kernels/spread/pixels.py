@@ -12,7 +12,7 @@ from itertools import product
 
 from konv.kernels.epilogue import activate, apart
 from konv.kernels.spread.form import Spread, cells_plan
-from konv.kernels.strips.form import strip_function, strip_of
+from konv.kernels.strips.job import strip_function, strip_of
 from konv.kernels.strips.lane_rows import emit_row_in
 from konv.kernels.words import AXES, Words
 from konv.llvm import I8, REAL, Function, Module, Pointer, Routine, Value

@@ -14,7 +14,8 @@ from itertools import product
 from konv.kernels.epilogue import activate, apart
 from konv.kernels.spread.form import Place, Spread, cells_plan
 from konv.kernels.strips.fill import emit_rows_fill
-from konv.kernels.strips.form import Form, strip_function, strip_of, strip_steps
+from konv.kernels.strips.form import Form, strip_steps
+from konv.kernels.strips.job import strip_function, strip_of
 from konv.kernels.words import AXES, Words
 from konv.llvm import REAL, Function, Module, Pointer, Routine, Value
 from konv.plan import Plan

@@ -35,8 +35,6 @@ from konv.kernels.strips.ahead import fetch_line, fetch_rows
 from konv.kernels.strips.bands import Band
 from konv.kernels.strips.form import (
     ENDLESS,
-    JOB,
-    UNIT,
     Form,
     banded,
     beside,
@@ -44,11 +42,10 @@ from konv.kernels.strips.form import (
     paired,
     slides,
     stepping,
-    strip_function,
-    strip_of,
     strip_steps,
     walks,
 )
+from konv.kernels.strips.job import JOB, UNIT, strip_function, strip_of
 from konv.kernels.strips.lane_rows import emit_block_out
 from konv.kernels.strips.pairs import emit_pairs
 from konv.kernels.strips.slide import BAND, Slide

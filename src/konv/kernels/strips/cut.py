@@ -16,7 +16,6 @@ from konv.kernels.strips.along import Along
 from konv.kernels.strips.form import (
     ABREAST,
     ENDLESS,
-    JOB,
     PAIR,
     STACK,
     TALL,
@@ -29,6 +28,7 @@ from konv.kernels.strips.form import (
     walks,
 )
 from konv.kernels.strips.interlaced import as_plane, as_rows
+from konv.kernels.strips.job import JOB
 from konv.plan import Plan, Strides, Work
 from konv.target import BYTES, Target
 

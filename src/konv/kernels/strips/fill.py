@@ -14,7 +14,8 @@ from typing import Any
 
 from konv.kernels.pack import HEADER, Arguments, alone, note
 from konv.kernels.pack import emit_pack as emit_frame
-from konv.kernels.strips.form import Form, strip_function, strip_of
+from konv.kernels.strips.form import Form
+from konv.kernels.strips.job import strip_function, strip_of
 from konv.kernels.words import Words
 from konv.llvm import (
     I64,

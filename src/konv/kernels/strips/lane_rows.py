@@ -12,7 +12,7 @@ from __future__ import annotations
 from konv.kernels.epilogue import finish
 from konv.kernels.packing import transpose
 from konv.kernels.strips.fill import emit_fold
-from konv.kernels.strips.form import strip_function, strip_of
+from konv.kernels.strips.job import strip_function, strip_of
 from konv.kernels.words import Words
 from konv.llvm import I8, REAL, SIZE, Function, Module, Pointer, Routine, Value
 from konv.plan import Plan

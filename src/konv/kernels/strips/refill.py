@@ -8,7 +8,8 @@ took as long as the sums of a 5x5 kernel.
 from __future__ import annotations
 
 from konv.kernels.strips.fill import put
-from konv.kernels.strips.form import Form, strip_function, strip_of
+from konv.kernels.strips.form import Form
+from konv.kernels.strips.job import strip_function, strip_of
 from konv.kernels.words import Words
 from konv.llvm import REAL, Function, Module, Routine, Value
 from konv.plan import Plan

@@ -15,7 +15,8 @@ from contextlib import ExitStack, contextmanager
 from typing import ClassVar, TypeVar
 
 from konv.kernels.strips.along import Along
-from konv.kernels.strips.form import Form, strip_function
+from konv.kernels.strips.form import Form
+from konv.kernels.strips.job import strip_function
 from konv.kernels.strips.results import Results
 from konv.kernels.strips.walk import SWEEP
 from konv.kernels.words import AXES, Words

@@ -22,7 +22,8 @@ from dataclasses import replace
 from math import prod
 
 from konv.kernels.scratch import LINE
-from konv.kernels.strips.form import TALL, Form, strip_function, strip_of, strip_steps
+from konv.kernels.strips.form import TALL, Form, strip_steps
+from konv.kernels.strips.job import strip_function, strip_of
 from konv.kernels.strips.refill import emit_refill, emit_rim
 from konv.kernels.strips.results import Results
 from konv.kernels.words import AXES, Words

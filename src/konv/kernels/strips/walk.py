@@ -31,7 +31,8 @@ from contextlib import ExitStack
 
 from konv.kernels.epilogue import apart
 from konv.kernels.scratch import LINE
-from konv.kernels.strips.form import STEPS, UNROLL, Form, strip_function
+from konv.kernels.strips.form import STEPS, UNROLL, Form
+from konv.kernels.strips.job import strip_function
 from konv.kernels.strips.results import Results, Store
 from konv.kernels.words import AXES, Words
 from konv.llvm import I8, I32, REAL, SIZE, Function, Module, Pointer, Routine, Value, Variable

@@ -87,8 +87,7 @@ def _parts(
     few = length % most
     parts = [(tiles[most], f.integer(0), length - few)]
     for cells, routine in tiles.items():
-        mine = few > fewest if cells > fewest else few <= fewest
-        mine = few.differs(0) if len(tiles) == 1 else mine & few.differs(0)
+        mine = few > fewest if cells > fewest else (few > 0) & (few <= fewest)
         back = f.integer(0) if plan.residual else f.least(cells - few, length - few)
         count = f.select(mine, few + back, 0)
         parts.append((routine, length - few - back, count))

@@ -41,7 +41,8 @@ from konv.kernels.schedule import MODES
 from konv.kernels.scratch import LINE
 from konv.kernels.strips import emit_run
 from konv.kernels.strips.cut import UNITS
-from konv.kernels.strips.form import JOB, form_of
+from konv.kernels.strips.form import form_of
+from konv.kernels.strips.job import JOB
 from konv.kernels.upright.sizes import POINTS
 from konv.kernels.upright.steps import RING, emit_lines
 from konv.kernels.upright.weights import emit_pack

@@ -7,7 +7,8 @@ from contextlib import ExitStack
 from konv.kernels.epilogue import activate, apart
 from konv.kernels.nested.sizes import part
 from konv.kernels.nested.transforms import to_outputs, to_points
-from konv.kernels.strips.form import Form, strip_function
+from konv.kernels.strips.form import Form
+from konv.kernels.strips.job import strip_function
 from konv.kernels.strips.lane_rows import emit_block_out, emit_row_in
 from konv.kernels.upright.sizes import POINTS, Sizes, deep_of
 from konv.kernels.words import Words

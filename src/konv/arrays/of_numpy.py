@@ -5,12 +5,18 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from konv.arrays.kind import PLAIN, UNSEEN
 from konv.arrays.layout import Shape
+
+# Results of so many bytes begin on a cache line, which takes 0.5 us. NumPy's own begin 16 bytes after
+# one: each vector of 64 bytes then lies on two, and threads share the lines between their channels
+# (Granite Rapids, 2 threads, 3x3 depthwise channels-last: 192@28 35 to 29 us, 384@14 19 to 11).
+LEAST, LINE = 64 * 1024, 64
 
 _ndarray = np.ndarray
 
@@ -100,11 +106,21 @@ class NumpyKind:
         return None
 
     def empty(self, shape: Shape, dtype: str, order: Shape | None = None) -> Any:
-        made = np.empty(shape, dtype)
-        return made if order is None else made.transpose(order)
+        return self.maker(shape, dtype, order)()
 
     def maker(self, shape: Shape, dtype: str, order: Shape | None = None) -> Callable[[], Any]:
-        return lambda: self.empty(shape, dtype, order)
+        size, width, address = prod(shape), np.dtype(dtype).itemsize, self.address
+
+        def make() -> Any:
+            if size * width < LEAST:
+                made = np.empty(shape, dtype)
+            else:
+                memory = np.empty(size + LINE // width, dtype)
+                first = -address(memory) % LINE // width
+                made = memory[first : first + size].reshape(shape)
+            return made if order is None else made.transpose(order)
+
+        return make
 
     def lender(self, shape: Shape, dtype: str, order: Shape | None = None) -> Callable[[], Any]:
         return self.maker(shape, dtype, order)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from itertools import product
 from unittest.mock import patch
 
 import numpy as np
@@ -19,7 +20,7 @@ from konv.arrays import dense_strides
 from konv.dispatch import forget
 from konv.geometry import Conv
 from konv.kernels import direct, panels
-from konv.kernels.panels.cut import JOB, row_numbers
+from konv.kernels.panels.cut import JOB, joined, row_numbers
 from konv.runtime.choose import choose
 
 HOST = llvm.detect()
@@ -35,7 +36,9 @@ LINES = (
     "conv2d 1x20x32x24 o50 k1 g2",
     "conv1d 2x130x99 o257 k1",
     "tconv2d 1x20x9x9 o31 k1",
+    "conv2d 1x20x9x19 o31 k1",
 )
+PLANS = range(len(panels.TILES.get((HOST.vector_bytes, HOST.registers), ())))
 
 pytestmark = pytest.mark.skipif(
     panels.why_not(Conv.parse(LINES[0]), HOST) is not None, reason="too few registers"
@@ -51,13 +54,14 @@ pytestmark = pytest.mark.skipif(
     ],
 )
 @pytest.mark.parametrize("line", LINES)
-def test_the_bits_of_direct(line: str, forms: str, dtype: str) -> None:
+@pytest.mark.parametrize("which", PLANS)
+def test_the_bits_of_direct(which: int, line: str, forms: str, dtype: str) -> None:
     """In whole and in small units, on one thread and on three."""
     case = Case.parse(f"{line} / {forms}")
     case = replace(case, conv=replace(case.conv, dtype=dtype))
     with pinned(direct):
         want = numbers(check(case))
-    with pinned(panels):
+    with pinned(panels, which):
         for count in (1, 3):
             with threads(count):
                 assert np.array_equal(numbers(check(case)), want)
@@ -109,13 +113,15 @@ def test_units_hold_all_outputs() -> None:
     """
     for line in ("conv2d 1x1024x14x14 o256 k1", "conv2d 2x16x112x112 o96 k1 g2"):
         conv = Conv.parse(line)
-        (plan,) = panels.plans(conv, HOST, True, True)
+        plans = panels.plans(conv, HOST, True, True)
+        assert len(plans) == len(PLANS)
         strides = [dense_strides(shape, False) for shape in (conv.in_shape, conv.out_shape)]
-        for count in (1, 2, 7):
+        for plan, count in product(plans, (1, 2, 7)):
             found = panels.work(conv, plan, HOST, strides[0], strides[1], count)
             job = dict(zip(JOB, found.words, strict=True))
+            last = job["length"] - job["box"] * (job["boxes"] - 1)
             assert job["box"] % HOST.lanes("float32") == 0
-            assert job["box"] * (job["boxes"] - 1) < job["length"] <= job["box"] * job["boxes"]
+            assert 0 < last <= job["box"] + joined(plan) * HOST.lanes("float32")
             assert job["chunk"] % plan.form[0] == 0
             assert job["parts"] == -(-job["co"] // job["chunk"])
             assert job["units"] == conv.n * job["boxes"] * job["parts"] * conv.groups

@@ -103,7 +103,7 @@ def test_kernels_share_pieces() -> None:
     one = plan(LINES[0])
     first, other = (set(pieces(emitted(p))) for p in (one, replace(one, activation="relu")))
     assert first != other
-    assert len(first & other) > len(first) // 2
+    assert len(first & other) >= len(first) // 2
 
 
 def test_what_is_known_is_not_compiled_again(monkeypatch: pytest.MonkeyPatch) -> None:

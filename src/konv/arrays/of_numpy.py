@@ -13,9 +13,10 @@ import numpy as np
 from konv.arrays.kind import PLAIN, UNSEEN
 from konv.arrays.layout import Shape
 
-# Results of so many bytes begin on a cache line, which takes 0.5 us. NumPy's own begin 16 bytes after
-# one: each vector of 64 bytes then lies on two, and threads share the lines between their channels
-# (Granite Rapids, 2 threads, 3x3 depthwise channels-last: 192@28 35 to 29 us, 384@14 19 to 11).
+# Results of so many bytes begin on a cache line, which takes 0.5 us. NumPy's own begin 16 bytes
+# after one: each vector of 64 bytes then lies on two, and threads share the lines between their
+# channels (Granite Rapids, 2 threads, 3x3 depthwise channels-last: 192@28 35 to 29 us, 384@14 19 to
+# 11).
 LEAST, LINE = 64 * 1024, 64
 
 _ndarray = np.ndarray

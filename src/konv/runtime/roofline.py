@@ -33,9 +33,9 @@ FEWEST = 5  # runs, where a busy machine makes each of them long
 CALL = 2e-3  # seconds of one run on one thread: starting a team, some microseconds, is then nothing
 TRIPS = 2_000  # of a unit of the peak, some 10 us: the counter is then nothing
 COPIED = 16_384  # numbers in a unit of the copy: a few pages
-# Bytes read and written by a copy: past the last cache of most machines. Of one of 504 MB that others
-# use as well, 128 were copied at 16 to 20 GB/s by one thread and at 35 to 52 by two; 256 and more at
-# 16.5 and 31.
+# Bytes read and written by a copy: past the last cache of most machines. Of one of 504 MB that
+# others use as well, 128 were copied at 16 to 20 GB/s by one thread and at 35 to 52 by two; 256 and
+# more at 16.5 and 31.
 MOVED = 256 * 1024 * 1024
 
 

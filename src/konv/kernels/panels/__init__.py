@@ -17,6 +17,9 @@ turned, and results leave from registers: 1x1 layers of contiguous images cost w
 ones do. Lanes are wasted where an image has few pixels: those of 7 x 7 are left to
 konv.kernels.direct.
 
+What a row of pixels has left beyond whole panels makes its last one wider where there are tiles for
+that, else it goes a vector at a time.
+
 Every output is one chain of multiply-adds, from the bias on in the order of the channels: the bits
 are those of `direct`.
 """
@@ -38,10 +41,18 @@ exact = True
 once = True
 words = JOB
 
-# Register tiles, output channels x vectors of pixels, and the output channels of a tile of one
-# vector, which is what a row of pixels has left: by bytes in a vector and vector registers, as
-# konv.kernels.direct has them. Rows of the weight take a register of addresses each, so 8 x 1.
-TILES = {(32, 16): (4, 3, 8), (16, 32): (5, 4, 10), (64, 32): (6, 4, 10)}
+# Vectors of pixels of a register tile, and its output channels; those of a tile of one vector, and
+# of the last panel of a row, one and two vectors wider: by bytes in a vector and vector registers.
+# Rows of the weight take a register of addresses each, so 8 x 1 with AVX2. With AVX-512 a tile of
+# one vector runs at 62 % of the peak, bound by broadcasts, and eight rows fill 64 or 128 output
+# channels, which six do not, but their results go to more planes (Granite Rapids, beside 6 x 4 that
+# leaves vectors over: 1024->256@14, 12 vectors and 4 pixels, 1.09 times as fast, 64->64@56 1.1,
+# 24->144@56, where six rows are taken, .95).
+TILES: dict[tuple[int, int], list[tuple[int, ...]]] = {
+    (32, 16): [(3, 4, 8)],
+    (16, 32): [(4, 5, 10)],
+    (64, 32): [(3, 8, 10, 6, 5), (4, 6, 10, 5, 4)],
+}
 DEEPEST = 2048  # channels of a group: a panel of them fills 200 of 512 KB of second-level cache
 
 
@@ -59,12 +70,15 @@ def why_not(conv: Conv, target: Target) -> str | None:
 
 
 def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
-    """One, from contiguous to contiguous."""
+    """From contiguous to contiguous, the cheaper first."""
     if not (packed and blocked):
         return ()
-    mr, nv, few = TILES[target.vector_bytes, target.registers]
     lanes = target.lanes(conv.dtype)
-    return (Plan(name, conv.dtype, packed, blocked, nv * lanes, nv, form=(mr, few)),)
+    found = [
+        Plan(name, conv.dtype, packed, blocked, nv * lanes, nv, form=tuple(rows))
+        for nv, *rows in TILES[target.vector_bytes, target.registers]
+    ]
+    return tuple(sorted(found, key=lambda plan: cost(conv, plan, target)))
 
 
 def cost(conv: Conv, plan: Plan, target: Target) -> float:

@@ -15,7 +15,7 @@ JOB: tuple[str, ...] = (
     "units",  # pieces of work, handed out to the threads one by one
     "chunks", "parts",  # of all output channels, and of those of a group
     "chunk", "rows",  # output channels of a unit; those computed before the next panel
-    "boxes", "box",  # of a row of pixels: units, and pixels in each
+    "boxes", "box",  # of a row of pixels: units, and pixels in each; the last may have more
     "high", "deep", "length",  # rows of pixels of an image, on two axes, and pixels in each
     "ci", "co",  # of a group
     "row",  # numbers from a row of packed weights to the next
@@ -48,6 +48,8 @@ SAME_SETS = 1024
 # 240->240@28 in 3 groups 1.2, 128->512@28 1.04 (Zen 3).
 FAR = 5 * 1024 * 1024
 EFFICIENCY = 0.92  # of the peak, as direct's model has it
+NARROW = 0.8  # cycles for each row of a tile of one vector with AVX-512: 62 % of the peak
+ROWS = 10.0  # cycles more of a tile for each row beyond six, whose results go to other planes
 CHUNKS = (1, 2, 4, 8, 16, 32)
 MOST = 64  # units that a row of pixels is cut into, beyond what caches ask for
 
@@ -75,11 +77,24 @@ def row_numbers(ci: int, size: int) -> int:
 
 def cycles(plan: Plan, ci: int, co: int, vectors: int) -> float:
     """Cycles of `co` output channels of a row of so many vectors of pixels."""
-    (mr, few), nv = plan.form, plan.vectors
+    (mr, few, *ends), nv = plan.form, plan.vectors
     full, rest = divmod(vectors, nv)
-    tile = ci * max(mr * nv / 2, 4) / EFFICIENCY + TILE
-    narrow = ci * max((few + 1) / 2, 4) / EFFICIENCY + TILE
-    return full * -(-co // mr) * tile + rest * -(-co // few) * narrow + COPIED * ci * vectors
+    narrow = NARROW * few if ends else (few + 1) / 2
+    tiles: list[tuple[int, int, float]] = [(full, mr, mr * nv / 2), (rest, few, narrow)]
+    if full and 0 < rest <= joined(plan):
+        rows = ends[rest - 1]
+        tiles = [(full - 1, mr, mr * nv / 2), (1, rows, rows * (nv + rest) / 2)]
+    begun = TILE + ROWS * max(0, mr - 6)
+    sums = sum(
+        times * -(-co // rows) * (ci * max(each, 4) / EFFICIENCY + begun)
+        for times, rows, each in tiles
+    )
+    return sums + COPIED * ci * vectors
+
+
+def joined(plan: Plan) -> int:
+    """Vectors that a row of pixels may have left beyond whole panels for its last one to take."""
+    return max(0, len(plan.form) - 2)
 
 
 def cut(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
@@ -100,7 +115,8 @@ def cut(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads:
     shape = _Shape(ci, co, -(-length // lanes), conv.n * deep.out * high.out, ROOM << runs)
     box, chunk = _cheapest(shape, plan, target, conv.groups, threads)
     row, pixels = row_numbers(ci, size), min(box * lanes, shape.vectors * lanes)
-    boxes, parts = -(-shape.vectors // box), -(-co // chunk)
+    boxes, largest = _boxes(shape, plan, box)
+    parts = -(-co // chunk)
     panel = ci * plan.pixels + scratch.LINE // size
     some = lcm(*plan.form)  # whole tiles of either kind
     words = dict.fromkeys(JOB, 0) | {
@@ -113,10 +129,21 @@ def cut(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads:
         "x_batch": x[0], "x_channel": x[1], "x0": x[2], "x1": x[3], "x2": x[4],
         "y_batch": y[0], "y_channel": y[1], "y0": y[2], "y1": y[3],
     }  # fmt: skip
-    full, rest = divmod(-(-pixels // lanes), plan.vectors)
+    full, rest = divmod(max(-(-pixels // lanes), largest), plan.vectors)
     parts_of = {"at_panels": (full * panel + rest * ci * lanes) * size}
     words["thread_bytes"] = scratch.lay_out(words, parts_of)
     return Work([int(words[name]) for name in JOB], threads, words["thread_bytes"])
+
+
+def _boxes(shape: _Shape, plan: Plan, box: int) -> tuple[int, int]:
+    """How many boxes a row of pixels is cut into, and the vectors of the last one: what would fill
+    no panel makes the one before larger, where there are tiles for that.
+    """
+    boxes = max(1, -(-shape.vectors // box))
+    last = shape.vectors - (boxes - 1) * box
+    if boxes > 1 and 0 < last <= joined(plan) < plan.vectors <= box and box % plan.vectors == 0:
+        return boxes - 1, last + box
+    return boxes, last
 
 
 def _cheapest(
@@ -144,20 +171,17 @@ def _price(
     """Cycles from the first to the last unit, on all threads. The first one's image is not asked
     for while another is computed.
     """
-    size, (boxes, last) = BYTES[plan.dtype], divmod(shape.vectors, box)
+    size, (boxes, last) = BYTES[plan.dtype], _boxes(shape, plan, box)
     each: float = UNIT
     if shape.ci * shape.co * groups * size > target.l2 * 3 // 4:
         each += shape.ci * chunk * size / STREAMED
     unit = cycles(plan, shape.ci, chunk, min(box, shape.vectors)) + each
-    mean = unit * boxes
-    if last:
-        mean += cycles(plan, shape.ci, chunk, last) + each
-        boxes += 1
-    mean /= boxes
+    end = cycles(plan, shape.ci, chunk, last) + each
+    mean = (unit * (boxes - 1) + end) / boxes
     units = boxes * -(-shape.co // chunk) * groups * shape.rows
     first = FIRST * shape.ci * min(box, shape.vectors)
     rounds = -(-units // threads)
     if rounds <= 2:
-        return rounds * unit + first
+        return (rounds - 1) * unit + max(unit, end) + first
     # Threads help one another: the last round is rarely whole.
     return (rounds + units / threads) / 2 * mean + first

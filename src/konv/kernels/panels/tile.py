@@ -148,16 +148,14 @@ def _put(
     sums: list[list[Variable]],
     places: list[Pointer],
 ) -> None:
-    """Write a tile; of a single vector the pixels that there are."""
+    """Write a tile, of its last vector the pixels that there are."""
     lanes = sums[0][0].get().lanes
-    if len(sums[0]) > 1:
-        _store(f, plan, sums, places, a["apart"])
-        return
-    with f.choose(a["valid"] >= lanes) as (whole, part):
+    last = a["valid"] - (len(sums[0]) - 1) * lanes
+    with f.choose(last >= lanes) as (whole, part):
         with whole:
             _store(f, plan, sums, places, a["apart"])
         with part:
-            _store(f, plan, sums, places, a["apart"], f.below(a["valid"], lanes))
+            _store(f, plan, sums, places, a["apart"], f.below(last, lanes))
 
 
 def _store(
@@ -168,25 +166,34 @@ def _store(
     distance: Value,
     mask: Value | None = None,
 ) -> None:
-    """Write the tile, or the lanes of a mask; adding 0 turns -0 into 0. All of the residual is read
-    before anything is written: missing rows are the last one again.
+    """Write the tile, of its last vector the lanes of a mask; adding 0 turns -0 into 0. All of the
+    residual is read before anything is written: missing rows are the last one again.
     """
-    lanes = sums[0][0].get().lanes
+    lanes, last = sums[0][0].get().lanes, len(sums[0]) - 1
     each = [
-        (to + n * lanes, total.get() + 0.0)
+        (to + n * lanes, total.get() + 0.0, mask if n == last else None)
         for to, row in zip(places, sums, strict=True)
         for n, total in enumerate(row)
     ]
-    if plan.residual and mask is not None:
-        each = [(to, value + f.load_masked(apart(to, distance), mask)) for to, value in each]
-    elif plan.residual:
-        each = [(to, add_residual(f, plan, value, to, distance)) for to, value in each]
-    for to, value in each:
+    if plan.residual:
+        each = [
+            (to, _with_residual(f, plan, value, to, distance, some), some)
+            for to, value, some in each
+        ]
+    for to, value, some in each:
         done = activate(f, plan, value)
-        if mask is None:
+        if some is None:
             to.put(0, done)
         else:
-            f.store_masked(to, done, mask)
+            f.store_masked(to, done, some)
+
+
+def _with_residual(
+    f: Function, plan: Plan, value: Value, to: Pointer, distance: Value, mask: Value | None
+) -> Value:
+    if mask is None:
+        return add_residual(f, plan, value, to, distance)
+    return value + f.load_masked(apart(to, distance), mask)
 
 
 def emit_weights(module: Module, dtype: str) -> None:

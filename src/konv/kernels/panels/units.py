@@ -9,8 +9,8 @@ from __future__ import annotations
 from functools import partial
 
 from konv.kernels.pack import HEADER
-from konv.kernels.panels.copy import RECORDS, UNIT, emit_copy
-from konv.kernels.panels.cut import JOB
+from konv.kernels.panels.copy import RECORDS, UNIT, emit_copy, shares
+from konv.kernels.panels.cut import JOB, joined
 from konv.kernels.panels.tile import emit_first, emit_rows, emit_weights
 from konv.kernels.region import emit_entry, emit_units
 from konv.kernels.words import Words, part_function
@@ -24,7 +24,7 @@ Parts = dict[str, Routine]
 def emit_kernel(plan: Plan, target: Target) -> Module:
     """The module of a plan: `run` and `pack`."""
     module = Module(target, plan.algorithm)
-    mr, few = plan.form
+    mr, few, *ends = plan.form
     emit_weights(module, plan.dtype)
     parts = {
         "copy": emit_copy(module, plan),
@@ -32,6 +32,8 @@ def emit_kernel(plan: Plan, target: Target) -> Module:
         "first": emit_first(module, plan, mr, plan.vectors),
         "narrow": emit_rows(module, plan, few, 1),
     }
+    for nv, rows in enumerate(ends, plan.vectors + 1):
+        parts[f"wide_{nv}"] = emit_rows(module, plan, rows, nv)
     parts["sweep"] = _emit_sweep(module, plan, parts)
     emit_entry(module, partial(_emit_work, plan, parts), plan.residual)
     return module
@@ -50,12 +52,13 @@ def _emit_work(plan: Plan, parts: Parts, f: Function, call: Words, thread: Value
     def body(number: Value) -> None:
         each = job["units"] // job["chunks"]
         chunk, rest = number // each, number % each
-        pixel, rest = rest % job["boxes"] * job["box"], rest // job["boxes"]
+        box, rest = rest % job["boxes"], rest // job["boxes"]
         high, rest = rest % job["high"], rest // job["high"]
         deep, image = rest % job["deep"], rest // job["deep"]
         group, k = chunk // job["parts"], chunk % job["parts"] * job["chunk"]
         channel = group * job["co"] + k
-        unit["pixels"] = f.least(job["box"], job["length"] - pixel)
+        pixel, last = box * job["box"], box.equals(job["boxes"] - 1)  # which may be larger
+        unit["pixels"] = f.select(last, job["length"] - pixel, job["box"])
         unit["rows"] = f.least(job["chunk"], job["co"] - k)
         x = image * job["x_batch"] + group * job["ci"] * job["x_channel"]
         x = x + deep * job["x0"] + high * job["x1"] + pixel * job["x2"]
@@ -80,8 +83,8 @@ def _emit_sweep(module: Module, plan: Plan, parts: Parts) -> Routine:
     with part_function(module, "sweep", records=RECORDS, plain=True) as (f, piece, _):
         job, unit = piece.job, piece.unit
         panels = unit["scratch"] + job["at_panels"]
-        full, rest = unit["pixels"] // wide, unit["pixels"] % wide
-        behind = panels + full * job["panel"] * size
+        full, vectors = shares(f, plan, lanes, unit["pixels"])
+        rest, behind = unit["pixels"] - full * wide, panels + full * job["panel"] * size
         with f.loop(unit["rows"], step=job["rows"]) as k:
             some = f.least(unit["rows"] - k, job["rows"])
             fills = job["x2"].equals(1) & job["runs"].equals(0) & k.equals(0)
@@ -109,8 +112,12 @@ def _emit_sweep(module: Module, plan: Plan, parts: Parts) -> Routine:
                     f.call(parts["first"], [image, *one])
                 many = panel, pixel, valid, k + filling, some - filling, at_once
                 f.call(parts["wide"], arguments(*many))
-            with f.loop(rest, step=lanes) as v:
+            for nv in range(plan.vectors, plan.vectors + joined(plan) + 1):
+                with f.when(vectors.equals(nv)):
+                    last = behind, full * wide, rest, k, some, f.integer(1)
+                    f.call(parts.get(f"wide_{nv}", parts["wide"]), arguments(*last))
+            with f.loop(f.select(vectors < plan.vectors, rest, 0), step=lanes) as v:
                 panel = behind + v * job["ci"] * size
-                last = panel, full * wide + v, rest - v, k, some, f.integer(1)
-                f.call(parts["narrow"], arguments(*last))
+                narrow = panel, full * wide + v, rest - v, k, some, f.integer(1)
+                f.call(parts["narrow"], arguments(*narrow))
         return f.fn

@@ -22,9 +22,11 @@ from konv.bench.plot import draw
 from konv.cli import Commands
 from konv.cli import bench as command
 from konv.errors import ProblemError
+from konv.runtime.execute import Weights
 
 TINY = ["conv2d 1x4x7x9 o6 k3 s2 p1", "tconv2d 1x4x5x5 o4 k4 s2 p1 g2  # up"]
 QUICK = Settings(budget=0.001, peers=("torch",))
+QUIET = {"date": "2026-11-28", "budget": 0.1}
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +100,17 @@ def test_konv_is_measured_alone_without_pytorch(monkeypatch: pytest.MonkeyPatch)
     assert {c.library for c in found.competitors} == {"konv"}
     assert set(found.rows[0].measured[0].times) == {"konv contiguous", "konv channels-last"}
     assert "mean" not in told(found).replace("means", "")
+
+
+def test_prepared_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No call asks whether the weights are still those that were packed, and the report says so."""
+    asked = []
+    monkeypatch.setattr(Weights, "packed", lambda *_: asked.append(1))
+    found = bench(read(TINY), replace(QUICK, prepared=True, peers=("konv",), cold=True))
+    assert all(not row.refused and len(row.measured) == 2 for row in found.rows)
+    assert not asked
+    assert "prepared layers" in told(found)
+    assert "prepared layers" not in told(replace(found, settings={"threads": 1, **QUIET}))
 
 
 def test_batch_only_and_threads() -> None:

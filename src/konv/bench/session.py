@@ -15,7 +15,7 @@ from konv.bench import noise, timing
 from konv.bench.answers import answers
 from konv.bench.lines import Problem, select
 from konv.bench.machine import describe
-from konv.bench.peers import OURS, Peer, Run, installed, name
+from konv.bench.peers import OURS, Peer, Run, installed, konv, name
 from konv.bench.peers.konv import Konv
 from konv.bench.results import COLD, WARM, Competitor, Measured, Report, Row
 from konv.bench.working import Rotation, draw, rotating, sweeper
@@ -39,6 +39,7 @@ class Settings:
     cold     measure with arrays that are in no cache, too
     only     a part of the name or the text of the lines that are wanted
     peers    libraries to compare with; none named: all that are installed
+    prepared konv as layers whose weights are packed once, as of libraries that make a model
     """
 
     threads: int | None = None
@@ -47,6 +48,7 @@ class Settings:
     cold: bool = False
     only: str = ""
     peers: tuple[str, ...] = ()
+    prepared: bool = False
 
 
 def bench(
@@ -60,7 +62,7 @@ def bench(
 
     `started` gets the report without rows. ProblemError if no line is left to measure.
     """
-    peers = installed(settings.peers) if peers is None else peers
+    peers = _asked(settings) if peers is None else peers
     chosen = select(problems, settings.only, settings.batch)
     peers = [peer for peer in peers if not _idle(peer, chosen)]
     with _threads(settings.threads) as threads:
@@ -71,6 +73,12 @@ def bench(
             heard(report, row)
             report = replace(report, rows=(*report.rows, row))
     return report
+
+
+def _asked(settings: Settings) -> list[Peer]:
+    """The competitors; konv as the settings want it."""
+    others = [peer for peer in installed(settings.peers) if peer.library != OURS]
+    return [*konv.peers(settings.prepared), *others]
 
 
 def _idle(peer: Peer, problems: Sequence[Problem]) -> bool:

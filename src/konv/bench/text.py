@@ -133,6 +133,8 @@ def opening(report: Report) -> list[Line]:
     for dtype, roof in report.rooflines.items():
         peak, moved = roof.peak_flops / 1e9, roof.bandwidth / 1e9
         said[dtype] = f"{peak:.0f} GFLOP/s, {moved:.1f} GB/s (measured in this run)"
+    if settings.get("prepared"):
+        said["konv"] = "prepared layers: weights packed once, before the first call"
     said["measured"] = f"{settings['date']}, {settings['budget']:g} s a line"
     lines: list[Line] = []
     for label, value in said.items():

@@ -59,6 +59,13 @@ def bench(
             "pinned. Default: all libraries here."
         ),
     ] = "",
+    prepared: Annotated[
+        bool,
+        typer.Option(
+            "--prepared",
+            help="konv as layers that konv.prepare has packed, beside libraries that make a model.",
+        ),
+    ] = False,
     json: Annotated[Path | None, typer.Option(help="Write the report to this file.")] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Draw a figure into this file (konv[viz]).")
@@ -79,7 +86,7 @@ def bench(
             show(line)
     else:
         chosen = tuple(filter(None, (peer.strip() for peer in peers.split(","))))
-        settings = Settings(threads, batch, budget, cold, only, chosen)
+        settings = Settings(threads, batch, budget, cold, only, chosen, prepared)
         report = _measured(problems, settings, show)
     if json:
         report.write(json)

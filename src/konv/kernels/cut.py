@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from math import prod
+from math import ceil, log, prod
 
 from konv.geometry import Axis, Conv
 from konv.kernels.channels import Channels
@@ -28,6 +28,10 @@ FEWEST = 48  # pixels below which more units are no gain
 TABLES = 4 * 1024 * 1024  # bytes of addresses beyond which a unit is cut down to a single tile
 SUMS = 1024 * 1024  # bytes of sums between passes, likewise
 CHOICES = 12  # boxes considered on an axis
+# Of those the largest, of which none is left out: halves are what two threads want (channels-last,
+# whose six or four vectors of channels make uneven chunks: 576->96@14 1.17 times as fast as those,
+# 384->64@14 1.2, Granite Rapids).
+LARGEST = 4
 # Fields of an output that a packed image may hold though the cache does not (Zen 3: of 768@499 k128
 # p64 g16, 384 KB each, one was packed for each output: 566 ms, now 38; 31x31 of 64@56 375, now 162;
 # three or four fields are no faster).
@@ -39,6 +43,8 @@ FIELDS = 2
 UNIT, PACKED, OUT, ADDRESS, STREAMED = 3000, 1.0, 0.7, 1.5, 5
 # Of a row, or part of a row, that is packed: memory sends what follows at once, but not its first.
 PIECE = 200
+EVEN = 1.05  # times the mean that a chunk may be large without a price: many chunks are no better
+ROW = 30  # of a row, or part of a row, of results
 # So many times as much a number costs where the slots of a row are no neighbours: pixel by pixel
 # (64 channels of 16000, dilation 512: 5.1 ms, densely packed 3.8, though twice as many, Zen 3).
 SCATTERED = 5
@@ -125,6 +131,17 @@ class _Layer:
         return channels.groups * (channels.ci if channels.summed else 1) * self.taps * runs
 
     @cached_property
+    def vectors(self) -> float:
+        """Of output channels of a group; a narrow tile is bound by loads."""
+        channels, plan = self.channels, self.plan
+        tail = max(channels.tail, (plan.pixels + channels.tail) / plan.pixels)
+        return channels.blocks * plan.vectors + tail * (channels.tail > 0)
+
+    def largest(self, blocks: int) -> float:
+        """Vectors of the largest of chunks of so many blocks: not of the one that has the tail."""
+        return min(blocks * self.plan.vectors, self.vectors)
+
+    @cached_property
     def weights(self) -> int:
         """Bytes."""
         return self.conv.params * COMPUTED[self.plan.dtype]
@@ -190,14 +207,26 @@ def _boxes(lines: list[Line], most: int, packed: bool, in_lines: bool) -> Iterat
 
 
 def _sizes(count: int, limit: int) -> list[int]:
-    """Sizes that cut an axis evenly, no larger than the limit, the largest first."""
+    """Sizes that cut an axis evenly, no larger than the limit, the largest first: of many some, and
+    if one may be the whole axis, the first few and then, of those about as large, the one that
+    leaves least over, in an even number of boxes if that is no loss.
+    """
     fewest = -(-count // limit)
     found = dict.fromkeys(-(-count // k) for k in range(fewest, count + 1))
     sizes = list(found)
     if len(sizes) <= CHOICES:
         return sizes
-    step = (len(sizes) - 1) / (CHOICES - 1)
-    return [sizes[round(i * step)] for i in range(CHOICES)]
+    if fewest > 1:
+        step = (len(sizes) - 1) / (CHOICES - 1)
+        return [sizes[round(i * step)] for i in range(CHOICES)]
+    kept, steps = sizes[:LARGEST], CHOICES - LARGEST
+    alike: dict[int, list[int]] = {}
+    for size in sizes[LARGEST:]:
+        alike.setdefault(ceil(steps * log(size) / log(kept[-1])), []).append(size)
+    return kept + [
+        min(each, key=lambda size: (-count % size, -(-count // size) % 2))
+        for each in alike.values()
+    ]
 
 
 def _chunks(blocks: int) -> list[int]:
@@ -216,9 +245,11 @@ def _price(layer: _Layer, blocks: int) -> float:
     units = chunks * conv.n * a.boxes * b.boxes * c.boxes
     rows = pixels // lines[2].box if layer.in_rows else 1
     tiles = rows * -(-pixels // rows // plan.pixels)
-    each = tiles * blocks * layer.reduction * plan.pixels * plan.vectors / 2
+    mean = layer.vectors / chunks
+    over = max(0, layer.largest(blocks) - EVEN * mean)
+    vector = phases * tiles * layer.reduction * plan.pixels / 2  # of output channels, all pixels
     addresses = 0 if layer.in_rows else tiles * (plan.pixels + 1) * taps
-    unit = phases * (each + ADDRESS * addresses) + UNIT
+    unit = mean * vector + phases * ADDRESS * addresses + UNIT + ROW * (pixels // c.box)
     lanes, wide = layer.target.lanes(plan.dtype), lines[2].boxes == 1
     row = lines[2].slots if wide else _lines(lines[2].slots, lanes)
     if layer.in_place:
@@ -231,9 +262,9 @@ def _price(layer: _Layer, blocks: int) -> float:
         unit += layer.weights / chunks / STREAMED
     if not plan.packed:
         unit += _read(layer, blocks, plan.vectors * lanes * layer.reduction * size)
-    rounds: float = -(-units // layer.threads)
-    if rounds > 2:  # threads help one another: the last round is rarely whole
-        rounds = (rounds + units / layer.threads) / 2
+    rounds = -(-units // layer.threads)
+    # Threads help one another: of many rounds only the last is one of large chunks.
+    price = rounds * unit + over * vector * (rounds if rounds <= 2 else 1)
     few = pixels < FEWEST and units > layer.threads
     image = slots * layer.passes.held * size if plan.packed else 0
     image *= blocks > 1 or not layer.in_place
@@ -244,7 +275,7 @@ def _price(layer: _Layer, blocks: int) -> float:
     if layer.passes.count > 1:
         crowd = max(crowd, sums / SUMS)
     crowded = crowd > 1 and pixels > plan.pixels
-    return rounds * unit * (1 + 0.2 * few) * (1 + 9 * crowd * crowded)
+    return price * (1 + 0.2 * few) * (1 + 9 * crowd * crowded)
 
 
 def _read(layer: _Layer, blocks: int, block: int) -> float:

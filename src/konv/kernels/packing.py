@@ -73,11 +73,9 @@ def _deal(f: Function, vectors: list[Value], part: int) -> list[Value]:
     return [vector for both in zip(*dealt, strict=True) for vector in both]
 
 
-def emit_image(
-    module: Module, dtype: str, passes: bool = False, alone: bool = False, ends: bool = False
-) -> Routine:
+def emit_image(module: Module, dtype: str, passes: bool = False, ends: bool = False) -> Routine:
     """image(job, unit): fill the unit's packed image, every slot of its box, all channels; or
-    those of one of several `passes`. `alone`: those of one group, whose first the unit's x is.
+    those of one of several `passes`.
     `ends`: of rows that lie channels last both ends alone (konv.kernels.in_place).
     """
     real = REAL[dtype]
@@ -90,7 +88,7 @@ def emit_image(
         image = piece.part("at_image", I8)
         tables = [piece.part(("at_slots", a), I64) for a in AXES]
         width = unit["slots", 2]
-        channels = job["ci"] if alone else job["groups"] * job["ci"]
+        channels = job["groups"] * job["ci"]
         if passes:
             channels, x = job["held"], x + unit["from"] * job["sliced"] * job["x_channel"]
         # Where slots are all pixels from the first to the last, those in the image are one run; of

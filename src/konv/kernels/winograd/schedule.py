@@ -105,6 +105,7 @@ def schedule(
         "units": boxes * conv.groups * chunks,
         "chunks": chunks, "chunk_blocks": cut.chunk_blocks, "mode": MODES[conv.mode],
         "groups": conv.groups, "ci": ci, "co": co, "blocks": full, "tail": each - full,
+        "held": lanes if plan.packed else ci, "sliced": 1,
         "every": len(blocks),
         "x_batch": x[0], "x_channel": x[1], "y_batch": y[0], "y_channel": y[1],
     }  # fmt: skip
@@ -134,7 +135,7 @@ def _axis_words(
     y_strides: list[int],
 ) -> list[int]:
     """Fill the per-axis words; returns the tables that follow: lines, and sources of slots."""
-    apart = conv.ci // conv.groups * BYTES[conv.dtype]
+    apart = words["held"] * BYTES[conv.dtype]
     words["at_raws0"] = len(TILES_JOB)
     tables = list(range(words["box0"] + words["span0"]))
     for a, line, x_stride, y_stride in reversed(
@@ -180,7 +181,7 @@ def _parts(
     words["m_point"] = results * plan.vectors * lanes + lanes * (1 - plan.vectors % 2)
     longest = columns.box * columns.t.outputs
     words["stage_plane"] = rows.t.outputs * longest + 4
-    image = ci * rows.slots * columns.slots + lanes if plan.packed else 0
+    image = words["held"] * rows.slots * columns.slots + lanes if plan.packed else 0
     return {
         "at_slots0": 8,
         "at_slots1": rows.slots * 8,

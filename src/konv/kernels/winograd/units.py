@@ -4,7 +4,7 @@ for unit in units, taken by threads one after the other:   a box of tiles, a gro
                                                            of its output channels
     for plane that the box reads, unless of the unit before:   of a volume; else an image
         tables                                                       konv.kernels.winograd.tables
-        the packed image of the group, V
+        for vector of the group's channels: the packed image, V
     for block of output channels:
         for point: for tap across planes: for register tile of tiles: product    V, U -> M
         for tile: transform out                                                  M -> y
@@ -144,7 +144,7 @@ def _emit_planes(module: Module, plan: Plan, tables: Routine, v: Routine) -> Rou
     group's own: one of all groups was made by each thread, and left the second-level cache
     (contiguous, in 32 groups: 512@14 0.244 to 0.219 ms, 1024@7 0.219 to 0.167, Zen 3).
     """
-    image = emit_image(module, plan.dtype, alone=True) if plan.packed else None
+    image = emit_image(module, plan.dtype, passes=True) if plan.packed else None
     labels = ("y", "new")
     with tiles_function(module, "planes", labels, writes=True, cold=True) as (f, piece, (y, new)):
         job, unit = piece.job, piece.unit
@@ -156,27 +156,30 @@ def _emit_planes(module: Module, plan: Plan, tables: Routine, v: Routine) -> Rou
                 slots[0] = sources[plane]
                 unit["y"] = y + (unit["line", 0] + plane) * job["y_stride", 0] * 4
                 f.call(tables, [job.base, unit.base])
-            if image is not None:
-                f.call(image, [job.base, unit.base])
-            f.call(v, [job.base, unit.base, plane * each])
+            with f.loop(job["ci"], step=job["held"]) as channel:
+                if image is not None:
+                    unit["from"] = f.least(channel, job["ci"] - job["held"])
+                    f.call(image, [job.base, unit.base])
+                f.call(v, [job.base, unit.base, plane * each, channel])
         unit["tiles"] = unit["lines", 0] * each
         return f.fn
 
 
 def _emit_v(module: Module, plan: Plan, transforms: Pair) -> Routine:
-    """v(job, unit, before): V of the box's tiles in the plane at hand, all channels of the group;
-    `before`: tiles of other planes.
+    """v(job, unit, before, channel): V of the box's tiles in the plane at hand, the channels of the
+    group that are held from one on; `before`: tiles of other planes.
     """
     lanes = module.target.lanes("float32")
     pixels = transforms[0].inputs * transforms[1].inputs
     inputs = emit_inputs(module, transforms)
-    with tiles_function(module, "v", ("before",), plain=True) as (f, piece, (before,)):
+    labels = ("before", "channel")
+    with tiles_function(module, "v", labels, plain=True) as (f, piece, (before, channel)):
         job, unit = piece.job, piece.unit
         ins, v = piece.part("at_ins", I64), piece.part("at_v", F32)
         first = f.integer(0) if plan.packed else unit["group"] * job["ci"]
         v_vector = job["v_vector"]
+        v = v + (before * lanes + channel // lanes * v_vector)
         with f.loop(unit["lines", 1] * unit["lines", 2]) as tile:
-            place = v + (before + tile) * lanes
             end = job["v_point"], v_vector
-            f.call(inputs, [ins + tile * pixels, first, job["ci"], place, *end])
+            f.call(inputs, [ins + tile * pixels, first, job["held"], v + tile * lanes, *end])
         return f.fn

@@ -34,8 +34,9 @@ STEPS, TURNED = (7.0, 3.0, 80.0, 1.2), (4.5, 2.5, 100.0, 1.25)
 STAGE = 5.0  # contiguous output: a vector of results transposed, staged and written
 PACK = 0.6  # contiguous input: a number brought channels-last
 # Contiguous input and output: begun lines of a box cost as much as so many numbers; of a box as
-# wide as the image, whose lines follow each other, fewer (512@14, 1024@7 in 32 groups, Zen 3).
-RUN, WHOLE = 32, 12
+# wide as the image, whose lines follow each other, fewer (512@14, 1024@7 in 32 groups, Zen 3; with
+# 32 instead of 64, 256->128@96 takes 1.14 times as long, 256@175 1.09, 64@390 1.12, Granite Rapids).
+RUN, WHOLE = 64, 12
 # The same where a box holds not even one line of each interleaved axis, so that pixels and results
 # are fetched and stored one by one: a number, and a vector of results (conv1d 64@2000 dilated by
 # 400: 0.57 ms, without tiles 0.49; Zen 3).

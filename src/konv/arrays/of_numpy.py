@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -43,6 +44,13 @@ def _numpy_address_reader() -> Callable[[Any], int]:
 
     probe = np.arange(6.0)[2:]
     return fast if fast(probe) == _slow_address(probe) else _slow_address
+
+
+@lru_cache(1024)
+def _large(shape: Shape, dtype: str) -> int:
+    """Numbers of an array that begins on a cache line; 0 if it is not so large."""
+    size = prod(shape)
+    return size if size * np.dtype(dtype).itemsize >= LEAST else 0
 
 
 class NumpyKind:
@@ -107,21 +115,17 @@ class NumpyKind:
         return None
 
     def empty(self, shape: Shape, dtype: str, order: Shape | None = None) -> Any:
-        return self.maker(shape, dtype, order)()
+        size = _large(tuple(shape), dtype)
+        if size:
+            memory = np.empty(size + LINE, dtype)  # LINE numbers: more than are ever left out
+            first = -self.address(memory) % LINE // memory.itemsize
+            made = memory[first : first + size].reshape(shape)
+        else:
+            made = np.empty(shape, dtype)
+        return made if order is None else made.transpose(order)
 
     def maker(self, shape: Shape, dtype: str, order: Shape | None = None) -> Callable[[], Any]:
-        size, width, address = prod(shape), np.dtype(dtype).itemsize, self.address
-
-        def make() -> Any:
-            if size * width < LEAST:
-                made = np.empty(shape, dtype)
-            else:
-                memory = np.empty(size + LINE // width, dtype)
-                first = -address(memory) % LINE // width
-                made = memory[first : first + size].reshape(shape)
-            return made if order is None else made.transpose(order)
-
-        return make
+        return lambda: self.empty(shape, dtype, order)
 
     def lender(self, shape: Shape, dtype: str, order: Shape | None = None) -> Callable[[], Any]:
         return self.maker(shape, dtype, order)

@@ -87,7 +87,7 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
 
 def _far_apart(conv: Conv) -> bool:
     """Whether dilated taps lie so far apart that a packed box has what each output reads and no
-    more (konv.kernels.cut.Line): 512@3999 d128 takes 7.5 ms, with pixels in the lanes 2.9; but of
+    more (konv.kernels.lines.Line): 512@3999 d128 takes 7.5 ms, with pixels in the lanes 2.9; but of
     8 images 128@1000 d256 1.7 and 2.0 (Zen 3).
     """
     *outer, last = conv.axes

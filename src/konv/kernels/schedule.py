@@ -8,7 +8,8 @@ from math import prod
 from konv.geometry import ONE, Axis, Conv
 from konv.kernels import in_place, scratch
 from konv.kernels.channels import Channels, mean_taps
-from konv.kernels.cut import Line, cut
+from konv.kernels.cut import cut
+from konv.kernels.lines import Line
 from konv.kernels.passes import Passes
 from konv.kernels.tables import TAP
 from konv.kernels.words import JOB, PHASE, TRIPLE

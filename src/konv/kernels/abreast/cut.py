@@ -11,7 +11,7 @@ from math import prod
 from konv.geometry import ONE, Conv
 from konv.kernels import scratch
 from konv.kernels.abreast.strip import JOB
-from konv.kernels.cut import Line
+from konv.kernels.lines import Line
 from konv.kernels.schedule import ALONE, MODES
 from konv.plan import Plan, Strides, Work
 from konv.target import BYTES, Target

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import prod
 
 from konv.geometry import ONE, Conv
-from konv.kernels.cut import Line
+from konv.kernels.lines import Line
 from konv.plan import Strides
 
 CHANNEL = 2**16  # numbers of one channel in a strip beyond which boxes are made smaller

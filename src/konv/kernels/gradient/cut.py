@@ -10,9 +10,9 @@ from math import gcd, prod
 
 from konv.geometry import Conv
 from konv.kernels import scratch
-from konv.kernels.cut import Line
 from konv.kernels.gradient.boxes import Boxes, whole
 from konv.kernels.gradient.records import JOB
+from konv.kernels.lines import Line
 from konv.kernels.stored import HALVES
 from konv.plan import Plan, Strides
 from konv.target import COMPUTED, Target

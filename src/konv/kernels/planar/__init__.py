@@ -23,7 +23,7 @@ from math import prod
 
 from konv.geometry import Conv
 from konv.kernels.channels import mean_taps
-from konv.kernels.cut import Line
+from konv.kernels.lines import Line
 from konv.kernels.pack import HEADER
 from konv.kernels.planar.pair import Pair, straddling
 from konv.kernels.planar.pair import loop_cost as pair_cost

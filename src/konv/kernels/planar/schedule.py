@@ -13,7 +13,7 @@ from math import prod
 
 from konv.geometry import ONE, Conv
 from konv.kernels import scratch
-from konv.kernels.cut import Line
+from konv.kernels.lines import Line
 from konv.kernels.planar.pair import in_pairs
 from konv.kernels.planar.strip import JOB, PHASE, ROW
 from konv.kernels.schedule import ALONE, MODES

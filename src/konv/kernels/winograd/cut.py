@@ -35,7 +35,7 @@ STAGE = 5.0  # contiguous output: a vector of results transposed, staged and wri
 PACK = 0.6  # contiguous input: a number brought channels-last
 # Contiguous input and output: begun lines of a box cost as much as so many numbers; of a box as
 # wide as the image, whose lines follow each other, fewer (512@14, 1024@7 in 32 groups, Zen 3; with
-# 32 instead of 64, 256->128@96 takes 1.14 times as long, 256@175 1.09, 64@390 1.12, Granite Rapids).
+# 32 instead of 64, 256->128@96 1.14 times as long, 256@175 1.09, 64@390 1.12, Granite Rapids).
 RUN, WHOLE = 64, 12
 # The same where a box holds not even one line of each interleaved axis, so that pixels and results
 # are fetched and stored one by one: a number, and a vector of results (conv1d 64@2000 dilated by

@@ -6,10 +6,10 @@ from math import prod
 
 from konv.geometry import ONE, Axis, Conv
 from konv.kernels import schedule
-from konv.kernels.cut import Line
 from konv.kernels.gradient import cut as gradient_cut
 from konv.kernels.gradient.boxes import Boxes
 from konv.kernels.gradient.cut import Sizes, Work, complete
+from konv.kernels.lines import Line
 from konv.kernels.scratch import LINE
 from konv.plan import Plan, Strides
 from konv.target import COMPUTED, Target

@@ -21,7 +21,6 @@ from functools import partial
 from math import prod
 
 from konv.geometry import Conv
-from konv.kernels.cut import Line
 from konv.kernels.gradient.parts import emit_turn
 from konv.kernels.gradient.planar.parts import (
     emit_leave,
@@ -32,6 +31,7 @@ from konv.kernels.gradient.planar.parts import (
 from konv.kernels.gradient.records import RECORDS
 from konv.kernels.gradient.sums import emit_add
 from konv.kernels.gradient.units import emit_box_words, emit_frame, list_rows
+from konv.kernels.lines import Line
 from konv.kernels.stored import element
 from konv.kernels.tables import emit_slots
 from konv.kernels.words import Piece, Words, part_function

@@ -5,11 +5,11 @@ from __future__ import annotations
 from math import prod
 
 from konv.geometry import ONE, Axis, Conv
-from konv.kernels.cut import Line
 from konv.kernels.gradient import cut as gradient_cut
 from konv.kernels.gradient.boxes import Boxes
 from konv.kernels.gradient.cut import Sizes, Work, complete
 from konv.kernels.gradient.rows.tile import Form, entry_words
+from konv.kernels.lines import Line
 from konv.plan import Plan, Strides
 from konv.target import COMPUTED, Target
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from konv.geometry import ONE, Axis, Conv
-from konv.kernels.cut import Line
 from konv.kernels.gradient.boxes import Boxes
+from konv.kernels.lines import Line
 from konv.kernels.winograd.count import count
 from konv.kernels.winograd.transforms import Pair, Transform
 

@@ -122,8 +122,15 @@ def emit_scatter(module: Module, plan: Plan, transforms: Pair, last: bool = Fals
                 for at in range(width // 4 * 4, width):
                     for i in range(4):
                         put(corner + plane * i + at, line[at * lanes + i])
-            with singles, f.loop(rows) as r, f.loop(columns) as q, f.loop(lanes) as c:
-                put(to + (c * plane + r * down + q * right), done[(r * width + q) * lanes + c])
+            with singles, f.loop(rows) as r, f.loop(columns) as q:
+                place, source = to + (r * down + q * right), done + (r * width + q) * lanes
+                if last:
+                    with f.loop(lanes) as c:
+                        put(place + c * plane, source[c])
+                else:
+                    for lane in range(lanes):
+                        place.put(0, source[lane])
+                        place = place + plane
         return f.fn
 
 

@@ -57,6 +57,14 @@ def test_rows_before_lines(line: str, machine: str) -> None:
     assert found["units"] >= 2
 
 
+@pytest.mark.parametrize("last", [True, False])
+def test_rows_between_steps_are_no_work(last: bool) -> None:
+    """A layer of one tap in steps of two sees every other row of the image, and no others."""
+    found = words("conv2d 1x256x56x56 o512 k1 s2", "avx512", 2, last)
+    assert (found["size1"], found["size2"]) == (28, 56)
+    assert found["x_stride1"] == 2 * 56 * (256 if last else 1)
+
+
 def test_results_of_numpy_begin_on_a_cache_line() -> None:
     """Large ones: pixels of channels-last results then do, too, if they are whole lines."""
     rng = np.random.default_rng(0)

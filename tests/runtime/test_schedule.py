@@ -77,6 +77,7 @@ class Simulated:
         self.job: Job = schedule(conv, self.plan, self.target, *strides, threads)
         if algorithm is direct:
             self.conv = module.flat(conv, *strides)[0]  # what the words describe
+        self.conv = module.skipping(self.conv, strides[0])[0]
         self.all: list[int] = self.job.words.tolist()
         self.words = dict(zip(JOB, self.all, strict=False))
         self.axes = (Axis(1, 1),) * (3 - self.conv.dims) + self.conv.axes

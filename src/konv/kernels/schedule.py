@@ -46,6 +46,7 @@ def schedule(
     """
     if one_row:
         conv, x_strides, y_strides = flat(conv, x_strides, y_strides)
+    conv, x_strides = skipping(conv, x_strides)
     axes = (ONE,) * (3 - len(conv.axes)) + conv.axes
     lines = [Line(axes[0]), Line(axes[1]), Line(axes[2], run, ahead > 0)]
     if conv.exact_macs < ALONE:
@@ -104,6 +105,18 @@ def _far(conv: Conv, plan: Plan) -> bool:
     """Whether images are so large that they come from memory and go there."""
     numbers = prod(conv.in_shape) + prod(conv.out_shape)
     return numbers * COMPUTED[plan.dtype] >= FAR
+
+
+def skipping(conv: Conv, x: Strides) -> tuple[Conv, Strides]:
+    """Axes before the last of one tap in steps as such in steps of one over the lines that are
+    read: what lies between is then neither packed nor listed (contiguous 1x1 in steps of two,
+    256->512@56 1.06 times as fast, 512->1024@28 1.09; Granite Rapids, two threads).
+    """
+    axes, strides = list(conv.axes), list(x)
+    for a, axis in enumerate(conv.axes[:-1]):
+        if axis == Axis(axis.size, 1, stride=axis.stride):
+            axes[a], strides[2 + a] = Axis(axis.out, 1), x[2 + a] * axis.stride
+    return replace(conv, axes=tuple(axes)), tuple(strides)
 
 
 def flat(conv: Conv, x: Strides, y: Strides) -> tuple[Conv, Strides, Strides]:

@@ -33,8 +33,10 @@ FIELDS = 2
 UNIT, PACKED, OUT, ADDRESS, STREAMED = 3000, 1.0, 0.7, 1.5, 5
 # Of a row, or part of a row, that is packed: memory sends what follows at once, but not its first.
 PIECE = 200
-EVEN = 1.05  # times the mean that a chunk may be large without a price: many chunks are no better
-ROW = 30  # of a row, or part of a row, of results
+# Times the mean that a chunk may be large without a price: 16 chunks, as even as may be, of 7x7
+# 512->4096@22 instead of two took 1.1 times as long (AVX2 code, Granite Rapids).
+EVEN = 1.05
+ROW = 30  # of a row, or part of a row, of results: boxes of two columns took 1.1 times as long
 # So many times as much a number costs where the slots of a row are no neighbours: pixel by pixel
 # (64 channels of 16000, dilation 512: 5.1 ms, densely packed 3.8, though twice as many, Zen 3).
 SCATTERED = 5

@@ -98,12 +98,15 @@ def test_what_takes_long_stands_alone() -> None:
     assert defined == ["lines"]
 
 
-def test_kernels_share_pieces() -> None:
-    """Another activation changes tiles, not how images are packed: most of the code is known."""
-    one = plan(LINES[0])
+@pytest.mark.parametrize("line", LINES[1:])
+def test_kernels_share_pieces(line: str) -> None:
+    """Another activation changes tiles, not how images are packed: most of the code is known. (Of a
+    1x1 layer about half: it has a tile for each width of a panel, and packs nothing.)
+    """
+    one = plan(line)
     first, other = (set(pieces(emitted(p))) for p in (one, replace(one, activation="relu")))
     assert first != other
-    assert len(first & other) >= len(first) // 2
+    assert len(first & other) > len(first) // 2
 
 
 def test_what_is_known_is_not_compiled_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,9 +74,9 @@ def _deal(f: Function, vectors: list[Value], part: int) -> list[Value]:
 
 
 def emit_image(module: Module, dtype: str, passes: bool = False, ends: bool = False) -> Routine:
-    """image(job, unit): fill the unit's packed image, every slot of its box, all channels; or
-    those of one of several `passes`.
-    `ends`: of rows that lie channels last both ends alone (konv.kernels.in_place).
+    """image(job, unit): fill the unit's packed image, every slot of its box, all channels; or, in
+    `passes`, as many as are held at once, from the unit's own first on. `ends`: of rows that lie
+    channels last both ends alone (konv.kernels.in_place).
     """
     real = REAL[dtype]
     lanes = module.target.lanes(dtype)

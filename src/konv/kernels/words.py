@@ -39,8 +39,8 @@ JOB = (
     "reduction",  # numbers of packed weights for each of `co`
     "run",  # taps of the last axis that are taken as one tap of so many more channels
     "passes", "share",  # over the channels of a group, and how many each takes
-    "held",  # channels of all groups that a packed image holds of a pixel
-    "sliced",  # 1 if those are the channels of one pass
+    "held",  # channels of all groups, of a pass or of a vector, that a packed image has of a pixel
+    "sliced",  # 1 if those are not all, but begin with the unit's `from`
     "asks",  # 1 if weights come from memory and a block's are asked for in advance
     "blocks", "tail",  # full blocks of output channels a group; vectors in one more, other block
     "chunk_blocks",  # blocks (the last one included) in a chunk

@@ -28,11 +28,10 @@ def emit_kernel(plan: Plan, target: Target) -> Module:
     emit_weights(module, plan.dtype)
     parts = {
         "copy": emit_copy(module, plan),
-        "wide": emit_rows(module, plan, mr, plan.vectors),
         "first": emit_first(module, plan, mr, plan.vectors),
         "narrow": emit_rows(module, plan, few, 1),
     }
-    for nv, rows in enumerate(ends, plan.vectors + 1):
+    for nv, rows in enumerate((mr, *ends), plan.vectors):
         parts[f"wide_{nv}"] = emit_rows(module, plan, rows, nv)
     parts["sweep"] = _emit_sweep(module, plan, parts)
     emit_entry(module, partial(_emit_work, plan, parts), plan.residual)
@@ -111,11 +110,11 @@ def _emit_sweep(module: Module, plan: Plan, parts: Parts) -> Routine:
                     one = arguments(panel, pixel, valid, k, some, f.integer(1))
                     f.call(parts["first"], [image, *one])
                 many = panel, pixel, valid, k + filling, some - filling, at_once
-                f.call(parts["wide"], arguments(*many))
+                f.call(parts[f"wide_{plan.vectors}"], arguments(*many))
             for nv in range(plan.vectors, plan.vectors + joined(plan) + 1):
                 with f.when(vectors.equals(nv)):
                     last = behind, full * wide, rest, k, some, f.integer(1)
-                    f.call(parts.get(f"wide_{nv}", parts["wide"]), arguments(*last))
+                    f.call(parts[f"wide_{nv}"], arguments(*last))
             with f.loop(f.select(vectors < plan.vectors, rest, 0), step=lanes) as v:
                 panel = behind + v * job["ci"] * size
                 narrow = panel, full * wide + v, rest - v, k, some, f.integer(1)

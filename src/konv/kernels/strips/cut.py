@@ -38,8 +38,8 @@ HALO = (
 )
 UNITS = 8  # for each thread
 # Multiply-adds of a unit of lines that are read where they lie, about 2 us: a thread that is done
-# helps with units of another, and takes their lines of the cache away from it. With half as many:
-# 192@14x28 13.4 us instead of 10.0, 192@28 20 and 17 (Granite Rapids, 2 threads).
+# helps with units of another, and takes their lines of the cache away from it: 192@14x28 took 13.4
+# us in 16 units and 10.0 in 4, 192@28 20 and 17 (Granite Rapids, 2 threads).
 GRAIN = 150_000
 # Rows under a tile up to which it is computed for all lines in turn even if images are not as far
 # (Zen 3, channels-last: 144@56 3x3 0.144 to 0.115 ms, but 240@28 5x5 s2 0.046 to 0.059), and bytes

@@ -9,11 +9,13 @@ from typing import Any
 from konv.arrays import Kind, channels_last, no_memory
 from konv.checks import Options, problem
 from konv.geometry import Conv
+from konv.kernels import panels
 from konv.keys import type_tree
 from konv.pair import pair
 from konv.request import Request, packable, plain
 from konv.runtime import memory, straight
 from konv.runtime.execute import Weights
+from konv.runtime.rows import rows_of
 from konv.runtime.single import made
 from konv.runtime.threads import Team
 
@@ -53,19 +55,22 @@ class Layer:
         weight_last = channels_last(tuple(weight.shape), strides)
         self.kind, self.address = kind, kind.address
         self.pair, self.again = pair(conv), again
-        self.request = Request(kind, x, conv, options, out, team, weight_last, residual)
-        self.readable = self.request.readable, packable(kind, weight), plain(kind, bias)
+        packs, reads = packable(kind, weight), panels.reads(conv, strides)
+        self.request = Request(kind, x, conv, options, out, team, weight_last, residual, reads)
+        self.readable = self.request.readable, packs, plain(kind, bias)
         self.ready = all(self.readable)
         if self.ready:
             self.weights = Weights(self.request.call, strides)
             call, self.fresh = self.request.call, self.request.fresh
-            self.packed, self.compute_packed = self.weights.packed, call.run
+            self.rows = rows_of(conv, call.plan, strides)
+            self.packed, self.compute_packed = (self.rows or self.weights).packed, call.run
             self.single = made(call, self.request.x_strides, strides)
         self.calls = 0
         plainly = self.ready and out is residual is None
         self.straight = plainly and kind.repeats and not self.request.large
         if self.straight and self.single is None:
-            self.straight = straight.fits(self.request.call, self.weights.bytes)
+            digested = self.weights.bytes if self.rows is None else 0
+            self.straight = straight.fits(self.request.call, digested)
         self.odd = self.request.itemsize - 1  # bits of an address that is not aligned
         bare = options.activation is options.layout is residual is None
         self.differentiable = bare and self.request.batched and conv.mode == "zeros"
@@ -106,9 +111,11 @@ class Layer:
             return
         if self.single is not None:
             way = straight.by_single(self.single)
+        elif self.rows is not None:
+            way = straight.by_rows(self.request.call, self.rows)
         else:
             weights = self.weights
-            packed = self.packed(self.address(weight), self.address(bias) if biased else 0)
+            packed = weights.packed(self.address(weight), self.address(bias) if biased else 0)
             sizes = weights.bytes, weights.bias_bytes, biased
             way = straight.by_packed(weights.call, packed, sizes)
         asked = straight.Question(*ask, self.request.making())

@@ -16,6 +16,7 @@ from konv.errors import ProblemError
 from konv.geometry import Conv
 from konv.runtime import hugepages, lent, memory
 from konv.runtime.execute import Call
+from konv.runtime.rows import Head
 from konv.runtime.threads import Team
 from konv.runtime.weights import Packed
 from konv.target import BYTES
@@ -26,7 +27,7 @@ class Request:
     result.
 
     `readable` is False if kernels cannot read x as it lies (byte order, steps backwards): it must
-    be copied first.
+    be copied first. `reads`: as of konv.runtime.choose.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Request:
         team: Team,
         weight_last: bool,
         residual: Any = None,
+        reads: bool = False,
     ) -> None:
         self.kind, self.conv, self._address = kind, conv, kind.address
         after = epilogue(options, residual is not None)
@@ -74,6 +76,7 @@ class Request:
                 y_last,
                 after,
                 options.plan,
+                reads,
             )
 
     def _result(self, y_last: bool) -> tuple[Shape, Shape | None]:
@@ -149,7 +152,7 @@ class Request:
     def run(
         self,
         px: int,
-        packed: Packed,
+        packed: Packed | Head,
         out: Any,
         reads: tuple[tuple[int, int], ...],
         residual: Any = None,

@@ -17,6 +17,7 @@ objects whose addresses stand there; nothing of their insides is known here.
 from __future__ import annotations
 
 from konv.kernels.builtin import PARAMETERS, TABLE
+from konv.kernels.panels.cut import HEAD
 from konv.kernels.words import Words
 from konv.llvm import I64, VOID, Function, Module, Pointer, Value
 from konv.target import Target
@@ -32,7 +33,9 @@ STRAIGHT = (
     "odd",  # bits of an address that is not aligned
     "digest", "bytes", "bias_bytes", "weight_is", "bias_is",  # and what digests must be
     "run", "job", "team", "threads",
-    "packed",  # weight; 0: the kernel reads weight and bias as they lie (konv.kernels.single)
+    "packed",  # weight; 0: the kernel reads weight and bias as they lie
+    "row",  # numbers from a row of such a weight to the next, for konv.kernels.panels; 0: single
+    "zeros",  # what stands for a bias in the former if there is none
     "scratch",  # address of two words: 1 while a call has it; where it begins
     "used",  # set to 1 by each call
 )  # fmt: skip
@@ -85,23 +88,38 @@ class _Call:
             bias.set(self._address(self.args + 2))
         there = x.differs(0) & weight.differs(0) & (bias.get().differs(0) | t["biased"].equals(0))
         there = there & ((x | weight | bias.get()) & t["odd"]).equals(0)
-        with f.when(there), f.choose(t["packed"].equals(0)) as (single, layer):
+        with f.when(there), f.choose((t["packed"] | t["row"]).equals(0)) as (single, layer):
             with single:
                 self._compute(x, weight, bias.get())
-            with layer:
-                self._by_packed(x, weight, bias.get())
+            with layer, f.choose(t["row"].equals(0)) as (packed, rows):
+                with packed:
+                    self._by_packed(x, weight, bias.get())
+                with rows:
+                    self._by_rows(x, weight, bias.get())
 
     def _by_packed(self, x: Value, weight: Value, bias: Value) -> None:
         f, t = self.f, self.t
         change = f.var(self._digest(weight, "bytes") ^ t["weight_is"])
         with f.when(t["biased"].differs(0)):
             change.set(change.get() | (self._digest(bias, "bias_bytes") ^ t["bias_is"]))
-        scratch = t.pointer("scratch", I64)
-        # Python's lock is held here: no other call comes between asking and taking
-        with f.when((change.get() | scratch[0]).equals(0)):
-            scratch[0] = 1
+        with f.when(change.get().equals(0)):
             t["used"] = 1
-            self._compute(x, t["packed"], scratch[1])
+            self._in_scratch(x, t["packed"])
+
+    def _by_rows(self, x: Value, weight: Value, bias: Value) -> None:
+        f, t = self.f, self.t
+        head = Words(f.array(I64, len(HEAD)), HEAD)
+        head["finite"], head["rows"], head["row"] = 1, weight, t["row"]
+        head["biases"] = f.select(bias.equals(0), t["zeros"], bias)
+        self._in_scratch(x, head.base.address())
+
+    def _in_scratch(self, x: Value, weights: Value) -> None:
+        """Compute in the scratch memory, if no other call has it."""
+        f, scratch = self.f, self.t.pointer("scratch", I64)
+        # Python's lock is held here: no other call comes between asking and taking
+        with f.when(scratch[0].equals(0)):
+            scratch[0] = 1
+            self._compute(x, weights, scratch[1])
             scratch[0] = 0
 
     def _compute(self, x: Value, weight: Value, other: Value) -> None:

@@ -5,7 +5,8 @@ Nothing is measured here, and choosing never looks at batch or thread count; of 
 knows only whether it is small, middling or large, of a dilated layer also about how many taps'
 distances it is wide, if few. So a layer has three plans at most for a pair of layouts, a dilated
 one a few more: a new size compiles nothing, and results do not depend on what else is computed.
-Contiguous depthwise layers have more for broad and for narrow images, which give the same bits.
+Contiguous depthwise layers have more for broad and for narrow images, which give the same bits, and
+so have those of one tap whose weights need not be packed (konv.kernels.panels.instead).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Literal
 from konv import kernels
 from konv.errors import ProblemError, UnsupportedError
 from konv.geometry import Axis, Conv
-from konv.kernels import planes
+from konv.kernels import direct, panels, planes
 from konv.plan import Algorithm, Plan
 from konv.runtime import tuned
 from konv.target import Target
@@ -86,20 +87,24 @@ def current_precision() -> Precision:
     return _precision.get()
 
 
-def choose(conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan:
+def choose(conv: Conv, target: Target, packed: bool, blocked: bool, reads: bool = False) -> Plan:
     """The plan for a layer whose input is contiguous (`packed`) or channels-last, its output
     likewise (`blocked`): the one found by tuning, else the one that its algorithm's model says is
     fastest.
 
     Contiguous means that the last spatial axis has stride 1, channels-last that channels have.
+    `reads`: konv.kernels.panels could read the weight as it lies, where others would make sure at
+    each call that it is still what they have packed.
     """
     layer = _typical(conv)
     plan = _tuned(layer, target, packed, blocked)
-    return plan or _for_image(conv, _cheapest(layer, target, packed, blocked), target)
+    return plan or _for_image(conv, _cheapest(layer, target, packed, blocked), target, reads)
 
 
-def _for_image(conv: Conv, plan: Plan, target: Target) -> Plan:
-    """The plan for an image of this size, among those of the algorithm that give the same bits."""
+def _for_image(conv: Conv, plan: Plan, target: Target, reads: bool = False) -> Plan:
+    """The plan for an image of this size, among those that give the same bits."""
+    if reads and plan.algorithm == direct.name:
+        return panels.instead(conv, plan, target)
     return planes.for_image(conv, plan, target) if plan.algorithm == planes.name else plan
 
 

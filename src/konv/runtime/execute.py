@@ -18,6 +18,7 @@ from konv.runtime import memory, weights
 from konv.runtime.choose import choose, pin
 from konv.runtime.code import digests, kernel
 from konv.runtime.job import schedule
+from konv.runtime.rows import Head
 from konv.runtime.threads import Team
 from konv.runtime.weights import CACHE, Packed, Strides
 from konv.target import BYTES
@@ -27,7 +28,8 @@ NOTHING = Epilogue()
 
 class Call:
     """`conv` on an input and an output with these strides, in elements, as (batch, channel,
-    *spatial); by the plan that is chosen, by that of an algorithm named, or by one given.
+    *spatial); by the plan that is chosen, by that of an algorithm named, or by one given. `reads`:
+    as of konv.runtime.choose.
     """
 
     def __init__(
@@ -40,12 +42,13 @@ class Call:
         y_last: bool,
         epilogue: Epilogue = NOTHING,
         plan: str | Plan | None = None,
+        reads: bool = False,
     ) -> None:
         target = llvm.detect()
         self.conv, self.team = conv, team
         how = conv, target, not x_last, not y_last
         if not isinstance(plan, Plan):
-            plan = choose(*how) if plan is None else pin(plan, *how)
+            plan = choose(*how, reads) if plan is None else pin(plan, *how)
         self.plan = plan.followed_by(epilogue)
         memory.require(
             weights.packed_bytes(conv, self.plan, target), f"the packed weight of {conv}"
@@ -60,7 +63,7 @@ class Call:
             "plan", conv=conv, plan=self.plan, threads=self.job.threads, scratch=self.job.scratch
         )
 
-    def run(self, x: int, packed: Packed, y: int, residual: int | None = None) -> None:
+    def run(self, x: int, packed: Packed | Head, y: int, residual: int | None = None) -> None:
         """Compute y from x with packed weights; `residual` lies in memory as y does."""
         job, team, threads = self._address, self._team, self._threads
         scratch = memory.take(self._scratch)

@@ -22,6 +22,7 @@ from konv.runtime import builtin
 from konv.runtime.code import compiled, digests
 from konv.runtime.execute import Call
 from konv.runtime.memory import SMALLEST, Buffer
+from konv.runtime.rows import Rows
 from konv.runtime.single import Single
 from konv.runtime.weights import CACHE, Packed
 
@@ -84,10 +85,8 @@ def by_packed(call: Call, packed: Packed, source: tuple[int, int, bool] | None) 
     """By a packed weight. `source`: bytes of the weight and bias, and whether there is one, whose
     digests must be those that it was packed from; None: it is its own.
     """
-    global _scratch
     functions, (size, bias_size, biased) = digests(), source or (0, 0, False)
-    if _scratch is None or _scratch.buffer.size < call.job.scratch:
-        _scratch = _Scratch(call.job.scratch)
+    scratch = _scratch_of(call)
     weight_is, bias_is = packed.digest, 0
     if biased:  # as konv.runtime.execute.Weights puts them together
         bias_is = (packed.digest + 2**63) % 2**64 - 2**63
@@ -96,16 +95,35 @@ def by_packed(call: Call, packed: Packed, source: tuple[int, int, bool] | None) 
         weight_is = functions.digest(0, 0)
     words = (
         builtin.address(functions.digest), size, bias_size, weight_is, bias_is,
-        builtin.address(call.kernel.run), call.job.address, call.team.address, call.job.threads,
-        packed.address, _scratch.words.ctypes.data,
+        *_run(call), packed.address, 0, 0, scratch.words.ctypes.data,
     )  # fmt: skip
-    return Way(words, (call, packed, functions, _scratch))
+    return Way(words, (call, packed, functions, scratch))
+
+
+def by_rows(call: Call, rows: Rows) -> Way:
+    """By a kernel that reads the rows of the weight, and the bias, as they lie."""
+    scratch = _scratch_of(call)
+    words = 0, 0, 0, 0, 0, *_run(call), 0, rows.row, rows.zeros, scratch.words.ctypes.data
+    return Way(words, (call, rows, scratch))
 
 
 def by_single(single: Single) -> Way:
     """By a kernel that reads weight and bias as they lie."""
     words = builtin.address(single.kernel), single.job, single.team, single.threads
-    return Way((0, 0, 0, 0, 0, *words, 0, 0), single)
+    return Way((0, 0, 0, 0, 0, *words, 0, 0, 0, 0), single)
+
+
+def _run(call: Call) -> tuple[int, ...]:
+    """The words of STRAIGHT from "run" to "threads"."""
+    return builtin.address(call.kernel.run), call.job.address, call.team.address, call.job.threads
+
+
+def _scratch_of(call: Call) -> _Scratch:
+    """What these calls have in common, large enough for one more."""
+    global _scratch
+    if _scratch is None or _scratch.buffer.size < call.job.scratch:
+        _scratch = _Scratch(call.job.scratch)
+    return _scratch
 
 
 def straight(

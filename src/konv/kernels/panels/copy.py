@@ -12,7 +12,7 @@ from konv.kernels.words import Words, part_function
 from konv.llvm import I8, REAL, SIZE, Function, Module, Pointer, Routine, Value
 from konv.plan import Plan
 
-UNIT = ("x", "y", "scratch", "weights", "bias", "pixels", "rows", "residual")
+UNIT = ("x", "y", "scratch", "weights", "row", "bias", "pixels", "rows", "residual")
 RECORDS = (JOB, UNIT)
 AHEAD = 8  # planes: the rows of so many channels on are asked for
 SOON = 2  # the same of runs, which are longer

@@ -18,15 +18,17 @@ JOB: tuple[str, ...] = (
     "boxes", "box",  # of a row of pixels: units, and pixels in each; the last may have more
     "high", "deep", "length",  # rows of pixels of an image, on two axes, and pixels in each
     "ci", "co",  # of a group
-    "row",  # numbers from a row of packed weights to the next
     "panel",  # numbers from a panel to the next
-    "weights",  # numbers of all rows of packed weights
     "far",  # 1 if images and places of results come from memory and are asked for in advance
     "runs",  # 1 if all panels of a unit are filled first, channel by channel
     "x_batch", "x_channel", "x0", "x1", "x2", "y_batch", "y_channel", "y0", "y1",  # in elements
     "at_panels",  # bytes into the thread's scratch
     "thread_bytes",
 )  # fmt: skip
+
+# What weights begin with, of any making: word 0 as of konv.kernels.pack, addresses of the rows of
+# the weight and of the biases, numbers from a row to the next.
+HEAD = ("finite", "rows", "biases", "row")
 
 # Prices in cycles, as konv.kernels.cut has them: of a unit; of a tile, its sums begun and stored;
 # of a vector copied into a panel; bytes a cycle of weights that a core's second-level cache does
@@ -124,7 +126,7 @@ def cut(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads:
         "chunks": parts * conv.groups, "parts": parts, "chunk": chunk,
         "rows": max(some, target.l2 // 4 // (row * size) // some * some),
         "boxes": boxes, "box": pixels, "high": high.out, "deep": deep.out, "length": length,
-        "ci": ci, "co": co, "row": row, "panel": panel, "weights": conv.co * row,
+        "ci": ci, "co": co, "panel": panel,
         "far": far, "runs": runs,
         "x_batch": x[0], "x_channel": x[1], "x0": x[2], "x1": x[3], "x2": x[4],
         "y_batch": y[0], "y_channel": y[1], "y0": y[2], "y1": y[3],

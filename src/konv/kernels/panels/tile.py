@@ -1,5 +1,5 @@
 """The register tile of konv.kernels.panels: mr output channels x nv vectors of pixels; and its
-weights, rows as they lie in the weight.
+weights, rows as they lie in the weight: in the user's array, or copied.
 
     [group][output channel][ci], each row on cache lines of its own, then all biases
 """
@@ -12,7 +12,9 @@ from konv.kernels.epilogue import activate, add_residual, apart
 from konv.kernels.microtile import add_run, multiply_add, tiles_ahead
 from konv.kernels.pack import HEADER, Arguments, emit_pack
 from konv.kernels.panels.copy import AHEAD
+from konv.kernels.panels.cut import HEAD
 from konv.kernels.scratch import LINE
+from konv.kernels.words import Words
 from konv.llvm import I8, I64, REAL, SIZE, Function, Module, Pointer, Routine, Value, Variable
 from konv.plan import Plan
 
@@ -201,7 +203,7 @@ def emit_weights(module: Module, dtype: str) -> None:
     as the weight of an adjoint lies.
     """
     real = REAL[dtype]
-    line, head = LINE // SIZE[real], HEADER // SIZE[real]
+    line = LINE // SIZE[real]
 
     def units(f: Function, a: Arguments) -> Value:  # noqa: ARG001 - as emit_pack asks
         every: Value = a["groups"] * ((a["co"] + (PACKED - 1)) // PACKED)
@@ -211,15 +213,19 @@ def emit_weights(module: Module, dtype: str) -> None:
         each = (a["co"] + (PACKED - 1)) // PACKED
         g, k = unit // each, unit % each * PACKED
         row, count = (((a["ci"] + (line - 1)) // line) | 1) * line, f.least(a["co"] - k, PACKED)
-        first = g * a["co"] + k
+        first, every = g * a["co"] + k, a["groups"] * a["co"]
+        rows = a["packed"] + HEADER // SIZE[real]
+        biases = rows + every * row
+        with f.when(unit.equals(0)):
+            head = Words(a["packed"].cast(I64), HEAD)
+            head["rows"], head["biases"], head["row"] = rows.address(), biases.address(), row
         source = a["weights"] + g * a["by_group"] + k * a["by_co"]
-        to = a["packed"] + first * row + head
+        to = rows + first * row
         with f.choose(a["by_ci"].equals(1)) as (neighbours, others):
             with neighbours, f.loop(count) as r:
                 f.copy(to + r * row, source + r * a["by_co"], a["ci"])
             with others, f.loop(a["ci"]) as c, f.loop(count) as r:
                 to[r * row + c] = source[r * a["by_co"] + c * a["by_ci"]]
-        biases = a["packed"] + a["groups"] * a["co"] * row + head
         with f.choose(a["bias"].address().differs(0)) as (some, none):
             with some, f.loop(count) as r:
                 biases[first + r] = a["bias"][first + r] + 0.0

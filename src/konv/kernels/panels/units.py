@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from konv.kernels.pack import HEADER
 from konv.kernels.panels.copy import RECORDS, UNIT, emit_copy, shares
-from konv.kernels.panels.cut import JOB, joined
+from konv.kernels.panels.cut import HEAD, JOB, joined
 from konv.kernels.panels.tile import emit_first, emit_rows, emit_weights
 from konv.kernels.region import emit_entry, emit_units
 from konv.kernels.words import Words, part_function
@@ -46,7 +45,8 @@ def _emit_work(plan: Plan, parts: Parts, f: Function, call: Words, thread: Value
     unit = Words(f.array(I64, len(UNIT)), UNIT)
     size = SIZE[REAL[plan.dtype]]
     unit["scratch"] = call["scratch"] + thread * job["thread_bytes"]
-    packed = call["weights"] + HEADER
+    head = Words(call.pointer("weights", I64), HEAD)
+    unit["row"] = head["row"]
 
     def body(number: Value) -> None:
         each = job["units"] // job["chunks"]
@@ -64,8 +64,8 @@ def _emit_work(plan: Plan, parts: Parts, f: Function, call: Words, thread: Value
         y = image * job["y_batch"] + channel * job["y_channel"]
         y = y + deep * job["y0"] + high * job["y1"] + pixel
         unit["x"], unit["y"] = call["x"] + x * size, call["y"] + y * size
-        unit["weights"] = packed + channel * job["row"] * size
-        unit["bias"] = packed + (job["weights"] + channel) * size
+        unit["weights"] = head["rows"] + channel * head["row"] * size
+        unit["bias"] = head["biases"] + channel * size
         unit["residual"] = call["residual"] if plan.residual else 0
         f.call(parts["copy"], [job.base, unit.base])
         f.call(parts["sweep"], [job.base, unit.base])
@@ -93,10 +93,10 @@ def _emit_sweep(module: Module, plan: Plan, parts: Parts) -> Routine:
                 panel: Value, pixel: Value, valid: Value, row: Value, rows: Value, many: Value
             ) -> list[Value]:
                 """As PARAMETERS says, from a row of the unit on."""
-                weights = unit["weights"] + row * job["row"] * size
+                weights = unit["weights"] + row * unit["row"] * size
                 to = unit["y"] + (row * job["y_channel"] + pixel) * size
                 return [
-                    panel, job["ci"], weights, job["row"], unit["bias"] + row * size,
+                    panel, job["ci"], weights, unit["row"], unit["bias"] + row * size,
                     to, job["y_channel"], rows, valid, job["far"],
                     unit["x"] + (pixel + wide) * size, job["x_channel"],
                     many, job["panel"], unit["residual"],

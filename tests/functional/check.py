@@ -207,7 +207,7 @@ def pinned(algorithm: Algorithm, which: int = 0) -> Iterator[None]:
         refused = algorithm.why_not(conv, rest[0])
         layer = _typical(conv)  # as choosing sees it
         with usual_numbers():
-            offered = () if refused else algorithm.plans(layer, *rest)
+            offered = () if refused else algorithm.plans(layer, *rest[:3])
         plans[conv] = offered[which] if offered else otherwise(conv, *rest)
         return plans[conv]
 

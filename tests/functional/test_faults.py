@@ -364,8 +364,10 @@ def test_refused_memory_is_an_error(
                 patch.setattr(arrays.NumpyKind, "empty", Refused().empty)
             else:
                 patch.setattr({"scratch": memory}.get(part, weights), "np", Refused())
-            if part == "result" and out:
-                assert layer.call(*layer.arrays, **layer.options, out=place) is place
+            none = part == "packed weights" and "k1" in line  # they are read as they lie
+            if none or (part == "result" and out):
+                y = layer.call(*layer.arrays, **layer.options, **({"out": place} if out else {}))
+                assert out == (y is place)
             else:
                 with pytest.raises(MemoryError) as caught:
                     layer.call(*layer.arrays, **layer.options, **({"out": place} if out else {}))

@@ -95,8 +95,7 @@ def right(conv: Conv, x: Any, w: Any, b: Any) -> Any:
         fresh = numbers(mine(conv, x, w, b))
     assert y.tobytes() == fresh.tobytes(), f"{conv}: a stale weight was used"
     assert np.array_equal(y, theirs(conv, x, w, b).numpy()), f"{conv}: not what PyTorch says"
-    *_, layer = dispatch._layers.values()
-    assert kept or layer.rows is not None
+    assert kept or any(layer.rows for layer in dispatch._layers.values())
     return y
 
 

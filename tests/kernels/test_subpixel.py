@@ -67,7 +67,7 @@ def results(algorithm: Any, case: Case, x: Any = None) -> Array:
     arguments = {**case.arguments, **({} if out is None else {"out": out})}
 
     def choose(conv: Conv, *rest: Any) -> Plan:
-        return algorithm.plans(conv, *rest)[0]
+        return algorithm.plans(conv, *rest[:3])[0]
 
     forget()
     with patch.object(execute, "choose", choose):

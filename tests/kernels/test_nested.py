@@ -19,10 +19,10 @@ import konv
 from konv import llvm
 from konv.geometry import Conv
 from konv.kernels import by_name, nested
+from konv.kernels.nested.sizes import BAND
 from konv.kernels.strips.job import JOB
 from konv.runtime import weights
 from konv.runtime.choose import choose, precision
-from konv.target import Target
 
 # Two tiles of products and a tail, one output, taps that are no multiple of four or unlike, images
 # smaller than a block, more padding than image; channels on and one past a vector.
@@ -52,26 +52,18 @@ def alone() -> Iterator[None]:
     assert {plan.algorithm for plan in plans.values()} == {"nested"}
 
 
-def cramped(monkeypatch: pytest.MonkeyPatch, l2: int) -> None:
-    """Bands of rows as for a cache of that size."""
-    real = llvm.detect()
-    monkeypatch.setattr(llvm, "detect", lambda: replace(real, l2=l2))
-    forget()
-
-
 @every_layout
 @every_map
-def test_maps(line: str, layouts: tuple[bool, bool], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Right, and the same bits for any threads and bands."""
+def test_maps(line: str, layouts: tuple[bool, bool]) -> None:
+    """Right, and the same bits for any threads, and so units."""
     case = case_of(line, layouts)
     with alone():
         with threads(1):
             once = numbers(check(case))
-        for count, l2 in ((2, 2**30), (3, 1), (5, 200_000)):
-            cramped(monkeypatch, l2)
+        for count in (2, 3, 5):
+            forget()
             with threads(count):
                 assert np.array_equal(once, numbers(check(case))), f"{case}: other bits"
-            monkeypatch.undo()
 
 
 @pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
@@ -171,17 +163,16 @@ def test_cost_and_memory(line: str) -> None:
     assert weights.packed_bytes(conv, plan, target) == 64 + 4 * channels * (49 * blocks + 1)
 
 
-@pytest.mark.parametrize("l2", [1, 256 * 1024, 2**30])
+@pytest.mark.parametrize("count", [1, 2, 7])
 @every_map
-def test_all_rows_once(line: str, l2: int) -> None:
-    """Bands begin at whole tiles, and cover the output; small caches get short ones."""
+def test_all_rows_once(line: str, count: int) -> None:
+    """Units begin at whole bands, and cover the output; one thread has one for all rows."""
     conv = Conv.parse(line)
-    target: Target = replace(llvm.detect(), l2=l2)
-    (plan,) = nested.plans(conv, target, True, True)
-    work = nested.work(conv, plan, target, (1, 1, 1, 1), (1, 1, 1, 1), 2)
+    (plan,) = nested.plans(conv, llvm.detect(), True, True)
+    work = nested.work(conv, plan, llvm.detect(), (1, 1, 1, 1), (1, 1, 1, 1), count)
     words = dict(zip(JOB, work.words, strict=True))
-    assert words["box1"] % (4 * plan.vectors) == 0 or words["boxes1"] == 1
+    assert BAND % plan.vectors == 0
+    assert words["box1"] % (4 * BAND) == 0 or words["boxes1"] == 1
+    assert words["boxes1"] == 1 or count > 1
     assert (words["boxes1"] - 1) * words["box1"] < words["out1"] <= words["boxes1"] * words["box1"]
     assert words["units"] == conv.n * words["chunks"] * words["boxes1"]
-    if l2 == 1:
-        assert words["box1"] <= 4 * plan.vectors

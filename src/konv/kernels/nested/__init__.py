@@ -5,10 +5,11 @@ of Computations", 1980), with the points 0, 1, -1, 2, -2, 1/2 and infinity. Taps
 of four along both axes; blocks lie as far apart as tiles of outputs, so all of them share the
 transformed input:
 
-        for unit: for vector of channels:                       channels stand in the lanes
-            for row of tiles s: columns, then rows of 7 pixels  -> V[49][s][t]
-            for j in 49: M[j][o][t] = sum over blocks a, b of V[j][o + a][t + b] * U[j][a][b]
-            for row of tiles o: rows, then columns of M         -> 4 rows of the output
+        for unit: for vector of channels:                           channels stand in the lanes
+            for band of rows of tiles o:
+                for new row of tiles s: columns, then rows of 7 pixels  -> V[49][s][t], a ring
+                for j in 49: M[j][o][t] = sum over a, b of V[j][o + a][t + b] * U[j][a][b]
+                for o: rows, then columns of M                          -> 4 rows of the output
 
 31 x 31 taps are 64 blocks: 49 * 64 / 16 = 196 multiply-adds an output where there were 961. The
 tiles of outputs are 4 x 4 and begin at the first output, so `alignment` is 4. Rounding errors stay
@@ -29,6 +30,7 @@ from math import prod
 from konv.geometry import Conv
 from konv.kernels import schedule, scratch
 from konv.kernels.nested.products import emit_products
+from konv.kernels.nested.sizes import BAND
 from konv.kernels.nested.steps import CHUNK, emit_columns, emit_lines, emit_output
 from konv.kernels.nested.weights import emit_pack
 from konv.kernels.pack import HEADER
@@ -96,51 +98,40 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
 
 
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
-    """Bands of rows of tiles, such that transformed input and sums stay in the second-level
-    cache, and vectors of channels.
-    """
+    """Vectors of channels, and rows of tiles if those are too few for all threads."""
     lanes, size = target.lanes(conv.dtype), BYTES[conv.dtype]
     if conv.exact_macs < schedule.ALONE:
         threads = 1
     lines = -(-conv.co // lanes)
     rows = -(-conv.axes[0].out // 4)
-    band, step = _even(rows, plan), plan.vectors
+    each = -(-rows // BAND) * BAND
     wanted = UNITS * threads if threads > 1 else 1
-    room = max(target.l2 * 4 // 5, 1)
-    while band > step and (
-        sum(_parts(conv, plan, lanes, band).values()) * size > room
-        or (conv.n * lines * -(-rows // band) < wanted / 2 and band >= 4 * step)
-    ):
-        band = _even(band // 2, plan)
+    while conv.n * lines * -(-rows // each) < wanted / 2 and each >= 4 * BAND:
+        each = -(-each // (2 * BAND)) * BAND
     words = dict.fromkeys(JOB, 0)
-    each = conv.n * -(-rows // band)
-    pieces = min(lines, max(1, -(-wanted // max(1, each))))
+    boxes = conv.n * -(-rows // each)
+    pieces = min(lines, max(1, -(-wanted // max(1, boxes))))
     chunk = -(-lines // pieces)
     chunks = -(-lines // chunk)
     words |= {
-        "units": chunks * each, "chunks": chunks, "chunk": chunk, "lines": lines,
+        "units": chunks * boxes, "chunks": chunks, "chunk": chunk, "lines": lines,
         "channels": conv.co, "multiplier": 1, "mode": MODES[conv.mode],
         "x_batch": x[0], "x_channel": x[1], "y_batch": y[0], "y_channel": y[1],
         "out0": 1, "box0": 1, "boxes0": 1, "size0": 1,
     }  # fmt: skip
     for a, axis in enumerate(conv.axes, start=1):
-        box = min(4 * band, axis.out) if a == 1 else axis.out
+        box = min(4 * each, axis.out) if a == 1 else axis.out
         words |= {
             f"size{a}": axis.size, f"lo{a}": axis.lo, f"out{a}": axis.out,
             f"x_stride{a}": x[1 + a], f"y_stride{a}": y[1 + a],
             f"box{a}": box, f"boxes{a}": -(-axis.out // box),
         }  # fmt: skip
-    parts = {name: numbers * size for name, numbers in _parts(conv, plan, lanes, band).items()}
+    parts = {name: numbers * size for name, numbers in _parts(conv, plan, lanes).items()}
     words["thread_bytes"] = scratch.lay_out(words, parts)
     return Work(list(words.values()), threads, words["thread_bytes"])
 
 
-def _even(rows: int, plan: Plan) -> int:
-    """Rows of tiles rounded up to those that products take at a time."""
-    return -(-max(rows, 1) // plan.vectors) * plan.vectors
-
-
-def _parts(conv: Conv, plan: Plan, lanes: int, band: int) -> dict[str, int]:
+def _parts(conv: Conv, plan: Plan, lanes: int) -> dict[str, int]:
     """The parts of a thread's scratch, in numbers."""
     deep, wide = (-(-axis.kernel // 4) for axis in conv.axes)
     columns = -(-conv.axes[1].out // 4)
@@ -149,8 +140,8 @@ def _parts(conv: Conv, plan: Plan, lanes: int, band: int) -> dict[str, int]:
     return {
         "at_strip": 8 * width * lanes,
         "at_columns": 7 * (4 * CHUNK + 3) * lanes,
-        "at_tiles": 49 * (band + deep - 1) * (padded + wide - 1) * lanes,
-        "at_sums": 49 * band * padded * lanes,
+        "at_tiles": 49 * (BAND + deep - 1) * (padded + wide - 1) * lanes,
+        "at_sums": 49 * BAND * padded * lanes,
         "at_block": 4 * 4 * columns * lanes,
         "at_dump": lanes,
     }

@@ -2,37 +2,47 @@
 
 from __future__ import annotations
 
-from konv.kernels.nested.sizes import Sizes, blocks_of, part
+from konv.kernels.nested.sizes import BAND, Sizes, blocks_of, part
 from konv.kernels.strips.form import Form
 from konv.kernels.strips.job import strip_function
-from konv.llvm import REAL, Function, Module, Pointer, Routine, Value, Variable
+from konv.llvm import REAL, Function, Module, Pointer, Routine, Variable
 from konv.plan import Plan
 
 
 def emit_products(module: Module, plan: Plan) -> Routine:
-    """products(job, unit, weights): M, all its points, from V. A tile has `vectors` rows of
-    `pixels`; a slot of V is loaded once for all blocks of a row that read it.
+    """products(job, unit, weights, band): M of the rows of tiles from `band` on, all its points,
+    from V. A tile has `vectors` rows of `pixels`; a slot of V is loaded once for all blocks of a
+    row that read it.
     """
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     form = Form.of(plan, lanes)
     deep, wide = blocks_of(form)
     count, tall = plan.pixels, plan.vectors
     held = 8 if module.target.registers == 32 else 4
-    with strip_function(module, "products", ("weights",)) as (f, job, unit, (address,)):
+    with strip_function(module, "products", ("weights", "band")) as (
+        f,
+        job,
+        unit,
+        (address, band),
+    ):
         sizes, weights = Sizes(plan, form, unit), address.to_pointer(real)
         tiles, sums = part(job, unit, "at_tiles", real), part(job, unit, "at_sums", real)
-        pitch = sizes.pitch * lanes
+        rows = f.least(sizes.rows - band, BAND)
+        pitch, first = sizes.pitch * lanes, band % sizes.ring
         with (
             f.loop(49) as j,
-            f.loop(sizes.all_rows, step=tall) as o,
+            f.loop(rows, step=tall) as o,
             f.loop(sizes.padded, step=count) as t,
         ):
             zero = f.zero(real, lanes)
             totals = [[Variable(f, zero) for _ in range(count)] for _ in range(tall)]
             own = weights + j * (deep * wide * lanes)
-            at = tiles + (j * sizes.plane + o * sizes.pitch + t) * lanes
+            at = tiles + (j * sizes.plane + t) * lanes
             with f.loop(deep) as a:
-                _add_blocks(f, totals, at + a * pitch, own + a * (wide * lanes), pitch, wide, held)
+                slots = [first + o + a + r for r in range(tall)]
+                slots = [f.select(slot >= sizes.ring, slot - sizes.ring, slot) for slot in slots]
+                lines = [at + slot * pitch for slot in slots]
+                _add_blocks(f, totals, lines, own + a * (wide * lanes), wide, held)
             to = sums + (j * sizes.sums + o * sizes.padded + t) * lanes
             for r, row in enumerate(totals):
                 for n, total in enumerate(row):
@@ -43,9 +53,8 @@ def emit_products(module: Module, plan: Plan) -> Routine:
 def _add_blocks(
     f: Function,
     totals: list[list[Variable]],
-    at: Pointer,
+    lines: list[Pointer],
     weights: Pointer,
-    pitch: Value,
     wide: int,
     held: int,
 ) -> None:
@@ -54,8 +63,7 @@ def _add_blocks(
     for begin in range(0, wide, held):
         blocks = range(begin, min(begin + held, wide))
         ws = {b: weights.vector(b * lanes, lanes) for b in blocks}
-        for r, row in enumerate(totals):
-            line = at + pitch * r
+        for row, line in zip(totals, lines, strict=True):
             for slot in range(begin, blocks[-1] + len(row)):
                 v = line.vector(slot * lanes, lanes)
                 for b in blocks:

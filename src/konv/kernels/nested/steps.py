@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from konv.kernels.epilogue import activate, apart
-from konv.kernels.nested.sizes import Sizes, blocks_of, part
+from konv.kernels.nested.sizes import BAND, Sizes, blocks_of, part
 from konv.kernels.nested.transforms import to_outputs, to_points
 from konv.kernels.strips.form import Form
 from konv.kernels.strips.job import strip_function
@@ -38,38 +38,41 @@ def emit_lines(module: Module, plan: Plan, parts: dict[str, Routine]) -> Routine
         with f.loop(unit["line1"], start=unit["line0"]) as line:
             begin = f.least(line * lanes, job["channels"] - lanes)
             own, to = x + begin * job["x_channel"], y + begin * job["y_channel"]
-            with f.loop(sizes.tall) as s:
-                # Rows 4 s to 4 s + 6 lie in a ring of eight; three are there already.
-                first = f.select(s.equals(0), f.integer(0), s * 4 + 3)
-                with f.loop(s * 4 + 7, start=first) as r:
-                    to_row = ring + (r & 7) * sizes.width * lanes
-                    read = f.select(r < deepest, widest, f.integer(0))
-                    f.call(row_in, [job.base, unit.base, to_row, own, f.integer(0), r, read])
-                    with f.loop(sizes.width, start=read) as i:
-                        to_row.put(i * lanes, zero)
-                f.call(parts["columns"], [job.base, unit.base, s])
-            f.call(parts["products"], [job.base, unit.base, weights + line * each])
-            with f.loop(sizes.rows) as o:
-                bias = biases + line * lanes
-                f.call(parts["output"], [job.base, unit.base, o, bias, to])
-                if block_out is not None:
-                    rows = f.least(unit["length", 1] - o * 4, f.integer(4))
-                    there = to + o * 4 * job["y_stride", 1]
-                    size = [f.integer(1), rows, sizes.columns * 4]
-                    f.call(block_out, [job.base, unit.base, there, *size])
+            with f.loop(sizes.rows, step=BAND) as band:
+                end = f.least(sizes.rows, band + BAND)
+                begun = f.select(band.equals(0), band, band + (deep - 1))  # of the band before
+                with f.loop(end + (deep - 1), start=begun) as s:
+                    # Rows 4 s to 4 s + 6 lie in a ring of eight; three are there already.
+                    first = f.select(s.equals(0), f.integer(0), s * 4 + 3)
+                    with f.loop(s * 4 + 7, start=first) as r:
+                        to_row = ring + (r & 7) * sizes.width * lanes
+                        read = f.select(r < deepest, widest, f.integer(0))
+                        f.call(row_in, [job.base, unit.base, to_row, own, f.integer(0), r, read])
+                        with f.loop(sizes.width, start=read) as i:
+                            to_row.put(i * lanes, zero)
+                    f.call(parts["columns"], [job.base, unit.base, s])
+                f.call(parts["products"], [job.base, unit.base, weights + line * each, band])
+                with f.loop(end, start=band) as o:
+                    bias = biases + line * lanes
+                    f.call(parts["output"], [job.base, unit.base, o, o - band, bias, to])
+                    if block_out is not None:
+                        rows = f.least(unit["length", 1] - o * 4, f.integer(4))
+                        there = to + o * 4 * job["y_stride", 1]
+                        size = [f.integer(1), rows, sizes.columns * 4]
+                        f.call(block_out, [job.base, unit.base, there, *size])
         return f.fn
 
 
 def emit_columns(module: Module, plan: Plan) -> Routine:
-    """columns(job, unit, s): one row of tiles of the input, transformed along both axes, so many
-    tiles at a time that what lies between stays in the first-level cache.
+    """columns(job, unit, s): one row of tiles of the input, transformed along both axes, to its
+    place in the ring; so many at a time that what lies between stays in the first-level cache.
     """
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     form = Form.of(plan, lanes)
     with strip_function(module, "columns", ("s",)) as (f, job, unit, (s,)):
         sizes = Sizes(plan, form, unit)
         ring, between = part(job, unit, "at_strip", real), part(job, unit, "at_columns", real)
-        tiles = part(job, unit, "at_tiles", real) + s * sizes.pitch * lanes
+        tiles = part(job, unit, "at_tiles", real) + s % sizes.ring * sizes.pitch * lanes
         row, held = sizes.width * lanes, (4 * CHUNK + 3) * lanes
         lines = [ring + ((s * 4 + i) & 7) * row for i in range(7)]
         with f.loop(sizes.broad, step=CHUNK) as first:
@@ -91,15 +94,15 @@ def emit_columns(module: Module, plan: Plan) -> Routine:
 
 
 def emit_output(module: Module, plan: Plan) -> Routine:
-    """output(job, unit, o, bias, y): one row of tiles from M, to the output or, where that is
-    contiguous, to a block.
+    """output(job, unit, o, row, bias, y): one row of tiles, `row` of M, to the output or, where
+    that is contiguous, to a block.
     """
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     form = Form.of(plan, lanes)
-    names = ("o", "bias", "y")
-    with strip_function(module, "output", names) as (f, job, unit, (o, bias, address)):
+    names = ("o", "row", "bias", "y")
+    with strip_function(module, "output", names) as (f, job, unit, (o, row, bias, address)):
         sizes, y = Sizes(plan, form, unit), address.to_pointer(real)
-        sums = part(job, unit, "at_sums", real) + o * sizes.padded * lanes
+        sums = part(job, unit, "at_sums", real) + row * sizes.padded * lanes
         dump, block = part(job, unit, "at_dump", real), part(job, unit, "at_block", real)
         start, keep = bias.to_pointer(real).vector(0, lanes), f.array(real, 28 * lanes)
         y = y + o * 4 * job["y_stride", 1]

@@ -23,8 +23,8 @@ from konv.geometry import Conv
 from konv.kernels import by_name
 from konv.plan import Algorithm, Epilogue, Plan
 from konv.runtime import execute
-from konv.runtime.choose import _typical
 from konv.runtime.job import Job
+from konv.runtime.typical import typical
 
 EXACT = ("", "relu", "relu6")  # what gives integers of integers
 
@@ -205,7 +205,7 @@ def pinned(algorithm: Algorithm, which: int = 0) -> Iterator[None]:
 
     def choose(conv: Conv, *rest: Any) -> Plan:
         refused = algorithm.why_not(conv, rest[0])
-        layer = _typical(conv)  # as choosing sees it
+        layer = typical(conv)  # as choosing sees it
         with usual_numbers():
             offered = () if refused else algorithm.plans(layer, *rest[:3])
         plans[conv] = offered[which] if offered else otherwise(conv, *rest)

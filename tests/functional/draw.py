@@ -17,7 +17,7 @@ from konv.errors import ProblemError
 from konv.geometry import MODES, Conv
 from konv.kernels import ALGORITHMS, by_name
 from konv.plan import Algorithm, Plan
-from konv.runtime.choose import _typical
+from konv.runtime.typical import typical
 from konv.target import Target
 
 T = TypeVar("T")
@@ -258,7 +258,7 @@ def tiled_anyhow(conv: Conv, algorithm: Algorithm, target: Target) -> bool:
     """Whether `tiled` holds for the algorithm's first plans for all four pairs of layouts; which is
     the first is seen at a typical size, as choosing does.
     """
-    layouts, layer = product((True, False), repeat=2), _typical(conv)
+    layouts, layer = product((True, False), repeat=2), typical(conv)
     plans = [plan for pair in layouts for plan in algorithm.plans(layer, target, *pair)[:1]]
     return bool(plans) and all(tiled(conv, plan, target) for plan in plans)
 

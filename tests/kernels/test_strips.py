@@ -25,8 +25,8 @@ from konv.kernels.strips.form import ABREAST, Form, at_hand, banded, halved, ste
 from konv.kernels.strips.job import JOB
 from konv.plan import Algorithm
 from konv.runtime import weights
-from konv.runtime.choose import _typical
 from konv.runtime.code import kernel
+from konv.runtime.typical import typical
 
 # Algorithm, layouts, forms of the arrays, number of the plan
 ROADS: dict[str, tuple[Any, tuple[bool, bool], str, int]] = {
@@ -172,7 +172,7 @@ def test_no_plan_of_planes_changes_bits(size: str, form: str, dtype: str) -> Non
             few = row.out < ABREAST * target.lanes(dtype)
             offered = tuple(plan for plan in offered if not (banded if few else halved)(plan))
     case, bits = Case(conv, bias="contiguous", whole=False), set[bytes]()
-    every = planes.plans(_typical(conv), target, True, True)
+    every = planes.plans(typical(conv), target, True, True)
     for plan in offered:
         with pinned(planes, every.index(plan)), small_units() if banded(plan) else nullcontext():
             bits.add(numbers(check(case)).tobytes())

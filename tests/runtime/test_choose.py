@@ -22,21 +22,12 @@ import konv
 from konv import llvm
 from konv.errors import ProblemError
 from konv.geometry import Conv
-from konv.kernels import ALGORITHMS, by_name, direct
+from konv.kernels import ALGORITHMS, by_name, direct, nested
 from konv.kernels.strips.form import banded, beside, halved
 from konv.kernels.winograd.transforms import transforms
 from konv.plan import Algorithm, Plan
 from konv.runtime import choose as module
 from konv.runtime.choose import (
-    ABOVE,
-    APART,
-    BETWEEN,
-    CUBES,
-    LARGE,
-    MIDDLE,
-    SMALL,
-    SPREADS,
-    WIDE,
     choices,
     choose,
     current_precision,
@@ -44,20 +35,30 @@ from konv.runtime.choose import (
     pin,
     precision,
 )
+from konv.runtime.typical import (
+    ABOVE,
+    APART,
+    BETWEEN,
+    CUBES,
+    HALF,
+    LARGE,
+    MIDDLE,
+    NEARLY,
+    SMALL,
+    SPREADS,
+    WHOLE,
+    WIDE,
+    typical,
+)
 from konv.target import Target
 
 every_target = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 
 
-def typical_of(conv: Conv) -> Conv:
-    """The layer as choosing sees it."""
-    return module._typical(conv)
-
-
 def kind(conv: Conv) -> float:
-    """0: small, 1: middling. More outputs than ABOVE, of a transposed layer those from an input to
-    the next are one, and more than APART for each pixel from tap to tap: at how many of these it is
-    seen.
+    """0: small, 1: middling, 2: not large for many taps. More outputs than ABOVE, of a transposed
+    layer those from an input to the next are one, and more than APART for each pixel from tap to
+    tap: at how many of these it is seen.
     """
     apart = [a.out / a.up / a.dilation for a in conv.axes if a.dilation > 1]
     outputs = prod(a.out / a.up for a in conv.axes)
@@ -65,6 +66,8 @@ def kind(conv: Conv) -> float:
         return 0
     if outputs <= ABOVE and conv.dims < CUBES:
         return 1
+    if outputs <= NEARLY and nested.meant_for(conv):
+        return 2
     return next((count for most, count in SPREADS if min(apart, default=WIDE) <= most), WIDE)
 
 
@@ -159,7 +162,8 @@ def test_three_plans_at_most(target: Target) -> None:
             if other is not None:
                 found.setdefault(kind(other), set()).add(choose(other, target, *layouts))
         assert all(len(usual(plans)) <= 1 for plans in found.values()), f"{conv}: {found}"
-        assert len(found) <= 3 or any(axis.dilation > 1 for axis in conv.axes)
+        dilated = any(axis.dilation > 1 for axis in conv.axes)
+        assert len(found) <= 3 + nested.meant_for(conv) or dilated
 
 
 @pytest.mark.parametrize(("size", "name"), [(28, "direct"), (30, "direct"), (40, "winograd")])
@@ -252,24 +256,29 @@ def test_typical_sizes(line: str, small: str, large: str) -> None:
         conv = sized(Conv.parse(line), size) or Conv.parse(line)
         if size == 50 and conv.dims == 1:
             conv = conv.with_size(500)
-        typical = typical_of(conv)
-        assert "x".join(str(axis.size) for axis in typical.axes) == want
-        assert replace(typical, n=conv.n, axes=conv.axes) == conv
-        assert typical.n == 1
+        layer = typical(conv)
+        assert "x".join(str(axis.size) for axis in layer.axes) == want
+        assert replace(layer, n=conv.n, axes=conv.axes) == conv
+        assert layer.n == 1
 
 
 def test_where_small_and_middling_end() -> None:
     conv = Conv.parse("conv2d 1x8x6x10 o8 k3 p1")
-    assert typical_of(conv).axes[0].out ** 2 == SMALL
-    assert typical_of(conv.with_size(6, 11)).axes[0].out ** 2 == MIDDLE
-    assert typical_of(conv.with_size(10, 10)).axes[0].out ** 2 == MIDDLE
-    assert typical_of(conv.with_size(10, 11)).axes[0].out ** 2 == LARGE
+    assert typical(conv).axes[0].out ** 2 == SMALL
+    assert typical(conv.with_size(6, 11)).axes[0].out ** 2 == MIDDLE
+    assert typical(conv.with_size(10, 10)).axes[0].out ** 2 == MIDDLE
+    assert typical(conv.with_size(10, 11)).axes[0].out ** 2 == LARGE
     conv = Conv.parse("tconv2d 1x8x6x10 o8 k2 s2")
-    assert typical_of(conv).axes[0].size ** 2 == SMALL
-    assert typical_of(conv.with_size(6, 11)).axes[0].size ** 2 == MIDDLE
-    assert typical_of(conv.with_size(10, 11)).axes[0].out ** 2 == LARGE
+    assert typical(conv).axes[0].size ** 2 == SMALL
+    assert typical(conv.with_size(6, 11)).axes[0].size ** 2 == MIDDLE
+    assert typical(conv.with_size(10, 11)).axes[0].out ** 2 == LARGE
+    conv = Conv.parse("conv2d 1x8x10x10 o8 k13 p6 g8")  # depthwise with many taps
+    assert typical(conv).axes[0].out ** 2 == MIDDLE
+    assert typical(conv.with_size(10, 11)).axes[0].out ** 2 == HALF
+    assert typical(conv.with_size(20, 25)).axes[0].out ** 2 == HALF < NEARLY == 20 * 25
+    assert typical(conv.with_size(20, 26)).axes[0].out ** 2 == WHOLE
     conv = Conv.parse("conv3d 1x8x2x7x7 o8 k3 p1")  # volumes have no middle
-    assert typical_of(conv).axes[0].out == round(LARGE ** (1 / 3))
+    assert typical(conv).axes[0].out == round(LARGE ** (1 / 3))
 
 
 def test_the_same_plan_for_any_number_of_threads() -> None:
@@ -302,13 +311,13 @@ def test_plans_have_no_field_for_it() -> None:
 @pytest.mark.usefixtures("remembered")
 def test_the_cheapest_is_chosen() -> None:
     """Of the first plans of all that do not refuse the layer at its typical size."""
-    layers = {typical_of(conv): conv for conv in PROBLEMS}  # one of those that look alike
-    for target, (typical, conv), layouts in product(TARGETS.values(), layers.items(), LAYOUTS):
+    layers = {typical(conv): conv for conv in PROBLEMS}  # one of those that look alike
+    for target, (layer, conv), layouts in product(TARGETS.values(), layers.items(), LAYOUTS):
         costs = dict[Plan, float]()
         for algorithm in ALGORITHMS:
-            if algorithm.why_not(typical, target) is None:
-                for plan in algorithm.plans(typical, target, *layouts)[:1]:
-                    costs[plan] = algorithm.cost(typical, plan, target)
+            if algorithm.why_not(layer, target) is None:
+                for plan in algorithm.plans(layer, target, *layouts)[:1]:
+                    costs[plan] = algorithm.cost(layer, plan, target)
         found = choose(conv, target, *layouts)
         if found.algorithm == "planes":  # perhaps in the place of the first of them
             found = next(plan for plan in costs if plan.algorithm == found.algorithm)
@@ -317,7 +326,7 @@ def test_the_cheapest_is_chosen() -> None:
 
 def takes(algorithm: Algorithm, conv: Conv) -> bool:
     """Whether it may be chosen for contiguous images."""
-    layer, target = typical_of(conv), llvm.detect()
+    layer, target = typical(conv), llvm.detect()
     if algorithm.why_not(layer, target) is not None:
         return False
     return bool(algorithm.plans(layer, target, True, True))
@@ -397,7 +406,8 @@ def test_choices_are_all_the_plans_of_a_layer() -> None:
         others = filter(None, (conv, *(sized(conv, size) for size in SIZES)))
         assert {choose(other, llvm.detect(), *layouts) for other in others} <= set(every)
         dilated = any(axis.dilation > 1 for axis in conv.axes)
-        assert 1 <= len(usual(set(every))) <= 3 + dilated * len(SPREADS)
+        most = 3 + dilated * len(SPREADS) + nested.meant_for(conv)
+        assert 1 <= len(usual(set(every))) <= most
 
 
 def test_as_a_function() -> None:

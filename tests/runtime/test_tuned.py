@@ -16,7 +16,6 @@ from konv import dispatch, llvm, log
 from konv.geometry import Conv
 from konv.kernels import by_name
 from konv.plan import Plan
-from konv.runtime import choose as module
 from konv.runtime import fingerprint, sealed, store, tuned
 from konv.runtime.choose import (
     choices,
@@ -28,6 +27,7 @@ from konv.runtime.choose import (
     pin,
     precision,
 )
+from konv.runtime.typical import typical
 
 LAYER = Conv.parse("conv2d 1x32x24x24 o32 k3 p1")
 HERE = llvm.detect()
@@ -292,8 +292,8 @@ def test_importing_chooses_nothing() -> None:
 
 def test_all_offers_are_candidates() -> None:
     """Of each algorithm that takes the layer, every plan."""
-    typical = module._large(LAYER, module.WIDE)
+    layer = typical(LAYER)
     for name in ("winograd", "direct", "planar"):
-        plans = by_name(name).plans(typical, *HOW)
+        plans = by_name(name).plans(layer, *HOW)
         assert len(plans) > 1
         assert set(plans) <= set(offered(LAYER, *HOW))

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from math import prod
 
-from konv.geometry import Conv
+from konv.geometry import ONE, Axis, Conv
 from konv.kernels.pack import HEADER
 from konv.kernels.stored import HALVES
 from konv.kernels.strips import costs, emit_kernel
@@ -89,8 +89,20 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
 
 
 def cost(conv: Conv, plan: Plan, target: Target) -> float:
-    """Modelled cycles of one core for one image, as konv.kernels.strips.costs counts them."""
-    return costs.cycles(conv, plan, target)
+    """Modelled cycles of one core for one image, as konv.kernels.strips.costs counts them; rows of
+    taps that lie in padding are left out.
+    """
+    *_, down, _ = (ONE, *conv.axes)
+    inside = 1.0 if conv.mode != "zeros" else _inside(down)
+    return inside * costs.cycles(conv, plan, target)
+
+
+def _inside(axis: Axis) -> float:
+    """The share of an axis' taps that meet pixels, of all outputs."""
+    firsts = (n * axis.stride - axis.lo for n in range(axis.out))
+    taps = range(0, axis.kernel * axis.dilation, axis.dilation)
+    met = sum(0 <= first + tap < axis.size for first in firsts for tap in taps)
+    return met / max(1, axis.out * axis.kernel)
 
 
 def packing(conv: Conv, plan: Plan, target: Target) -> Packing:

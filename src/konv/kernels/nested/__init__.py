@@ -51,11 +51,20 @@ words = JOB
 # Tiles of products, rows x columns of M: sums for four cycles of two multiply-adds, the weights of
 # a row of blocks and a slot.
 TILES = {(16, 16): (1, 5), (32, 16): (1, 7), (16, 32): (2, 7), (64, 32): (2, 7)}
-# Taps along an axis. From 9 x 9 on there are fewer multiplications, but transforms are 60 % of the
-# time there, and of kernels between most are used on maps smaller than themselves, where a kernel
-# that leaves out the taps of padding is faster: 13x13 64@56 0.26 ms here, 0.23 in pencils; 27x27
-# 512@14 0.51, 0.15; 29x29 256@28 0.58, 0.60; 31x31 128@56 1.0, 1.9 (2 x Emerald Rapids).
-LEAST, MOST = 28, 64
+TILE = 35  # cycles a lane
+# Taps along an axis. Of fewer, transforms are most of the time. On maps of 20 pixels and less
+# konv.kernels.pencils, which leaves out the taps of padding, is faster (512@14: 13x13 .22 and .09
+# ms, 31x31 .56 and .20; 128@56: .38 and .43, .79 and 1.75; Granite Rapids).
+LEAST, MOST = 12, 64
+
+
+def meant_for(conv: Conv) -> bool:
+    """Whether a layer is of the kind that this is for: one channel in and out a group, two axes of
+    many taps each and no steps.
+    """
+    plain = all((axis.stride, axis.dilation, axis.up) == (1, 1, 1) for axis in conv.axes)
+    alone = conv.ci == conv.co == conv.groups
+    return plain and alone and conv.dims == 2 and all(a.kernel >= LEAST for a in conv.axes)
 
 
 def why_not(conv: Conv, target: Target) -> str | None:
@@ -84,33 +93,33 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
 
 
 def cost(conv: Conv, plan: Plan, target: Target) -> float:
-    """Modelled cycles of one core for one image: products at two a cycle, transforms at ten cycles
-    for seven numbers, five for the output's, and moving the arrays.
+    """Modelled cycles of one core for one image: products at 6/7 of the peak, and what a tile takes
+    of the image and of the outputs, the way in and out included (12 to 31 taps of 14 to 112 pixels,
+    two threads, .9 to 1.13 of what AVX-512 takes, .77 to 1.18 with AVX2 code; Granite Rapids).
     """
     rows, columns = (-(-axis.out // 4) for axis in conv.axes)
     deep, wide = (-(-axis.kernel // 4) for axis in conv.axes)
     products = 49 * deep * wide * rows * -(-columns // plan.pixels) * plan.pixels / 2
-    tall, broad = rows + deep - 1, columns + wide - 1
-    transforms = 10 * tall * (4 * broad + 3) + 70 * tall * broad + 80 * rows * columns
+    tiles = (rows + deep - 1) * (columns + wide - 1) + rows * columns
     lanes = target.lanes(conv.dtype)
-    layouts = (plan.packed + plan.blocked) * prod(a.out for a in conv.axes) * lanes / 2
-    return -(-conv.co // lanes) * (products * 7 / 6 + transforms + layouts)
+    return -(-conv.co // lanes) * (products * 7 / 6 + TILE * lanes * tiles)
 
 
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
-    """Vectors of channels, and rows of tiles if those are too few for all threads."""
+    """Vectors of channels, and rows of tiles if there are less than two units a thread: where units
+    meet, rows are transformed twice (64@56 of 13x13 taps: .19 ms whole, .24 in fours).
+    """
     lanes, size = target.lanes(conv.dtype), BYTES[conv.dtype]
     if conv.exact_macs < schedule.ALONE:
         threads = 1
     lines = -(-conv.co // lanes)
     rows = -(-conv.axes[0].out // 4)
-    each = -(-rows // BAND) * BAND
-    wanted = UNITS * threads if threads > 1 else 1
-    while conv.n * lines * -(-rows // each) < wanted / 2 and each >= 4 * BAND:
+    each, fewest = -(-rows // BAND) * BAND, 2 * threads if threads > 1 else 1
+    while conv.n * lines * -(-rows // each) < fewest and each >= 4 * BAND:
         each = -(-each // (2 * BAND)) * BAND
     words = dict.fromkeys(JOB, 0)
     boxes = conv.n * -(-rows // each)
-    pieces = min(lines, max(1, -(-wanted // max(1, boxes))))
+    pieces = min(lines, max(1, -(-UNITS * fewest // (2 * max(1, boxes)))))
     chunk = -(-lines // pieces)
     chunks = -(-lines // chunk)
     words |= {

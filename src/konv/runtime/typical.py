@@ -1,0 +1,128 @@
+"""The size at which an image of a layer is seen when a plan is chosen.
+
+One of few, so that a layer has few plans over all sizes: a new size compiles nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import ceil, floor, prod
+
+from konv.errors import ProblemError
+from konv.geometry import Axis, Conv
+from konv.kernels import nested
+
+# Outputs of a channel: of small images, at most of those, of middling ones, at most of those, of
+# large images. What is best for a layer changes about there: below, it is mostly its weights, and
+# tiles of pixels are not full. Of a transposed layer, the outputs from one input to the next count
+# as one. Maps of 8 x 8 and 10 x 10 seen as 32 x 32 took tiles of 4 whose weights are twice as many
+# as those of 2: 3x3 384@8 1.14 ms, not 0.68, 512@10 2.5, not 1.8; transposed 4x4 256->128@8 0.76,
+# not 0.56 (Zen 3). Those in steps of two fill tiles at 8 x 8, but not at 7 x 7. Volumes of so many
+# are not like a cube of 4: 512@2x7x7 would be computed without tiles.
+SMALL, BETWEEN, MIDDLE, ABOVE, LARGE = 49, 60, 64, 100, 1024
+CUBES = 3  # dimensions
+# Of layers of many taps (konv.kernels.nested) images of up to so many outputs count as 14 x 14, as
+# most taps meet padding in some rows; others as 56 x 56, for many are larger.
+HALF, NEARLY, WHOLE = 196, 500, 3136
+# Outputs of an axis for each pixel from tap to tap, up to which the image counts as small: most
+# taps meet padding, and tiles of interleaved axes would be mostly empty. With 1024 outputs in mind
+# 2048->256@17 dilated by 12 was given such tiles, 403 ms instead of 48; 256@28 36.8 and 24.4, @40
+# 4.4 and 7.0; 256@20 by 8 2.5 and 1.5, @23 2.5 and 2.5; 256@11 by 4 0.56 and 0.62 (Zen 3).
+APART = 2.5
+# Up to how many of these an image that is not small counts as having how many. Winograd's tiles lie
+# on the interleaved axes, which have so many outputs: one tile of 3, one of 4, two of 3; then tiles
+# of 4 need no more products than others, or hardly more. At 1024 outputs 256@65 dilated by 12 would
+# be seen with 2 or 3, where it has 5 or 6: 22.9 ms on tiles of 4, 15.3 on those of 3 (Zen 3).
+SPREADS = ((3.2, 2.8), (4.6, 3.9), (6.4, 5.5))
+WIDE = 8.0  # what others have at least: two tiles of 4
+GROWTHS = 40  # doublings: beyond any padding that the largest image could fill
+
+
+def typical(conv: Conv) -> Conv:
+    """The same layer at one of three sizes, so that it has at most three plans over all sizes; of
+    a dilated layer, large ones are several.
+    """
+    size = _size(conv)
+    if size != LARGE:
+        return _at_size(conv, size)
+    apart = [a.out / (a.up * a.dilation) for a in conv.axes if a.dilation > 1]
+    counts = (count for most, count in SPREADS if apart and min(apart) <= most)
+    return _large(conv, next(counts, WIDE))
+
+
+def sizes(conv: Conv) -> list[Conv]:
+    """The layer at every size at which it may be seen, large ones last."""
+    small = [SMALL]
+    small += [MIDDLE] if conv.dims < CUBES else []
+    small += [HALF] if nested.meant_for(conv) else []
+    large = [_large(conv, spread) for spread in _spreads(conv)]
+    return [_at_size(conv, size) for size in small] + large
+
+
+def _size(conv: Conv) -> int:
+    """SMALL: few outputs, or taps that lie too far apart for them, whatever their number; MIDDLE,
+    HALF or LARGE.
+    """
+    if any(a.dilation > 1 and a.out / a.up <= APART * a.dilation for a in conv.axes):
+        return SMALL
+    outputs = prod(axis.out / axis.up for axis in conv.axes)
+    if outputs <= BETWEEN:
+        return SMALL
+    if ABOVE < outputs <= NEARLY and nested.meant_for(conv):
+        return HALF
+    return MIDDLE if outputs <= ABOVE and conv.dims < CUBES else LARGE
+
+
+def _at_size(conv: Conv, size: int) -> Conv:
+    """The layer with about so many outputs, of a transposed axis from one input to the next."""
+    side = _side(size, conv.dims)
+    return _at(conv, [side * axis.up for axis in conv.axes])
+
+
+def _side(size: int, dims: int) -> int:
+    """Of a square or cube of so many outputs."""
+    root: float = size ** (1 / dims)
+    return max(1, floor(root))
+
+
+def _spreads(conv: Conv) -> list[float]:
+    """Those at which a large layer may be seen."""
+    dilated = any(axis.dilation > 1 for axis in conv.axes)
+    return [*(count for _, count in SPREADS if dilated), WIDE]
+
+
+def _large(conv: Conv, spread: float) -> Conv:
+    """The layer at the typical size of large images, its dilated axes so many distances of taps
+    wide; of a transposed axis as many outputs as of any other, but at least half as many inputs,
+    lest tiles of inputs be less full than they mostly are.
+    """
+    side = _side(WHOLE if nested.meant_for(conv) else LARGE, conv.dims)
+
+    def outputs(axis: Axis) -> int:
+        usual = side if axis.up == 1 else max(side, side // 2 * axis.up)
+        if axis.dilation == 1:
+            return usual
+        wide = ceil(spread * axis.dilation) * axis.up
+        return max(usual, wide) if spread == WIDE else wide
+
+    return _at(conv, [outputs(axis) for axis in conv.axes])
+
+
+def _at(conv: Conv, outputs: list[int]) -> Conv:
+    """One image of the layer with about so many outputs along each axis.
+
+    A padding mode may need more pixels than that to fill from: then the layer is larger.
+    """
+    for _ in range(GROWTHS):
+        try:
+            sized = (_sized(*each) for each in zip(conv.axes, outputs, strict=True))
+            return replace(conv, n=1, axes=tuple(sized))
+        except ProblemError:
+            outputs = [2 * out for out in outputs]
+    return conv.with_batch(1)
+
+
+def _sized(axis: Axis, out: int) -> Axis:
+    """The axis with about so many outputs."""
+    size = ((out - 1) * axis.stride + axis.extent - axis.lo - axis.hi - 1) // axis.up + 1
+    return axis.with_size(max(1, size))

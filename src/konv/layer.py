@@ -15,7 +15,7 @@ from konv.pair import pair
 from konv.request import Request, packable, plain
 from konv.runtime import memory, straight
 from konv.runtime.execute import Weights
-from konv.runtime.rows import rows_of
+from konv.runtime.rows import Rows, rows_of
 from konv.runtime.single import made
 from konv.runtime.threads import Team
 
@@ -29,6 +29,7 @@ class Layer:
     `again(pair, x, weight, bias)` computes copies, which lie another way and so are another layer.
     """
 
+    rows: Rows | None = None  # what gives the weight as it lies, if that is how it is read
     types: Any = ()
     stride: Any = None  # with those that follow: the objects that it was last called with
     padding: Any = None

@@ -67,8 +67,9 @@ class _Layer:
         return prod(line.reach for line in self.lines)
 
     @cached_property
-    def phases(self) -> int:
-        return prod(len(line.phases) for line in self.lines)
+    def phases(self) -> float:
+        """As many as have the pixels of the largest."""
+        return prod(sum(p.count for p in line.phases) / line.count for line in self.lines)
 
     @cached_property
     def reduction(self) -> int:

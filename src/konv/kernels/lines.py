@@ -6,10 +6,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
-from itertools import product
+from dataclasses import replace
+from itertools import pairwise, product
 from math import ceil, log, prod
 
 from konv.geometry import Axis
+from konv.geometry.phase import Phase
 
 # Of a packed box: squarer boxes pack fewer pixels twice, and 64 floats still fill cache lines.
 WIDEST = 64
@@ -30,11 +32,15 @@ class Line:
 
     run   taps that are taken as one, because their sources are neighbours: all of the axis, or 1
     dense slots are all pixels, whatever is read: tiles go along them in equal steps
+    parted
+          outputs that meet padding with the same taps are a phase, so boxes do not mix them
     """
 
-    def __init__(self, axis: Axis, run: int = 1, dense: bool = False) -> None:
+    def __init__(
+        self, axis: Axis, run: int = 1, dense: bool = False, parted: bool = False
+    ) -> None:
         self.axis, self.run, self.dense = axis, run, dense or run > 1
-        self.phases = tuple(axis.phases())
+        self.phases = parts_of(axis) if parted else tuple(axis.phases())
         self.count = max(phase.count for phase in self.phases)
         self.jump, self.step = self.phases[0].stride, self.phases[0].step
         self.reads = sorted({source for phase in self.phases for source in phase.sources}) or [0]
@@ -66,6 +72,23 @@ class Line:
     def slot(self, source: int) -> int:
         """The slot of a source that the first output of a box reads."""
         return bisect_left(self.reads, source) if self.sparse else source - self.least
+
+
+def parts_of(axis: Axis) -> tuple[Phase, ...]:
+    """The phases of an axis, the only one cut where a tap comes out of padding or into it."""
+    phases = tuple(axis.phases())
+    if len(phases) > 1:
+        return phases
+    (phase,) = phases
+    ends = {0, phase.count}
+    for source in phase.sources:
+        for edge in (0, axis.size):  # the first output whose source is not before it
+            ends.add(min(max(0, -(-(edge - source) // phase.stride)), phase.count))
+    found = []
+    for begin, end in pairwise(sorted(ends)):
+        sources = tuple(source + phase.stride * begin for source in phase.sources)
+        found.append(replace(phase, first=begin, count=end - begin, sources=sources))
+    return tuple(found)
 
 
 def boxes_of(

@@ -31,7 +31,7 @@ from konv.kernels.direct.tiles import (
 from konv.kernels.microtile import UNROLL, emit_tile
 from konv.kernels.packing import RGB
 from konv.kernels.passes import is_deep
-from konv.kernels.schedule import schedule
+from konv.kernels.schedule import meets_padding, schedule
 from konv.kernels.stored import HALVES
 from konv.kernels.units import emit_kernel
 from konv.kernels.words import JOB
@@ -95,11 +95,16 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
 
     block = depth * prod(axis.kernel for axis in conv.axes) // _run(conv, packed) * lanes
     heavy = target.vector_bytes == 64 and not packed
+    most = HEAVY
+    if meets_padding(conv):  # so two of three taps are read, along each axis
+        block, most = block * 4 // 9, HEAVY // 2
 
     def price(tile: tuple[int, int]) -> tuple[float, int]:
         cycles = tile_cost(vectors, *tile) * _fullness(pixels, tile[0])
-        if heavy and tile[1] * block * BYTES[conv.dtype] > HEAVY:
-            cycles *= 1.25
+        if target.vector_bytes == 64 and tile[1] == 1 < vectors:
+            cycles *= 1.3
+        if heavy and tile[1] * block * BYTES[conv.dtype] > most:
+            cycles *= 1.6
         return cycles, max(tile[1], vectors)
 
     tables = PASSES if packed and is_deep(conv) else ()

@@ -36,9 +36,7 @@ class Line:
           outputs that meet padding with the same taps are a phase, so boxes do not mix them
     """
 
-    def __init__(
-        self, axis: Axis, run: int = 1, dense: bool = False, parted: bool = False
-    ) -> None:
+    def __init__(self, axis: Axis, run: int = 1, dense: bool = False, parted: bool = False) -> None:
         self.axis, self.run, self.dense = axis, run, dense or run > 1
         self.phases = parts_of(axis) if parted else tuple(axis.phases())
         self.count = max(phase.count for phase in self.phases)

@@ -48,8 +48,10 @@ DEEPEST = 24
 # over channels. Channels-last images of those are packed for it, as tables and padding cost more
 # (Zen 3, two threads: 12->16@128x256 0.78 to 0.68 ms, 12->12 dilated by 4 0.87 to 0.78, by 16 1.47
 # to 1.37). All three taps of 12 channels at once took 0.89; 19 channels gained nothing, nor did
-# contiguous images, but for dilated ones (by 8 2.03 to 1.48).
-FEWER, MORE = 9, 16
+# contiguous images, but for dilated ones (by 8 2.03 to 1.48). MOST of one vector of outputs
+# (Granite Rapids: 19->12@256x512 s2 .83 to .63 ms, 24->12@128 .42 to .37, 40->16@128 .66 to .59,
+# 5x5 20->16@128 .95 to .78; 48->16@128 s2 .99; AVX2 code 1.0 to 1.08).
+FEWER, MORE, MOST = 9, 16, 40
 # Forms of a plan: () for tables of rows; (ahead,) for tiles along rows, whose pixels lie so many
 # numbers apart; and tables again, in passes (konv.kernels.passes).
 PASSES = (0,)
@@ -166,7 +168,8 @@ def _in_rows(conv: Conv, packed: bool, target: Target) -> bool:
     if conv.axes[-1].kernel == 1 or any(axis.up > 1 for axis in conv.axes):
         return False
     dilated = any(axis.dilation > 1 for axis in conv.axes)
-    return _row_run(conv) > 1 or (FEWER <= conv.ci <= MORE and (dilated or not packed))
+    most = MOST if conv.dims > 1 and conv.co <= target.lanes(conv.dtype) else MORE
+    return _row_run(conv) > 1 or (FEWER <= conv.ci <= most and (dilated or not packed))
 
 
 def _row_run(conv: Conv) -> int:

@@ -66,7 +66,8 @@ KERNELS = (
     ("subpixel, transposed 4x4", "subpixel", "tconv2d 1x64x32x32 o3 k4 s2 p1", True),
     ("interleave, transposed 4x4", "interleave", "tconv2d 1x64x32x32 o3 k4 s2 p1", True),
 )
-ONCE = {"pack", "pack_work", "filters"}  # functions that run once for a weight, not for an image
+# Functions that run once for a weight, not for an image, or where the plan's own tile does not fit.
+OTHERS = {"pack", "pack_work", "filters", "narrow"}
 
 LABEL = re.compile(r"^([.$\w]+):")
 JUMP = re.compile(r"^(?:j\w+|b|b\.\w+|b\w{2}|cbn?z|tbn?z)\s.*?([.$\w]+)$")
@@ -178,7 +179,7 @@ def kernel_loop(algorithm: str, line: str, contiguous: bool, core: Core) -> tupl
     target, how = describe(core.triple, core.cpu, ""), by_name(algorithm)
     plan = how.plans(Conv.parse(line), target, contiguous, contiguous)[0]
     found = functions(assembly(how.emit(plan, target)))
-    ways = [main_loop(blocks) for name, blocks in found.items() if name not in ONCE]
+    ways = [main_loop(blocks) for name, blocks in found.items() if name not in OTHERS]
     return plan, max(ways, key=lambda way: (multiply_adds(way), -len(way)))
 
 

@@ -48,7 +48,7 @@ def test_protocol(algorithm: Algorithm, target: Target) -> None:
             continue
         every = [(pair, algorithm.plans(conv, target, *pair)) for pair in LAYOUTS]
         assert any(plans for _, plans in every), f"{algorithm.name} takes {conv} in no layout"
-        few = algorithm is direct and conv.groups == 1 and conv.ci <= direct.MORE
+        few = algorithm is direct and conv.groups == 1 and conv.ci <= direct.MOST
         for (packed, blocked), plans in every:
             assert len(set(plans)) == len(plans), f"{conv}: {plans}"
             for plan in plans:
@@ -102,7 +102,7 @@ def follows_tiles(plan: Plan, conv: Conv, target: Target) -> None:
         assert plan.packed
         run = conv.axes[-1].kernel * conv.ci
         assert plan.depth in (run, conv.ci)  # all taps of a row, or one, of few channels
-        assert plan.depth == run <= direct.DEEPEST or conv.ci <= direct.MORE
+        assert plan.depth == run <= direct.DEEPEST or conv.ci <= direct.MOST
 
 
 def follows_planes(plan: Plan, conv: Conv, target: Target) -> None:

@@ -12,6 +12,7 @@ from llvm.assembly import MACHINES, MULTIPLY_ADD, Machine, called, count, functi
 
 from konv.geometry import Conv
 from konv.kernels import nested, pencils, planes, upright
+from konv.kernels.nested.sizes import BAND, NARROW
 from konv.kernels.strips.form import FEW
 from konv.llvm import assembly, describe
 from konv.plan import Algorithm
@@ -92,11 +93,14 @@ def test_channels_side_by_side_stay_in_registers(machine: Machine, taps: str) ->
 def test_products_stay_in_registers(machine: Machine) -> None:
     """The blocks of a row, for every output of a tile."""
     (each,) = compiled(machine, "nested", "conv2d 1x64x56x56 o64 k31 p15 g64")
-    found = each["products"]
     target = describe(machine.triple, machine.cpu, "")
-    rows, columns = nested.TILES[target.vector_bytes, target.registers]
-    assert count(found, MULTIPLY_ADD[machine.family, "float32"]) == 8 * rows * columns
-    assert not spills(loops(found))
+    tile = nested.TILES[target.vector_bytes, target.registers]
+    for name, (rows, columns) in (("products", tile), ("narrow", (BAND, NARROW))):
+        found = each[name]
+        assert count(found, MULTIPLY_ADD[machine.family, "float32"]) == 8 * rows * columns
+        # SSE has the narrow one, but not the registers, and takes the other; AVX2 a weight too many
+        allowed = {"sse": 4, "avx2": 1}.get(machine.family, 0) if name == "narrow" else 0
+        assert len(spills(loops(found))) <= allowed
 
 
 @each_machine

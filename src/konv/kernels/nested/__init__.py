@@ -30,7 +30,7 @@ from math import prod
 from konv.geometry import Conv
 from konv.kernels import schedule, scratch
 from konv.kernels.nested.products import emit_products
-from konv.kernels.nested.sizes import BAND
+from konv.kernels.nested.sizes import BAND, NARROW, columns_of
 from konv.kernels.nested.steps import CHUNK, emit_columns, emit_lines, emit_output
 from konv.kernels.nested.weights import emit_pack
 from konv.kernels.pack import HEADER
@@ -99,7 +99,7 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     """
     rows, columns = (-(-axis.out // 4) for axis in conv.axes)
     deep, wide = (-(-axis.kernel // 4) for axis in conv.axes)
-    products = 49 * deep * wide * rows * -(-columns // plan.pixels) * plan.pixels / 2
+    products = 49 * deep * wide * rows * columns_of(plan, columns)[0] / 2
     tiles = (rows + deep - 1) * (columns + wide - 1) + rows * columns
     lanes = target.lanes(conv.dtype)
     return -(-conv.co // lanes) * (products * 7 / 6 + TILE * lanes * tiles)
@@ -118,6 +118,7 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
     while conv.n * lines * -(-rows // each) < fewest and each >= 4 * BAND:
         each = -(-each // (2 * BAND)) * BAND
     words = dict.fromkeys(JOB, 0)
+    words["padded"], words["narrow"] = columns_of(plan, -(-conv.axes[1].out // 4))
     boxes = conv.n * -(-rows // each)
     pieces = min(lines, max(1, -(-UNITS * fewest // (2 * max(1, boxes)))))
     chunk = -(-lines // pieces)
@@ -145,7 +146,7 @@ def _parts(conv: Conv, plan: Plan, lanes: int) -> dict[str, int]:
     deep, wide = (-(-axis.kernel // 4) for axis in conv.axes)
     columns = -(-conv.axes[1].out // 4)
     width = 4 * (columns + wide - 2) + 7
-    padded = -(-columns // plan.pixels) * plan.pixels
+    padded, _ = columns_of(plan, columns)
     return {
         "at_strip": 8 * width * lanes,
         "at_columns": 7 * (4 * CHUNK + 3) * lanes,
@@ -180,7 +181,8 @@ def emit(plan: Plan, target: Target) -> Module:
     emit_pack(module, plan)
     parts = {
         "columns": emit_columns(module, plan),
-        "products": emit_products(module, plan),
+        "products": emit_products(module, plan, "products", plan.vectors, plan.pixels),
+        "narrow": emit_products(module, plan, "narrow", BAND, NARROW),
         "output": emit_output(module, plan),
     }
     return emit_run(module, plan, emit_lines(module, plan, parts))

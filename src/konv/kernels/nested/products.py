@@ -9,23 +9,22 @@ from konv.llvm import REAL, Function, Module, Pointer, Routine, Variable
 from konv.plan import Plan
 
 
-def emit_products(module: Module, plan: Plan) -> Routine:
-    """products(job, unit, weights, band): M of the rows of tiles from `band` on, all its points,
-    from V. A tile has `vectors` rows of `pixels`; a slot of V is loaded once for all blocks of a
+def emit_products(module: Module, plan: Plan, name: str, tall: int, count: int) -> Routine:
+    """name(job, unit, weights, band): M of the rows of tiles from `band` on, all its points,
+    from V. A tile has `tall` rows of `count` sums; a slot of V is loaded once for all blocks of a
     row that read it.
     """
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     form = Form.of(plan, lanes)
     deep, wide = blocks_of(form)
-    count, tall = plan.pixels, plan.vectors
     held = 8 if module.target.registers == 32 else 4
-    with strip_function(module, "products", ("weights", "band")) as (
+    with strip_function(module, name, ("weights", "band")) as (
         f,
         job,
         unit,
         (address, band),
     ):
-        sizes, weights = Sizes(plan, form, unit), address.to_pointer(real)
+        sizes, weights = Sizes(form, job, unit), address.to_pointer(real)
         tiles, sums = part(job, unit, "at_tiles", real), part(job, unit, "at_sums", real)
         rows = f.least(sizes.rows - band, BAND)
         pitch, first = sizes.pitch * lanes, band % sizes.ring

@@ -12,6 +12,12 @@ from konv.plan import Plan
 # Rows of tiles whose sums are made at once, of transformed rows in a ring. As many as 2 MB of cache
 # holds gave .90 to 1.0 of the speed (Granite Rapids), single ones .91 to 1.0 (the same, AVX2 code).
 BAND = 2
+# Columns of the tile that is taken where that of the plan would be less full; it has BAND rows. One
+# row of 7 sums takes as long as 8 would, which hide the four cycles of a multiply-add: 32 x 32
+# pixels 1.47 times as fast, 48 x 48 1.17, 64 x 64 1.09 (AVX2 code). Beside two rows of 7 it loads
+# more for each sum: with AVX-512 1.21, 1.07 and 1.06, but 40 x 40 .94 (Granite Rapids).
+NARROW, HIDDEN, LOADS = 4, 8, 1.2
+LEAST = 7  # columns of a plan beside which there is a narrow one; SSE has no registers for that
 
 
 def blocks_of(form: Form) -> tuple[int, int]:
@@ -19,14 +25,24 @@ def blocks_of(form: Form) -> tuple[int, int]:
     return -(-form.kernel[1] // 4), -(-form.kernel[2] // 4)
 
 
+def columns_of(plan: Plan, columns: int) -> tuple[int, bool]:
+    """Columns of tiles that products compute for so many, and whether by the narrow tile."""
+    wide, narrow = (-(-columns // n) * n for n in (plan.pixels, NARROW))
+    if plan.pixels < LEAST:
+        return wide, False
+    tiles, each = wide // plan.pixels, max(plan.pixels, HIDDEN // plan.vectors)
+    price = narrow if plan.vectors == 1 else narrow * LOADS
+    return (narrow, True) if price < tiles * each else (wide, False)
+
+
 class Sizes:
     """Counts of a unit that the steps share, as values."""
 
-    def __init__(self, plan: Plan, form: Form, unit: Words) -> None:
+    def __init__(self, form: Form, job: Words, unit: Words) -> None:
         deep, wide = blocks_of(form)
         self.rows = (unit["length", 1] + 3) // 4  # of tiles of outputs
         self.columns = (unit["length", 2] + 3) // 4
-        self.padded = (self.columns + (plan.pixels - 1)) // plan.pixels * plan.pixels
+        self.padded = job["padded"]
         self.broad = self.columns + (wide - 1)
         self.width = (self.broad - 1) * 4 + 7  # pixels of a row under the tiles
         self.pitch = self.padded + (wide - 1)  # of V, in vectors

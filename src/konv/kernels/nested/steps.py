@@ -24,7 +24,7 @@ def emit_lines(module: Module, plan: Plan, parts: dict[str, Routine]) -> Routine
     if plan.blocked:
         block_out = emit_block_out(module, plan)
     with strip_function(module, "lines") as (f, job, unit, _):
-        sizes = Sizes(plan, form, unit)
+        sizes = Sizes(form, job, unit)
         weights, each = unit.pointer("weights", real), 49 * deep * wide * lanes
         biases = weights + job["lines"] * each
         x, y = unit.pointer("x", real), unit.pointer("y", real)
@@ -51,7 +51,12 @@ def emit_lines(module: Module, plan: Plan, parts: dict[str, Routine]) -> Routine
                         with f.loop(sizes.width, start=read) as i:
                             to_row.put(i * lanes, zero)
                     f.call(parts["columns"], [job.base, unit.base, s])
-                f.call(parts["products"], [job.base, unit.base, weights + line * each, band])
+                arguments = [job.base, unit.base, weights + line * each, band]
+                with f.choose(job["narrow"].equals(0)) as (wide_tiles, narrow_tiles):
+                    with wide_tiles:
+                        f.call(parts["products"], arguments)
+                    with narrow_tiles:
+                        f.call(parts["narrow"], arguments)
                 with f.loop(end, start=band) as o:
                     bias = biases + line * lanes
                     f.call(parts["output"], [job.base, unit.base, o, o - band, bias, to])
@@ -70,7 +75,7 @@ def emit_columns(module: Module, plan: Plan) -> Routine:
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     form = Form.of(plan, lanes)
     with strip_function(module, "columns", ("s",)) as (f, job, unit, (s,)):
-        sizes = Sizes(plan, form, unit)
+        sizes = Sizes(form, job, unit)
         ring, between = part(job, unit, "at_strip", real), part(job, unit, "at_columns", real)
         tiles = part(job, unit, "at_tiles", real) + s % sizes.ring * sizes.pitch * lanes
         row, held = sizes.width * lanes, (4 * CHUNK + 3) * lanes
@@ -101,7 +106,7 @@ def emit_output(module: Module, plan: Plan) -> Routine:
     form = Form.of(plan, lanes)
     names = ("o", "row", "bias", "y")
     with strip_function(module, "output", names) as (f, job, unit, (o, row, bias, address)):
-        sizes, y = Sizes(plan, form, unit), address.to_pointer(real)
+        sizes, y = Sizes(form, job, unit), address.to_pointer(real)
         sums = part(job, unit, "at_sums", real) + row * sizes.padded * lanes
         dump, block = part(job, unit, "at_dump", real), part(job, unit, "at_block", real)
         start, keep = bias.to_pointer(real).vector(0, lanes), f.array(real, 28 * lanes)

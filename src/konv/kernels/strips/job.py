@@ -28,6 +28,7 @@ JOB = (
     "at_zeros",  # a row of zeros, for rows beside the image
     "at_there",  # of pencils that read the image where it lies: which columns there are
     "at_columns", "at_tiles", "at_sums", "at_block",  # parts of konv.kernels.nested
+    "padded", "narrow",  # its columns of tiles, and 1 if they are computed by its narrow tile
     *(f"{name}{axis}" for name in (
         "size", "lo",  # of the input, and pixels of padding before it
         "x_stride", "y_stride",  # in elements

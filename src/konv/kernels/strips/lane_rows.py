@@ -3,14 +3,14 @@
     row_in      a row of the input, padded   ->  [pixel][lane]     pixels of a vector each
     block_out   [z][row][pixel][lane]        ->  the contiguous output of the vector's channels
 
-A contiguous image is transposed in registers, in squares of 4 pixels by 4 channels (or 2 by 2 of
-float64).
+A contiguous image is transposed in registers, in squares of as many pixels as a vector has lanes,
+then of 4 pixels by 4 channels (or 2 by 2 of float64).
 """
 
 from __future__ import annotations
 
 from konv.kernels.epilogue import finish
-from konv.kernels.packing import transpose
+from konv.kernels.packing import PART, transpose
 from konv.kernels.strips.fill import emit_fold
 from konv.kernels.strips.job import strip_function, strip_of
 from konv.kernels.words import Words
@@ -53,16 +53,21 @@ def emit_row_in(module: Module, plan: Plan) -> Routine:
         return f.fn
 
 
+def _sides(lanes: int, size: int) -> list[int]:
+    """Pixels and channels of the squares that are transposed: of vectors, then of 16 bytes."""
+    return sorted({lanes, PART // size}, reverse=True)
+
+
 def _run_in(
     f: Function, job: Words, plan: Plan, line: Pointer, source: Pointer, left: Value, end: Value
 ) -> None:
     """Pixels `left` to `end` of a row, which lie in the image; pixel 0 would be at `source`."""
-    lanes, side = f.module.target.lanes(plan.dtype), 16 // SIZE[line.element]
+    lanes = f.module.target.lanes(plan.dtype)
     at = f.var(left)
-    if plan.packed:
+    for side in _sides(lanes, SIZE[line.element]) if plan.packed else ():
         dense = job["x_stride", 2].equals(1)
         whole = f.select(dense, end - (side - 1), f.integer(0))
-        with f.loop(whole, start=left, step=side) as i:
+        with f.loop(whole, start=at.get(), step=side) as i:
             with f.loop(lanes, step=side) as lane:
                 to, begin = line + (i * lanes + lane), source + i
                 rows = [begin.vector((lane + n) * job["x_channel"], side) for n in range(side)]
@@ -100,22 +105,24 @@ def emit_block_out(module: Module, plan: Plan) -> Routine:
     output from y on; what is beside the unit's pixels is left.
     """
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
-    side = 16 // SIZE[real]
     names = ("y", "planes", "rows", "pitch")
     with strip_function(module, "block_out", names) as (f, job, unit, args):
         y, (planes, rows, pitch) = args[0].to_pointer(real), args[1:]
         block = (unit.pointer("scratch", I8) + job["at_block"]).cast(real)
         width = unit["length", 2]
-        whole = width & -side
         with f.loop(planes) as z, f.loop(rows) as n:
             line = y + z * job["y_stride", 0] + n * job["y_stride", 1]
             source = block + (z * rows + n) * pitch * lanes
-            with f.loop(whole, step=side) as i, f.loop(lanes, step=side) as lane:
-                pixels = [source.vector((i + p) * lanes + lane, side) for p in range(side)]
-                for p, column in enumerate(transpose(f, pixels)):
-                    to = line + ((lane + p) * job["y_channel"] + i)
-                    to.put(0, _finished(f, plan, unit, column, to))
-            with f.loop(width, start=whole) as i, f.loop(lanes) as lane:
+            done = f.integer(0)
+            for side in _sides(lanes, SIZE[real]):
+                whole = width & -side
+                with f.loop(whole, start=done, step=side) as i, f.loop(lanes, step=side) as lane:
+                    pixels = [source.vector((i + p) * lanes + lane, side) for p in range(side)]
+                    for p, column in enumerate(transpose(f, pixels)):
+                        to = line + ((lane + p) * job["y_channel"] + i)
+                        to.put(0, _finished(f, plan, unit, column, to))
+                done = whole
+            with f.loop(width, start=done) as i, f.loop(lanes) as lane:
                 to = line + (lane * job["y_channel"] + i)
                 to[0] = _finished(f, plan, unit, source[i * lanes + lane], to)
         return f.fn

@@ -113,7 +113,7 @@ def _hollow(conv: Conv, plan: Plan, run: int) -> bool:
 
 def meets_padding(conv: Conv) -> bool:
     """Whether taps are so far apart that many lie in padding for outputs side by side, which boxes
-    of them alone can leave out where an image is read as it lies.
+    of them alone can leave out where an image is read as it lies; of layers with many channels.
     """
     outputs = conv.n * conv.co * (conv.ci // conv.groups) * prod(axis.out for axis in conv.axes)
     few = 5 * conv.exact_macs < 4 * outputs * mean_taps(conv)

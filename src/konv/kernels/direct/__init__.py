@@ -57,9 +57,10 @@ FEWER, MORE, MOST = 9, 16, 40
 PASSES = (0,)
 FLAT = 2  # numbers of the form of such a plan
 # Bytes of a block's weights that no second-level cache holds: of channels-last images tiles of
-# fewer vectors are then 1.25 times as fast with AVX-512 (185->128@46 7x7: 6 x 4 42 ms, 8 x 2 34,
-# one thread, Granite Rapids). Contiguous ones are computed in passes.
-HEAVY = 2**21
+# fewer vectors are then faster with AVX-512 (185->128@46 7x7: 6 x 4 42 ms, 8 x 2 34, one thread;
+# 5x5 768->320@20 s2 6 x 4 8.7, 10 x 1 4.4; Granite Rapids), even those of one vector, which do 62 %
+# of the peak there. Contiguous ones are computed in passes.
+HEAVY, MEMORY, LOADS = 2**21, 1.6, 1.3
 # With AVX-512, so many times as long takes a layer of one channel, whose results leave soon after
 # each other (channels-last 5x5 1->64@480 11.4 ms, planar 8.5; 3x3 @180 1.2 and 0.35, 16@128 5x5
 # 0.13 and 0.07; two channels 0.17 and 0.45; Granite Rapids).
@@ -104,9 +105,9 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     def price(tile: tuple[int, int]) -> tuple[float, int]:
         cycles = tile_cost(vectors, *tile) * _fullness(pixels, tile[0])
         if target.vector_bytes == 64 and tile[1] == 1 < vectors:
-            cycles *= 1.3
+            cycles *= LOADS
         if heavy and tile[1] * block * BYTES[conv.dtype] > most:
-            cycles *= 1.6
+            cycles *= MEMORY
         return cycles, max(tile[1], vectors)
 
     tables = PASSES if packed and is_deep(conv) else ()

@@ -95,8 +95,13 @@ def right(conv: Conv, x: Any, w: Any, b: Any) -> Any:
         fresh = numbers(mine(conv, x, w, b))
     assert y.tobytes() == fresh.tobytes(), f"{conv}: a stale weight was used"
     assert np.array_equal(y, theirs(conv, x, w, b).numpy()), f"{conv}: not what PyTorch says"
-    assert kept or any(layer.rows for layer in dispatch._layers.values())
+    assert kept or lies(conv)
     return y
+
+
+def lies(conv: Conv) -> bool:
+    """Whether a layer was computed from its weight as it lies: nothing is packed then."""
+    return any(layer.rows and layer.request.conv == conv for layer in dispatch._layers.values())
 
 
 # Arrays, changed in place
@@ -169,7 +174,7 @@ def test_every_byte_counts(line: str) -> None:
         raw[at] ^= 1 << bit
         y = mine(conv, x, w, b)
         packed = list(CACHE.entries.values())
-        assert packed != kept or not packed, f"byte {at}, bit {bit}: not packed anew"
+        assert packed != kept or (lies(conv) and not packed), f"byte {at}, bit {bit}: not anew"
         CACHE.clear()
         assert y.tobytes() == mine(conv, x, w, b).tobytes()
         raw[at] ^= 1 << bit

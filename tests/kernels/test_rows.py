@@ -14,7 +14,7 @@ from konv import dispatch, llvm
 from konv.geometry import Conv
 from konv.kernels import panels
 from konv.runtime import straight, weights
-from konv.runtime.choose import choose
+from konv.runtime.choose import choices, choose
 from konv.runtime.rows import Rows, rows_of
 from konv.runtime.weights import CACHE
 
@@ -133,3 +133,6 @@ def test_small_maps_for_the_sake_of_the_digest(batch: int, algorithm: str) -> No
     assert choose(conv, HOST, True, True).algorithm == "direct"
     assert choose(conv, HOST, True, True, reads=True).algorithm == algorithm
     assert choose(conv, HOST, False, False, reads=True).algorithm == "direct"
+    for size in range(1, 30):
+        plan = choose(conv.with_size(size, size + 1), HOST, True, True, reads=True)
+        assert plan in choices(conv, HOST, True, True)

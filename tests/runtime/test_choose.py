@@ -272,7 +272,7 @@ def test_where_small_and_middling_end() -> None:
     assert typical(conv).axes[0].size ** 2 == SMALL
     assert typical(conv.with_size(6, 11)).axes[0].size ** 2 == MIDDLE
     assert typical(conv.with_size(10, 11)).axes[0].out ** 2 == LARGE
-    conv = Conv.parse("conv2d 1x8x10x10 o8 k13 p6 g8")  # depthwise with many taps
+    conv = Conv.parse("conv2d 1x8x10x10 o8 k15 p7 g8")  # depthwise with many taps
     assert typical(conv).axes[0].out ** 2 == MIDDLE
     assert typical(conv.with_size(10, 11)).axes[0].out ** 2 == HALF
     assert typical(conv.with_size(20, 25)).axes[0].out ** 2 == HALF < NEARLY == 20 * 25

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from math import prod
 
-from konv.geometry import ONE, Axis, Conv
+from konv.geometry import ONE, Conv
 from konv.kernels.pack import HEADER
 from konv.kernels.stored import HALVES
 from konv.kernels.strips import costs, emit_kernel
@@ -95,14 +95,9 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     """
     *_, down, _ = (ONE, *conv.axes)
     cycles = costs.cycles(conv, plan, target)
-    return cycles * _inside(down) if conv.mode == "zeros" and down.dilation == 1 else cycles
-
-
-def _inside(axis: Axis) -> float:
-    """The share of an axis' taps that meet pixels, of all outputs."""
-    firsts = (n * axis.stride - axis.lo for n in range(axis.out))
-    met = sum(max(0, min(axis.size, at + axis.kernel) - max(0, at)) for at in firsts)
-    return met / max(1, axis.out * axis.kernel)
+    if down.dilation == 1:
+        cycles *= down.taps(conv.mode) / (down.out * down.kernel)
+    return cycles
 
 
 def packing(conv: Conv, plan: Plan, target: Target) -> Packing:

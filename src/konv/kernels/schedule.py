@@ -106,19 +106,22 @@ def _hollow(conv: Conv, plan: Plan, run: int) -> bool:
     are then uneven, and leave out taps that lie in the padding for all their pixels (768@49 k128
     p64 g16: 9.1 to 2.9 ms; 512@2x7x7 k3 p1: 15.3 to 14.4).
     """
-    outputs = conv.n * conv.co * (conv.ci // conv.groups) * prod(axis.out for axis in conv.axes)
-    few = 5 * conv.exact_macs < 4 * outputs * mean_taps(conv)
-    return plan.packed and run == 1 and few
+    return plan.packed and run == 1 and _padded(conv)
 
 
 def meets_padding(conv: Conv) -> bool:
     """Whether taps are so far apart that many lie in padding for outputs side by side, which boxes
     of them alone can leave out where an image is read as it lies; of layers with many channels.
     """
-    outputs = conv.n * conv.co * (conv.ci // conv.groups) * prod(axis.out for axis in conv.axes)
-    few = 5 * conv.exact_macs < 4 * outputs * mean_taps(conv)
     far = all(axis.kernel == 1 or axis.dilation >= APART for axis in conv.axes)
-    return conv.mode == "zeros" and few and far and conv.ci // conv.groups >= DEEP
+    deep = conv.ci // conv.groups >= DEEP
+    return conv.mode == "zeros" and deep and far and _padded(conv)
+
+
+def _padded(conv: Conv) -> bool:
+    """Whether a fifth of what taps read is padding."""
+    outputs = conv.n * conv.co * (conv.ci // conv.groups) * prod(axis.out for axis in conv.axes)
+    return 5 * conv.exact_macs < 4 * outputs * mean_taps(conv)
 
 
 def _far(conv: Conv, plan: Plan) -> bool:

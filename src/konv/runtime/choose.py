@@ -7,7 +7,8 @@ about how many taps' distances it is wide, if few. So a layer has three plans at
 layouts, a dilated one or one of many taps a few more: a new size compiles nothing, and results do
 not depend on what else is computed.
 Contiguous depthwise layers have more for broad and for narrow images, which give the same bits, and
-so have those of one tap whose weights need not be packed (konv.kernels.panels.instead).
+so have calls of layers of one tap whose weights need not be packed, by the size of the image and
+the batch, which shares what packed ones cost at each call (konv.kernels.panels.instead).
 """
 
 from __future__ import annotations
@@ -88,12 +89,14 @@ def _for_image(conv: Conv, plan: Plan, target: Target, reads: bool = False) -> P
 
 def choices(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
     """The plans of a layer over all image sizes: one, or some for small, middling, large, broad
-    and narrow images or for a dilated layer of several widths.
+    and narrow images, for a dilated layer of several widths, or for calls that need pack nothing.
     """
     layers = sizes(conv)
     found = dict.fromkeys(_best(layer, target, packed, blocked) for layer in layers)
     if any(plan.algorithm == planes.name for plan in found):
         found |= dict.fromkeys(planes.of_other_images(layers[-1], target, packed, blocked))
+    if any(plan.algorithm == direct.name for plan in found):
+        found |= dict.fromkeys(panels.of_calls(layers[0], target, packed, blocked))
     return tuple(found)
 
 

@@ -43,6 +43,5 @@ class Rows:
 
 def rows_of(conv: Conv, plan: Plan, weight: Strides) -> Rows | None:
     """What gives a plan a weight of such strides in elements, if it reads that as it lies."""
-    return (
-        Rows(conv, weight) if plan.algorithm == panels.name and panels.reads(conv, weight) else None
-    )
+    reads = plan.algorithm == panels.name and panels.reads(conv, weight)
+    return Rows(conv, weight) if reads else None

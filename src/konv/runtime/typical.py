@@ -40,7 +40,7 @@ GROWTHS = 40  # doublings: beyond any padding that the largest image could fill
 
 def typical(conv: Conv) -> Conv:
     """The same layer at one of three sizes, so that it has at most three plans over all sizes; of
-    a dilated layer, large ones are several.
+    many taps there are four, of a dilated layer large ones are several.
     """
     size = _size(conv)
     if size != LARGE:

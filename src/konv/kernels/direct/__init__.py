@@ -99,7 +99,7 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     block = depth * prod(axis.kernel for axis in conv.axes) // _run(conv, packed) * lanes
     heavy = target.vector_bytes == 64 and not packed
     most = HEAVY
-    if meets_padding(conv):  # so two of three taps are read, along each axis
+    if heavy and meets_padding(conv):  # so two of three taps are read, along each axis
         block, most = block * 4 // 9, HEAVY // 2
 
     def price(tile: tuple[int, int]) -> tuple[float, int]:

@@ -53,9 +53,12 @@ words = JOB
 TILES = {(16, 16): (1, 5), (32, 16): (1, 7), (16, 32): (2, 7), (64, 32): (2, 7)}
 TILE = 35  # cycles a lane of a tile of the image, or of the outputs
 # Taps along an axis. Of fewer, transforms are most of the time. On maps of 20 pixels and less
-# konv.kernels.pencils, which leaves out the taps of padding, is faster (512@14: 13x13 .22 and .09
-# ms, 31x31 .56 and .20; 128@56: .38 and .43, .79 and 1.75; Granite Rapids).
+# konv.kernels.pencils, which leaves out the taps of padding, is faster (512@14: 17x17 .28 and .12
+# ms, 31x31 .56 and .20; 128@56: .47 and .68, .79 and 1.75; Granite Rapids).
 LEAST, MOST = 12, 64
+# From here on nothing else is nearly as fast; of fewer taps, blocks may lack one at most: where
+# they lack more, tiles read pixels that none of their outputs reads, and rounding would follow.
+ANY = 28
 
 
 def meant_for(conv: Conv) -> bool:
@@ -64,7 +67,12 @@ def meant_for(conv: Conv) -> bool:
     """
     plain = all((axis.stride, axis.dilation, axis.up) == (1, 1, 1) for axis in conv.axes)
     alone = conv.ci == conv.co == conv.groups
-    return plain and alone and conv.dims == 2 and all(a.kernel >= LEAST for a in conv.axes)
+    return plain and alone and conv.dims == 2 and all(_suits(a.kernel) for a in conv.axes)
+
+
+def _suits(taps: int) -> bool:
+    """Whether an axis has so many taps as this is for."""
+    return ANY <= taps <= MOST or (LEAST <= taps < ANY and -taps % 4 <= 1)
 
 
 def why_not(conv: Conv, target: Target) -> str | None:
@@ -74,8 +82,11 @@ def why_not(conv: Conv, target: Target) -> str | None:
         return f"takes one channel in and out a group; here {ci} and {co}"
     if conv.dtype != "float32":
         return "takes float32 only, whose errors it is measured for"
-    if conv.dims != 2 or any(not LEAST <= axis.kernel <= MOST for axis in conv.axes):
-        return f"takes two axes with {LEAST} to {MOST} taps each"
+    if conv.dims != 2 or not all(_suits(axis.kernel) for axis in conv.axes):
+        return (
+            f"takes two axes with {ANY} to {MOST} taps each, or from {LEAST} on so many that four "
+            f"divide them or one more"
+        )
     if any((axis.stride, axis.dilation, axis.up) != (1, 1, 1) for axis in conv.axes):
         return "takes no stride and no dilation"
     if conv.co < target.lanes(conv.dtype):
@@ -114,13 +125,14 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
         threads = 1
     lines = -(-conv.co // lanes)
     rows = -(-conv.axes[0].out // 4)
-    each, fewest = -(-rows // BAND) * BAND, 2 * threads if threads > 1 else 1
+    wanted = UNITS * threads if threads > 1 else 1
+    each, fewest = -(-rows // BAND) * BAND, min(wanted, 2 * threads)
     while conv.n * lines * -(-rows // each) < fewest and each >= 4 * BAND:
         each = -(-each // (2 * BAND)) * BAND
     words = dict.fromkeys(JOB, 0)
     words["padded"], words["narrow"] = columns_of(plan, -(-conv.axes[1].out // 4))
     boxes = conv.n * -(-rows // each)
-    pieces = min(lines, max(1, -(-UNITS * fewest // (2 * max(1, boxes)))))
+    pieces = min(lines, max(1, -(-wanted // max(1, boxes))))
     chunk = -(-lines // pieces)
     chunks = -(-lines // chunk)
     words |= {

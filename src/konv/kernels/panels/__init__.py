@@ -135,6 +135,12 @@ def instead(conv: Conv, plan: Plan, target: Target) -> Plan:
     return own[0] if own and conv.n * cost(conv, own[0], target) < before else plan
 
 
+def of_calls(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
+    """The plans that `instead` may give, whatever the size."""
+    taken = not conv.transposed and why_not(conv, target) is None
+    return plans(conv, target, packed, blocked) if taken else ()
+
+
 def emit(plan: Plan, target: Target) -> Module:
     """The module of a plan: `run` and `pack`."""
     return emit_kernel(plan, target)

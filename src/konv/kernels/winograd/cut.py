@@ -42,10 +42,10 @@ RUN, WHOLE = 64, 12
 # 400: 0.57 ms, without tiles 0.49; Zen 3).
 SINGLE, SCATTER = 2.0, 20.0
 ADDRESS = 3.0  # a pixel's or a result's
-# Bytes that arrive in a cycle from the third-level cache, and of U, which in a network comes from
-# memory: with 8 both threads read all of it, each for half of the tiles, where now each reads half
-# (256@14 0.98 to 0.76 ms, 512@7 1.88 to 1.70, with eleven and six layers taking turns, Zen 3).
-CACHED, STREAM = 8.0, 6.0
+# Bytes of U, which in a network comes from memory, that arrive in a cycle: with 8 both threads read
+# all of it, each for half of the tiles, where now each reads half (256@14 0.98 to 0.76 ms, 512@7
+# 1.88 to 1.70, with eleven and six layers taking turns, Zen 3).
+STREAM = 6.0
 # A unit's own price, less if its thread knows V of the box (chunks of a block instead of half of
 # all: 256@14 0.68 to 0.62 ms, 512@14 2.72 to 2.44, 256->384@13 0.94 to 0.86; two boxes of tiles in
 # small chunks instead of one of which both threads make V: 128@56 in steps of two 1.27 to 1.17,
@@ -57,6 +57,27 @@ CHUNKS = 12  # of the output channels, for each thread at most
 TRIED, MANY = 24, 64  # cuts whose units are dealt out one by one, of so many units at most
 
 Blocks = tuple[int, ...]  # of output channels: vectors of each
+
+
+@dataclass(frozen=True)
+class Cache:
+    """What a second-level cache holds of a box, and what it costs where it does not."""
+
+    input: float  # cycles of a vector at a point on its way in, in steps of one
+    far: float  # and more of those of a V that the cache does not hold,
+    share: float  # which is V, and so many times M, of more than this share of the cache
+    results: float
+    stream: float  # bytes of such a V that arrive in a cycle
+
+
+# Up to 1 MB, as in Zen 3's model; a larger one, beyond which is a cache that many cores share, slow
+# to answer, and whose vectors are whole lines: V is dear to make, and M takes room beside it (35 of
+# 122 layers are cut anew, two threads, in turns: 1.02 times as fast, with cold caches 1.03;
+# 256->512@28 1.07 to 1.19, 512@44 1.08 to 1.1, 128@28 1.12, 160->320@48 .95 and .91, Granite
+# Rapids. Boxes of up to 128 tiles: 256@56 contiguous 1.1, but 512@33 dilated .89, 512@44 .93.)
+NEAR = Cache(INPUT, 0.0, 5 / 8, 0.0, 8.0)
+LARGE = Cache(15.0, 2.0, 1 / 2, 2.0, 16.0)
+MOST_NEAR = 1 << 20  # bytes
 
 
 def even(count: int, most: int, pieces: int = PIECES) -> Iterator[int]:
@@ -106,12 +127,12 @@ class Model:
         self.vectors = -(-conv.co // conv.groups // self.lanes)
         self.widths = tuple(widths(self.vectors, plan))
         self.blocks = len(self.widths)
-        self.l2 = target.l2
+        self.l2, self.cache = target.l2, NEAR if target.l2 <= MOST_NEAR else LARGE
         self.known: dict[Blocks, tuple[int, list[tuple[int, int]]]] = {}
         self.units: dict[tuple[tuple[int, ...], Blocks], tuple[float, float]] = {}
         by_one = all(len(t.parts) == 1 for t in self.transforms)
         steps = TURNED if any(axis.up > 1 for axis in self.axes) else STEPS
-        cycles = (INPUT, OUTPUT, CALL, BESIDE) if by_one else steps
+        cycles = (self.cache.input, OUTPUT, CALL, BESIDE) if by_one else steps
         self.input, self.output, self.call, self.beside = cycles
         down, along = zip(self.axes, self.transforms, strict=True)
         self.lines = count(*down), count(*along)
@@ -198,7 +219,8 @@ class Model:
     def _inputs(self, rows: int, columns: int, served: int) -> float:
         """A group's V of a plane, its packed image, and tables, which serve so many groups."""
         tiles, vectors = rows * columns, -(-self.ci // self.lanes)
-        cycles = tiles * self.points * (ADDRESS / served + vectors * self.input)
+        each = self.input + self.cache.far * self._leaves(tiles)
+        cycles = tiles * self.points * (ADDRESS / served + vectors * each)
         if self.plan.packed:
             over, along = self.transforms
             high = (rows - 1) * over.step + over.inputs
@@ -209,6 +231,14 @@ class Model:
                 numbers = high * (wide + self._begun(columns)) * PACK
             cycles += numbers * self.ci
         return cycles
+
+    def _leaves(self, tiles: int, read: float = 1.0) -> bool:
+        """Whether V of so many tiles, `read` times as many of several planes, leaves the
+        second-level cache before all blocks have used it.
+        """
+        results = self.cache.results * max(self.widths) * self.lanes
+        numbers = self.points * tiles * (self.ci * read + results)
+        return numbers * BYTES[self.plan.dtype] > self.l2 * self.cache.share
 
     def _scattered(self, columns: int) -> bool:
         """Whether a box so wide has less than a line of each interleaved axis."""
@@ -248,8 +278,8 @@ class Model:
         if size * self.vectors * self.lanes * self.deep.kernel * passing < self.l2 // 2:  # U,
             far //= 4
         stream = far / STREAM
-        if size * rows * columns * read > self.l2 * 5 // 8:  # and V if it does not stay there
-            stream += size * rows * columns * len(blocks) * self.deep.kernel / CACHED
+        if self._leaves(rows * columns, read):  # and V
+            stream += size * rows * columns * len(blocks) * self.deep.kernel / self.cache.stream
         product = max(product, stream) + min(product, stream) / 4
         out = self.points * self.output
         if self.plan.blocked:

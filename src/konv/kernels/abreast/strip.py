@@ -1,11 +1,13 @@
-"""Strips of groups abreast: a unit's input in scratch, [cell][depth][row][column][channel of the
-cell], padding as zeros.
+"""Strips of groups abreast: a unit's input in scratch, [cell][depth][row][column][channel of a
+group][group of the cell], padding as zeros.
 
 Channels-last rows are copied, contiguous ones turned in squares of pixels and channels; other
 padding modes and odd views go number by number, through tables of sources.
 """
 
 from __future__ import annotations
+
+from typing import TypeVar
 
 from konv.kernels.packing import transpose
 from konv.kernels.words import AXES, Piece, part_function, per_axis
@@ -32,7 +34,16 @@ UNIT = (
     *per_axis("j", "length", "raw", "slots"),
 )  # fmt: skip
 RECORDS = (JOB, UNIT)
-SIDE = 8  # of a square at most: 16 numbers a side take LLVM ten times as long
+Place = TypeVar("Place", int, Value)
+
+# Of squares: 16 numbers a side take LLVM ten times as long; without those of 4, 512@7 in 64 groups
+# took 1.4 times as long, number by number (Granite Rapids).
+SIDES = 8, 4
+
+
+def turned(place: Place, groups: int, each: int) -> Place:
+    """Which number of [group][each] stands at a place of [each][group]."""
+    return place % groups * each + place // groups
 
 
 def emit_strip(module: Module, plan: Plan) -> Routine:
@@ -64,22 +75,30 @@ def emit_strip(module: Module, plan: Plan) -> Routine:
                             into = to + begin * wide
                             first = source + (begin + raw) * job["x_stride", 2]
                             fill = _squares if plan.packed else _copies
-                            fill(f, piece, wide, first, into, end - begin)
+                            fill(f, piece, plan, first, into, end - begin)
                         with places, f.loop(width) as i:
-                            _numbers(f, piece, wide, source, tables[2][i], to + i * wide)
+                            _numbers(f, piece, plan, source, tables[2][i], to + i * wide)
         return f.fn
 
 
 def _copies(
-    f: Function, piece: Piece, wide: int, source: Pointer, to: Pointer, count: Value
+    f: Function, piece: Piece, plan: Plan, source: Pointer, to: Pointer, count: Value
 ) -> None:
-    """Pixels of a channels-last row: whole cache lines of them, for all cells."""
+    """Pixels of a channels-last row: whole cache lines of them, for all cells. Those of several
+    groups fill a vector at most.
+    """
     job, most = piece.job, f.module.target.vector_bytes // SIZE[source.element]
+    groups, wide = plan.form[3], plan.depth * plan.form[3]
+    order = [turned(c, groups, plan.depth) for c in range(wide)]
     with f.loop(count) as i:
         pixel, into = source + i * job["x_stride", 2], to + i * wide
         with f.loop(piece.unit["some"]) as cell:
             begin, put = pixel + cell * wide, into + cell * job["plane"]
             f.prefetch(begin + job["x_stride", 1])  # of the next row, which lies far away
+            if groups > 1:
+                numbers = begin.vector(0, wide)
+                put.put(0, f.shuffle(numbers, numbers, order))
+                return
             at = 0
             while at < wide:
                 lanes = most
@@ -90,32 +109,46 @@ def _copies(
 
 
 def _squares(
-    f: Function, piece: Piece, wide: int, source: Pointer, to: Pointer, count: Value
+    f: Function, piece: Piece, plan: Plan, source: Pointer, to: Pointer, count: Value
 ) -> None:
-    """Pixels of contiguous rows, turned in squares; the last overlaps the one before it rather than
-    fall short.
+    """Pixels of contiguous rows, turned in squares, small ones of short rows; the last overlaps the
+    one before it rather than fall short.
     """
-    job = piece.job
-    side = next(side for side in (SIDE, 4, 2, 1) if wide % side == 0)
+    job, groups, wide = piece.job, plan.form[3], plan.depth * plan.form[3]
     plane = job["x_channel"]
+    # As many groups as a power of two: each square begins with the first of them.
+    sides = [side for side in SIDES if wide % side == 0 and side % groups == 0]
+
+    def squares(first: Pointer, into: Pointer, side: int) -> None:
+        step = plane * (side // groups)
+        with f.loop(wide // side) as square, f.loop(count, step=side) as i:
+            at = f.least(i, count - side)
+            corner = first + square * step + at
+            planes = [turned(c, groups, plan.depth) for c in range(side)]
+            rows = [(corner + plane * n).vector(0, side) for n in planes]
+            for n, column in enumerate(transpose(f, rows)):
+                into.put((at + n) * wide + square * side, column)
+
+    def fill(first: Pointer, into: Pointer, sides: list[int]) -> None:
+        if not sides:
+            with f.loop(wide) as c, f.loop(count) as i:
+                into[i * wide + c] = first[turned(c, groups, plan.depth) * plane + i]
+            return
+        with f.choose(count >= sides[0]) as (enough, fewer):
+            with enough:
+                squares(first, into, sides[0])
+            with fewer:
+                fill(first, into, sides[1:])
+
     with f.loop(piece.unit["some"]) as cell:
-        first, into = source + cell * (plane * wide), to + cell * job["plane"]
-        with f.choose(count >= side) as (squares, few):
-            with squares, f.loop(wide, step=side) as c, f.loop(count, step=side) as i:
-                at = f.least(i, count - side)
-                corner = first + c * plane + at
-                rows = [(corner + plane * n).vector(0, side) for n in range(side)]
-                for n, column in enumerate(transpose(f, rows)):
-                    into.put((at + n) * wide + c, column)
-            with few, f.loop(wide) as c, f.loop(count) as i:
-                into[i * wide + c] = first[c * plane + i]
+        fill(source + cell * (plane * wide), to + cell * job["plane"], sides)
 
 
-def _numbers(f: Function, piece: Piece, wide: int, x: Pointer, source: Value, to: Pointer) -> None:
+def _numbers(f: Function, piece: Piece, plan: Plan, x: Pointer, source: Value, to: Pointer) -> None:
     """One pixel by the table of sources."""
-    job = piece.job
+    job, groups, wide = piece.job, plan.form[3], plan.depth * plan.form[3]
     with f.loop(piece.unit["some"]) as cell, f.loop(wide) as c:
-        number = f.var_of(f.constant(x.element, 0.0))
+        number, channel = f.var_of(f.constant(x.element, 0.0)), turned(c, groups, plan.depth)
         with f.when(source >= 0):
-            number.set(x[source + (cell * wide + c) * job["x_channel"]])
+            number.set(x[source + (cell * wide + channel) * job["x_channel"]])
         (to + cell * job["plane"])[c] = number.get()

@@ -1,11 +1,13 @@
 """The register tile of groups abreast: m pixels of a row x one vector of output channels; and its
-weights, packed [vector][row of taps][channel][tap of the row][lane].
+weights, packed [vector][row of taps][channel][tap of the row][lane]. Lanes are [output of a
+group][group].
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from konv.kernels.abreast.strip import turned
 from konv.kernels.epilogue import activate, finish
 from konv.kernels.pack import HEADER, Arguments, emit_pack
 from konv.llvm import (
@@ -52,50 +54,41 @@ def emit_tiles(module: Module, plan: Plan, m: int) -> Routine:
             with f.loop(a["count"]) as r:
                 x = first + a["list"][r]
                 weights = a["weights"] + r * (plan.depth * kernel * lanes)
-                if together > 1:
-                    for c in range(plan.depth):
-                        _add(f, plan, sums, f.after(x, sums[-1].get()), weights, c, c)
-                else:
-                    with f.loop(plan.depth) as one:
-                        _add(f, plan, sums, x + one, weights + one * (kernel * lanes), 0, 0)
+                with f.loop(plan.depth) as c:
+                    _add(f, plan, sums, x + c * together, weights + c * (kernel * lanes))
             to = a["to"] + row * a["below"] + tile * (a["step"] * m)
             _store(f, plan, sums, to, a)
         return f.fn
 
 
-def _add(
-    f: Function,
-    plan: Plan,
-    sums: list[Variable],
-    x: Pointer,
-    weights: Pointer,
-    channel: int,
-    at: int,
-) -> None:
+def _add(f: Function, plan: Plan, sums: list[Variable], x: Pointer, weights: Pointer) -> None:
     """One channel of each group of a row of taps: pixel after pixel, whatever reads it."""
     kernel, stride, dilation, together = plan.form
-    wide, lanes, depth = plan.depth * together, sums[0].type.count, plan.depth
-    taps = [weights.vector((at * kernel + s) * lanes, lanes) for s in range(kernel)]
-    chosen = [lane * together // lanes * depth + channel for lane in range(lanes)]
+    lanes = sums[0].type.count
+    taps = [weights.vector(s * lanes, lanes) for s in range(kernel)]
     for p in range((len(sums) - 1) * stride + (kernel - 1) * dilation + 1):
         reads = [(s, *divmod(p - s * dilation, stride)) for s in range(kernel)]
         users = [(s, j) for s, j, rest in reads if not rest and 0 <= j < len(sums)]
         if not users:
             continue
+        at = p * plan.depth * together
         if together > 1:
-            vector = x.vector(p * wide, wide)
-            value = f.shuffle(vector, vector, chosen)
+            one = x.vector(at, together)
+            value = f.shuffle(one, one, [lane % together for lane in range(lanes)])
         else:
-            value = f.splat(x[p * wide], lanes)
+            value = f.splat(x[at], lanes)
         for s, j in users:
             sums[j].set(f.fma(value, taps[s], sums[j].get()))
 
 
 def _store(f: Function, plan: Plan, sums: list[Variable], to: Value, a: dict[str, Any]) -> None:
     """Adding 0 turns -0 into 0. A residual is added here, or on the way out of a block."""
-    real = REAL[plan.dtype]
+    real, together, lanes = REAL[plan.dtype], plan.form[3], sums[0].type.count
+    apart = [turned(lane, lanes // together, together) for lane in range(lanes)]
     for j, total in enumerate(sums):
         place, value = (to + a["step"] * j).to_pointer(real), total.get() + 0.0
+        if together > 1:
+            value = f.shuffle(value, value, apart)
         if not plan.blocked:
             value = finish(f, plan, value, place, a["residual"])
         elif not plan.residual:
@@ -103,9 +96,10 @@ def _store(f: Function, plan: Plan, sums: list[Variable], to: Value, a: dict[str
         place.put(0, value)
 
 
-def emit_weights(module: Module, dtype: str, kernel: int) -> None:
-    """Add `pack`, a vector a unit; `kernel`: taps of a row."""
-    real, lanes = REAL[dtype], module.target.lanes(dtype)
+def emit_weights(module: Module, plan: Plan) -> None:
+    """Add `pack`, a vector a unit."""
+    real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
+    kernel, together = plan.form[0], plan.form[3]
 
     def units(f: Function, a: Arguments) -> Value:  # noqa: ARG001 - as emit_pack asks
         every: Value = a["groups"] * a["co"]
@@ -115,7 +109,7 @@ def emit_weights(module: Module, dtype: str, kernel: int) -> None:
         packed, ci = a["packed"] + HEADER // SIZE[real], a["ci"]
         every, rows = a["groups"] * a["co"], a["taps"] // kernel
         with f.loop(lanes) as lane:
-            k = unit * lanes + lane
+            k = unit * lanes + lane % together * (lanes // together) + lane // together
             source = a["weights"] + k // a["co"] * a["by_group"] + k % a["co"] * a["by_co"]
             to = packed + unit * (lanes * ci * a["taps"]) + lane
             with f.loop(rows) as r, f.loop(ci) as c, f.loop(kernel) as s:
@@ -124,6 +118,6 @@ def emit_weights(module: Module, dtype: str, kernel: int) -> None:
             bias = f.var_of(f.constant(real, 0.0))
             with f.when(a["bias"].address().differs(0)):
                 bias.set(a["bias"][k] + 0.0)
-            (packed + every * ci * a["taps"])[k] = bias.get()
+            (packed + every * ci * a["taps"])[unit * lanes + lane] = bias.get()
 
-    emit_pack(module, dtype, units, body)
+    emit_pack(module, plan.dtype, units, body)

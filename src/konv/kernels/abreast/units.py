@@ -29,7 +29,7 @@ Parts = dict[Any, Routine]
 def emit_kernel(plan: Plan, target: Target) -> Module:
     """The module of a plan: `run` and `pack`."""
     module = Module(target, plan.algorithm)
-    emit_weights(module, plan.dtype, plan.form[0])
+    emit_weights(module, plan)
     parts: Parts = {"slots": emit_slots(module), "strip": emit_strip(module, plan)}
     for m in range(1, plan.pixels + 1):
         parts[m] = emit_tiles(module, plan, m)

@@ -57,7 +57,7 @@ from konv.geometry import Axis, Conv
 from konv.kernels.direct.tiles import tile_cost
 from konv.kernels.pack import HEADER
 from konv.kernels.winograd.count import count, tail, three
-from konv.kernels.winograd.cut import Model
+from konv.kernels.winograd.cut import NEAR, Model
 from konv.kernels.winograd.records import TILES_JOB
 from konv.kernels.winograd.schedule import schedule
 from konv.kernels.winograd.transforms import Transform, form, transforms
@@ -236,7 +236,7 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     1.2 to 1.5 times that.
     """
     # Boxes as for any machine's cache: which plan is best shall not hang on it.
-    model = Model(conv, plan, replace(target, l2=USUAL))
+    model = Model(conv, plan, replace(target, l2=USUAL), NEAR)
     stores = conv.groups * model.vectors * prod(axis.out for axis in conv.axes)
     wide = target.vector_bytes == 64
     narrow = wide and model.vectors == 1 and model.ci <= model.lanes

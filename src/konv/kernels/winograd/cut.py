@@ -117,7 +117,7 @@ class Cut:
 class Model:
     """What a layer under a plan costs, at one image size."""
 
-    def __init__(self, conv: Conv, plan: Plan, target: Target) -> None:
+    def __init__(self, conv: Conv, plan: Plan, target: Target, cache: Cache | None = None) -> None:
         self.conv, self.plan = conv, plan
         self.deep, *self.axes = three(conv)
         self.transforms = transforms(plan)
@@ -127,7 +127,8 @@ class Model:
         self.vectors = -(-conv.co // conv.groups // self.lanes)
         self.widths = tuple(widths(self.vectors, plan))
         self.blocks = len(self.widths)
-        self.l2, self.cache = target.l2, NEAR if target.l2 <= MOST_NEAR else LARGE
+        self.l2 = target.l2
+        self.cache = cache or (NEAR if target.l2 <= MOST_NEAR else LARGE)
         self.known: dict[Blocks, tuple[int, list[tuple[int, int]]]] = {}
         self.units: dict[tuple[tuple[int, ...], Blocks], tuple[float, float]] = {}
         by_one = all(len(t.parts) == 1 for t in self.transforms)

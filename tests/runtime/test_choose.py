@@ -39,7 +39,7 @@ from konv.runtime.typical import (
     ABOVE,
     APART,
     BETWEEN,
-    CUBES,
+    FLAT,
     HALF,
     LARGE,
     MIDDLE,
@@ -64,7 +64,8 @@ def kind(conv: Conv) -> float:
     outputs = prod(a.out / a.up for a in conv.axes)
     if min(apart, default=WIDE) <= APART or outputs <= BETWEEN:
         return 0
-    if outputs <= ABOVE and conv.dims < CUBES:
+    cube = conv.dims == len(FLAT) and min(a.out / a.up for a in conv.axes) > FLAT[0]
+    if outputs <= ABOVE and not cube:
         return 1
     if outputs <= NEARLY and nested.meant_for(conv):
         return 2
@@ -277,8 +278,11 @@ def test_where_small_and_middling_end() -> None:
     assert typical(conv.with_size(10, 11)).axes[0].out ** 2 == HALF
     assert typical(conv.with_size(20, 25)).axes[0].out ** 2 == HALF < NEARLY == 20 * 25
     assert typical(conv.with_size(20, 26)).axes[0].out ** 2 == WHOLE
-    conv = Conv.parse("conv3d 1x8x2x7x7 o8 k3 p1")  # volumes have no middle
-    assert typical(conv).axes[0].out == round(LARGE ** (1 / 3))
+    conv = Conv.parse("conv3d 1x8x2x7x7 o8 k3 p1")  # flat volumes only have a middle
+    assert tuple(axis.out for axis in typical(conv).axes) == FLAT
+    assert tuple(axis.out for axis in typical(conv.with_size(9, 2, 5)).axes) == FLAT
+    assert typical(conv.with_size(3, 5, 5)).axes[0].out == round(LARGE ** (1 / 3))
+    assert typical(conv.with_size(2, 7, 8)).axes[0].out == round(LARGE ** (1 / 3))
 
 
 def test_the_same_plan_for_any_number_of_threads() -> None:

@@ -17,10 +17,13 @@ from konv.kernels import nested
 # tiles of pixels are not full. Of a transposed layer, the outputs from one input to the next count
 # as one. Maps of 8 x 8 and 10 x 10 seen as 32 x 32 took tiles of 4 whose weights are twice as many
 # as those of 2: 3x3 384@8 1.14 ms, not 0.68, 512@10 2.5, not 1.8; transposed 4x4 256->128@8 0.76,
-# not 0.56 (Zen 3). Those in steps of two fill tiles at 8 x 8, but not at 7 x 7. Volumes of so many
-# are not like a cube of 4: 512@2x7x7 would be computed without tiles.
+# not 0.56 (Zen 3). Those in steps of two fill tiles at 8 x 8, but not at 7 x 7. Flat volumes of so
+# many are seen as such: as large cubes 512@2x7x7 took tiles, most of which are padding and weights
+# (4.9 ms, without 2.6; 3x1x1 .48 and .31), as small cubes depthwise and grouped ones what is 1.2 to
+# 2.4 times slower. Others count as large: 64@4x4x5 .036 ms, seen as flat .063, 16@4x4x4 of 5 taps
+# .014 and .036 (Granite Rapids).
 SMALL, BETWEEN, MIDDLE, ABOVE, LARGE = 49, 60, 64, 100, 1024
-CUBES = 3  # dimensions
+FLAT = 2, 7, 7
 # Of layers of many taps (konv.kernels.nested) images of so many outputs at most count as 14 x 14:
 # most taps meet padding in some rows. Others count as 56 x 56: many are larger, and hardly any but
 # rows of 32 fill vectors of 16 (13x13 contiguous 64@56: planes .265 ms, pencils .217; AVX-512).
@@ -53,8 +56,7 @@ def typical(conv: Conv) -> Conv:
 
 def sizes(conv: Conv) -> list[Conv]:
     """The layer at every size at which it may be seen, large ones last."""
-    small = [SMALL]
-    small += [MIDDLE] if conv.dims < CUBES else []
+    small = [SMALL, MIDDLE]
     small += [HALF] if nested.meant_for(conv) else []
     large = [_large(conv, spread) for spread in _spreads(conv)]
     return [_at_size(conv, size) for size in small] + large
@@ -71,13 +73,15 @@ def _size(conv: Conv) -> int:
         return SMALL
     if ABOVE < outputs <= NEARLY and nested.meant_for(conv):
         return HALF
-    return MIDDLE if outputs <= ABOVE and conv.dims < CUBES else LARGE
+    cube = conv.dims == len(FLAT) and min(axis.out / axis.up for axis in conv.axes) > FLAT[0]
+    return LARGE if outputs > ABOVE or cube else MIDDLE
 
 
 def _at_size(conv: Conv, size: int) -> Conv:
     """The layer with about so many outputs, of a transposed axis from one input to the next."""
     side = _side(size, conv.dims)
-    return _at(conv, [side * axis.up for axis in conv.axes])
+    sides = FLAT if size == MIDDLE and conv.dims == len(FLAT) else [side] * conv.dims
+    return _at(conv, [side * axis.up for side, axis in zip(sides, conv.axes, strict=True)])
 
 
 def _side(size: int, dims: int) -> int:

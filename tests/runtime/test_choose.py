@@ -22,7 +22,7 @@ import konv
 from konv import llvm
 from konv.errors import ProblemError
 from konv.geometry import Conv
-from konv.kernels import ALGORITHMS, by_name, direct, nested
+from konv.kernels import ALGORITHMS, by_name, direct
 from konv.kernels.strips.form import banded, beside, halved
 from konv.kernels.winograd.transforms import transforms
 from konv.plan import Algorithm, Plan
@@ -48,6 +48,7 @@ from konv.runtime.typical import (
     SPREADS,
     WHOLE,
     WIDE,
+    of_many_taps,
     typical,
 )
 from konv.target import Target
@@ -67,7 +68,7 @@ def kind(conv: Conv) -> float:
     cube = conv.dims == len(FLAT) and min(a.out / a.up for a in conv.axes) > FLAT[0]
     if outputs <= ABOVE and not cube:
         return 1
-    if outputs <= NEARLY and nested.meant_for(conv):
+    if outputs <= NEARLY and of_many_taps(conv):
         return 2
     return next((count for most, count in SPREADS if min(apart, default=WIDE) <= most), WIDE)
 
@@ -164,7 +165,7 @@ def test_three_plans_at_most(target: Target) -> None:
                 found.setdefault(kind(other), set()).add(choose(other, target, *layouts))
         assert all(len(usual(plans)) <= 1 for plans in found.values()), f"{conv}: {found}"
         dilated = any(axis.dilation > 1 for axis in conv.axes)
-        assert len(found) <= 3 + nested.meant_for(conv) or dilated
+        assert len(found) <= 3 + of_many_taps(conv) or dilated
 
 
 @pytest.mark.parametrize(("size", "name"), [(28, "direct"), (30, "direct"), (40, "winograd")])
@@ -410,7 +411,7 @@ def test_choices_are_all_the_plans_of_a_layer() -> None:
         others = filter(None, (conv, *(sized(conv, size) for size in SIZES)))
         assert {choose(other, llvm.detect(), *layouts) for other in others} <= set(every)
         dilated = any(axis.dilation > 1 for axis in conv.axes)
-        most = 3 + dilated * len(SPREADS) + nested.meant_for(conv)
+        most = 3 + dilated * len(SPREADS) + of_many_taps(conv)
         assert 1 <= len(usual(set(every))) <= most
 
 

@@ -10,7 +10,6 @@ from math import ceil, floor, prod
 
 from konv.errors import ProblemError
 from konv.geometry import Axis, Conv
-from konv.kernels import nested
 
 # Outputs of a channel: of small images, at most of those, of middling ones, at most of those, of
 # large images. What is best for a layer changes about there: below, it is mostly its weights, and
@@ -24,10 +23,12 @@ from konv.kernels import nested
 # .014 and .036 (Granite Rapids).
 SMALL, BETWEEN, MIDDLE, ABOVE, LARGE = 49, 60, 64, 100, 1024
 FLAT = 2, 7, 7
-# Of layers of many taps (konv.kernels.nested) images of so many outputs at most count as 14 x 14:
-# most taps meet padding in some rows. Others count as 56 x 56: many are larger, and hardly any but
-# rows of 32 fill vectors of 16 (13x13 contiguous 64@56: planes .265 ms, pencils .217; AVX-512).
-HALF, NEARLY, WHOLE = 196, 500, 3136
+# Of depthwise layers of so many taps along both axes images of so many outputs at most count as
+# 14 x 14: most taps meet padding in some rows. Others count as 56 x 56: many are larger, and hardly
+# any but rows of 32 fill vectors of 16 (13x13 contiguous 64@56: planes .265 ms, pencils .217; 9x9
+# 384@14 .104 and .047, 192@28 .108 and .084, 11x11 384@14 channels-last upright .090, pencils .050,
+# 7x7 .038 and .029; AVX-512).
+MANY, HALF, NEARLY, WHOLE = 7, 196, 500, 3136
 # Outputs of an axis for each pixel from tap to tap, up to which the image counts as small: most
 # taps meet padding, and tiles of interleaved axes would be mostly empty. With 1024 outputs in mind
 # 2048->256@17 dilated by 12 was given such tiles, 403 ms instead of 48; 256@28 36.8 and 24.4, @40
@@ -57,9 +58,16 @@ def typical(conv: Conv) -> Conv:
 def sizes(conv: Conv) -> list[Conv]:
     """The layer at every size at which it may be seen, large ones last."""
     small = [SMALL, MIDDLE]
-    small += [HALF] if nested.meant_for(conv) else []
+    small += [HALF] if of_many_taps(conv) else []
     large = [_large(conv, spread) for spread in _spreads(conv)]
     return [_at_size(conv, size) for size in small] + large
+
+
+def of_many_taps(conv: Conv) -> bool:
+    """Whether a layer has one channel in and out a group, two axes of MANY taps and no steps."""
+    plain = all((axis.stride, axis.dilation, axis.up) == (1, 1, 1) for axis in conv.axes)
+    alone = conv.ci == conv.co == conv.groups
+    return plain and alone and conv.dims == 2 and all(a.kernel >= MANY for a in conv.axes)
 
 
 def _size(conv: Conv) -> int:
@@ -71,7 +79,7 @@ def _size(conv: Conv) -> int:
     outputs = prod(axis.out / axis.up for axis in conv.axes)
     if outputs <= BETWEEN:
         return SMALL
-    if ABOVE < outputs <= NEARLY and nested.meant_for(conv):
+    if ABOVE < outputs <= NEARLY and of_many_taps(conv):
         return HALF
     cube = conv.dims == len(FLAT) and min(axis.out / axis.up for axis in conv.axes) > FLAT[0]
     return LARGE if outputs > ABOVE or cube else MIDDLE
@@ -101,7 +109,7 @@ def _large(conv: Conv, spread: float) -> Conv:
     wide; of a transposed axis as many outputs as of any other, but at least half as many inputs,
     lest tiles of inputs be less full than they mostly are.
     """
-    side = _side(WHOLE if nested.meant_for(conv) else LARGE, conv.dims)
+    side = _side(WHOLE if of_many_taps(conv) else LARGE, conv.dims)
 
     def outputs(axis: Axis) -> int:
         usual = side if axis.up == 1 else max(side, side // 2 * axis.up)

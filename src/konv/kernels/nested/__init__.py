@@ -61,15 +61,6 @@ LEAST, MOST = 12, 64
 ANY = 28
 
 
-def meant_for(conv: Conv) -> bool:
-    """Whether a layer is of the kind that this is for, whatever its blocks lack: one channel in and
-    out a group, two axes of many taps each and no steps.
-    """
-    plain = all((axis.stride, axis.dilation, axis.up) == (1, 1, 1) for axis in conv.axes)
-    alone = conv.ci == conv.co == conv.groups
-    return plain and alone and conv.dims == 2 and all(a.kernel >= LEAST for a in conv.axes)
-
-
 def _suits(taps: int) -> bool:
     """Whether an axis of so many taps is cut into blocks that lack few."""
     return ANY <= taps <= MOST or (LEAST <= taps < ANY and -taps % 4 <= 1)

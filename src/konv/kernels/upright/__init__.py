@@ -90,9 +90,9 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
 def cost(conv: Conv, plan: Plan, target: Target) -> float:
     """Modelled cycles of one core for one image: products at 1.6 a cycle, points at 20 cycles for
     seven, 13 for four outputs, two for a vector of pixels that is transposed on its way (Zen 3:
-    15, 7 and 3.2 of the 29 cycles a vector of 7x7 96@56). With AVX-512 a sixth more (768@7
-    channels-last 0.041 ms, konv.kernels.pencils 0.023, 192@28 0.118 and 0.093, 96@56 0.133 and
-    0.120, 384@28 0.15 and 0.22; Granite Rapids).
+    15, 7 and 3.2 of the 29 cycles a vector of 7x7 96@56). With AVX-512 a quarter more (96@56
+    channels-last 0.116 ms, konv.kernels.pencils 0.110, 64@112 0.43 and 0.37; 11x11 0.182 and 0.230,
+    0.60 and 0.67; Granite Rapids).
     """
     rows, columns = -(-conv.axes[0].out // 4), conv.axes[1].out
     high, wide = (axis.kernel for axis in conv.axes)
@@ -102,7 +102,7 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     points = 20 * (rows + deep - 1) * (columns + wide - 1)
     layouts = (plan.packed + plan.blocked) * prod(axis.out for axis in conv.axes) * 2
     cycles = products * 5 / 4 + points + 13 * rows * columns + layouts
-    cycles *= 7 / 6 if target.vector_bytes == 64 else 1
+    cycles *= 5 / 4 if target.vector_bytes == 64 else 1
     return -(-conv.co // target.lanes(conv.dtype)) * cycles
 
 

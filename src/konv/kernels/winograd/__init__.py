@@ -57,7 +57,7 @@ from konv.geometry import Axis, Conv
 from konv.kernels.direct.tiles import tile_cost
 from konv.kernels.pack import HEADER
 from konv.kernels.winograd.count import count, tail, three
-from konv.kernels.winograd.cut import NEAR, Model
+from konv.kernels.winograd.cut import NEAR, SHARED, Model
 from konv.kernels.winograd.records import TILES_JOB
 from konv.kernels.winograd.schedule import schedule
 from konv.kernels.winograd.transforms import Transform, form, transforms
@@ -236,9 +236,9 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     1.2 to 1.5 times that.
     """
     # Boxes as for any machine's cache: which plan is best shall not hang on it.
-    model = Model(conv, plan, replace(target, l2=USUAL), NEAR)
-    stores = conv.groups * model.vectors * prod(axis.out for axis in conv.axes)
     wide = target.vector_bytes == 64
+    model = Model(conv, plan, replace(target, l2=USUAL), SHARED if wide and _by_one(conv) else NEAR)
+    stores = conv.groups * model.vectors * prod(axis.out for axis in conv.axes)
     narrow = wide and model.vectors == 1 and model.ci <= model.lanes
     return model.best(threads=1, n=1).cycles * (NARROW if narrow else 1) + stores
 

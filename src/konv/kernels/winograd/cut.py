@@ -42,10 +42,6 @@ RUN, WHOLE = 64, 12
 # 400: 0.57 ms, without tiles 0.49; Zen 3).
 SINGLE, SCATTER = 2.0, 20.0
 ADDRESS = 3.0  # a pixel's or a result's
-# Bytes of U, which in a network comes from memory, that arrive in a cycle: with 8 both threads read
-# all of it, each for half of the tiles, where now each reads half (256@14 0.98 to 0.76 ms, 512@7
-# 1.88 to 1.70, with eleven and six layers taking turns, Zen 3).
-STREAM = 6.0
 # A unit's own price, less if its thread knows V of the box (chunks of a block instead of half of
 # all: 256@14 0.68 to 0.62 ms, 512@14 2.72 to 2.44, 256->384@13 0.94 to 0.86; two boxes of tiles in
 # small chunks instead of one of which both threads make V: 128@56 in steps of two 1.27 to 1.17,
@@ -68,6 +64,10 @@ class Cache:
     share: float  # which is V, and so many times M, of more than this share of the cache
     results: float
     stream: float  # bytes of such a V that arrive in a cycle
+    # Bytes of U, which in a network comes from memory: with 8 both threads read all of it, each for
+    # half of the tiles, where now each reads half (256@14 0.98 to 0.76 ms, 512@7 1.88 to 1.70, with
+    # eleven and six layers taking turns, Zen 3).
+    weights: float = 6.0
 
 
 # Up to 1 MB, as in Zen 3's model; a larger one, beyond which is a cache that many cores share, slow
@@ -78,6 +78,11 @@ class Cache:
 NEAR = Cache(INPUT, 0.0, 5 / 8, 0.0, 8.0)
 LARGE = Cache(15.0, 2.0, 1 / 2, 2.0, 16.0)
 MOST_NEAR = 1 << 20  # bytes
+# Of layers in steps of one beside those without tiles, with AVX-512: as if two images shared U, for
+# two are twice as fast then, and choosing never looks at a batch (one, two, eight images of 128@7
+# .035, .055, .15 ms, without tiles .046, .089, .32; of 256@7 .19, .24, .56 and .16 to .19, .38,
+# 1.39; 256@8, 16 images, 1.3 and 3.7; Granite Rapids).
+SHARED = replace(NEAR, weights=12.0)
 
 
 def even(count: int, most: int, pieces: int = PIECES) -> Iterator[int]:
@@ -278,7 +283,7 @@ class Model:
         far = size * vectors * self.lanes * self.deep.kernel  # from beyond the second-level cache:
         if size * self.vectors * self.lanes * self.deep.kernel * passing < self.l2 // 2:  # U,
             far //= 4
-        stream = far / STREAM
+        stream = far / self.cache.weights
         if self._leaves(rows * columns, read):  # and V
             stream += size * rows * columns * len(blocks) * self.deep.kernel / self.cache.stream
         product = max(product, stream) + min(product, stream) / 4

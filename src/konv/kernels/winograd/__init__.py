@@ -56,8 +56,9 @@ from math import lcm, prod
 from konv.geometry import Axis, Conv
 from konv.kernels.direct.tiles import tile_cost
 from konv.kernels.pack import HEADER
+from konv.kernels.winograd.cache import NEAR, SHARED
 from konv.kernels.winograd.count import count, tail, three
-from konv.kernels.winograd.cut import NEAR, SHARED, Model
+from konv.kernels.winograd.cut import Model
 from konv.kernels.winograd.records import TILES_JOB
 from konv.kernels.winograd.schedule import schedule
 from konv.kernels.winograd.transforms import Transform, form, transforms

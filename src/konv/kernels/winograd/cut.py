@@ -16,6 +16,7 @@ from itertools import product
 from math import inf, prod
 
 from konv.geometry import Axis, Conv
+from konv.kernels.winograd.cache import Cache, cache_of
 from konv.kernels.winograd.count import RESTS, count, three, widths
 from konv.kernels.winograd.deal import Unit, at_last, at_least
 from konv.kernels.winograd.transforms import transforms
@@ -28,8 +29,9 @@ PIECES, FEW = 8, 4  # ways to cut an axis that are tried, from the fewest boxes;
 # and out, its sums to M; products beside all that passes through the caches, by the cycles of their
 # register tiles. In steps of two, of a layer and of a transposed one, as fits 29 layers of 16 to
 # 256 channels, each beside the fastest without tiles (Zen 3). With 6.5 a vector both ways those of
-# few channels went without: transposed 4x4 32->16@128 channels-last 2.5 ms, with tiles 1.8.
-INPUT, OUTPUT, CALL, BESIDE = 3.6, 3.4, 40.0, 1.0
+# few channels went without: transposed 4x4 32->16@128 channels-last 2.5 ms, with tiles 1.8. The way
+# in of steps of one is konv.kernels.winograd.cache's.
+OUTPUT, CALL, BESIDE = 3.4, 40.0, 1.0
 STEPS, TURNED = (7.0, 3.0, 80.0, 1.2), (4.5, 2.5, 100.0, 1.25)
 STAGE = 5.0  # contiguous output: a vector of results transposed, staged and written
 PACK = 0.6  # contiguous input: a number brought channels-last
@@ -53,36 +55,6 @@ CHUNKS = 12  # of the output channels, for each thread at most
 TRIED, MANY = 24, 64  # cuts whose units are dealt out one by one, of so many units at most
 
 Blocks = tuple[int, ...]  # of output channels: vectors of each
-
-
-@dataclass(frozen=True)
-class Cache:
-    """What a second-level cache holds of a box, and what it costs where it does not."""
-
-    input: float  # cycles of a vector at a point on its way in, in steps of one
-    far: float  # and more of those of a V that the cache does not hold,
-    share: float  # which is V, and so many times M, of more than this share of the cache
-    results: float
-    stream: float  # bytes of such a V that arrive in a cycle
-    # Bytes of U, which in a network comes from memory: with 8 both threads read all of it, each for
-    # half of the tiles, where now each reads half (256@14 0.98 to 0.76 ms, 512@7 1.88 to 1.70, with
-    # eleven and six layers taking turns, Zen 3).
-    weights: float = 6.0
-
-
-# Up to 1 MB, as in Zen 3's model; a larger one, beyond which is a cache that many cores share, slow
-# to answer, and whose vectors are whole lines: V is dear to make, and M takes room beside it (35 of
-# 122 layers are cut anew, two threads, in turns: 1.02 times as fast, with cold caches 1.03;
-# 256->512@28 1.07 to 1.19, 512@44 1.08 to 1.1, 128@28 1.12, 160->320@48 .95 and .91, Granite
-# Rapids. Boxes of up to 128 tiles: 256@56 contiguous 1.1, but 512@33 dilated .89, 512@44 .93.)
-NEAR = Cache(INPUT, 0.0, 5 / 8, 0.0, 8.0)
-LARGE = Cache(15.0, 2.0, 1 / 2, 2.0, 16.0)
-MOST_NEAR = 1 << 20  # bytes
-# Of layers in steps of one beside those without tiles, with AVX-512: as if two images shared U, for
-# two are twice as fast then, and choosing never looks at a batch (one, two, eight images of 128@7
-# .035, .055, .15 ms, without tiles .046, .089, .32; of 256@7 .19, .24, .56 and .16 to .19, .38,
-# 1.39; 256@8, 16 images, 1.3 and 3.7; Granite Rapids).
-SHARED = replace(NEAR, weights=12.0)
 
 
 def even(count: int, most: int, pieces: int = PIECES) -> Iterator[int]:
@@ -132,8 +104,7 @@ class Model:
         self.vectors = -(-conv.co // conv.groups // self.lanes)
         self.widths = tuple(widths(self.vectors, plan))
         self.blocks = len(self.widths)
-        self.l2 = target.l2
-        self.cache = cache or (NEAR if target.l2 <= MOST_NEAR else LARGE)
+        self.l2, self.cache = target.l2, cache or cache_of(target)
         self.known: dict[Blocks, tuple[int, list[tuple[int, int]]]] = {}
         self.units: dict[tuple[tuple[int, ...], Blocks], tuple[float, float]] = {}
         by_one = all(len(t.parts) == 1 for t in self.transforms)

@@ -216,6 +216,11 @@ def test_what_models_were_fitted_to(line: str, name: str) -> None:
         ("conv2d 1x512x14x14 o512 k3 p1 g32", True, "abreast"),  # 1.8 times as fast as winograd
         ("tconv2d 1x128x28x28 o128 k3 s2 p1 g32", False, "subpixel"),  # 1.6
         ("conv2d 1x96x56x56 o96 k51x5 p25x2 g96", True, "pencils"),  # 2.1, with AVX2 1.3
+        ("conv2d 1x128x7x7 o128 k3 p1", True, "winograd"),  # 1.3 as direct, 8 images 2.2
+        ("conv3d 1x512x2x7x7 o512 k3 p1", True, "direct"),  # 1.9 as winograd
+        ("conv2d 1x384x14x14 o384 k9 p4 g384", True, "pencils"),  # 2.2 as planes
+        ("conv2d 1x384x14x14 o384 k11 p5 g384", False, "pencils"),  # 1.8 as upright
+        ("conv2d 1x96x56x56 o96 k7 p3 g96", False, "pencils"),  # 1.05, and exact
     ],
 )
 def test_what_models_were_fitted_to_with_avx512(line: str, contiguous: bool, name: str) -> None:

@@ -36,9 +36,9 @@ UNIT = (
 RECORDS = (JOB, UNIT)
 Place = TypeVar("Place", int, Value)
 
-# Of squares: 16 numbers a side take LLVM ten times as long; without those of 4, 512@7 in 64 groups
-# took 1.4 times as long, number by number (Granite Rapids).
-SIDES = 8, 4
+# Of squares, of which a layer has two: 16 numbers a side take LLVM ten times as long; without those
+# of 4, 512@7 in 64 groups took 1.4 times as long, number by number (Granite Rapids).
+SIDES = 8, 4, 2
 
 
 def turned(place: Place, groups: int, each: int) -> Place:
@@ -95,16 +95,13 @@ def _copies(
         with f.loop(piece.unit["some"]) as cell:
             begin, put = pixel + cell * wide, into + cell * job["plane"]
             f.prefetch(begin + job["x_stride", 1])  # of the next row, which lies far away
-            if groups > 1:
-                numbers = begin.vector(0, wide)
-                put.put(0, f.shuffle(numbers, numbers, order))
-                return
             at = 0
             while at < wide:
-                lanes = most
+                lanes = wide if groups > 1 else most
                 while lanes > wide - at:
                     lanes //= 2
-                put.put(at, begin.vector(at, lanes))
+                numbers = begin.vector(at, lanes)
+                put.put(at, numbers if groups == 1 else f.shuffle(numbers, numbers, order))
                 at += lanes
 
 
@@ -117,7 +114,7 @@ def _squares(
     job, groups, wide = piece.job, plan.form[3], plan.depth * plan.form[3]
     plane = job["x_channel"]
     # As many groups as a power of two: each square begins with the first of them.
-    sides = [side for side in SIDES if wide % side == 0 and side % groups == 0]
+    sides = [side for side in SIDES if wide % side == 0 and side % groups == 0][:2]
 
     def squares(first: Pointer, into: Pointer, side: int) -> None:
         step = plane * (side // groups)

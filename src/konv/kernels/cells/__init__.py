@@ -38,7 +38,7 @@ from konv.kernels.direct.tiles import tile_cost
 from konv.kernels.pack import HEADER
 from konv.kernels.subpixel.grid import Grid, cells_of, shift_of
 from konv.kernels.winograd import EACH, LEAST, TILES, USUAL
-from konv.kernels.winograd.cache import NEAR
+from konv.kernels.winograd.cache import SMALL
 from konv.kernels.winograd.count import count, tail
 from konv.kernels.winograd.cut import Model
 from konv.kernels.winograd.records import TILES_JOB
@@ -152,7 +152,7 @@ def _straight(plan: Plan) -> Plan:
 def cost(conv: Conv, plan: Plan, target: Target) -> float:
     """As konv.kernels.winograd's, of the ordinary layer over cells."""
     cells = _ordinary(conv)
-    model = Model(cells, _straight(plan), replace(target, l2=USUAL), NEAR)
+    model = Model(cells, _straight(plan), replace(target, l2=USUAL), SMALL)
     stores = model.vectors * prod(axis.out for axis in cells.axes)
     return model.best(threads=1, n=1).cycles + stores
 

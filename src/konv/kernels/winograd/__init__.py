@@ -56,7 +56,7 @@ from math import lcm, prod
 from konv.geometry import Axis, Conv
 from konv.kernels.direct.tiles import tile_cost
 from konv.kernels.pack import HEADER
-from konv.kernels.winograd.cache import NEAR, SHARED
+from konv.kernels.winograd.cache import SHARED, SMALL
 from konv.kernels.winograd.count import count, tail, three
 from konv.kernels.winograd.cut import Model
 from konv.kernels.winograd.records import TILES_JOB
@@ -238,7 +238,9 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     """
     # Boxes as for any machine's cache: which plan is best shall not hang on it.
     wide = target.vector_bytes == 64
-    model = Model(conv, plan, replace(target, l2=USUAL), SHARED if wide and _by_one(conv) else NEAR)
+    model = Model(
+        conv, plan, replace(target, l2=USUAL), SHARED if wide and _by_one(conv) else SMALL
+    )
     stores = conv.groups * model.vectors * prod(axis.out for axis in conv.axes)
     narrow = wide and model.vectors == 1 and model.ci <= model.lanes
     return model.best(threads=1, n=1).cycles * (NARROW if narrow else 1) + stores

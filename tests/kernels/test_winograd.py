@@ -15,6 +15,7 @@ import konv
 from konv import llvm, reference, rounding
 from konv.geometry import Axis, Conv
 from konv.kernels import winograd
+from konv.kernels.winograd.cache import SMALL
 from konv.kernels.winograd.count import widths
 from konv.kernels.winograd.cut import BOX, Model, even
 from konv.kernels.winograd.points import Short
@@ -120,6 +121,21 @@ def test_the_parts_of_a_tile_are_the_axis(
             assert at == (source + reads[o, k] if (o, k) in reads else None)
     assert max(reads.values()) < t.inputs
     assert Lines(axis, t).lines[3][2] - source == t.step
+
+
+@pytest.mark.parametrize(
+    ("line", "box"),
+    [
+        ("conv2d 1x256x28x28 o512 k3 p1", (7, 7)),  # 1.07 to 1.19 times as fast as 4 x 7
+        ("conv2d 1x512x44x44 o512 k3 p1", (3, 11)),  # 1.08 as 4 x 11: M has room beside V
+    ],
+)
+def test_boxes_that_a_large_cache_was_measured_to_like(line: str, box: tuple[int, int]) -> None:
+    """Two megabytes (Granite Rapids), two threads; with a small cache's numbers they are others."""
+    conv, target = Conv.parse(line), replace(TARGETS["avx512"], l2=2 << 20)
+    plan = choose(conv, target, False, False)
+    cut, other = (Model(conv, plan, target, cache).best(2, 1) for cache in (None, SMALL))
+    assert (cut.rows, cut.columns) == box != (other.rows, other.columns)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 7])

@@ -105,6 +105,9 @@ class Model:
         self.widths = tuple(widths(self.vectors, plan))
         self.blocks = len(self.widths)
         self.l2, self.cache = target.l2, cache or cache_of(target)
+        # Numbers of a box that it holds, and of M beside V, a tile's at a point.
+        self.room = self.l2 * self.cache.share / BYTES[plan.dtype]
+        self.results_beside = self.cache.results * max(self.widths) * self.lanes
         self.known: dict[Blocks, tuple[int, list[tuple[int, int]]]] = {}
         self.units: dict[tuple[tuple[int, ...], Blocks], tuple[float, float]] = {}
         by_one = all(len(t.parts) == 1 for t in self.transforms)
@@ -213,9 +216,7 @@ class Model:
         """Whether V of so many tiles, `read` times as many of several planes, leaves the
         second-level cache before all blocks have used it.
         """
-        results = self.cache.results * max(self.widths) * self.lanes
-        numbers = self.points * tiles * (self.ci * read + results)
-        return numbers * BYTES[self.plan.dtype] > self.l2 * self.cache.share
+        return self.points * tiles * (self.ci * read + self.results_beside) > self.room
 
     def _scattered(self, columns: int) -> bool:
         """Whether a box so wide has less than a line of each interleaved axis."""

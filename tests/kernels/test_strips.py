@@ -14,6 +14,7 @@ from functional.case import Case
 from functional.check import check, pinned, plans, small_units, threads
 from functional.forms import numbers
 from functional.test_invariance import result
+from kernels.layers import TARGETS
 
 from konv import llvm, prepare
 from konv.arrays import dense_strides
@@ -56,6 +57,8 @@ MAPS = [
     "conv2d 1x19x20x36 o19 k4x3 s3x1 p2:1x0:3 d2x1 g19",
     "conv2d 1x17x9x40 o17 k1x5 s1x2 p0x2 g17",
     "conv2d 1x17x40x9 o17 k5x1 s2x1 p2x0 g17",
+    "conv2d 2x17x29x5 o17 k9x1 s2x1 p8:0x0 d2x1 g17",
+    "conv2d 1x33x20x9 o33 k13x1 s1x2 p6x1 g33",
     "conv2d 1x33x31x33 o33 k13 p6 g33",
     "conv2d 1x16x40x40 o16 k31 p15 g16",
     "conv2d 1x16x8x9 o16 k11x9 s2x1 p9:2x4:8 g16",
@@ -329,6 +332,31 @@ FAR = "takes up to 31 taps a column and rows of taps over 256 columns; here more
 )
 def test_why_planes_do_not(line: str, why: str | None) -> None:
     assert planes.why_not(Conv.parse(line), llvm.detect()) == why
+
+
+@pytest.mark.parametrize(
+    ("line", "cpu", "layouts", "form"),
+    [
+        ("k21x1 p10x0", "avx2", (False, False), (1, 1, 21, 1)),  # turned, and read where it lies
+        ("k1x21 p0x10", "avx2", (False, False), (1, 1, 21, 1)),
+        ("k5x1 p2x0", "avx2", (False, False), (1, 1, 5, 1)),
+        ("k3x1 p1x0", "avx2", (False, False), (1, 3, 1, 1)),
+        ("k21x1 p10x0", "avx2", (True, False), (1, 21, 1, 0)),  # a row of the image is a row
+        ("k7 p3", "avx2", (False, False), (1, 7, 7, 1)),
+        ("k9 p4", "avx2", (False, False), (1, 9, 9, 0)),  # many rows of many taps: a strip
+        ("k9 p4", "avx512", (False, False), (1, 9, 9, 0)),
+    ],
+)
+def test_how_pencils_read(
+    line: str, cpu: str, layouts: tuple[bool, bool], form: tuple[int, ...]
+) -> None:
+    """Taps and whether the image is read where it lies; small maps are with AVX-512, whatever."""
+    target = TARGETS[cpu]
+    plan, *others = pencils.plans(Conv.parse(f"conv2d 1x64x28x28 o64 {line} g64"), target, *layouts)
+    assert (*plan.form[:3], plan.form[9]) == form
+    small, *_ = pencils.plans(Conv.parse(f"conv2d 1x64x14x14 o64 {line} g64"), target, *layouts)
+    assert small.form[9] == (form[3] or (cpu == "avx512" and not layouts[0]))
+    assert small in (plan, *others) or small.pixels != plan.pixels
 
 
 @pytest.mark.parametrize(

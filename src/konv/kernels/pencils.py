@@ -19,6 +19,7 @@ The kernel of 7x7 96@56 alone takes 0.094 ms, 89 % of the peak, if arrays begin 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 from konv.geometry import ONE, Conv
@@ -48,6 +49,11 @@ TILES = {(16, 16): (7, 5), (32, 16): (7, 7), (16, 32): (7, 14), (64, 32): (7, 14
 # Taps along a row, which are unrolled; of a column of more they would be read too often (35x1
 # 64@56, contiguous: 0.30 ms, konv.kernels.planar 0.15; 51x5 96@56 0.65 and 1.4; Granite Rapids).
 MOST = 31
+# Taps of a column alone from which on a map is turned (5x1 to 21x1 of channels-last maps of 7 to 56
+# columns 1.2 to 3.4 times as fast, AVX2 code 1.3 to 3.8; 64@128, whose rows begin in one set of the
+# cache, .8, 3x1 .83 to 1.3; Granite Rapids).
+TURNED = 5
+WIDE, SMALL = 64, 256  # bytes of vectors; outputs of a small map
 
 
 def why_not(conv: Conv, target: Target) -> str | None:
@@ -71,21 +77,61 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     """One plan, or one for each tile that may take so many taps, first the smaller where rows are
     no longer; none for few taps between contiguous images, which planes do without packing.
     """
+    conv = _turned(conv, packed, blocked)
     form = form_of(conv)
     if packed and blocked and form[1] <= FEW:
         return ()
     few, many = TILES[target.vector_bytes, target.registers]
     tiles = [few] if form[2] <= 4 else [many, few] if many > few else [many]
-    direct = form[2] <= FEW and not packed
     return tuple(
-        Plan(name, conv.dtype, packed, blocked, pixels, 1, form=(*form, int(direct)))
+        Plan(name, conv.dtype, packed, blocked, pixels, 1, form=(*form, way))
+        for way in _ways(conv, form, target, packed)
         for pixels in sorted(tiles, reverse=conv.axes[-1].out > few)
     )
 
 
+def _ways(conv: Conv, form: tuple[int, ...], target: Target, packed: bool) -> list[int]:
+    """1: images are read where they lie, if padding and weights allow it, 0: they go through a
+    strip; the better one first.
+
+    Few taps along a row are read where they lie, and more if no other row of taps reads the same
+    pixels (of 1024@4096 9 taps 1.76 to .66 ms, AVX2 code 3.6 to .70; of 512@400 31 1.17 and 1.04
+    times as fast). Of many rows of many taps a strip has pixels of a column in sets of the cache
+    that they do not share: with AVX-512 it is faster for all but small maps (9x9 384@14 .88 of the
+    speed, 13x13 1024@7 .76; 64@56 1.0 to 1.1, 13x13 1.1 to 1.25; Granite Rapids).
+    """
+    if packed or form[2] <= FEW or form[0] * form[1] == 1:
+        return [int(not packed)]
+    if target.vector_bytes < WIDE:
+        return [0]
+    small = prod(axis.out for axis in conv.axes) <= SMALL
+    return [1, 0] if small else [0, 1]
+
+
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
     """Boxes of output pixels and vectors of channels."""
-    return strip_cut.cut(conv, plan, target, x, y, threads)
+    places = range(len(conv.axes))
+    order = _order(conv, plan.packed, plan.blocked)
+    x, y = ((*strides[:2], *(strides[2 + order.get(a, a)] for a in places)) for strides in (x, y))
+    return strip_cut.cut(_turned(conv, plan.packed, plan.blocked), plan, target, x, y, threads)
+
+
+def _turned(conv: Conv, packed: bool, blocked: bool) -> Conv:
+    """The layer as tiles see it."""
+    order = _order(conv, packed, blocked)
+    return replace(conv, axes=tuple(conv.axes[order.get(a, a)] for a in range(len(conv.axes))))
+
+
+def _order(conv: Conv, packed: bool, blocked: bool) -> dict[int, int]:
+    """Which axes change places, so that the only one with several taps is the last: outputs side by
+    side share what they read along that one alone. Pixels of a channels-last image lie apart on
+    every axis, so it does not matter which of them is a row.
+    """
+    many = [a for a, axis in enumerate(conv.axes) if axis.kernel > 1]
+    if packed or blocked or conv.dims != 2 or len(many) != 1 or conv.axes[many[0]].kernel < TURNED:
+        return {}
+    last = len(conv.axes) - 1
+    return {many[0]: last, last: many[0]}
 
 
 def cost(conv: Conv, plan: Plan, target: Target) -> float:
@@ -93,6 +139,7 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     taps that lie in padding are left out. Of dilated layers that is not counted: large images would
     lose more than small ones gain (9x9 d2 192@112 .75, 96@14 1.39, AVX2 code).
     """
+    conv = _turned(conv, plan.packed, plan.blocked)
     *_, down, _ = (ONE, *conv.axes)
     cycles = costs.cycles(conv, plan, target)
     if down.dilation == 1:

@@ -30,7 +30,7 @@ from math import prod
 from konv.geometry import Conv
 from konv.kernels import schedule, scratch
 from konv.kernels.nested.products import emit_products
-from konv.kernels.nested.sizes import BAND, NARROW, columns_of
+from konv.kernels.nested.sizes import BAND, NARROW, columns_of, has_narrow
 from konv.kernels.nested.steps import CHUNK, emit_columns, emit_lines, emit_output
 from konv.kernels.nested.weights import emit_pack
 from konv.kernels.pack import HEADER
@@ -185,7 +185,8 @@ def emit(plan: Plan, target: Target) -> Module:
     parts = {
         "columns": emit_columns(module, plan),
         "products": emit_products(module, plan, "products", plan.vectors, plan.pixels),
-        "narrow": emit_products(module, plan, "narrow", BAND, NARROW),
         "output": emit_output(module, plan),
     }
+    if has_narrow(plan):
+        parts["narrow"] = emit_products(module, plan, "narrow", BAND, NARROW)
     return emit_run(module, plan, emit_lines(module, plan, parts))

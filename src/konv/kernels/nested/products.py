@@ -5,7 +5,7 @@ from __future__ import annotations
 from konv.kernels.nested.sizes import BAND, Sizes, blocks_of, part
 from konv.kernels.strips.form import Form
 from konv.kernels.strips.job import strip_function
-from konv.llvm import REAL, Function, Module, Pointer, Routine, Variable
+from konv.llvm import REAL, Function, Module, Pointer, Routine, Value, Variable
 from konv.plan import Plan
 
 
@@ -17,7 +17,6 @@ def emit_products(module: Module, plan: Plan, name: str, tall: int, count: int) 
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     form = Form.of(plan, lanes)
     deep, wide = blocks_of(form)
-    held = 8 if module.target.registers == 32 else 4
     with strip_function(module, name, ("weights", "band")) as (
         f,
         job,
@@ -41,7 +40,7 @@ def emit_products(module: Module, plan: Plan, name: str, tall: int, count: int) 
                 slots = [first + o + a + r for r in range(tall)]
                 slots = [f.select(slot >= sizes.ring, slot - sizes.ring, slot) for slot in slots]
                 lines = [at + slot * pitch for slot in slots]
-                _add_blocks(f, totals, lines, own + a * (wide * lanes), wide, held)
+                _add_blocks(f, totals, lines, own + a * (wide * lanes), wide)
             to = sums + (j * sizes.sums + o * sizes.padded + t) * lanes
             for r, row in enumerate(totals):
                 for n, total in enumerate(row):
@@ -50,22 +49,18 @@ def emit_products(module: Module, plan: Plan, name: str, tall: int, count: int) 
 
 
 def _add_blocks(
-    f: Function,
-    totals: list[list[Variable]],
-    lines: list[Pointer],
-    weights: Pointer,
-    wide: int,
-    held: int,
+    f: Function, totals: list[list[Variable]], lines: list[Pointer], weights: Pointer, wide: int
 ) -> None:
-    """One row of blocks, `held` at a time, whose weights stay in registers."""
+    """One row of blocks: a block for all sums in turn, of all rows; the slot that comes in takes
+    the register of the one that goes out. A slot for all sums that read it, row by row, took 1.02
+    to 1.05 times as long (31x31 128@56 with AVX-512, and AVX2 code; Granite Rapids).
+    """
     lanes = totals[0][0].type.count
-    for begin in range(0, wide, held):
-        blocks = range(begin, min(begin + held, wide))
-        ws = {b: weights.vector(b * lanes, lanes) for b in blocks}
-        for row, line in zip(totals, lines, strict=True):
-            for slot in range(begin, blocks[-1] + len(row)):
-                v = line.vector(slot * lanes, lanes)
-                for b in blocks:
-                    if 0 <= slot - b < len(row):
-                        total = row[slot - b]
-                        total.set(f.fma(v, ws[b], total.get()))
+    held: dict[tuple[int, int], Value] = {}
+    for b in range(wide):
+        weight = weights.vector(b * lanes, lanes)
+        for n in range(len(totals[0])):
+            for r, (row, line) in enumerate(zip(totals, lines, strict=True)):
+                if (r, n + b) not in held:
+                    held[r, n + b] = line.vector((n + b) * lanes, lanes)
+                row[n].set(f.fma(held[r, n + b], weight, row[n].get()))

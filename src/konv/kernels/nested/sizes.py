@@ -25,10 +25,15 @@ def blocks_of(form: Form) -> tuple[int, int]:
     return -(-form.kernel[1] // 4), -(-form.kernel[2] // 4)
 
 
+def has_narrow(plan: Plan) -> bool:
+    """Whether there is a narrow tile beside the plan's."""
+    return plan.pixels >= LEAST
+
+
 def columns_of(plan: Plan, columns: int) -> tuple[int, bool]:
     """Columns of tiles that products compute for so many, and whether by the narrow tile."""
     wide, narrow = (-(-columns // n) * n for n in (plan.pixels, NARROW))
-    if plan.pixels < LEAST:
+    if not has_narrow(plan):
         return wide, False
     tiles, each = wide // plan.pixels, max(plan.pixels, HIDDEN // plan.vectors)
     price = narrow if plan.vectors == 1 else narrow * LOADS

@@ -11,8 +11,9 @@ from konv.kernels.strips.lane_rows import emit_block_out, emit_row_in
 from konv.llvm import REAL, Module, Routine
 from konv.plan import Plan
 
-# Tiles: 31 columns of 8 rows and of 7 points are 30 KB.
-CHUNK = 7
+# Tiles: 19 columns of 8 rows and of 7 points are 18 KB, which leaves room in the first-level cache
+# for what is stored (31x31 64@112 1.02 to 1.05 times as fast as by sevens; Granite Rapids).
+CHUNK = 4
 
 
 def emit_lines(module: Module, plan: Plan, parts: dict[str, Routine]) -> Routine:
@@ -52,11 +53,14 @@ def emit_lines(module: Module, plan: Plan, parts: dict[str, Routine]) -> Routine
                             to_row.put(i * lanes, zero)
                     f.call(parts["columns"], [job.base, unit.base, s])
                 arguments = [job.base, unit.base, weights + line * each, band]
-                with f.choose(job["narrow"].equals(0)) as (wide_tiles, narrow_tiles):
-                    with wide_tiles:
-                        f.call(parts["products"], arguments)
-                    with narrow_tiles:
-                        f.call(parts["narrow"], arguments)
+                if "narrow" not in parts:
+                    f.call(parts["products"], arguments)
+                else:
+                    with f.choose(job["narrow"].equals(0)) as (wide_tiles, narrow_tiles):
+                        with wide_tiles:
+                            f.call(parts["products"], arguments)
+                        with narrow_tiles:
+                            f.call(parts["narrow"], arguments)
                 with f.loop(end, start=band) as o:
                     bias = biases + line * lanes
                     f.call(parts["output"], [job.base, unit.base, o, o - band, bias, to])

@@ -1,4 +1,4 @@
-"""Pencils of an image read where it lies: the tiles of up to FEW taps along the rows.
+"""Pencils of an image read where it lies.
 
     for row, tile of outputs in it:                         inside the image, at its border, a tail
         for line in lines, where they are met together:
@@ -6,6 +6,10 @@
                 load its weights                            in registers
                 for slot under the tile:
                     load it once; multiply-add it into every output that reads it
+
+Of more than FEW taps along a row, inside the image, a tap is multiply-added into all outputs in
+turn; at the border of as many at a time as have their weights in registers. Read by each
+multiply-add they took 1.2 to 1.4 times as long, FEW at a time 1.1 (AVX-512; Granite Rapids).
 
 What tiles of one place ask is asked before their lines. At the border a slot that is none is left
 out by a branch: a table says of each column of the unit whether it is there, once for all rows and
@@ -31,7 +35,7 @@ from contextlib import ExitStack
 
 from konv.kernels.epilogue import apart
 from konv.kernels.scratch import LINE
-from konv.kernels.strips.form import STEPS, UNROLL, Form
+from konv.kernels.strips.form import FEW, STEPS, UNROLL, Form
 from konv.kernels.strips.job import strip_function
 from konv.kernels.strips.results import Results, Store
 from konv.kernels.words import AXES, Words
@@ -39,6 +43,7 @@ from konv.llvm import I8, I32, REAL, SIZE, Function, Module, Pointer, Routine, V
 from konv.plan import Plan
 
 SWEEP = ("slots", "weights", "bias", "y", "line", "count")
+HELD = {16: FEW, 32: 16}  # weights in registers, of so many, beside the sums of a tile
 TAIL = 4  # outputs of the tile at the end of a row: 32 are 4 x 7 + 4
 
 
@@ -186,18 +191,41 @@ class _Walk:
                     self._add(at + self.down * n, weights + n * (wide * lanes), sums, beside)
 
     def _add(self, row: Pointer, own: Pointer, sums: list[Variable], beside: bool) -> None:
-        """One row of taps, a slot after the other."""
+        """One row of taps: each for all outputs in turn where they are many. Otherwise, and at the
+        border, a slot after the other for as many taps as have weights in registers.
+        """
         f, form, lanes = self.f, self.form, self.form.lanes
-        weights = [own.vector(tap * lanes, lanes) for tap in range(form.kernel[2])]
-        for slot, uses in form.uses(len(sums)).items():
-            group, step = divmod(slot // form.finest, STEPS)
-            at = row + self.jump * (STEPS * group) if group else row
-            with ExitStack() as stack:
-                if beside:
-                    stack.enter_context(f.when(self.known[slot].differs(0)))
-                x = (at + self.jump * step if step else at).vector(0, lanes)
-                for output, tap in uses:
-                    sums[output].set(f.fma(x, weights[tap], sums[output].get()))
+        if form.kernel[2] > FEW and not beside:
+            self._add_in_turn(row, own, sums)
+            return
+        pieces = -(-form.kernel[2] // HELD[f.module.target.registers])
+        held = -(-form.kernel[2] // pieces)
+        for begin in range(0, form.kernel[2], held):
+            taps = range(begin, min(begin + held, form.kernel[2]))
+            weights = {tap: own.vector(tap * lanes, lanes) for tap in taps}
+            for slot, uses in form.uses(len(sums), begin, held).items():
+                with ExitStack() as stack:
+                    if beside:
+                        stack.enter_context(f.when(self.known[slot].differs(0)))
+                    x = self._slot(row, slot)
+                    for output, tap in uses:
+                        sums[output].set(f.fma(x, weights[tap], sums[output].get()))
+
+    def _add_in_turn(self, row: Pointer, own: Pointer, sums: list[Variable]) -> None:
+        """A tap for all outputs in turn, as in konv.kernels.strips.turns, in the order of taps."""
+        f, form, held = self.f, self.form, dict[int, Value]()
+        for tap in range(form.kernel[2]):
+            weight = own.vector(tap * form.lanes, form.lanes)
+            for output, total in enumerate(sums):
+                slot = output * form.stride[2] + tap * form.dilation[2]
+                if slot not in held:
+                    held[slot] = self._slot(row, slot)
+                total.set(f.fma(held[slot], weight, total.get()))
+
+    def _slot(self, row: Pointer, slot: int) -> Value:
+        group, step = divmod(slot // self.form.finest, STEPS)
+        at = row + self.jump * (STEPS * group) if group else row
+        return (at + self.jump * step if step else at).vector(0, self.form.lanes)
 
     def _straight(self, to: Pointer, sums: list[Variable]) -> list[Store]:
         """All outputs, each in its place."""

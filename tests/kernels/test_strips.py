@@ -59,6 +59,8 @@ MAPS = [
     "conv2d 1x17x40x9 o17 k5x1 s2x1 p2x0 g17",
     "conv2d 2x17x29x5 o17 k9x1 s2x1 p8:0x0 d2x1 g17",
     "conv2d 1x33x20x9 o33 k13x1 s1x2 p6x1 g33",
+    "conv2d 1x17x9x50 o17 k3x37 p1x18 g17",
+    "conv2d 1x19x81x5 o19 k31x1 p40x0 d2x1 g19",
     "conv2d 1x33x31x33 o33 k13 p6 g33",
     "conv2d 1x16x40x40 o16 k31 p15 g16",
     "conv2d 1x16x8x9 o16 k11x9 s2x1 p9:2x4:8 g16",
@@ -67,6 +69,7 @@ MAPS = [
     "conv2d 1x17x28x43 o17 k5 p4 d2 g17",
     "conv1d 1x17x300 o17 k3 p1 g17",
     "conv1d 1x17x2500 o17 k9 s2 p8:0 d3 g17",
+    "conv1d 2x17x190 o17 k41 s2 p20 g17",
     "conv3d 1x17x6x9x20 o17 k3 p1 g17",
     "conv3d 1x17x6x11x20 o17 k3x4x4 p1x2x1 g17",
     "conv3d 1x17x3x5x20 o17 k1x3x3 p2 g17",
@@ -335,6 +338,17 @@ def test_why_planes_do_not(line: str, why: str | None) -> None:
 
 
 @pytest.mark.parametrize(
+    ("taps", "layouts"), [("k1x19", (True, True)), ("k7", (True, True)), ("k35x1", (True, False))]
+)
+def test_no_pencils(taps: str, layouts: tuple[bool, bool]) -> None:
+    """Few taps between contiguous images, and long columns that cannot be turned."""
+    conv = Conv.parse(f"conv2d 1x64x60x60 o64 {taps} g64")
+    assert pencils.why_not(conv, TARGETS["avx2"]) is None
+    assert not pencils.plans(conv, TARGETS["avx2"], *layouts)
+    assert pencils.plans(conv, TARGETS["avx2"], False, False)
+
+
+@pytest.mark.parametrize(
     ("line", "cpu", "layouts", "form"),
     [
         ("k21x1 p10x0", "avx2", (False, False), (1, 1, 21, 1)),  # turned, and read where it lies
@@ -345,6 +359,7 @@ def test_why_planes_do_not(line: str, why: str | None) -> None:
         ("k7 p3", "avx2", (False, False), (1, 7, 7, 1)),
         ("k9 p4", "avx2", (False, False), (1, 9, 9, 0)),  # many rows of many taps: a strip
         ("k9 p4", "avx512", (False, False), (1, 9, 9, 0)),
+        ("k1x21 p0x10", "avx2", (True, True), (1, 1, 21, 0)),
     ],
 )
 def test_how_pencils_read(
@@ -365,8 +380,8 @@ def test_how_pencils_read(
         ("conv2d 1x64x9x9 o128 k3 g64", "takes one channel in and out a group; here 1 and 2"),
         ("tconv2d 1x64x9x9 o64 k3 s2 g64", "takes no transposed layer with a stride"),
         (
-            "conv2d 1x64x99x99 o64 k33 g64",
-            "takes up to 31 taps along a row, as many down one alone; here 33x33",
+            "conv2d 1x64x9x300 o64 k3x257 g64",
+            "takes up to 256 taps along a row; here 257",
         ),
         ("conv2d 1x64x9x9 o64 k3 s3 g64", None),
     ],

@@ -221,6 +221,11 @@ def test_what_models_were_fitted_to(line: str, name: str) -> None:
         ("conv2d 1x384x14x14 o384 k9 p4 g384", True, "pencils"),  # 2.2 as planes
         ("conv2d 1x384x14x14 o384 k11 p5 g384", False, "pencils"),  # 1.8 as upright
         ("conv2d 1x96x56x56 o96 k7 p3 g96", False, "pencils"),  # 1.05, and exact
+        ("conv1d 1x512x500 o512 k51 p25 g512", True, "pencils"),  # 1.9 as planes
+        ("conv1d 1x512x500 o512 k17 p8 g512", True, "planes"),  # 1.3 as pencils
+        ("conv2d 1x96x56x56 o96 k5x51 p2x25 g96", True, "pencils"),  # 1.7 as planes
+        ("conv2d 1x96x56x56 o96 k5x51 p2x25 g96", False, "pencils"),  # 3.1 as depthwise
+        ("conv2d 1x128x28x28 o128 k35x1 p17x0 g128", False, "pencils"),  # 2.4 as depthwise
     ],
 )
 def test_what_models_were_fitted_to_with_avx512(line: str, contiguous: bool, name: str) -> None:

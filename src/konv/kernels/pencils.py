@@ -46,13 +46,19 @@ words = JOB
 TILES = {(16, 16): (7, 5), (32, 16): (7, 7), (16, 32): (7, 14), (64, 32): (7, 14)}
 
 
-# Taps along a row, which are unrolled; of a column of more they would be read too often (35x1
-# 64@56, contiguous: 0.30 ms, konv.kernels.planar 0.15; 51x5 96@56 0.65 and 1.4; Granite Rapids).
-MOST = 31
+MOST = 256  # taps along a row
 # Taps of a column alone from which on a map is turned (5x1 to 21x1 of channels-last maps of 7 to 56
 # columns 1.2 to 3.4 times as fast, AVX2 code 1.3 to 3.8; 64@128, whose rows begin in one set of the
 # cache, .8, 3x1 .83 to 1.3; Granite Rapids).
 TURNED = 5
+# Taps of a column that is read as such, of which more would be read too often (35x1 64@56,
+# contiguous: 0.30 ms, konv.kernels.planar 0.15; 51x5 96@56 0.65 and 1.4; Granite Rapids).
+LONGEST = 31
+# Taps of a row from which on contiguous images are transposed, however few the rows: planes read
+# most of their slots from two lines of the cache (of 512@400 31 taps .165 to .061 ms, of 512@500 51
+# .30 to .154, 75 .43 to .186, of 256@500 23 .074 to .058, but 17 .042 to .052; 5x51 96@56 .60 to
+# .34, 3x21 64@56 .124 to .100; AVX2 code .92 to 2.7 times as fast; Granite Rapids).
+ROW = 20
 WIDE, SMALL = 64, 256  # bytes of vectors; outputs of a small map
 
 
@@ -67,9 +73,8 @@ def why_not(conv: Conv, target: Target) -> str | None:
         return "takes no transposed layer with a stride"
     if conv.co < target.lanes(conv.dtype):
         return f"takes {target.lanes(conv.dtype)} channels or more; here {conv.co}"
-    *_, high, wide = (1, *(axis.kernel for axis in conv.axes))
-    if wide > MOST or (high > MOST and wide == 1):
-        return f"takes up to {MOST} taps along a row, as many down one alone; here {high}x{wide}"
+    if conv.axes[-1].kernel > MOST:
+        return f"takes up to {MOST} taps along a row; here {conv.axes[-1].kernel}"
     return None
 
 
@@ -79,7 +84,9 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     """
     conv = _turned(conv, packed, blocked)
     form = form_of(conv)
-    if packed and blocked and form[1] <= FEW:
+    if packed and blocked and form[1] <= FEW and form[2] < ROW:
+        return ()
+    if form[1] > LONGEST and form[2] == 1:
         return ()
     few, many = TILES[target.vector_bytes, target.registers]
     tiles = [few] if form[2] <= 4 else [many, few] if many > few else [many]

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import gcd
 from typing import Any
 
 from konv.geometry import ONE, Conv
 from konv.kernels.words import Words
+from konv.llvm import Function, Value
 from konv.plan import Plan
 from konv.target import BYTES
 
 WIDEST = 112  # columns of a plane's unit: a whole row of most networks' largest depthwise maps
 LONGEST = 1024  # the same where there are no rows
 FEW = 7  # taps along a tile whose weights stay in registers; of more, all padding is left out
+# Taps along a tile up to which all are unrolled; of more, so many at a time.
+UNROLLED, PIECE = 31, 16
 VOLUME = 9  # rows of taps of a volume up to which memory is met in its own order
 ENDLESS = 2**30  # more slots than a strip has
 STEPS = 3  # slots told apart without another pointer: 0, 1 and 2 steps from one
@@ -147,6 +151,18 @@ class Form:
     def row(self, single: bool) -> int:
         """Elements from one row of a plane's strip to the next."""
         return self.half(single) * self.phases
+
+
+def in_pieces(f: Function, taps: int, each: int, add: Callable[[Value | int, int], None]) -> None:
+    """add(first, count) for so many taps at a time, and for those that are left; in a loop if taps
+    are too many to be unrolled.
+    """
+    looped = taps // each if taps > UNROLLED else 0
+    if looped:
+        with f.loop(looped) as piece:
+            add(piece * each, each)
+    for first in range(looped * each, taps, each):
+        add(first, min(each, taps - first))
 
 
 def form_of(conv: Conv) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 
-from konv.kernels.strips.form import FEW, STEPS, UNROLL, Form, dealt, strip_steps
+from konv.kernels.strips.form import FEW, STEPS, UNROLL, Form, dealt, in_pieces, strip_steps
 from konv.kernels.strips.results import Results
 from konv.kernels.words import AXES, Words
 from konv.llvm import I8, Function, Pointer, Value, Variable
@@ -228,26 +228,44 @@ class Tile:
         """One outer tap, all taps along: FEW at a time, whose weights stay in registers and for
         which each slot is loaded once. Where a weight serves several vectors it is read when used.
         """
+        f, form = self.f, self.form
+        width = 1 if form.planes else form.lanes
+        at = [slots + column for column in columns]
+
+        def add(first: Value | int, count: int) -> None:
+            on = first * form.dilation[form.along]
+            here = [pointer + self.steps[form.along] * on for pointer in at]
+            self._add_piece(here, columns, masks, own + first * width, guarded, on, count)
+
+        in_pieces(f, self.taps, self.taps if len(columns) > 1 else FEW, add)
+
+    def _add_piece(
+        self,
+        at: list[Pointer],
+        columns: Sequence[Value | int],
+        masks: list[list[Value]],
+        own: Pointer,
+        guarded: bool,
+        on: Value | int,
+        taps: int,
+    ) -> None:
+        """Some taps; the first lies so many slots `on` from the first of all."""
         f, form, u = self.f, self.form, self.form.along
-        chunk = self.taps if len(columns) > 1 else FEW
-        first, hold = self.r * form.stride[u], self.few or len(columns) == 1
-        at, held = [slots + column for column in columns], dict[int, Value]()
-        for begin in range(0, self.taps, chunk):
-            taps = range(begin, min(begin + chunk, self.taps))
-            if hold:
-                held = {tap: self.weight(own, tap) for tap in taps}
-            uses = form.uses(len(self.sums), begin, chunk)
-            for slot, places in self.walk(at, uses):
-                with ExitStack() as stack:
-                    if self.edge:
-                        places = [self.rows[slot] + column for column in columns]
-                    elif guarded:
-                        stack.enter_context(f.when(self.there(u, first + slot)))
-                    xs = [self.load(p, masks[n] if masks else []) for n, p in enumerate(places)]
-                    for output, tap in uses[slot]:
-                        w = held[tap] if hold else self.weight(own, tap)
-                        for x, total in zip(xs, self.sums[output], strict=True):
-                            total.set(f.fma(x, w, total.get()))
+        first = self.r * form.stride[u] + on
+        hold = self.few or len(columns) == 1
+        held = {tap: self.weight(own, tap) for tap in range(taps if hold else 0)}
+        uses = form.uses(len(self.sums), 0, taps)
+        for slot, places in self.walk(at, uses):
+            with ExitStack() as stack:
+                if self.edge:
+                    places = [self.rows[slot] + column for column in columns]
+                elif guarded:
+                    stack.enter_context(f.when(self.there(u, first + slot)))
+                xs = [self.load(p, masks[n] if masks else []) for n, p in enumerate(places)]
+                for output, tap in uses[slot]:
+                    w = held[tap] if hold else self.weight(own, tap)
+                    for x, total in zip(xs, self.sums[output], strict=True):
+                        total.set(f.fma(x, w, total.get()))
 
     def store(self) -> None:
         """Write the outputs that there are."""

@@ -35,7 +35,7 @@ from contextlib import ExitStack
 
 from konv.kernels.epilogue import apart
 from konv.kernels.scratch import LINE
-from konv.kernels.strips.form import FEW, STEPS, UNROLL, Form
+from konv.kernels.strips.form import FEW, PIECE, STEPS, UNROLL, UNROLLED, Form, in_pieces
 from konv.kernels.strips.job import strip_function
 from konv.kernels.strips.results import Results, Store
 from konv.kernels.words import AXES, Words
@@ -194,27 +194,46 @@ class _Walk:
         """One row of taps: each for all outputs in turn where they are many. Otherwise, and at the
         border, a slot after the other for as many taps as have weights in registers.
         """
-        f, form, lanes = self.f, self.form, self.form.lanes
-        if form.kernel[2] > FEW and not beside:
-            self._add_in_turn(row, own, sums)
-            return
-        pieces = -(-form.kernel[2] // HELD[f.module.target.registers])
-        held = -(-form.kernel[2] // pieces)
-        for begin in range(0, form.kernel[2], held):
-            taps = range(begin, min(begin + held, form.kernel[2]))
-            weights = {tap: own.vector(tap * lanes, lanes) for tap in taps}
-            for slot, uses in form.uses(len(sums), begin, held).items():
-                with ExitStack() as stack:
-                    if beside:
-                        stack.enter_context(f.when(self.known[slot].differs(0)))
-                    x = self._slot(row, slot)
-                    for output, tap in uses:
-                        sums[output].set(f.fma(x, weights[tap], sums[output].get()))
+        form, taps = self.form, self.form.kernel[2]
+        in_turn = taps > FEW and not beside
+        pieces = -(-taps // HELD[self.f.module.target.registers])
+        each = -(-taps // pieces)
+        if in_turn:
+            each = taps if taps <= UNROLLED else PIECE
 
-    def _add_in_turn(self, row: Pointer, own: Pointer, sums: list[Variable]) -> None:
+        def add(first: Value | int, count: int) -> None:
+            on = first * form.dilation[2]
+            at, weights = row + self.steps[2] * on, own + first * form.lanes
+            if in_turn:
+                self._add_in_turn(at, weights, sums, count)
+            else:
+                self._add_slots(at, weights, sums, count, self.known + on if beside else None)
+
+        in_pieces(self.f, taps, each, add)
+
+    def _add_slots(
+        self,
+        row: Pointer,
+        own: Pointer,
+        sums: list[Variable],
+        taps: int,
+        known: Pointer | None,
+    ) -> None:
+        """Some taps, a slot after the other; of those that are not `known` to be there none."""
+        f, form = self.f, self.form
+        weights = [own.vector(tap * form.lanes, form.lanes) for tap in range(taps)]
+        for slot, uses in form.uses(len(sums), 0, taps).items():
+            with ExitStack() as stack:
+                if known is not None:
+                    stack.enter_context(f.when(known[slot].differs(0)))
+                x = self._slot(row, slot)
+                for output, tap in uses:
+                    sums[output].set(f.fma(x, weights[tap], sums[output].get()))
+
+    def _add_in_turn(self, row: Pointer, own: Pointer, sums: list[Variable], taps: int) -> None:
         """A tap for all outputs in turn, as in konv.kernels.strips.turns, in the order of taps."""
         f, form, held = self.f, self.form, dict[int, Value]()
-        for tap in range(form.kernel[2]):
+        for tap in range(taps):
             weight = own.vector(tap * form.lanes, form.lanes)
             for output, total in enumerate(sums):
                 slot = output * form.stride[2] + tap * form.dilation[2]

@@ -338,7 +338,7 @@ def test_why_planes_do_not(line: str, why: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("taps", "layouts"), [("k1x19", (True, True)), ("k7", (True, True)), ("k35x1", (True, False))]
+    ("taps", "layouts"), [("k3x19", (True, True)), ("k3", (True, True)), ("k35x1", (True, False))]
 )
 def test_no_pencils(taps: str, layouts: tuple[bool, bool]) -> None:
     """Few taps between contiguous images, and long columns that cannot be turned."""
@@ -360,6 +360,7 @@ def test_no_pencils(taps: str, layouts: tuple[bool, bool]) -> None:
         ("k9 p4", "avx2", (False, False), (1, 9, 9, 0)),  # many rows of many taps: a strip
         ("k9 p4", "avx512", (False, False), (1, 9, 9, 0)),
         ("k1x21 p0x10", "avx2", (True, True), (1, 1, 21, 0)),
+        ("k5 p2", "avx2", (True, True), (1, 5, 5, 1)),  # in a strip, whose padding is left out
     ],
 )
 def test_how_pencils_read(

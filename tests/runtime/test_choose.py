@@ -137,7 +137,7 @@ def test_broad_images_go_along_bands(line: str, bands: bool) -> None:
         ("conv2d 1x960x70x8 o960 k3 p1 g960", True),
         ("conv2d 1x960x7x9 o960 k3 p1 g960", False),
         ("conv2d 1x320x19x19 o320 k3 s2 p1 g320", False),  # 10 columns
-        ("conv2d 1x672x14x14 o672 k5 s2 p2 g672", True),
+        ("conv2d 1x672x14x14 o672 k3 s2 p1 g672", True),
         ("conv2d 1x64x7x7 o64 k3 p1 g64 f64", False),
         ("conv2d 1x64x4x4 o64 k3 p1 g64 f64", True),
     ],
@@ -222,6 +222,9 @@ def test_what_models_were_fitted_to(line: str, name: str) -> None:
         ("conv2d 1x384x14x14 o384 k11 p5 g384", False, "pencils"),  # 1.8 as upright
         ("conv2d 1x96x56x56 o96 k7 p3 g96", False, "pencils"),  # 1.05, and exact
         ("conv1d 1x512x500 o512 k51 p25 g512", True, "pencils"),  # 1.9 as planes
+        ("conv2d 1x1024x7x7 o1024 k7 p3 g1024", True, "pencils"),  # 1.7 as planes
+        ("conv2d 1x384x10x10 o384 k7 p6 d2 g384", True, "pencils"),  # 3.6
+        ("conv2d 1x96x56x56 o96 k7 p3 g96", True, "planes"),  # 1.3 as pencils
         ("conv1d 1x512x500 o512 k17 p8 g512", True, "planes"),  # 1.3 as pencils
         ("conv2d 1x96x56x56 o96 k5x51 p2x25 g96", True, "pencils"),  # 1.7 as planes
         ("conv2d 1x96x56x56 o96 k5x51 p2x25 g96", False, "pencils"),  # 3.1 as depthwise

@@ -3,8 +3,9 @@
 konv.kernels.strips has the loops. A tile is `pixels` neighbouring outputs of a row; weights are
 vectors, so nothing is splat and no lane lies beside an image: taps in the padding are left out one
 by one, and of a kernel as large as its map three quarters are. Channels-last images are read where
-they lie; contiguous ones are transposed into the strip, or out of a block, which pays from 8 taps
-along the rows on (27x27 512@14 contiguous: 0.28 ms so, 0.60 in planes).
+they lie; contiguous ones are transposed into the strip, and out of a block, which pays from 8 taps
+down a column or 20 along a row on (27x27 512@14 contiguous: 0.28 ms so, 0.60 in planes), and of
+small maps from 5 along each axis.
 
 Two cores of an Emerald Rapids (AVX-512), ms of a call between PyTorch tensors, channels-last in and
 out, and PyTorch's in that layout:
@@ -57,8 +58,12 @@ LONGEST = 31
 # Taps of a row from which on contiguous images are transposed, however few the rows: planes read
 # most of their slots from two lines of the cache (of 512@400 31 taps .165 to .061 ms, of 512@500 51
 # .30 to .154, 75 .43 to .186, of 256@500 23 .074 to .058, but 17 .042 to .052; 5x51 96@56 .60 to
-# .34, 3x21 64@56 .124 to .100; AVX2 code .92 to 2.7 times as fast; Granite Rapids).
-ROW = 20
+# .34, 3x21 64@56 .124 to .100; AVX2 code .92 to 2.7 times as fast; Granite Rapids). Of fewer taps,
+# LEAST along each axis that has any, only small images are, of which planes fill few lanes: 7x7
+# 1024@7 .053 to .029, 512@14 .069 to .052, 5x5 960@7 .033 to .027, 512@8 .032 to .019, 5 taps
+# 448@50 .015 to .010 (AVX2 code .97 to 1.3); 7x7 192@28 1.07, 96@56 .75, 5 taps 256@500 .71.
+ROW, LEAST = 20, 5
+LAYOUT = 30  # cycles a vector that it takes then
 WIDE, SMALL = 64, 256  # bytes of vectors; outputs of a small map
 
 
@@ -80,11 +85,12 @@ def why_not(conv: Conv, target: Target) -> str | None:
 
 def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
     """One plan, or one for each tile that may take so many taps, first the smaller where rows are
-    no longer; none for few taps between contiguous images, which planes do without packing.
+    no longer, and for each way to read an image; none for few taps between contiguous images, which
+    planes do without packing.
     """
     conv = _turned(conv, packed, blocked)
     form = form_of(conv)
-    if packed and blocked and form[1] <= FEW and form[2] < ROW:
+    if packed and blocked and not _pays(form):
         return ()
     if form[1] > LONGEST and form[2] == 1:
         return ()
@@ -97,6 +103,17 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     )
 
 
+def _pays(form: tuple[int, ...]) -> bool:
+    """Whether contiguous images may be transposed for so many taps."""
+    deep, high, wide = form[:3]
+    return _many(form) or (deep == 1 and wide >= LEAST and (high == 1 or high >= LEAST))
+
+
+def _many(form: tuple[int, ...]) -> bool:
+    """Whether they are whatever their size."""
+    return form[1] > FEW or form[2] >= ROW
+
+
 def _ways(conv: Conv, form: tuple[int, ...], target: Target, packed: bool) -> list[int]:
     """1: images are read where they lie, if padding and weights allow it, 0: they go through a
     strip; the better one first.
@@ -107,8 +124,10 @@ def _ways(conv: Conv, form: tuple[int, ...], target: Target, packed: bool) -> li
     that they do not share: with AVX-512 it is faster for all but small maps (9x9 384@14 .88 of the
     speed, 13x13 1024@7 .76; 64@56 1.0 to 1.1, 13x13 1.1 to 1.25; Granite Rapids).
     """
-    if packed or form[2] <= FEW or form[0] * form[1] == 1:
-        return [int(not packed)]
+    if packed:
+        return [int(LEAST <= form[2] <= FEW)]
+    if form[2] <= FEW or form[0] * form[1] == 1:
+        return [1]
     if target.vector_bytes < WIDE:
         return [0]
     small = prod(axis.out for axis in conv.axes) <= SMALL
@@ -151,6 +170,9 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     cycles = costs.cycles(conv, plan, target)
     if down.dilation == 1:
         cycles *= down.taps(conv.mode) / (down.out * down.kernel)
+    pixels = prod(axis.out for axis in conv.axes)
+    if plan.packed and plan.blocked and pixels > SMALL and not _many(plan.form):
+        cycles += LAYOUT * pixels * -(-conv.co // target.lanes(conv.dtype))
     return cycles
 
 

@@ -4,23 +4,27 @@
     block_out   [z][row][pixel][lane]        ->  the contiguous output of the vector's channels
 
 A contiguous image is transposed in registers, in squares of as many pixels as a vector has lanes,
-then of 4 pixels by 4 channels (or 2 by 2 of float64).
+then of 4 pixels by 4 channels (or 2 by 2 of float64); where lanes can be masked, what is left of a
+row is a square of which some pixels are not there.
 """
 
 from __future__ import annotations
 
-from konv.kernels.epilogue import finish
+from konv.kernels.epilogue import activate, apart, finish
 from konv.kernels.packing import PART, transpose
 from konv.kernels.strips.fill import emit_fold
+from konv.kernels.strips.form import FEW, Form
 from konv.kernels.strips.job import strip_function, strip_of
 from konv.kernels.words import Words
 from konv.llvm import I8, REAL, SIZE, Function, Module, Pointer, Routine, Value
 from konv.plan import Plan
 
+MASKS, WIDE = 32, 64  # bytes of vectors from which on loads are masked, and stores are quick so
 
-def emit_row_in(module: Module, plan: Plan) -> Routine:
+
+def emit_row_in(module: Module, plan: Plan, guarded: bool = False) -> Routine:
     """row_in(job, unit, line, x, z, r, width): `width` pixels of row r and plane z under the unit,
-    counted from its first source, to `line`.
+    counted from its first source, to `line`. `guarded`: nobody reads padding that may be skipped.
     """
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     fold = emit_fold(module)
@@ -32,17 +36,22 @@ def emit_row_in(module: Module, plan: Plan) -> Routine:
         high = f.call(fold, [unit["raw", 1] + r, job["size", 1], job["mode"]])
         left = f.least(f.most(0 - raw, f.integer(0)), width)
         end = f.least(f.most(size - raw, f.integer(0)), width)
+        blank, begin, stop = width, f.integer(0), width  # what else is written of rows
+        if guarded:
+            skips = unit["skip"].differs(0)
+            blank, begin = f.select(skips, begin, width), f.select(skips, left, begin)
+            stop = f.select(skips, end, width)
         with f.choose((deep | high) < 0) as (padding, inside):
-            with padding, f.loop(width) as i:
+            with padding, f.loop(blank) as i:
                 line.put(i * lanes, zero)
             with inside:
                 source = x + deep * job["x_stride", 0] + high * job["x_stride", 1]
                 _run_in(f, job, plan, line, source + raw * job["x_stride", 2], left, end)
                 zeros = job["mode"].equals(0)
-                for first, stop in ((f.integer(0), left), (end, width)):
-                    with f.loop(f.select(zeros, stop, 0), start=first) as i:
+                for first, last in ((begin, left), (end, stop)):
+                    with f.loop(f.select(zeros, last, 0), start=first) as i:
                         line.put(i * lanes, zero)
-                    with f.loop(f.select(zeros, f.integer(0), stop), start=first) as i:
+                    with f.loop(f.select(zeros, f.integer(0), last), start=first) as i:
                         column = f.call(fold, [raw + i, size, job["mode"]])
                         with f.choose(column < 0) as (none, one):
                             with none:
@@ -62,10 +71,9 @@ def _run_in(
     f: Function, job: Words, plan: Plan, line: Pointer, source: Pointer, left: Value, end: Value
 ) -> None:
     """Pixels `left` to `end` of a row, which lie in the image; pixel 0 would be at `source`."""
-    lanes = f.module.target.lanes(plan.dtype)
-    at = f.var(left)
-    for side in _sides(lanes, SIZE[line.element]) if plan.packed else ():
-        dense = job["x_stride", 2].equals(1)
+    lanes, masks = f.module.target.lanes(plan.dtype), f.module.target.vector_bytes >= MASKS
+    at, dense = f.var(left), job["x_stride", 2].equals(1)
+    for side in _sides(lanes, SIZE[line.element])[: 1 if masks else 2] if plan.packed else ():
         whole = f.select(dense, end - (side - 1), f.integer(0))
         with f.loop(whole, start=at.get(), step=side) as i:
             with f.loop(lanes, step=side) as lane:
@@ -74,6 +82,15 @@ def _run_in(
                 for n, column in enumerate(transpose(f, rows)):
                     to.put(n * lanes, column)
             at.set(i + side)
+    if plan.packed and masks:
+        some = end - at.get()
+        with f.when(dense & (some > 0)):
+            mask, begin, to = f.below(some, lanes), source + at.get(), line + at.get() * lanes
+            rows = [f.load_masked(begin + job["x_channel"] * n, mask) for n in range(lanes)]
+            for n, column in enumerate(transpose(f, rows)):
+                with f.when(some > n):
+                    to.put(n * lanes, column)
+            at.set(end)
     with f.loop(end, start=at.get()) as i:
         _pixel_in(f, job, plan, line + i * lanes, source + i * job["x_stride", 2])
 
@@ -91,7 +108,8 @@ def _pixel_in(f: Function, job: Words, plan: Plan, to: Pointer, at: Pointer) -> 
 def emit_pixels_fill(module: Module, plan: Plan) -> Routine:
     """fill(job, unit, x): the strip of one vector of channels, pixels of pencils."""
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
-    row_in = emit_row_in(module, plan)
+    form = Form.of(plan, lanes)
+    row_in = emit_row_in(module, plan, guarded=form.direct or form.kernel[2] > FEW)
     with strip_function(module, "fill", ("x",)) as (f, job, unit, (x,)):
         width = unit["slots", 2]
         with f.loop(unit["slots", 0]) as z, f.loop(unit["slots", 1]) as r:
@@ -109,12 +127,12 @@ def emit_block_out(module: Module, plan: Plan) -> Routine:
     with strip_function(module, "block_out", names) as (f, job, unit, args):
         y, (planes, rows, pitch) = args[0].to_pointer(real), args[1:]
         block = (unit.pointer("scratch", I8) + job["at_block"]).cast(real)
-        width = unit["length", 2]
+        width, wide = unit["length", 2], module.target.vector_bytes == WIDE
         with f.loop(planes) as z, f.loop(rows) as n:
             line = y + z * job["y_stride", 0] + n * job["y_stride", 1]
             source = block + (z * rows + n) * pitch * lanes
             done = f.integer(0)
-            for side in _sides(lanes, SIZE[real]):
+            for side in _sides(lanes, SIZE[real])[: 1 if wide else 2]:
                 whole = width & -side
                 with f.loop(whole, start=done, step=side) as i, f.loop(lanes, step=side) as lane:
                     pixels = [source.vector((i + p) * lanes + lane, side) for p in range(side)]
@@ -122,10 +140,29 @@ def emit_block_out(module: Module, plan: Plan) -> Routine:
                         to = line + ((lane + p) * job["y_channel"] + i)
                         to.put(0, _finished(f, plan, unit, column, to))
                 done = whole
+            if wide:
+                _part_out(f, job, unit, plan, source, line, done)
+                done = width
             with f.loop(width, start=done) as i, f.loop(lanes) as lane:
                 to = line + (lane * job["y_channel"] + i)
                 to[0] = _finished(f, plan, unit, source[i * lanes + lane], to)
         return f.fn
+
+
+def _part_out(
+    f: Function, job: Words, unit: Words, plan: Plan, source: Pointer, line: Pointer, done: Value
+) -> None:
+    """The pixels of a row from `done` on, less than a vector."""
+    lanes = f.module.target.lanes(plan.dtype)
+    some = unit["length", 2] - done
+    with f.when(some > 0):
+        mask = f.below(some, lanes)
+        pixels = [source.vector((done + f.least(some - 1, n)) * lanes, lanes) for n in range(lanes)]
+        for n, column in enumerate(transpose(f, pixels)):
+            to, value = line + (job["y_channel"] * n + done), column
+            if plan.residual:
+                value = activate(f, plan, value + f.load_masked(apart(to, unit["residual"]), mask))
+            f.store_masked(to, value, mask)
 
 
 def _finished(f: Function, plan: Plan, unit: Words, value: Value, place: Pointer) -> Value:

@@ -221,6 +221,8 @@ def test_what_models_were_fitted_to(line: str, name: str) -> None:
         ("conv2d 1x384x14x14 o384 k9 p4 g384", True, "pencils"),  # 2.2 as planes
         ("conv2d 1x384x14x14 o384 k11 p5 g384", False, "pencils"),  # 1.8 as upright
         ("conv2d 1x96x56x56 o96 k7 p3 g96", False, "pencils"),  # 1.05, and exact
+        ("conv2d 1x3x224x224 o64 k7 s2 p3", True, "direct"),  # 1.04 as planar
+        ("conv2d 1x3x224x224 o96 k4 s4", True, "direct"),  # 1.4
         ("conv1d 1x512x500 o512 k51 p25 g512", True, "pencils"),  # 1.9 as planes
         ("conv2d 1x1024x7x7 o1024 k7 p3 g1024", True, "pencils"),  # 1.7 as planes
         ("conv2d 1x384x10x10 o384 k7 p6 d2 g384", True, "pencils"),  # 3.6

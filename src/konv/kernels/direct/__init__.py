@@ -9,6 +9,7 @@ a vector; kernels for such layers stand before this one in ALGORITHMS.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 
 from konv.geometry import Axis, Conv
@@ -65,7 +66,13 @@ HEAVY, MEMORY, LOADS = 2**21, 1.6, 1.3
 # each other (channels-last 5x5 1->64@480 11.4 ms, planar 8.5; 3x3 @180 1.2 and 0.35, 16@128 5x5
 # 0.13 and 0.07; two channels 0.17 and 0.45; Granite Rapids).
 LONE = 1.5
+# Pixels of tiles along rows whose results are runs that AVX-512 stores at once in planes, and how
+# many times as long others take: 6 x 4 beside 8 x 2 or 8 x 3 (3->64 3x3 s2 @256 .505 and .351 ms,
+# 2x2 s2 @224 .254 and .132, 7x7 s2 .771 and .736, 3->96 4x4 s4 .136 and .119; Granite Rapids).
+WHOLE, SHORT = 8, 1.15
 FEW = 8  # channels up to which channels-last images are packed too, if that makes runs of taps
+
+Price = Callable[[tuple[int, int]], tuple[float, int]]
 
 name = "direct"
 exact = True
@@ -115,16 +122,23 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     flat = (target.vector_bytes, target.registers) != (16, 16) and tables != PASSES
     if flat and all(axis == Axis(axis.size, 1) for axis in conv.axes):
         return _flat_plans(conv, target, packed, blocked)
-    ways: list[tuple[int, tuple[int, ...]]] = [(depth if ci < UNROLL else 0, tables)]
+
+    def row_price(tile: tuple[int, int]) -> tuple[float, int]:
+        cycles, most = price(tile)
+        short = target.vector_bytes == 64 and blocked and tile[0] < WHOLE
+        return cycles * (SHORT if short else 1), most
+
+    ways: list[tuple[int, tuple[int, ...], Price]] = [(depth if ci < UNROLL else 0, tables, price)]
     if rows:
-        ways.insert(pixels < SMALL, (ci * _row_run(conv), (conv.axes[-1].stride * ci,)))
+        form = (conv.axes[-1].stride * ci,)
+        ways.insert(pixels < SMALL, (ci * _row_run(conv), form, row_price))
     return tuple(
         Plan(
             name, conv.dtype, packed, blocked, mr, nr, last_block(vectors, nr, odd), odd, deep,
             form=form,
         )
-        for deep, form in ways
-        for mr, nr in sorted(table, key=price)
+        for deep, form, key in ways
+        for mr, nr in sorted(table, key=key)
     )  # fmt: skip
 
 
@@ -204,8 +218,9 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     between others). Tiles along rows have no tables, and packing is more of what few channels take:
     1.5 cycles a number of one or two planes, 1 of three, 0.8 of results (3 -> 16 s2 @512x1024: 1.8
     ms, planar 2.03; 3 -> 24 s2 @224: 0.19, planar 0.22; 3 -> 64 @224: 2.2, planar 1.85; Zen 3),
-    which are 2 with AVX-512 (3 -> 64 7x7 @256: 5.1, planar 4.5; 6 -> 64 5x5 @128: 1.42, planar
-    1.19; Granite Rapids).
+    which with AVX-512 are 2, of tiles of 8 pixels 0.7 in steps of two or more and else 1.7 (3 -> 64
+    7x7 s2 @224: .736 ms, planar .768; 4x4 s4 .115 and .167, 3x3 s2 .351 and .287; 7x7 @256 4.25 and
+    3.97; Granite Rapids).
     """
     pixels, taps = prod(axis.out for axis in conv.axes), channels.mean_taps(conv)
     vectors, tile = (
@@ -232,6 +247,8 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     packed = conv.ci * prod(axis.size for axis in conv.axes) * number * plan.packed
     wide = target.vector_bytes == 64
     along = 2.0 if wide else 0.8
+    if wide and plan.pixels >= WHOLE:
+        along = 0.7 if conv.axes[-1].stride > 1 else 1.7
     out = (along if rows and not flat else 0.5) if conv.axes[-1].up == 1 else 1.5
     if wide and conv.ci == 1:
         loop *= LONE

@@ -145,7 +145,8 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     @256x512 in steps of two is slower than `direct`, 40 -> 4 @128x256 faster, Zen 3). Transposed to
     or from channels-last, it is 16.
 
-    With AVX-512 it is 14 of a strip, 36 where its numbers lie more than two apart, and 4 of results
+    With AVX-512 it is 14 of a strip, 70 where its numbers lie more than two apart (3 -> 48, 64, 128
+    4x4 s4, 3 -> 32 7x7 s4: 63 to 75), and 4 of results
     (3x3 128@56, 256@28, 64@30, 1x1, steps of two, 4x4 32@64 in steps of four, by how times grow
     with output channels: 5.7 and 15 ns). Results that go out between phases take 48 (128@28 in 32
     groups, transposed, in steps of two 0.41 ms, konv.kernels.subpixel 0.25), those of one channel
@@ -177,7 +178,7 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
 def _into(jump: int, taps: float, target: Target) -> int:
     """Cycles for a vector of a strip whose numbers lie `jump` apart in the image."""
     if target.vector_bytes == 64:
-        return 14 if jump <= 2 else 36
+        return 14 if jump <= 2 else 70
     if target.vector_bytes == 32:
         return 6 if taps == 1 else 10 if jump > 1 else 8
     return 8

@@ -40,6 +40,8 @@ def _shrunk_strips(conv: Conv, plan: Plan, target: Target) -> Conv:
     groups = _fewer(conv.groups, each)
     small = replace(conv, n=min(conv.n, 2), ci=groups, co=groups * multiplier, groups=groups)
     tiles = {2: plan.vectors * lanes, 1: plan.pixels} if planes else {2: plan.pixels, 1: 1}
+    if plan.algorithm == "pencils" and plan.form[2] != conv.axes[-1].kernel:  # turned
+        tiles = {2: 1, 1: plan.pixels}
     if plan.algorithm == "nested":
         tiles = {2: 4 * plan.pixels, 1: 4 * plan.vectors}
     if plan.algorithm == "upright":

@@ -76,6 +76,15 @@ def test_tiles_stay_in_registers(machine: Machine, road: str, taps: str) -> None
     assert sum(each < 21 for each in counts) == halves
 
 
+@pytest.mark.parametrize("taps", ["k1x9 p0x4", "k1x31 p0x15", "k1x41 p0x20", "k21x1 p10x0"])
+@each_machine
+def test_rows_of_many_taps_stay_in_registers(machine: Machine, taps: str) -> None:
+    """A tap for all outputs in turn, and at the border a slot for all that read it."""
+    allowed = {"sse": 8, "avx2": 4}.get(machine.family, 2)
+    for each in compiled(machine, "pencils", f"conv2d 1x64x56x56 o64 {taps} g64"):
+        assert len(spills(loops(each["lines"]))) <= allowed, spills(loops(each["lines"]))
+
+
 @pytest.mark.parametrize("taps", ["k3 p1", "k5 p2"])
 @each_machine
 def test_channels_side_by_side_stay_in_registers(machine: Machine, taps: str) -> None:

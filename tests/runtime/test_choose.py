@@ -224,10 +224,11 @@ def test_what_models_were_fitted_to(line: str, name: str) -> None:
         ("conv2d 1x3x224x224 o64 k7 s2 p3", True, "direct"),  # 1.04 as planar
         ("conv2d 1x3x224x224 o96 k4 s4", True, "direct"),  # 1.4
         ("conv1d 1x512x500 o512 k51 p25 g512", True, "pencils"),  # 1.9 as planes
-        ("conv2d 1x1024x7x7 o1024 k7 p3 g1024", True, "pencils"),  # 1.7 as planes
+        ("conv2d 1x1024x7x7 o1024 k7 p3 g1024", True, "pencils"),  # 1.6 as planes
         ("conv2d 1x384x10x10 o384 k7 p6 d2 g384", True, "pencils"),  # 3.6
         ("conv2d 1x96x56x56 o96 k7 p3 g96", True, "planes"),  # 1.3 as pencils
-        ("conv1d 1x512x500 o512 k17 p8 g512", True, "planes"),  # 1.3 as pencils
+        ("conv2d 1x128x48x48 o128 k7 p72 d24 g128", True, "planes"),  # a strip for each tile else
+        ("conv1d 1x256x500 o256 k17 p8 g256", True, "planes"),  # 1.24 as pencils
         ("conv2d 1x96x56x56 o96 k5x51 p2x25 g96", True, "pencils"),  # 1.7 as planes
         ("conv2d 1x96x56x56 o96 k5x51 p2x25 g96", False, "pencils"),  # 3.1 as depthwise
         ("conv2d 1x128x28x28 o128 k35x1 p17x0 g128", False, "pencils"),  # 2.4 as depthwise
@@ -237,6 +238,15 @@ def test_what_models_were_fitted_to_with_avx512(line: str, contiguous: bool, nam
     """Measured, beside the next on Granite Rapids."""
     layouts = contiguous, contiguous
     assert choose(Conv.parse(line), TARGETS["avx512"], *layouts).algorithm == name
+
+
+@pytest.mark.usefixtures("remembered")
+@pytest.mark.parametrize("line", ["o64 k7 s2 p3", "o128 k4 s4"])
+def test_tiles_of_eight_pixels_go_out_in_planes(line: str) -> None:
+    """With AVX-512, whose runs of eight results are stored at once."""
+    conv, target = Conv.parse(f"conv2d 1x3x224x224 {line}"), TARGETS["avx512"]
+    assert choose(conv, target, True, True).pixels == 8
+    assert choose(conv, target, False, False).pixels < 8
 
 
 @given(convs(most=9))

@@ -5,7 +5,7 @@ vectors, so nothing is splat and no lane lies beside an image: taps in the paddi
 by one, and of a kernel as large as its map three quarters are. Channels-last images are read where
 they lie; contiguous ones are transposed into the strip, and out of a block, which pays from 8 taps
 down a column or 20 along a row on (27x27 512@14 contiguous: 0.28 ms so, 0.60 in planes), and of
-small maps from 5 along each axis.
+small maps from 5 along each axis that has any.
 
 Two cores of an Emerald Rapids (AVX-512), ms of a call between PyTorch tensors, channels-last in and
 out, and PyTorch's in that layout:
@@ -47,11 +47,10 @@ words = JOB
 TILES = {(16, 16): (7, 5), (32, 16): (7, 7), (16, 32): (7, 14), (64, 32): (7, 14)}
 
 
-MOST = 256  # taps along a row
 # Taps of a column alone from which on a map is turned (5x1 to 21x1 of channels-last maps of 7 to 56
 # columns 1.2 to 3.4 times as fast, AVX2 code 1.3 to 3.8; 64@128, whose rows begin in one set of the
 # cache, .8, 3x1 .83 to 1.3; Granite Rapids).
-TURNED = 5
+COLUMN = 5
 # Taps of a column that is read as such, of which more would be read too often (35x1 64@56,
 # contiguous: 0.30 ms, konv.kernels.planar 0.15; 51x5 96@56 0.65 and 1.4; Granite Rapids).
 LONGEST = 31
@@ -60,15 +59,15 @@ LONGEST = 31
 # .30 to .154, 75 .43 to .186, of 256@500 23 .074 to .058, but 17 .042 to .052; 5x51 96@56 .60 to
 # .34, 3x21 64@56 .124 to .100; AVX2 code .92 to 2.7 times as fast; Granite Rapids). Of fewer taps,
 # LEAST along each axis that has any, only small images are, of which planes fill few lanes: 7x7
-# 1024@7 .053 to .029, 512@14 .069 to .052, 5x5 960@7 .033 to .027, 512@8 .032 to .019, 5 taps
+# 1024@7 .047 to .029, 512@14 .069 to .052, 5x5 960@7 .033 to .027, 512@8 .032 to .019, 5 taps
 # 448@50 .015 to .010 (AVX2 code .97 to 1.3); 7x7 192@28 1.07, 96@56 .75, 5 taps 256@500 .71.
 ROW, LEAST = 20, 5
-LAYOUT = 30  # cycles a vector that it takes then
+LAYOUT = 30  # cycles a vector that these cost at sizes above SMALL, which leaves them to others
 WIDE, SMALL = 64, 256  # bytes of vectors; outputs of a small map
 
 
 def why_not(conv: Conv, target: Target) -> str | None:
-    """One channel in and out a group, no inserted zeros, a vector of channels, few taps."""
+    """One channel in and out a group, no inserted zeros, a vector of channels."""
     ci, co = conv.ci // conv.groups, conv.co // conv.groups
     if conv.dtype in HALVES:
         return f"reads and writes float32 and float64; here {conv.dtype}"
@@ -78,8 +77,9 @@ def why_not(conv: Conv, target: Target) -> str | None:
         return "takes no transposed layer with a stride"
     if conv.co < target.lanes(conv.dtype):
         return f"takes {target.lanes(conv.dtype)} channels or more; here {conv.co}"
-    if conv.axes[-1].kernel > MOST:
-        return f"takes up to {MOST} taps along a row; here {conv.axes[-1].kernel}"
+    *_, high, wide = (1, *(axis.kernel for axis in conv.axes))
+    if conv.dims > 2 and high > LONGEST and wide == 1:
+        return f"takes up to {LONGEST} taps down a column of a volume alone; here {high}"
     return None
 
 
@@ -88,7 +88,7 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     no longer, and for each way to read an image; none for few taps between contiguous images, which
     planes do without packing.
     """
-    conv = _turned(conv, packed, blocked)
+    conv = _as_rows(conv, packed, blocked)
     form = form_of(conv)
     if packed and blocked and not _pays(form):
         return ()
@@ -115,8 +115,9 @@ def _many(form: tuple[int, ...]) -> bool:
 
 
 def _ways(conv: Conv, form: tuple[int, ...], target: Target, packed: bool) -> list[int]:
-    """1: images are read where they lie, if padding and weights allow it, 0: they go through a
-    strip; the better one first.
+    """1: tiles of konv.kernels.strips.walk, which read images where they lie, if those lie channels
+    last and padding and weights allow it, and ask for what is not there, of a strip too; 0: tiles
+    of konv.kernels.strips.tile, from a strip. The better one first.
 
     Few taps along a row are read where they lie, and more if no other row of taps reads the same
     pixels (of 1024@4096 9 taps 1.76 to .66 ms, AVX2 code 3.6 to .70; of 512@400 31 1.17 and 1.04
@@ -124,7 +125,7 @@ def _ways(conv: Conv, form: tuple[int, ...], target: Target, packed: bool) -> li
     that they do not share: with AVX-512 it is faster for all but small maps (9x9 384@14 .88 of the
     speed, 13x13 1024@7 .76; 64@56 1.0 to 1.1, 13x13 1.1 to 1.25; Granite Rapids).
     """
-    if packed:
+    if packed:  # from a strip whatever the tile
         return [int(LEAST <= form[2] <= FEW)]
     if form[2] <= FEW or form[0] * form[1] == 1:
         return [1]
@@ -136,28 +137,23 @@ def _ways(conv: Conv, form: tuple[int, ...], target: Target, packed: bool) -> li
 
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
     """Boxes of output pixels and vectors of channels."""
-    places = range(len(conv.axes))
-    order = _order(conv, plan.packed, plan.blocked)
-    x, y = ((*strides[:2], *(strides[2 + order.get(a, a)] for a in places)) for strides in (x, y))
-    return strip_cut.cut(_turned(conv, plan.packed, plan.blocked), plan, target, x, y, threads)
+    if _is_column(conv, plan.packed, plan.blocked):
+        x, y = (*x[:2], *x[:1:-1]), (*y[:2], *y[:1:-1])
+    return strip_cut.cut(_as_rows(conv, plan.packed, plan.blocked), plan, target, x, y, threads)
 
 
-def _turned(conv: Conv, packed: bool, blocked: bool) -> Conv:
-    """The layer as tiles see it."""
-    order = _order(conv, packed, blocked)
-    return replace(conv, axes=tuple(conv.axes[order.get(a, a)] for a in range(len(conv.axes))))
-
-
-def _order(conv: Conv, packed: bool, blocked: bool) -> dict[int, int]:
-    """Which axes change places, so that the only one with several taps is the last: outputs side by
-    side share what they read along that one alone. Pixels of a channels-last image lie apart on
-    every axis, so it does not matter which of them is a row.
+def _is_column(conv: Conv, packed: bool, blocked: bool) -> bool:
+    """Whether taps are a column alone whose axis changes places with the other: outputs side by
+    side share what they read along a row. Pixels of a channels-last image lie apart on every axis,
+    so it does not matter which of them is a row.
     """
-    many = [a for a, axis in enumerate(conv.axes) if axis.kernel > 1]
-    if packed or blocked or conv.dims != 2 or len(many) != 1 or conv.axes[many[0]].kernel < TURNED:
-        return {}
-    last = len(conv.axes) - 1
-    return {many[0]: last, last: many[0]}
+    high, wide = [axis.kernel for axis in conv.axes] if conv.dims == 2 else (1, 1)
+    return not (packed or blocked) and wide == 1 and high >= COLUMN
+
+
+def _as_rows(conv: Conv, packed: bool, blocked: bool) -> Conv:
+    """The layer as tiles see it."""
+    return replace(conv, axes=conv.axes[::-1]) if _is_column(conv, packed, blocked) else conv
 
 
 def cost(conv: Conv, plan: Plan, target: Target) -> float:
@@ -165,7 +161,7 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     taps that lie in padding are left out. Of dilated layers that is not counted: large images would
     lose more than small ones gain (9x9 d2 192@112 .75, 96@14 1.39, AVX2 code).
     """
-    conv = _turned(conv, plan.packed, plan.blocked)
+    conv = _as_rows(conv, plan.packed, plan.blocked)
     *_, down, _ = (ONE, *conv.axes)
     cycles = costs.cycles(conv, plan, target)
     if down.dilation == 1:

@@ -66,9 +66,9 @@ HEAVY, MEMORY, LOADS = 2**21, 1.6, 1.3
 # each other (channels-last 5x5 1->64@480 11.4 ms, planar 8.5; 3x3 @180 1.2 and 0.35, 16@128 5x5
 # 0.13 and 0.07; two channels 0.17 and 0.45; Granite Rapids).
 LONE = 1.5
-# Pixels of tiles along rows whose results are runs that AVX-512 stores at once in planes, and how
-# many times as long others take: 6 x 4 beside 8 x 2 or 8 x 3 (3->64 3x3 s2 @256 .505 and .351 ms,
-# 2x2 s2 @224 .254 and .132, 7x7 s2 .771 and .736, 3->96 4x4 s4 .136 and .119; Granite Rapids).
+# Pixels of tiles along rows from which on AVX-512 has long runs of results to store in planes, and
+# how many times as long others take: 6 x 4 beside 8 x 2 or 8 x 3 (3->64 3x3 s2 @256 .505 and .351
+# ms, 2x2 s2 @224 .254 and .132, 7x7 s2 .771 and .736, 3->96 4x4 s4 .136 and .119; Granite Rapids).
 WHOLE, SHORT = 8, 1.15
 FEW = 8  # channels up to which channels-last images are packed too, if that makes runs of taps
 

@@ -146,11 +146,10 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     or from channels-last, it is 16.
 
     With AVX-512 it is 14 of a strip, 70 where its numbers lie more than two apart (3 -> 48, 64, 128
-    4x4 s4, 3 -> 32 7x7 s4: 63 to 75), and 4 of results
-    (3x3 128@56, 256@28, 64@30, 1x1, steps of two, 4x4 32@64 in steps of four, by how times grow
-    with output channels: 5.7 and 15 ns). Results that go out between phases take 48 (128@28 in 32
-    groups, transposed, in steps of two 0.41 ms, konv.kernels.subpixel 0.25), those of one channel
-    in, channels-last, 5 (1 -> 64 3x3 @180, 5x5 @480; Granite Rapids).
+    4x4 s4, 3 -> 32 7x7 s4: 63 to 75), and 4 of results (3x3 128@56, 256@28, 64@30, 1x1, steps of
+    two, by how times grow with output channels: 5.7 ns of a strip). Results that go out between
+    phases take 48 (128@28 in 32 groups, transposed, in steps of two 0.41 ms, konv.kernels.subpixel
+    0.25), those of one channel in, channels-last, 5 (1 -> 64 3x3 @180, 5x5 @480; Granite Rapids).
     """
     # Boxes as for any machine's cache: which plan is best shall not hang on it.
     usual = replace(target, l2=USUAL)

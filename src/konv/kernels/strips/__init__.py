@@ -7,10 +7,11 @@
 
 The *strip* is the line's input under the box, padded, in scratch that fits into the first-level
 cache. It is made for padding modes, for weights that are not finite (a tap of padding is 0 x
-weight), for large kernels, whose vectors are then aligned, and on machines that mask no loads.
-Elsewhere the input is read where it lies and padding is left out. Copying all of it cost half of
-the time (192@28 contiguous, 2 x Emerald Rapids: 48 us, 26 without). Kernels of
-many taps are copied all the same (konv.kernels.strips.turns).
+weight), for contiguous images whose channels are to be in the lanes, for many rows of many taps,
+whose vectors are then aligned, and on machines that mask no loads. Elsewhere the input is read
+where it lies and padding is left out. Copying all of it cost half of the time (192@28 contiguous, 2
+x Emerald Rapids: 48 us, 26 without). Some planes of many taps are copied all the same
+(konv.kernels.strips.turns).
 
 One filter a channel leaves nothing to sum over but taps, so a kernel that loads its input for every
 tap is bound by loads. Here a tile is several outputs along one axis, `along`, that lie as far apart

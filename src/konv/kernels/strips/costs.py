@@ -45,7 +45,7 @@ def cycles(conv: Conv, plan: Plan, target: Target) -> float:
     # In planes two loads of three cross a cache line, which is two accesses.
     loads = len(form.uses(rows)) * plan.vectors * (5 / 3 if form.planes else 1)
     compute = tiles * outer * max(adds, loads + weights) / 2 * 7 / 6
-    if not form.direct:
+    if not form.direct or (plan.packed and not form.planes):
         compute += _filled_again(conv, form, out)
     found = max(compute, moved(conv))
     if banded(plan):

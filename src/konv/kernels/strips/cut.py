@@ -227,7 +227,7 @@ def cut(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads:
     wanted = UNITS * threads if threads > 1 else 1
     chunk, images = lines, max(1, conv.n)
     few = box.outer <= FEW_ROWS and not box.form.planes
-    walk = walks(plan) and dense and (box.far or few)
+    walk = walks(plan) and dense and conv.mode == "zeros" and (box.far or few)
     near = lines
     part = box.out[2]
     stack = walk and box.stacks(lines)

@@ -17,7 +17,8 @@ from konv.target import BYTES
 WIDEST = 112  # columns of a plane's unit: a whole row of most networks' largest depthwise maps
 LONGEST = 1024  # the same where there are no rows
 FEW = 7  # taps along a tile whose weights stay in registers; of more, all padding is left out
-# Taps along a tile up to which all are unrolled; of more, so many at a time.
+# Taps along a tile up to which all are unrolled, those of RepLKNet; of more, so many at a time, or
+# kernels would take long to compile.
 UNROLLED, PIECE = 31, 16
 VOLUME = 9  # rows of taps of a volume up to which memory is met in its own order
 ENDLESS = 2**30  # more slots than a strip has
@@ -28,7 +29,8 @@ PAIR = 2  # rows of outputs side by side: their six sums and nine weights leave 
 STACK = 4  # rows of outputs in a column
 ABREAST = 2  # of vectors that slide: their chains of multiply-adds are apart
 # As the last number of a plan's form: konv.kernels.strips.turns, konv.kernels.strips.bands; rows as
-# they lie, in vectors of half as many lanes (konv.kernels.planes); 1: rows as they lie
+# they lie, in vectors of half as many lanes (konv.kernels.planes); 1: rows as they lie, of pencils
+# the tiles of konv.kernels.strips.walk
 TURNS, BANDS, HALVED = 2, 3, 4
 BESIDE = 10  # numbers of a form; of channels side by side one more
 TALL = (8, 7)  # rows of tiles whose outputs take turns; 7 sums take as long as 8

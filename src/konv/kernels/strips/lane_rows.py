@@ -3,9 +3,9 @@
     row_in      a row of the input, padded   ->  [pixel][lane]     pixels of a vector each
     block_out   [z][row][pixel][lane]        ->  the contiguous output of the vector's channels
 
-A contiguous image is transposed in registers, in squares of as many pixels as a vector has lanes,
-then of 4 pixels by 4 channels (or 2 by 2 of float64); where lanes can be masked, what is left of a
-row is a square of which some pixels are not there.
+A contiguous image is transposed in registers, in squares of as many pixels as a vector has lanes.
+What is left of a row is a square of which some pixels are not there, where lanes can be masked; on
+the way out with AVX2, whose stores under a mask are slow, squares of 16 bytes a side.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from konv.kernels.words import Words
 from konv.llvm import I8, REAL, SIZE, Function, Module, Pointer, Routine, Value
 from konv.plan import Plan
 
-MASKS, WIDE = 32, 64  # bytes of vectors from which on loads are masked, and stores are quick so
+# Bytes of vectors from which on machines mask loads, and of those whose stores are as quick so.
+MASKS, WIDE = 32, 64
 
 
 def emit_row_in(module: Module, plan: Plan, guarded: bool = False) -> Routine:
@@ -62,27 +63,19 @@ def emit_row_in(module: Module, plan: Plan, guarded: bool = False) -> Routine:
         return f.fn
 
 
-def _sides(lanes: int, size: int) -> list[int]:
-    """Pixels and channels of the squares that are transposed: of vectors, then of 16 bytes."""
-    return sorted({lanes, PART // size}, reverse=True)
-
-
 def _run_in(
     f: Function, job: Words, plan: Plan, line: Pointer, source: Pointer, left: Value, end: Value
 ) -> None:
     """Pixels `left` to `end` of a row, which lie in the image; pixel 0 would be at `source`."""
-    lanes, masks = f.module.target.lanes(plan.dtype), f.module.target.vector_bytes >= MASKS
-    at, dense = f.var(left), job["x_stride", 2].equals(1)
-    for side in _sides(lanes, SIZE[line.element])[: 1 if masks else 2] if plan.packed else ():
-        whole = f.select(dense, end - (side - 1), f.integer(0))
-        with f.loop(whole, start=at.get(), step=side) as i:
-            with f.loop(lanes, step=side) as lane:
-                to, begin = line + (i * lanes + lane), source + i
-                rows = [begin.vector((lane + n) * job["x_channel"], side) for n in range(side)]
-                for n, column in enumerate(transpose(f, rows)):
-                    to.put(n * lanes, column)
-            at.set(i + side)
-    if plan.packed and masks:
+    lanes, at = f.module.target.lanes(plan.dtype), f.var(left)
+    dense = job["x_stride", 2].equals(1)
+    if plan.packed:
+        with f.loop(f.select(dense, end - (lanes - 1), 0), start=left, step=lanes) as i:
+            rows = [(source + i).vector(n * job["x_channel"], lanes) for n in range(lanes)]
+            for n, column in enumerate(transpose(f, rows)):
+                line.put((i + n) * lanes, column)
+            at.set(i + lanes)
+    if plan.packed and f.module.target.vector_bytes >= MASKS:
         some = end - at.get()
         with f.when(dense & (some > 0)):
             mask, begin, to = f.below(some, lanes), source + at.get(), line + at.get() * lanes
@@ -118,6 +111,13 @@ def emit_pixels_fill(module: Module, plan: Plan) -> Routine:
         return f.fn
 
 
+def _sides(lanes: int, size: int) -> list[int]:
+    """Pixels and channels of the squares on the way out: of vectors, then of 16 bytes where stores
+    under a mask are slow.
+    """
+    return sorted({lanes, PART // size}, reverse=True)
+
+
 def emit_block_out(module: Module, plan: Plan) -> Routine:
     """block_out(job, unit, y, planes, rows, pitch): a block of rows, `pitch` pixels apart, to the
     output from y on; what is beside the unit's pixels is left.
@@ -142,10 +142,10 @@ def emit_block_out(module: Module, plan: Plan) -> Routine:
                 done = whole
             if wide:
                 _part_out(f, job, unit, plan, source, line, done)
-                done = width
-            with f.loop(width, start=done) as i, f.loop(lanes) as lane:
-                to = line + (lane * job["y_channel"] + i)
-                to[0] = _finished(f, plan, unit, source[i * lanes + lane], to)
+            else:
+                with f.loop(width, start=done) as i, f.loop(lanes) as lane:
+                    to = line + (lane * job["y_channel"] + i)
+                    to[0] = _finished(f, plan, unit, source[i * lanes + lane], to)
         return f.fn
 
 

@@ -8,8 +8,8 @@
                     load it once; multiply-add it into every output that reads it
 
 Of more than FEW taps along a row, inside the image, a tap is multiply-added into all outputs in
-turn; at the border of as many at a time as have their weights in registers. Read by each
-multiply-add they took 1.2 to 1.4 times as long, FEW at a time 1.1 (AVX-512; Granite Rapids).
+turn; at the border of as many at a time as have their weights in registers. There weights that each
+multiply-add reads took 1.2 to 1.4 times as long, FEW taps at a time 1.1 (AVX-512; Granite Rapids).
 
 What tiles of one place ask is asked before their lines. At the border a slot that is none is left
 out by a branch: a table says of each column of the unit whether it is there, once for all rows and
@@ -43,7 +43,8 @@ from konv.llvm import I8, I32, REAL, SIZE, Function, Module, Pointer, Routine, V
 from konv.plan import Plan
 
 SWEEP = ("slots", "weights", "bias", "y", "line", "count")
-HELD = {16: FEW, 32: 16}  # weights in registers, of so many, beside the sums of a tile
+# Weights in registers, of so many, beside a tile's sums and a slot: 7 or 14, and 1.
+HELD = {16: FEW, 32: 16}
 TAIL = 4  # outputs of the tile at the end of a row: 32 are 4 x 7 + 4
 
 

@@ -121,6 +121,7 @@ def _where(wrong: Array, got: Array, want: Array, bound: Any) -> str:
 def nan_results() -> Iterator[None]:
     """New results are full of NaN, so an output that nobody writes is seen."""
     kinds = (arrays.NumpyKind.empty, arrays.TorchKind.empty)
+    maker = arrays.TorchKind.maker
 
     def numpy_empty(*of: Any) -> Any:
         made = kinds[0](*of)
@@ -130,9 +131,14 @@ def nan_results() -> Iterator[None]:
     def torch_empty(*of: Any) -> Any:
         return kinds[1](*of).fill_(torch.nan)
 
+    def torch_maker(*of: Any) -> Any:
+        make = maker(*of)
+        return lambda: make().fill_(torch.nan)
+
     with (
         patch.object(arrays.NumpyKind, "empty", numpy_empty),
         patch.object(arrays.TorchKind, "empty", torch_empty),
+        patch.object(arrays.TorchKind, "maker", torch_maker),
     ):
         yield
 

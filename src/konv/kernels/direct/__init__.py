@@ -218,9 +218,9 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     between others). Tiles along rows have no tables, and packing is more of what few channels take:
     1.5 cycles a number of one or two planes, 1 of three, 0.8 of results (3 -> 16 s2 @512x1024: 1.8
     ms, planar 2.03; 3 -> 24 s2 @224: 0.19, planar 0.22; 3 -> 64 @224: 2.2, planar 1.85; Zen 3),
-    which with AVX-512 are 2, of tiles of 8 pixels 0.7 in steps of two or more and else 1.7 (3 -> 64
-    7x7 s2 @224: .736 ms, planar .768; 4x4 s4 .115 and .167, 3x3 s2 .351 and .287; 7x7 @256 4.25 and
-    3.97; Granite Rapids).
+    which with AVX-512 are 2, of tiles of 8 pixels, if they are full, 0.7 in steps and else 1.7
+    (3 -> 64 7x7 s2 @224: .736 ms, planar .768; 4x4 s4 .115 and .167, 3x3 s2 .351 and .287; 7x7 @256
+    4.25 and 3.97; Granite Rapids).
     """
     pixels, taps = prod(axis.out for axis in conv.axes), channels.mean_taps(conv)
     vectors, tile = (
@@ -247,7 +247,7 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     packed = conv.ci * prod(axis.size for axis in conv.axes) * number * plan.packed
     wide = target.vector_bytes == 64
     along = 2.0 if wide else 0.8
-    if wide and plan.pixels >= WHOLE:
+    if wide and plan.pixels >= WHOLE and pixels > SMALL:
         along = 0.7 if conv.axes[-1].stride > 1 else 1.7
     out = (along if rows and not flat else 0.5) if conv.axes[-1].up == 1 else 1.5
     if wide and conv.ci == 1:

@@ -53,9 +53,9 @@ from konv.kernels.strips.slide import BAND, Slide
 from konv.kernels.strips.stacks import emit_stacks
 from konv.kernels.strips.tile import Tile
 from konv.kernels.strips.turns import emit_copied
-from konv.kernels.strips.walk import SWEEP, emit_there, emit_walk
+from konv.kernels.strips.walk import SWEEP, emit_walk
 from konv.kernels.words import AXES, Words
-from konv.llvm import I1, I8, I64, REAL, SIZE, Function, Module, Routine, Value, Variable
+from konv.llvm import I1, I8, I32, I64, REAL, SIZE, Function, Module, Routine, Value, Variable
 from konv.plan import Plan
 
 
@@ -108,7 +108,7 @@ def _emit_work(plan: Plan, lines: Routine, f: Function, call: Words, thread: Val
             unit["slots", axis] = (length - 1) * form.stride[axis] + form.extent(axis)
         _place_slots(plan, form, f, job, unit)
         if form.direct and not form.planes and not paired(plan):
-            emit_there(f, form, job, unit, plan.pixels)
+            _list_columns(f, form, job, unit, plan.pixels)
         unit["x"] = call["x"] + rest * job["x_batch"] * size
         unit["y"] = call["y"] + rest * job["y_batch"] * size
         unit["line0"] = chunk * job["chunk"]
@@ -126,6 +126,16 @@ def _place_slots(plan: Plan, form: Form, f: Function, job: Words, unit: Words) -
         unit["before", axis] = f.select(skip, unit["raw", axis], 0)
         unit["most", axis] = f.select(skip, job["size", axis], ENDLESS)
         unit["step", axis] = f.select(direct, job["x_stride", axis], step)
+
+
+def _list_columns(f: Function, form: Form, job: Words, unit: Words, outputs: int) -> None:
+    """For each slot of a row under a unit, and under a tile beyond it: whether it is there."""
+    lanes = form.lanes
+    table = (unit.pointer("scratch", I8) + job["at_there"]).cast(I32)
+    first, end = (f.splat_low(unit[word, 2], lanes) for word in ("before", "most"))
+    yes, no = f.splat(f.constant(I32, 1), lanes), f.splat(f.constant(I32, 0), lanes)
+    with f.loop(form.columns(unit["slots", 2], outputs), step=lanes) as slot:
+        table.put(slot, f.select(f.counted(first, slot, 0) < end, yes, no))
 
 
 def _emit_lines(

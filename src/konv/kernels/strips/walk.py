@@ -48,16 +48,6 @@ HELD = {16: FEW, 32: 16}
 TAIL = 4  # outputs of the tile at the end of a row: 32 are 4 x 7 + 4
 
 
-def emit_there(f: Function, form: Form, job: Words, unit: Words, outputs: int) -> None:
-    """For each slot of a row under a unit, and under a tile beyond it: whether it is there."""
-    lanes = form.lanes
-    table = (unit.pointer("scratch", I8) + job["at_there"]).cast(I32)
-    first, end = (f.splat_low(unit[word, 2], lanes) for word in ("before", "most"))
-    yes, no = f.splat(f.constant(I32, 1), lanes), f.splat(f.constant(I32, 0), lanes)
-    with f.loop(form.columns(unit["slots", 2], outputs), step=lanes) as slot:
-        table.put(slot, f.select(f.counted(first, slot, 0) < end, yes, no))
-
-
 def emit_walk(module: Module, plan: Plan) -> Routine:
     """sweep(job, unit, slots, weights, bias, y, line, count): all outputs of `count` lines."""
     real, form = REAL[plan.dtype], Form.of(plan, module.target.lanes(plan.dtype))
@@ -213,12 +203,7 @@ class _Walk:
         in_pieces(self.f, taps, each, add)
 
     def _add_slots(
-        self,
-        row: Pointer,
-        own: Pointer,
-        sums: list[Variable],
-        taps: int,
-        known: Pointer | None,
+        self, row: Pointer, own: Pointer, sums: list[Variable], taps: int, known: Pointer | None
     ) -> None:
         """Some taps, a slot after the other; of those that are not `known` to be there none."""
         f, form = self.f, self.form

@@ -20,8 +20,8 @@ from konv.plan import Plan
 from konv.runtime import weights
 
 CHANNELS = (1, 2, 3, 8, 17, 33, 48, 100)
-# The last: rows that crowd a cache.
-PAIRS = [*product(CHANNELS, CHANNELS), (512, 33), (1024, 8), (512, 64)]
+# The last: rows that crowd a cache, and long ones that do not.
+PAIRS = [*product(CHANNELS, CHANNELS), (512, 33), (1024, 8), (512, 64), (600, 70)]
 
 
 def arrays(ci: int, co: int, dtype: str, bias: bool = True) -> tuple[Any, Any, Any]:
@@ -122,11 +122,11 @@ def test_strides_that_it_leaves_to_others() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("row", [30, 512])
+@pytest.mark.parametrize("row", [30, 512, 600])
 @pytest.mark.parametrize("machine", MACHINES, ids=str)
 def test_sums_stay_in_registers(machine: Machine, row: int, dtype: str) -> None:
     target = describe(machine.triple, machine.cpu, "")
-    plan = single.plan_like(Plan("direct", dtype, False, False, 4, 3), (row, 1, 1, 1))
+    plan = single.plan_like(Plan("direct", dtype, False, False, 4, 3), target, (row, 1, 1, 1))
     found = functions(assembly(single.emit(plan, target)))
     for name, lines in found.items():
         assert not spills(loops(lines)), name

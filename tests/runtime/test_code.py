@@ -76,9 +76,10 @@ def test_so_are_kernels_that_pack_no_weights(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(code, "compiled", watched)
     plan = choose(Conv.parse("conv2d 1x16x1x1 o16 k1"), llvm.detect(), True, True)
-    kept = code.single_kernel(single.plan_like(plan, (16, 1, 1, 1)))
+    kept = code.single_kernel(single.plan_like(plan, llvm.detect(), (16, 1, 1, 1)))
     for activation in ("relu", "relu6", "silu", "gelu"):
-        code.single_kernel(single.plan_like(replace(plan, activation=activation), (16, 1, 1, 1)))
+        other = replace(plan, activation=activation)
+        code.single_kernel(single.plan_like(other, llvm.detect(), (16, 1, 1, 1)))
         assert len(code._others) <= 2
     gc.collect()
     assert [each() is None for each in seen] == [False, True, True, True, False]

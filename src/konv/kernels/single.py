@@ -5,7 +5,7 @@ each weight is used once. To pack it, and at each call to prove that the packed 
 true, costs more than the products do. Here outputs stand in the lanes as in konv.kernels.direct,
 and a few channels of as many rows of the weight as a vector has lanes are transposed in registers:
 
-    for unit in units: up to 4 groups of rows, as many in each as a vector has lanes
+    for unit in units: up to 32 rows, in groups of as many as a vector has lanes
         for 16 bytes of channels:
             for group in groups: load, transpose, multiply-adds
 
@@ -14,7 +14,9 @@ the order of the channels: the bits are the same, so this may stand in for them 
 
 Rows are read 16 bytes at a time, a vector's rows together with those of up to three more: 6.5
 cycles for 16 bytes of 8 rows (llvm-mca, Zen 3). A whole call of 1152 x 48 weights takes 13 us, with
-digest and packed product 20; of 1500 x 1500, 270 and 840, or 120 and 270 with two threads.
+digest and packed product 20; of 1500 x 1500, 270 and 840, or 120 and 270 with two threads. More
+than 32 rows at once are more than prefetchers follow: 64 took 960 x 1280 from 104 us to 148, 1280 x
+1000 from 108 to 131 (from the third-level cache; AVX-512, Granite Rapids).
 """
 
 from __future__ import annotations
@@ -37,11 +39,15 @@ ALIKE = (
     "planes",
 )  # algorithms with that chain; of one tap, they differ in none
 GROUPS = 4  # at most: chains that hide the four cycles of a multiply-add, and registers for them
+ROWS = 32  # at most, in all groups of a unit
 PIECE = 16  # bytes of a row that are transposed together
 # Bytes from row to row: in such steps, 32 rows have room for 16 lines in a first-level cache of 64
 # sets of 8. Then a whole line of a row is taken at a time, lest each be fetched four times (2048 x
 # 256: 300 us instead of 55; packed weights and their digest 75; Zen 3).
 CROWDED = 2048
+# AVX-512 takes lines of all rows of so many bytes: 960 x 1280 75 us instead of 88, 512 x 512 13.8
+# and 14.5, but 48 x 1152 7.8 and 6.8 (Granite Rapids).
+LONG = 2048
 # Lines by which a group of such rows is behind the one before it, so that those of one group alone
 # meet in a set: 2048 x 256 takes 47 us then, as prefetchers can follow; with all groups abreast and
 # lines asked for 1024 bytes in advance 59, without asking 55 (Zen 3, two threads; by 4 lines 52).
@@ -69,21 +75,28 @@ def fits(conv: Conv, plan: Plan, x: Strides, weight: Strides) -> bool:
     )
 
 
-def plan_like(plan: Plan, weight: Strides) -> Plan:
+def plan_like(plan: Plan, target: Target, weight: Strides) -> Plan:
     """The plan that stands for this kernel instead of one of direct, on a weight of such strides in
     elements.
     """
-    crowded = weight[0] * BYTES[plan.dtype] % CROWDED == 0
+    row = weight[0] * BYTES[plan.dtype]
+    lines = row % CROWDED == 0 or (target.vector_bytes == 64 and row >= LONG)
     return Plan(
-        name, plan.dtype, False, False, 1, GROUPS, form=(LINE // PIECE if crowded else 1,),
+        name, plan.dtype, False, False, 1, _most(plan.dtype, target),
+        form=(LINE // PIECE if lines else 1,),
         activation=plan.activation, slope=plan.slope,
     )  # fmt: skip
+
+
+def _most(dtype: str, target: Target) -> int:
+    """Groups of rows in a unit."""
+    return min(GROUPS, ROWS // target.lanes(dtype))
 
 
 def job(conv: Conv, target: Target, weight: Strides) -> list[int]:
     """The words of SINGLE_JOB: units as even as may be."""
     groups = -(-conv.co // target.lanes(conv.dtype))
-    units = -(-groups // GROUPS)
+    units = -(-groups // _most(conv.dtype, target))
     return [units, conv.ci, conv.co, weight[0], -(-groups // units)]
 
 
@@ -96,7 +109,7 @@ def emit(plan: Plan, target: Target) -> Module:
     """Exports `run`; in the place of the scratch memory it takes the bias, or 0."""
     module = Module(target, name)
     lanes, real = target.lanes(plan.dtype), REAL[plan.dtype]
-    tiles = [_emit_tile(module, plan, groups) for groups in range(1, GROUPS + 1)]
+    tiles = [_emit_tile(module, plan, groups) for groups in range(1, plan.vectors + 1)]
 
     def work(f: Function, call: Words, thread: Value) -> None:
         job = Words(call.pointer("job", I64), SINGLE_JOB)

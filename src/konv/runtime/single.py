@@ -23,7 +23,7 @@ class Single:
         self._words: Any = np.array(single.job(call.conv, target, weight), np.int64)
         self.job, self.team = self._words.ctypes.data, call.team.address
         self.threads = single.threads(call.conv, call.team.threads)
-        self.kernel = single_kernel(single.plan_like(call.plan, weight))
+        self.kernel = single_kernel(single.plan_like(call.plan, target, weight))
 
     def run(self, x: int, arrays: tuple[int, int], y: int) -> None:
         """Compute y from x with the weight and the bias, 0 for none, at two addresses."""

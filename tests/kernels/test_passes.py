@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+from kernels.layers import TARGETS
 
 import konv
 from konv import llvm
@@ -48,6 +49,30 @@ def test_channels_last_goes_in_one_pass() -> None:
         packed: direct.plans(conv, llvm.detect(), packed, True)[0].form for packed in (True, False)
     }
     assert forms == {True: direct.PASSES, False: ()}
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("conv2d 1x192x9x11 o20 k7 p3", direct.PASSES),
+        ("conv2d 1x1024x9x11 o64 k3 s2 p1", ()),  # few outputs for each number that is packed
+        (
+            "conv2d 1x1024x99x99 o64 k3 p12 d12",
+            (),
+        ),  # taps so far apart that boxes may leave out some
+        ("conv2d 1x160x9x11 o20 k7 p3", ()),
+    ],
+)
+def test_channels_last_goes_in_passes_where_weights_fill_a_cache(
+    text: str, form: tuple[int, ...]
+) -> None:
+    """With AVX-512, and then the image is packed; whatever its size."""
+    conv = Conv.parse(text)
+    larger = replace(conv, axes=tuple(replace(a, size=400) for a in conv.axes))
+    for each in (conv, larger):
+        plan = direct.plans(each, TARGETS["avx512"], False, False)[0]
+        assert (plan.form, plan.packed) == (form, form == direct.PASSES)
+        assert not direct.plans(each, TARGETS["avx2"], False, False)[0].packed
 
 
 @pytest.mark.parametrize("text", DEEP)

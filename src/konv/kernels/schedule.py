@@ -113,9 +113,13 @@ def meets_padding(conv: Conv) -> bool:
     """Whether taps are so far apart that many lie in padding for outputs side by side, which boxes
     of them alone can leave out where an image is read as it lies; of layers with many channels.
     """
-    far = all(axis.kernel == 1 or axis.dilation >= APART for axis in conv.axes)
     deep = conv.ci // conv.groups >= DEEP
-    return conv.mode == "zeros" and deep and far and _padded(conv)
+    return conv.mode == "zeros" and deep and apart(conv) and _padded(conv)
+
+
+def apart(conv: Conv) -> bool:
+    """Whether taps are as far apart as that takes, at any size."""
+    return all(axis.kernel == 1 or axis.dilation >= APART for axis in conv.axes)
 
 
 def _padded(conv: Conv) -> bool:

@@ -32,7 +32,7 @@ from konv.kernels.direct.tiles import (
 from konv.kernels.microtile import UNROLL, emit_tile
 from konv.kernels.packing import RGB
 from konv.kernels.passes import is_deep
-from konv.kernels.schedule import meets_padding, schedule
+from konv.kernels.schedule import apart, meets_padding, schedule
 from konv.kernels.stored import HALVES
 from konv.kernels.units import emit_kernel
 from konv.kernels.words import JOB
@@ -57,11 +57,13 @@ FEWER, MORE, MOST = 9, 16, 40
 # numbers apart; and tables again, in passes (konv.kernels.passes).
 PASSES = (0,)
 FLAT = 2  # numbers of the form of such a plan
-# Bytes of a block's weights that no second-level cache holds: of channels-last images tiles of
-# fewer vectors are then faster with AVX-512 (185->128@46 7x7: 6 x 4 42 ms, 8 x 2 34, one thread;
-# 5x5 768->320@20 s2 6 x 4 8.7, 10 x 1 4.4; Granite Rapids), even those of one vector, which do 62 %
-# of the peak there. Contiguous ones are computed in passes.
-HEAVY, MEMORY, LOADS = 2**21, 1.6, 1.3
+# Bytes of a block's weights that no second-level cache holds: with AVX-512 channels-last images of
+# such layers are packed, as contiguous ones are, and go in passes (7x7 512->256@22 12.5 to 9.0 ms,
+# 3x3 s2 1280@16 7.6 to 6.1, 3x3x3 512@2x7x7 2.85 to 2.57; Granite Rapids; AVX2 code .83 to 1.4
+# times as fast), but not where outputs may leave out padding (2048->256@65 d36 .76), nor with under
+# WORTH products for a number packed (1024->64@33 s2 .86): there tiles of fewer vectors are faster,
+# even those of one, which do 62 % of the peak.
+HEAVY, MEMORY, LOADS, WORTH = 2**21, 1.6, 1.3, 300
 # With AVX-512, so many times as long takes a layer of one channel, whose results leave soon after
 # each other (channels-last 5x5 1->64@480 11.4 ms, planar 8.5; 3x3 @180 1.2 and 0.35, 16@128 5x5
 # 0.13 and 0.07; two channels 0.17 and 0.45; Granite Rapids).
@@ -104,10 +106,13 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     depth = ci * _run(conv, packed)
 
     block = depth * prod(axis.kernel for axis in conv.axes) // _run(conv, packed) * lanes
-    heavy = target.vector_bytes == 64 and not packed
-    most = HEAVY
+    heavy, most = target.vector_bytes == 64 and not packed, HEAVY
     if heavy and meets_padding(conv):  # so two of three taps are read, along each axis
         block, most = block * 4 // 9, HEAVY // 2
+    wide = table[0][1] * block * BYTES[conv.dtype] > HEAVY
+    if heavy and wide and is_deep(conv) and not apart(conv):
+        each = co * prod(axis.kernel / axis.stride for axis in conv.axes)
+        packed, heavy = each >= WORTH, each < WORTH
 
     def price(tile: tuple[int, int]) -> tuple[float, int]:
         cycles = tile_cost(vectors, *tile) * _fullness(pixels, tile[0])

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from konv.kernels.epilogue import activate, add_residual
@@ -29,6 +30,7 @@ from konv.llvm import (
     Module,
     Pointer,
     Routine,
+    Type,
     Value,
     Variable,
     pointer_to,
@@ -151,6 +153,24 @@ def multiply_add(
             total.set(f.select(masks[n], added, total.get()) if masks else added)
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What else a tile asks for: so many numbers of a line at each trip, lines `step` apart from
+    the one at `at` on.
+    """
+
+    at: Variable
+    step: Value
+    numbers: int
+
+    def ask(self, f: Function, element: Type) -> None:
+        """The next line."""
+        line = self.at.get().to_pointer(element)
+        for number in range(0, self.numbers, LINE // SIZE[element]):
+            f.prefetch(line + number, level=2)
+        self.at.add(self.step)
+
+
 def add_run(
     f: Function,
     sums: list[list[Variable]],
@@ -158,6 +178,7 @@ def add_run(
     pixels: list[Pointer],
     channels: Value,
     behind: Pointer,
+    beside: Beside | None = None,
 ) -> None:
     """Channels whose numbers of each pixel follow one another; as many numbers `behind` the tile's,
     which the next one reads, are asked for.
@@ -167,6 +188,8 @@ def add_run(
         line = behind + c * len(pixels)
         for number in range(0, UNROLL * len(pixels), LINE // SIZE[line.element]):
             f.prefetch(line + number, level=2)
+        if beside:
+            beside.ask(f, line.element)
         for u in range(UNROLL):
             multiply_add(f, sums, weights, pixels, c + u)
     with f.loop(channels, start=whole) as c:

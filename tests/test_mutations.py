@@ -71,6 +71,7 @@ OTHERS = {
     "panels": "tconv2d 1x20x9x8 o40 k1 / bias=contiguous",  # packed, as its rows lie across
     "pencils": "conv2d 1x20x9x8 o20 k3x2 p1x0 g20 / x=last out=last bias=contiguous",
     "planes": "conv2d 1x20x9x8 o20 k3x2 p1x0 g20 / bias=contiguous",
+    "shifted": "tconv2d 1x20x9x8 o3 k4x3 s2x1 p1 / bias=contiguous",
     "spread": "tconv2d 1x20x5x6 o20 k3x2 s2 p1x0 g20 / x=last out=last bias=contiguous",
     "upright": "conv2d 1x20x13x12 o20 k7x8 p3 g20 / bias=contiguous",
     "winograd": "conv2d 1x20x12x13 o40 k3 p1 / bias=contiguous",

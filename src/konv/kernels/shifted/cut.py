@@ -33,7 +33,8 @@ JOB = (
 # Outputs first + step * j; taps, and the word where their list begins: number, source of output 0.
 PHASE = ("first", "step", "outputs", "reach", "at_taps")
 TAP = 2
-PART = 3  # of a second-level cache, what the products of a box may fill
+# Of a second-level cache, what the products of a box may fill; and bytes, however large that is.
+PART, NEAR = 3, 4 * 1024 * 1024
 
 
 class Cut:
@@ -49,7 +50,7 @@ class Cut:
         self.count = [max(phase.count for phase in phases) for phases in self.phases]
         self.rows = conv.co * prod(axis.kernel for axis in conv.axes)
         self.box = list(self.count)
-        self.room = target.l2 // PART // (self.rows * BYTES[plan.dtype])
+        self.room = min(target.l2 // PART, NEAR) // (self.rows * BYTES[plan.dtype])
         self.box[0] = self._even(0)
         if self.count[0] == 1 or (self.box[0] == 1 and self._seen(0) * self._seen(1) > self.room):
             self.box[1] = self._even(1)

@@ -39,6 +39,7 @@ words = JOB
 
 FILTERS = 16  # output channels: more share the loads of a tile by themselves
 ROWS = 512  # products of a pixel: more of them fill a cache with few pixels
+LEAST = 16  # input channels, with fewer of which there is as much to add as to multiply
 USUAL = 512 * 1024  # bytes of second-level cache that the model of cost takes
 # Products take so many times what konv.kernels.panels says of layers of many output channels with
 # AVX-512; cycles of a vector of them that is added, of a vector of sums, of one that leaves, of a
@@ -61,8 +62,8 @@ def why_not(conv: Conv, target: Target) -> str | None:
     taps = prod(axis.kernel for axis in conv.axes)
     if not 1 < taps <= ROWS // conv.co:
         return f"takes 2 to {ROWS // conv.co} taps of so many channels; here {taps}"
-    if conv.ci > panels.DEEPEST:
-        return f"takes up to {panels.DEEPEST} input channels; here {conv.ci}"
+    if not LEAST <= conv.ci <= panels.DEEPEST:
+        return f"takes {LEAST} to {panels.DEEPEST} input channels; here {conv.ci}"
     if (target.vector_bytes, target.registers) not in panels.TILES:
         return "needs more registers than this processor has"
     return None

@@ -21,6 +21,7 @@ from konv.kernels.panels.units import emit_sweep
 from konv.kernels.region import emit_entry, emit_units
 from konv.kernels.scratch import LINE
 from konv.kernels.shifted.cut import JOB
+from konv.kernels.shifted.fill import emit_fill
 from konv.kernels.shifted.sums import RECORDS, UNIT, emit_sums
 from konv.kernels.words import Words, part_function
 from konv.llvm import I64, REAL, SIZE, Function, Module, Routine, Value
@@ -36,8 +37,9 @@ def emit_kernel(plan: Plan, target: Target) -> Module:
     product = replace(plan, activation="", residual=False)
     mr, few, *ends = plan.form
     _emit_weights(module, plan.dtype)
+    copy = emit_copy(module, product)
     parts = {
-        "copy": emit_copy(module, product),
+        "copy": copy if plan.packed else emit_fill(module, product, copy),
         "first": emit_first(module, product, mr, plan.vectors),
         "narrow": emit_rows(module, product, few, 1),
     }

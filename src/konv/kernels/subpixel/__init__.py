@@ -67,6 +67,9 @@ WOVEN, CELLS, FULL, DEEP = {32: 4, 64: 8}, 4, 1.08, 512
 # Cycles a number of those with AVX-512 (conv1d 16->192@8000: 0.67 ms, in konv.kernels.planar 0.55;
 # Granite Rapids).
 WEAVE = 0.4
+# And of a run of channels of a group in a channels-last output (depthwise 16x16 in steps of 8, 19@64
+# 3.7 ms, konv.kernels.depthwise 1.3; 64@16 1.1 and .14; Granite Rapids).
+SHORT = 5
 MASKED = 64  # bytes of a vector from which on leaving lanes out of a multiply-add costs nothing
 
 
@@ -202,7 +205,10 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
         )
     loop += blocks * (grid.taps * interleave.TRIP + CALL) / plan.pixels
     count = prod(axis.out for axis in cells.axes)
-    return count * loop + interleave.beside(conv, plan, count, grid)
+    beside = interleave.beside(conv, plan, count, grid)
+    if conv.groups > 1 and not plan.blocked:
+        beside += conv.groups * prod(axis.out for axis in conv.axes) * SHORT
+    return count * loop + beside
 
 
 def _channels(conv: Conv, plan: Plan, target: Target) -> Channels:

@@ -67,8 +67,8 @@ WOVEN, CELLS, FULL, DEEP = {32: 4, 64: 8}, 4, 1.08, 512
 # Cycles a number of those with AVX-512 (conv1d 16->192@8000: 0.67 ms, in konv.kernels.planar 0.55;
 # Granite Rapids).
 WEAVE = 0.4
-# And of a run of channels of a group in a channels-last output (depthwise 16x16 in steps of 8, 19@64
-# 3.7 ms, konv.kernels.depthwise 1.3; 64@16 1.1 and .14; Granite Rapids).
+# And of a run of channels of a group in a channels-last output (depthwise 16x16 in steps of 8,
+# 19@64 3.7 ms, konv.kernels.depthwise 1.3; 64@16 1.1 and .14; Granite Rapids).
 SHORT = 5
 MASKED = 64  # bytes of a vector from which on leaving lanes out of a multiply-add costs nothing
 

@@ -49,7 +49,7 @@ def test_unchanged_weights_are_packed_once(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Layers of 16 MiB each, more than there is room for: the last ones stay, at most 128 MiB."""
-    assert weights.LIMIT == 512 * MIB
+    assert weights.LIMIT == 1024 * MIB
     monkeypatch.setattr(weights, "LIMIT", 128 * MIB)
     side = 2048
     memory = np.ones(side * side + 16 * 12, "float32")

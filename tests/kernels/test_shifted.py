@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 import pytest
@@ -32,6 +33,11 @@ LINES = (
     "tconv2d 1x19x9x40 o3 k4 s2 p1",
     "tconv2d 2x19x6x7 o2 k5x3 s3x2 p1 r1x0",
     "tconv2d 1x17x5x6 o2 k3 s1 p1 d2",
+    # Padding that crops more than a kernel; planes that share few sets of a cache.
+    "tconv2d 1x19x9x40 o3 k3 p5",
+    "tconv2d 1x19x12x40 o3 k4 s2 p6",
+    "tconv1d 1x19x70 o2 k4 s2 p9",
+    "conv2d 2x16x16x16 o2 k3 p1",
 )
 TAKEN = shifted.why_not(Conv.parse(LINES[0]), HOST) is None
 PLANS = range(len(panels.TILES.get((HOST.vector_bytes, HOST.registers), ())))
@@ -66,7 +72,7 @@ def test_boxes_change_no_bit(which: int, line: str, forms: str, dtype: str) -> N
 
 @pytest.mark.parametrize("line", ["conv2d 1x16x7x9 o2 k3 p1", "tconv2d 1x16x7x9 o2 k4 s2 p1"])
 def test_images_that_lie_anyhow(line: str) -> None:
-    """Every other column, rows with something between them, channels last, into such an output."""
+    """Every other column, rows with something between them, there and in the output."""
     conv, rng = Conv.parse(line), np.random.default_rng(3)
     w = rng.standard_normal(conv.weight_shape, np.float32)
     x = rng.standard_normal(conv.in_shape, np.float32)
@@ -103,6 +109,7 @@ def test_a_weight_that_is_not_finite_meets_padding() -> None:
         ("conv2d 1x64x9x9 o3 k3 p1 reflect", "padded with zeros"),
         ("conv3d 1x64x3x9x9 o3 k3", "one or two dimensions"),
         ("conv2d 1x64x9x9 o3 k3 f16", "float32 and float64"),
+        ("conv2d 1x16x3000x3000 o16 k5 d200", "up to 262144 products"),
         ("conv2d 1x3000x9x9 o3 k3", "16 to 2048 input channels"),
     ],
 )
@@ -127,14 +134,26 @@ def test_where_it_is_chosen(name: str) -> None:
 
 
 def test_boxes_share_the_work_and_fit_a_cache() -> None:
-    """Rows that leave no thread idle; parts of a row where there is one, or it is too long."""
+    """Rows that leave no thread idle; parts of them where there is one, or room for few."""
     for line, threads_, boxes in (
         ("conv2d 1x320x64x64 o4 k3 p1", 2, [2, 1]),
         ("conv2d 1x64x24x24 o1 k3 p1", 1, [1, 1]),
         ("conv1d 1x64x9000 o1 k3 p1", 4, [1, 4]),
-        ("conv2d 1x16x9x9000 o3 k9 p4", 2, [9, 291]),
+        ("conv2d 1x128x512x512 o3 k3 p1", 2, [128, 1]),
     ):
         conv = Conv.parse(line)
         plan = shifted.plans(conv, TARGETS["avx2"], True, True)[0]
         target = replace(TARGETS["avx2"], l2=2**20)
-        assert Cut(conv, plan, target, threads_).boxes == boxes, line
+        cut = Cut(conv, plan, target, threads_)
+        assert cut.boxes == boxes, line
+
+
+@pytest.mark.parametrize(
+    "line", ["conv2d 1x128x2048x1024 o3 k3 p1", "tconv2d 1x64x2048x512 o3 k4 s2 p1"]
+)
+def test_boxes_of_large_images_share_few_pixels(line: str) -> None:
+    conv = Conv.parse(line)
+    for name in ("avx2", "avx512"):
+        plan = shifted.plans(conv, TARGETS[name], True, True)[0]
+        cut = Cut(conv, plan, replace(TARGETS[name], l2=2**19), 2)
+        assert cut.pixels < 1.25 * prod(conv.in_shape[2:])

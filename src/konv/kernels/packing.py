@@ -247,7 +247,7 @@ def _colours(
 
 def _emit_image_pixel(module: Module, dtype: str) -> Routine:
     """pixel(source, at, to, plane, channels): one pixel or, where `at` is negative, padding, all
-    channels; side by side in the input they are converted by vectors.
+    channels; side by side in the input they go by vectors.
     """
     params = [("source", pointer_to(element(dtype))), ("at", I64), ("to", pointer_to(REAL[dtype]))]
     params += [("plane", I64), ("channels", I64)]
@@ -257,12 +257,10 @@ def _emit_image_pixel(module: Module, dtype: str) -> Routine:
             with padding:
                 f.clear(to, channels)
             with pixel:
-                whole = f.integer(0)
-                if dtype in HALVES:  # others come channels last without being packed
-                    lanes = module.target.lanes(dtype)
-                    whole = f.select(plane.equals(1), channels & -lanes, 0)
-                    with f.loop(whole, step=lanes) as c:
-                        to.put(c, read(f, dtype, source + (at + c), lanes))
+                lanes = module.target.lanes(dtype)
+                whole = f.select(plane.equals(1), channels & -lanes, 0)
+                with f.loop(whole, step=lanes) as c:
+                    to.put(c, read(f, dtype, source + (at + c), lanes))
                 with f.loop(channels, start=whole) as c:
                     to[c] = read(f, dtype, source + (at + c * plane))
         return f.fn

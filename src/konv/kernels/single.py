@@ -12,11 +12,11 @@ and a few channels of as many rows of the weight as a vector has lanes are trans
 Every output is the one chain of multiply-adds that direct and planar compute, from the bias on, in
 the order of the channels: the bits are the same, so this may stand in for them wherever it fits.
 
-Rows are read 16 bytes at a time, a vector's rows together with those of up to three more: 6.5
+Rows are read 16 bytes at a time, a vector's rows together with those of some more: 6.5
 cycles for 16 bytes of 8 rows (llvm-mca, Zen 3). A whole call of 1152 x 48 weights takes 13 us, with
 digest and packed product 20; of 1500 x 1500, 270 and 840, or 120 and 270 with two threads. More
 than 32 rows at once are more than prefetchers follow: 64 took 960 x 1280 from 104 us to 148, 1280 x
-1000 from 108 to 131 (from the third-level cache; AVX-512, Granite Rapids).
+1000 from 108 to 131 (from the third-level cache, in turns with PyTorch; AVX-512, Granite Rapids).
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ PIECE = 16  # bytes of a row that are transposed together
 # sets of 8. Then a whole line of a row is taken at a time, lest each be fetched four times (2048 x
 # 256: 300 us instead of 55; packed weights and their digest 75; Zen 3).
 CROWDED = 2048
-# AVX-512 takes lines of all rows of so many bytes: 960 x 1280 75 us instead of 88, 512 x 512 13.8
-# and 14.5, but 48 x 1152 7.8 and 6.8 (Granite Rapids).
+# AVX-512 takes lines of all rows of so many bytes: by calls one after the other 960 -> 1280 75 us
+# instead of 88, 512 -> 512 13.8 and 14.5; but of short rows 48 -> 1152 7.8 and 6.8 (Granite
+# Rapids).
 LONG = 2048
 # Lines by which a group of such rows is behind the one before it, so that those of one group alone
 # meet in a set: 2048 x 256 takes 47 us then, as prefetchers can follow; with all groups abreast and

@@ -153,7 +153,7 @@ def report(model: nn.Module) -> Report:
     """What `konv.accelerate` did to a model: a table to print, with a row for each convolution.
 
     The packed weights of layers in place are those that konv holds by now, forward and backward:
-    all that it holds takes 512 MiB at most.
+    all that it holds takes 1 GiB at most.
 
     ProblemError for a model that konv.accelerate has not seen.
 

@@ -35,7 +35,7 @@ FINITE = ctypes.c_int64  # the first word of packed weights
 # Bytes of packed weights kept for functional calls. Networks that need more pack every layer anew
 # at every pass, as the layer that comes next is the one used longest ago: VGG16 has 220 MiB, with
 # FCN's heads over it 670, where packing is half of the time of the largest (7x7 512->4096@22, 392
-# MiB: 308 ms, kept 150; Granite Rapids).
+# MiB: 308 ms, kept 167; Granite Rapids).
 LIMIT = 1024 * 1024 * 1024
 ENTRIES = 2**16  # of these, each of which takes 1 KB more than its bytes
 

@@ -90,9 +90,9 @@ def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv
 def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
     """One plan for each register tile, cheapest first by `tile_cost` and, of small images, by how
     full tiles are (1x1 512->2048@7: 4 x 3 takes 0.66 ms, 6 x 2 0.71, Zen 3). Half precision is
-    always packed: that converts it. So are few channels whose taps can be run together; if a run is
-    short, or there are few channels more, tiles may go along rows instead of by tables, which rows
-    of small images do not fill.
+    always packed: that converts it. So are deep layers whose weights fill a cache (HEAVY), and few
+    channels whose taps can be run together; if a run is short, or there are few channels more,
+    tiles may go along rows instead of by tables, which rows of small images do not fill.
     """
     run = _run(conv, True)
     packed = packed or conv.dtype in HALVES or (run > 1 and conv.ci <= FEW)
@@ -109,7 +109,7 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     heavy, most = target.vector_bytes == 64 and not packed, HEAVY
     if heavy and meets_padding(conv):  # so two of three taps are read, along each axis
         block, most = block * 4 // 9, HEAVY // 2
-    wide = table[0][1] * block * BYTES[conv.dtype] > HEAVY
+    wide = min(table[0][1], vectors) * block * BYTES[conv.dtype] > HEAVY
     if heavy and wide and is_deep(conv) and not apart(conv):
         each = co * prod(axis.kernel / axis.stride for axis in conv.axes)
         packed, heavy = each >= WORTH, each < WORTH

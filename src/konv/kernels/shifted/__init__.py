@@ -30,7 +30,7 @@ from konv.kernels import panels
 from konv.kernels.microtile import UNROLL
 from konv.kernels.pack import HEADER
 from konv.kernels.panels.cut import cycles, row_numbers
-from konv.kernels.shifted.cut import JOB, Cut
+from konv.kernels.shifted.cut import JOB, Cut, reach
 from konv.kernels.shifted.units import emit_kernel
 from konv.kernels.stored import HALVES
 from konv.llvm import Module
@@ -44,6 +44,7 @@ words = JOB
 
 FILTERS = 16  # output channels: more share the loads of a tile by themselves
 ROWS = 512  # products of a pixel: more of them fill a cache with few pixels
+NUMBERS = 2**18  # of the products that the outputs of a pixel read: a megabyte of float32
 LEAST = 16  # input channels, with fewer of which there is as much to add as to multiply
 USUAL = 512 * 1024  # bytes of second-level cache that the model of cost takes
 # Products take so many times what konv.kernels.panels says of layers of many output channels with
@@ -68,6 +69,8 @@ def why_not(conv: Conv, target: Target) -> str | None:
     taps = prod(axis.kernel for axis in conv.axes)
     if not 1 < taps <= ROWS // conv.co:
         return f"takes 2 to {ROWS // conv.co} taps of so many channels; here {taps}"
+    if reach(conv) > NUMBERS:
+        return f"takes up to {NUMBERS} products for an output, those between them too"
     if not LEAST <= conv.ci <= panels.DEEPEST:
         return f"takes {LEAST} to {panels.DEEPEST} input channels; here {conv.ci}"
     if (target.vector_bytes, target.registers) not in panels.TILES:

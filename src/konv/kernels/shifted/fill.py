@@ -14,8 +14,8 @@ from konv.llvm import I64, REAL, SIZE, Function, Module, Pointer, Routine, Value
 from konv.plan import Plan
 
 
-def emit_fill(module: Module, plan: Plan, copy: Routine) -> Routine:
-    """fill(job, unit): the unit's panels, as `copy` does it for other images."""
+def emit_fill(module: Module, plan: Plan) -> Routine:
+    """fill(job, unit): the unit's panels."""
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     square, wide = _emit_square(module, plan), plan.pixels
     with part_function(module, "fill", cold=True, records=RECORDS) as (f, piece, _):
@@ -27,17 +27,14 @@ def emit_fill(module: Module, plan: Plan, copy: Routine) -> Routine:
         together = vectors >= plan.vectors
         row = f.select(together, vectors * lanes, lanes)
         step = f.select(together, f.integer(lanes), job["ci"] * lanes)
-        with f.choose(job["x_channel"].equals(1)) as (last, others):
-            with last, f.loop(rest + vectors) as v:
-                within = v < rest
-                panel = panels + v // plan.vectors * job["panel"] + v % plan.vectors * lanes
-                to = f.select_pointer(within, panel, behind + (v - rest) * step)
-                begin = unit.pointer("x", real) + v * lanes * job["x2"]
-                left = f.least(pixels - v * lanes, lanes)
-                ends = to.address(), f.select(within, f.integer(wide), row)
-                f.call(square, [begin, job["x2"], left, job["ci"], *ends])
-            with others:
-                f.call(copy, [job.base, unit.base])
+        with f.loop(rest + vectors) as v:
+            within = v < rest
+            panel = panels + v // plan.vectors * job["panel"] + v % plan.vectors * lanes
+            to = f.select_pointer(within, panel, behind + (v - rest) * step)
+            begin = unit.pointer("x", real) + v * lanes * job["x2"]
+            left = f.least(pixels - v * lanes, lanes)
+            ends = to.address(), f.select(within, f.integer(wide), row)
+            f.call(square, [begin, job["x2"], left, job["ci"], *ends])
         return f.fn
 
 

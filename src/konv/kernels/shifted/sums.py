@@ -57,7 +57,7 @@ def _emit_add(module: Module, plan: Plan) -> Routine:
     """
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     labels = ("filter", "j", "rows", "columns", "to")
-    with part_function(module, "add", labels, records=RECORDS, plain=True) as (f, piece, args):
+    with part_function(module, "add", labels, records=RECORDS) as (f, piece, args):
         k, j, rows, columns = args[0], args[1], *(a.to_pointer(I64) for a in args[2:4])
         unit, to = piece.unit, args[4].to_pointer(real)
         along = Words(columns, PHASE)

@@ -37,9 +37,8 @@ def emit_kernel(plan: Plan, target: Target) -> Module:
     product = replace(plan, activation="", residual=False)
     mr, few, *ends = plan.form
     _emit_weights(module, plan.dtype)
-    copy = emit_copy(module, product)
     parts = {
-        "copy": copy if plan.packed else emit_fill(module, product, copy),
+        "copy": (emit_copy if plan.packed else emit_fill)(module, product),
         "first": emit_first(module, product, mr, plan.vectors),
         "narrow": emit_rows(module, product, few, 1),
     }

@@ -113,7 +113,7 @@ def _emit_leave(module: Module, plan: Plan) -> Routine:
     """leave(job, unit, line, apart): a row of sums to the output, which begins at `line`."""
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     labels = ("line", "apart")
-    with part_function(module, "leave", labels, records=RECORDS, plain=True) as (f, piece, args):
+    with part_function(module, "leave", labels, records=RECORDS) as (f, piece, args):
         job, unit, distance = piece.job, piece.unit, args[1]
         line, row = args[0].to_pointer(real), piece.part("at_row", real)
         phases, step, first = job["phases_1"], job["out_1"], unit["j_1"]

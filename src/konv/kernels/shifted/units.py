@@ -70,10 +70,8 @@ def _emit_work(plan: Plan, parts: Parts, f: Function, call: Words, thread: Value
         for axis in (1, 0):
             j = rest % job[f"boxes_{axis}"] * job[f"box_{axis}"]
             rest = rest // job[f"boxes_{axis}"]
-            width, pixels = (
-                f.least(job[f"box_{axis}"], job[f"count_{axis}"] - j),
-                job[f"size_{axis}"],
-            )
+            width = f.least(job[f"box_{axis}"], job[f"count_{axis}"] - j)
+            pixels = job[f"size_{axis}"]
             first = f.least(f.most(j + job[f"least_{axis}"], 0), pixels)
             end = f.least(f.most(j + width + job[f"most_{axis}"], first), pixels)
             if axis == 1:  # rows go on from one to the next

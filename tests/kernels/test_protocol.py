@@ -48,15 +48,15 @@ def test_protocol(algorithm: Algorithm, target: Target) -> None:
             continue
         every = [(pair, algorithm.plans(conv, target, *pair)) for pair in LAYOUTS]
         assert any(plans for _, plans in every), f"{algorithm.name} takes {conv} in no layout"
-        few = conv.groups == 1 and conv.ci <= direct.MOST
-        few = algorithm is direct and (few or passes.is_deep(conv))
+        few = algorithm is direct and conv.groups == 1 and conv.ci <= direct.MOST
         for (packed, blocked), plans in every:
             assert len(set(plans)) == len(plans), f"{conv}: {plans}"
             for plan in plans:
                 follows(plan, algorithm, conv, target)
                 assert plan.blocked == blocked
-                # For runs of taps, or rows, or to go in passes.
-                assert plan.packed == packed or (few and plan.packed)
+                # For runs of taps, or rows; deep ones to go in passes.
+                deep = algorithm is direct and plan.form == direct.PASSES and passes.is_deep(conv)
+                assert plan.packed == packed or ((few or deep) and plan.packed)
 
 
 def follows(plan: Plan, algorithm: Algorithm, conv: Conv, target: Target) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 
 from konv.kernels.panels.copy import RECORDS, UNIT, emit_copy, shares
-from konv.kernels.panels.cut import HEAD, JOB, joined
+from konv.kernels.panels.cut import HEAD, JOB
 from konv.kernels.panels.tile import emit_first, emit_rows, emit_weights
 from konv.kernels.region import emit_entry, emit_units
 from konv.kernels.words import Words, part_function
@@ -23,16 +23,8 @@ Parts = dict[str, Routine]
 def emit_kernel(plan: Plan, target: Target) -> Module:
     """The module of a plan: `run` and `pack`."""
     module = Module(target, plan.algorithm)
-    mr, few, *ends = plan.form
     emit_weights(module, plan.dtype)
-    parts = {
-        "copy": emit_copy(module, plan),
-        "first": emit_first(module, plan, mr, plan.vectors),
-        "narrow": emit_rows(module, plan, few, 1),
-    }
-    for nv, rows in enumerate((mr, *ends), plan.vectors):
-        parts[f"wide_{nv}"] = emit_rows(module, plan, rows, nv)
-    parts["sweep"] = emit_sweep(module, plan, parts)
+    parts = {"copy": emit_copy(module, plan), "sweep": emit_sweep(module, plan)}
     emit_entry(module, partial(_emit_work, plan, parts), plan.residual)
     return module
 
@@ -73,12 +65,16 @@ def _emit_work(plan: Plan, parts: Parts, f: Function, call: Words, thread: Value
     emit_units(f, call, thread, job["units"], body)
 
 
-def emit_sweep(module: Module, plan: Plan, parts: Parts) -> Routine:
+def emit_sweep(module: Module, plan: Plan) -> Routine:
     """sweep(job, unit): every tile of the unit. Where pixels are neighbours the first tile of a
     panel fills it: 64 -> 64 @56 0.163 to 0.157 ms, 32 -> 16 @112 0.111 to 0.100 (Zen 3).
     """
     real, lanes, wide = REAL[plan.dtype], module.target.lanes(plan.dtype), plan.pixels
-    size, mr = SIZE[real], plan.form[0]
+    size, (mr, few, *ends) = SIZE[real], plan.form
+    first, narrow = emit_first(module, plan, mr, plan.vectors), emit_rows(module, plan, few, 1)
+    tiles = {
+        nv: emit_rows(module, plan, rows, nv) for nv, rows in enumerate((mr, *ends), plan.vectors)
+    }
     with part_function(module, "sweep", records=RECORDS, plain=True) as (f, piece, _):
         job, unit = piece.job, piece.unit
         panels = unit["scratch"] + job["at_panels"]
@@ -108,15 +104,15 @@ def emit_sweep(module: Module, plan: Plan, parts: Parts) -> Routine:
                 with f.when(filling > 0):
                     image = unit["x"] + pixel * size
                     one = arguments(panel, pixel, valid, k, some, f.integer(1))
-                    f.call(parts["first"], [image, *one])
+                    f.call(first, [image, *one])
                 many = panel, pixel, valid, k + filling, some - filling, at_once
-                f.call(parts[f"wide_{plan.vectors}"], arguments(*many))
-            for nv in range(plan.vectors, plan.vectors + joined(plan) + 1):
+                f.call(tiles[plan.vectors], arguments(*many))
+            for nv, tile in tiles.items():
                 with f.when(vectors.equals(nv)):
                     last = behind, full * wide, rest, k, some, f.integer(1)
-                    f.call(parts[f"wide_{nv}"], arguments(*last))
+                    f.call(tile, arguments(*last))
             with f.loop(f.select(vectors < plan.vectors, rest, 0), step=lanes) as v:
                 panel = behind + v * job["ci"] * size
-                narrow = panel, full * wide + v, rest - v, k, some, f.integer(1)
-                f.call(parts["narrow"], arguments(*narrow))
+                left = panel, full * wide + v, rest - v, k, some, f.integer(1)
+                f.call(narrow, arguments(*left))
         return f.fn

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
 from math import lcm, prod
 
 from konv.geometry import ONE, Axis, Conv
@@ -52,6 +54,42 @@ def _sizes(count: int) -> list[int]:
     return sorted({-(-count // piece) for piece in pieces}, reverse=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """An axis as boxes see it: outputs of the largest phase, pixels, and how many more of these
+    than outputs a box reads. `whole`: one box has all pixels, whatever it reads.
+    """
+
+    count: int
+    size: int
+    more: int
+    whole: bool
+
+    def seen(self, box: int) -> int:
+        """Pixels whose products a box of so many outputs has."""
+        whole = self.whole and box == self.count
+        return self.size if whole else min(self.size, box + self.more)
+
+
+@lru_cache(256)  # a layer asks for each of its plans, and each time it is chosen
+def _cheapest(spans: tuple[Span, Span], images: int, threads: int, room: int) -> tuple[int, int]:
+    """Outputs of a phase along both axes that cost all threads least, of the boxes whose pixels
+    find room; if none do, those that have the fewest.
+    """
+    rows, columns = spans
+    best: tuple[float, tuple[int, int]] | None = None
+    for along in _sizes(columns.count):
+        parts = PARTS if rows.count > 1 and along < columns.count else 1.0
+        for down in _sizes(rows.count):
+            pixels = rows.seen(down) * columns.seen(along)
+            boxes = images * -(-rows.count // down) * -(-columns.count // along)
+            price = -(-boxes // threads) * pixels * parts * max(1.0, pixels / room) ** 2
+            if best is None or price < best[0]:
+                best = price, (down, along)
+    assert best is not None
+    return best[1]
+
+
 class Cut:
     """The boxes of a layer: rows, and parts of them where the cache has room for few."""
 
@@ -64,31 +102,13 @@ class Cut:
         self.least, self.most = [min(read) for read in reads], [max(read) for read in reads]
         self.count = [max(phase.count for phase in phases) for phases in self.phases]
         self.rows = conv.co * prod(axis.kernel for axis in conv.axes)
-        self.room = max(1, min(target.l2 // PART, NEAR) // (self.rows * BYTES[plan.dtype]))
-        self.lanes = target.lanes(plan.dtype)
-        self.box = self._cheapest()
-
-    def _cheapest(self) -> tuple[int, int]:
-        """Outputs of a phase along both axes that cost all threads least, of the boxes whose
-        products find room; if none do, those that have the fewest.
-        """
-        best: tuple[float, tuple[int, int]] | None = None
-        for along in _sizes(self.count[1]):
-            for down in _sizes(self.count[0]):
-                pixels = self._seen(0, down) * self._seen(1, along)
-                boxes = self.conv.n * -(-self.count[0] // down) * -(-self.count[1] // along)
-                crowd = max(1.0, pixels / self.room) ** 2
-                price = -(-boxes // self.threads) * pixels * crowd
-                price *= PARTS if self.count[0] > 1 and along < self.count[1] else 1
-                if best is None or price < best[0]:
-                    best = price, (down, along)
-        assert best is not None
-        return best[1]
-
-    def _seen(self, axis: int, box: int) -> int:
-        """Pixels along an axis whose products a box has: of whole rows, all of them."""
-        size, more = self.axes[axis].size, self.most[axis] - self.least[axis]
-        return size if axis == 1 and box == self.count[1] else min(size, box + more)
+        room = max(1, min(target.l2 // PART, NEAR) // (self.rows * BYTES[plan.dtype]))
+        down, along = (
+            Span(self.count[a], axis.size, self.most[a] - self.least[a], a == 1)
+            for a, axis in enumerate(self.axes)
+        )
+        self.box = _cheapest((down, along), conv.n, self.threads, room)
+        self.seen = down.seen(self.box[0]) * along.seen(self.box[1])  # pixels of a box
 
     @property
     def boxes(self) -> list[int]:
@@ -97,22 +117,21 @@ class Cut:
     @property
     def pixels(self) -> int:
         """Pixels that all boxes of an image multiply."""
-        return prod(self.boxes) * self._seen(0, self.box[0]) * self._seen(1, self.box[1])
+        return prod(self.boxes) * self.seen
 
     def work(self, x: Strides, y: Strides) -> Work:
         """The words of the job; strides in elements."""
         conv, plan, size = self.conv, self.plan, BYTES[self.plan.dtype]
-        lanes, ci = self.lanes, conv.ci
+        lanes, ci = self.target.lanes(plan.dtype), conv.ci
         x, y = (s[:2] + (0,) * (4 - len(s)) + s[2:] for s in (x, y))
         boxes = self.boxes
-        seen = self._seen(0, self.box[0]) * self._seen(1, self.box[1])
         far = conv.n * conv.ci * prod(axis.size for axis in conv.axes) * size >= FAR
         runs = far and x[3] == 1 and x[1] * size % SAME_SETS == 0
         panel, wide = ci * plan.pixels + scratch.LINE // size, plan.pixels
         full = max(1, (ROOM << runs) // (ci * wide * size))
         row, some = row_numbers(ci, size), lcm(*plan.form)
         # An odd number of cache lines from a tap's products to the next: they share few sets else.
-        plane = (-(-(seen + lanes) * size // scratch.LINE) | 1) * scratch.LINE // size
+        plane = (-(-(self.seen + lanes) * size // scratch.LINE) | 1) * scratch.LINE // size
         words = dict.fromkeys(JOB, 0) | {
             "units": conv.n * prod(boxes),
             "rows": max(some, self.target.l2 // 4 // (row * size) // some * some),

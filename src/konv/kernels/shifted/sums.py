@@ -1,9 +1,9 @@
 """Products of taps into outputs, each so many pixels from where it was made.
 
 for filter: for phase of the rows: for row of outputs:
-for phase of the columns: for vectors of it:             a row of sums in scratch
-    for row of taps: for tap: add its products, those of padding at the border
-the row leaves, its phases in turns
+    for phase of the columns: for vectors of it:             a row of sums in scratch
+        for row of taps: for tap: add its products, those of padding at the border
+    the row leaves, its phases in turns
 """
 
 from __future__ import annotations

@@ -12,11 +12,9 @@ from dataclasses import replace
 from functools import partial
 
 from konv.kernels.pack import HEADER, Arguments, emit_pack
-from konv.kernels.panels.copy import UNIT as PANELS_UNIT
 from konv.kernels.panels.copy import emit_copy
 from konv.kernels.panels.cut import HEAD
-from konv.kernels.panels.cut import JOB as PRODUCTS
-from konv.kernels.panels.tile import PACKED, emit_first, emit_rows
+from konv.kernels.panels.tile import PACKED
 from konv.kernels.panels.units import emit_sweep
 from konv.kernels.region import emit_entry, emit_units
 from konv.kernels.scratch import LINE
@@ -35,16 +33,11 @@ def emit_kernel(plan: Plan, target: Target) -> Module:
     """The module of a plan: `run` and `pack`."""
     module = Module(target, plan.algorithm)
     product = replace(plan, activation="", residual=False)
-    mr, few, *ends = plan.form
     _emit_weights(module, plan.dtype)
     parts = {
         "copy": (emit_copy if plan.packed else emit_fill)(module, product),
-        "first": emit_first(module, product, mr, plan.vectors),
-        "narrow": emit_rows(module, product, few, 1),
+        "sweep": emit_sweep(module, product),
     }
-    for nv, rows in enumerate((mr, *ends), plan.vectors):
-        parts[f"wide_{nv}"] = emit_rows(module, product, rows, nv)
-    parts["sweep"] = emit_sweep(module, product, parts)
     parts["products"] = _emit_products(module, plan, parts)
     parts["sums"] = emit_sums(module, plan)
     emit_entry(module, partial(_emit_work, plan, parts), plan.residual)
@@ -156,7 +149,3 @@ def _emit_weights(module: Module, dtype: str) -> None:
             edges[number] = edge.get()
 
     emit_pack(module, dtype, units, body)
-
-
-assert UNIT[: len(PANELS_UNIT)] == PANELS_UNIT
-assert JOB[: len(PRODUCTS)] == PRODUCTS

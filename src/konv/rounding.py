@@ -20,7 +20,13 @@ from konv.reference import im2col, weight_gradient
 
 Array = NDArray[Any]
 
-ROUNDING = {"direct": 4.0, "winograd": 6.0, "cells": 6.0, "nested": 8.0, "upright": 8.0}
+ROUNDING = {
+    "direct": 4.0,
+    "winograd": 6.0,
+    "cells": 6.0,
+    "upright": 8.0,
+    "fourier": 4.0,
+}
 """The c of the bound, by how the sums are formed.
 
 direct: measured on 60 draws at each of 1..25,000 terms added one after another in float32: signed
@@ -33,10 +39,11 @@ largest sum|x||w| of the image, as a tile mixes its outputs. Of weight gradients
 and more, 3.0 for a single tile.
 cells: F(3x3, 2x2) with points 0, 1, -1: 0.03 for 21 channels of 16 x 16 taps in steps of 8;
 relative to the largest sum as winograd.
-nested: F(4x4, 4x4) with points 0, 1, -1, 2, -2, 1/2: 0.12 for 32 x 32 random taps, as blocks of 16
-products are added up instead of single ones; relative to the largest sum near by, too.
-upright: the same along columns only: 0.71 for 7 x 7 taps, less for more, over random, positive and
-equal addends and images with rows of very different size.
+upright: F(4, 4) with points 0, 1, -1, 2, -2, 1/2 along columns: 0.71 for 7 x 7 taps, less for more,
+over random, positive and equal addends and images with rows of very different size; relative to the
+largest sum as winograd.
+fourier: transforms of every length, of tiles and whole images: 0.52 for 9 x 9 equal taps, 0.13 for
+random ones, less for more taps; over the same and single large pixels; relative to the largest sum.
 """
 
 _EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
@@ -69,7 +76,7 @@ def tolerance(
     x, w = np.abs(np.asarray(x, np.float64)), np.abs(np.asarray(w, np.float64))
     magnitude = im2col(conv, x, w, above)
     near: Array = magnitude
-    if algorithm in ("winograd", "cells", "nested", "upright") and magnitude.size:
+    if algorithm in ("winograd", "cells", "upright", "fourier") and magnitude.size:
         near = magnitude.max(axis=tuple(range(2, magnitude.ndim)), keepdims=True)
     near = np.broadcast_to(near, magnitude.shape)
     return _bound(conv.dtype, terms, ROUNDING[algorithm], magnitude, near)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from konv.errors import ProblemError
 from konv.geometry import Axis, Conv
 from konv.kernels import by_name
+from konv.kernels.fourier.fit import outputs_of
 from konv.kernels.winograd.transforms import transforms
 from konv.plan import Plan
 from konv.target import Target
@@ -18,7 +19,7 @@ def shrunk(conv: Conv, plan: Plan, target: Target) -> Conv:
     """The same kind of convolution, for which the plan would be the same, with little to
     compute.
     """
-    if plan.algorithm in ("planes", "pencils", "nested", "spread", "upright"):
+    if plan.algorithm in ("planes", "pencils", "spread", "upright", "fourier"):
         return _shrunk_strips(conv, plan, target)
     blocks = by_name(plan.algorithm).blocks(conv, plan, target)
     groups = min(conv.groups, 3) if blocks.groups[1] == 1 else _fewer(*blocks.groups)
@@ -42,8 +43,8 @@ def _shrunk_strips(conv: Conv, plan: Plan, target: Target) -> Conv:
     tiles = {2: plan.vectors * lanes, 1: plan.pixels} if planes else {2: plan.pixels, 1: 1}
     if plan.algorithm == "pencils" and plan.form[2] != conv.axes[-1].kernel:  # turned
         tiles = {2: 1, 1: plan.pixels}
-    if plan.algorithm == "nested":
-        tiles = {2: 4 * plan.pixels, 1: 4 * plan.vectors}
+    if plan.algorithm == "fourier":  # a tile and a tail along rows
+        tiles = {2: outputs_of(conv, plan)[1] // 2, 1: 4}
     if plan.algorithm == "upright":
         tiles = {2: plan.pixels, 1: 4}
     return _with_outputs(small, [2 * tiles.get(a + 3 - conv.dims, 1) + 1 for a in range(conv.dims)])

@@ -27,6 +27,7 @@ from functional.witness import expected
 from konv import llvm
 from konv.geometry import Axis, Conv
 from konv.kernels import ALGORITHMS
+from konv.kernels.fourier.fit import outputs_of
 from konv.kernels.subpixel.grid import shift_of
 from konv.kernels.winograd.count import order, three
 from konv.kernels.winograd.transforms import transforms
@@ -46,7 +47,7 @@ KINDS = [
     "conv2d 2x40x9x11 o80 k5 s2 p2 g40 f64",
     "conv2d 2x20x30x29 o20 k7 p3 g20",
     "conv2d 2x24x26x31 o24 k8x9 p4x3 g24",
-    "conv2d 2x20x44x45 o20 k28 p14 g20",
+    "conv2d 2x20x130x137 o20 k13 p6 g20",
     "conv2d 2x9x12x10 o83 k3 p2x1 f64",
     "conv2d 2x5x12x10 o40 k3 p2 reflect",
     "conv2d 2x35x22x37 o83 k3 p1",
@@ -220,8 +221,8 @@ def _grains(plan: Plan, conv: Conv) -> list[Grain]:
     """Outputs of a tile on each axis, how far apart they lie, and how many of the first tile's lie
     before the first output; 1, 1 and 0 where outputs stand alone.
     """
-    if plan.algorithm == "nested":
-        return [(plan.alignment, 1, 0)] * conv.dims
+    if plan.algorithm == "fourier":
+        return [(outputs, 1, 0) for outputs in outputs_of(conv, plan)]
     if plan.algorithm == "upright":
         return [(plan.alignment, 1, 0), (1, 1, 0)]
     if plan.algorithm == "cells":

@@ -11,8 +11,8 @@ import pytest
 from llvm.assembly import MACHINES, MULTIPLY_ADD, Machine, called, count, functions
 
 from konv.geometry import Conv
-from konv.kernels import nested, pencils, planes, upright
-from konv.kernels.nested.sizes import BAND, LEAST, NARROW
+from konv.kernels import fourier, pencils, planes, upright
+from konv.kernels.fourier.fit import of_length
 from konv.kernels.strips.form import FEW
 from konv.llvm import assembly, describe
 from konv.plan import Algorithm
@@ -20,7 +20,7 @@ from konv.plan import Algorithm
 ROADS = {
     "planes": (planes, True),
     "pencils": (pencils, False),
-    "nested": (nested, False),
+    "fourier": (fourier, False),
     "upright": (upright, False),
 }
 INTERLACED = {"interlaced": (planes, False)}
@@ -99,21 +99,21 @@ def test_channels_side_by_side_stay_in_registers(machine: Machine, taps: str) ->
 
 
 @each_machine
-def test_products_stay_in_registers(machine: Machine) -> None:
-    """The blocks of a row, for every output of a tile."""
-    (each,) = compiled(machine, "nested", "conv2d 1x64x56x56 o64 k31 p15 g64")
-    target = describe(machine.triple, machine.cpu, "")
-    tile = nested.TILES[target.vector_bytes, target.registers]
-    tiles = {"products": tile}
-    if tile[1] >= LEAST:  # SSE has no registers for it
-        tiles["narrow"] = BAND, NARROW
-    assert {"products", "narrow"} & set(each) == set(tiles)
-    for name, (rows, columns) in tiles.items():
-        found = each[name]
-        assert count(found, MULTIPLY_ADD[machine.family, "float32"]) == 8 * rows * columns
-        # AVX2 lacks a register for the last of the narrow one's slots
-        allowed = int(machine.family == "avx2" and name == "narrow")
-        assert len(spills(loops(found))) <= allowed
+def test_transforms_stay_in_registers(machine: Machine) -> None:
+    """Those of 8 and 9 numbers: a pair of registers each, 4 in 9 of them spilled where there are
+    16.
+    """
+    conv, target = (
+        Conv.parse("conv2d 1x64x56x56 o64 k31 p15 g64"),
+        describe(machine.triple, machine.cpu, ""),
+    )
+    (plan,) = fourier.plans(conv, target, True, True)
+    found = functions(assembly(fourier.emit(of_length(plan, 72), target)))
+    for name, most in {"to_bins": 20, "to_pixels": 20, "column": 58}.items():
+        products = count(found[name], MULTIPLY_ADD[machine.family, "float32"])
+        assert products >= most, "whole registers are multiplied and added"
+        allowed = {"avx512": 0, "neon": 6}.get(machine.family, most)
+        assert len(spills(found[name])) <= allowed, spills(found[name])
 
 
 @each_machine

@@ -24,7 +24,7 @@ from konv.bench.peers.peer import CONTIGUOUS, Array
 from konv.bench.peers.torch import Torch
 from konv.bench.working import Arrays
 from konv.geometry import Axis, Conv
-from konv.kernels import nested, upright
+from konv.kernels import fourier, upright
 from konv.llvm import detect
 from konv.reference import im2col
 from konv.rounding import tolerance
@@ -98,10 +98,10 @@ def answers(conv: Conv, arrays: Arrays, entries: int = ENTRIES) -> Answers:
 
 def _method(conv: Conv) -> str:
     """Return whose bound holds: Winograd's is wider, and any library may use it where it pays; so
-    is that of many taps by blocks.
+    is that of many taps, by blocks or by Fourier transforms.
     """
     taps = prod(axis.kernel for axis in conv.axes)
-    for blocks in (nested, upright):
+    for blocks in (fourier, upright):
         if blocks.why_not(conv, detect()) is None:
             return str(blocks.name)
     few = conv.ci // conv.groups < FEWEST_WINOGRAD

@@ -9,8 +9,8 @@ from konv.kernels import (
     cells,
     depthwise,
     direct,
+    fourier,
     interleave,
-    nested,
     panels,
     pencils,
     planar,
@@ -24,7 +24,7 @@ from konv.kernels import (
 from konv.plan import Algorithm
 
 ALGORITHMS: tuple[Algorithm, ...] = (
-    nested,
+    fourier,
     upright,
     pencils,
     planes,

@@ -59,3 +59,14 @@ def note(f: Function, packed: Pointer, broken: Variable) -> None:
     """Forbid to leave out taps if `broken`, a sum of 0 x weight, says that some are not finite."""
     with f.when(broken.get().equals(0.0).equals(0)):
         packed.cast(I64)[0] = 0
+
+
+def put_biases(f: Function, a: Arguments, out: Pointer, each: int, lanes: int) -> None:
+    """All biases, behind the weights, of which a channel has so many."""
+    channels = a["groups"]
+    padded = (channels + (lanes - 1)) // lanes * lanes
+    biases = out + padded * each
+    with f.loop(channels, step=lanes) as line, f.loop(lanes) as lane:
+        biases[line + lane] = 0.0
+        with f.when(a["bias"].address().differs(0)):
+            biases[line + lane] = a["bias"][f.least(line, channels - lanes) + lane] + 0.0

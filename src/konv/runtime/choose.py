@@ -21,7 +21,7 @@ from typing import Literal
 from konv import kernels
 from konv.errors import ProblemError, UnsupportedError
 from konv.geometry import Conv
-from konv.kernels import direct, panels, planes
+from konv.kernels import direct, fourier, panels, planes
 from konv.plan import Algorithm, Plan
 from konv.runtime import tuned
 from konv.runtime.typical import sizes, typical
@@ -84,6 +84,8 @@ def _for_image(conv: Conv, plan: Plan, target: Target, reads: bool = False) -> P
     """The plan for an image of this size, among those that give the same bits."""
     if reads and plan.algorithm == direct.name:
         return panels.instead(conv, plan, target)
+    if plan.algorithm == fourier.name:
+        return fourier.for_image(conv, plan, target)
     return planes.for_image(conv, plan, target) if plan.algorithm == planes.name else plan
 
 
@@ -97,6 +99,8 @@ def choices(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Pl
         found |= dict.fromkeys(planes.of_other_images(layers[-1], target, packed, blocked))
     if any(plan.algorithm == direct.name for plan in found):
         found |= dict.fromkeys(panels.of_calls(layers[0], target, packed, blocked))
+    for plan in [plan for plan in found if plan.algorithm == fourier.name]:
+        found |= dict.fromkeys(fourier.of_other_images(plan))
     return tuple(found)
 
 

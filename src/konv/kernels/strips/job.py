@@ -27,8 +27,7 @@ JOB = (
     "thread_bytes", "at_strip", "at_dump",  # scratch of one thread; its parts, in bytes
     "at_zeros",  # a row of zeros, for rows beside the image
     "at_there",  # of pencils that read the image where it lies: which columns there are
-    "at_columns", "at_tiles", "at_sums", "at_block",  # parts of konv.kernels.nested
-    "padded", "narrow",  # its columns of tiles, and 1 if they are computed by its narrow tile
+    "at_between", "at_tiles", "at_block",  # parts of konv.kernels.fourier and upright
     *(f"{name}{axis}" for name in (
         "size", "lo",  # of the input, and pixels of padding before it
         "x_stride", "y_stride",  # in elements
@@ -66,4 +65,9 @@ def strip_function(
 
 def strip_of(job: Words, unit: Words, element: Any) -> Pointer:
     """The strip of this thread."""
-    return (unit.pointer("scratch", I8) + job["at_strip"]).cast(element)
+    return part(job, unit, "at_strip", element)
+
+
+def part(job: Words, unit: Words, name: str, element: Any) -> Pointer:
+    """A part of this thread's scratch."""
+    return (unit.pointer("scratch", I8) + job[name]).cast(element)

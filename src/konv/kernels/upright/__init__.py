@@ -1,8 +1,9 @@
 """Depthwise convolution of 7, 8 or 11 rows of taps: fewer multiplications, by blocks of 4 rows.
 
-F(4, 4) makes 4 outputs of 4 taps from 7 products instead of 16, as in konv.kernels.nested; here
-along columns only, for transforms along both axes cost more than they save of so few taps. Blocks
-lie as far apart as tiles of outputs, so all of them share the transformed rows:
+F(4, 4) makes 4 outputs of 4 taps from 7 products instead of 16 (Winograd, "Arithmetic Complexity of
+Computations", 1980), with the points 0, 1, -1, 2, -2, 1/2 and infinity; here along columns only,
+for transforms along both axes cost more than they save of so few taps. Blocks lie as far apart as
+tiles of outputs, so all of them share the transformed rows:
 
     for unit: for row of tiles s: for vector of channels:   channels stand in the lanes
             7 rows of pixels -> points, in a ring           V[s][7][column]
@@ -25,7 +26,8 @@ share a line of the cache take turns by rows of tiles: one thread 1.0 to 1.15 ti
 after the other. Tried: boxes of 28 columns, which fit into the first-level cache, 1.1 times as
 long; asking for the rows of the next tile, or for places of results, 1.0 to 1.1.
 
-Rounding errors are those of konv.kernels.nested at most. A tile mixes its four outputs of a column:
+Rounding errors stay near those of a plain sum of random addends. A tile mixes its four outputs of a
+column:
 a pixel or weight that is not finite spreads over the tiles that it touches.
 `precision("exact")` forbids it.
 """

@@ -5,12 +5,11 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from konv.kernels.epilogue import activate, apart
-from konv.kernels.nested.sizes import part
-from konv.kernels.nested.transforms import to_outputs, to_points
 from konv.kernels.strips.form import Form
-from konv.kernels.strips.job import strip_function
+from konv.kernels.strips.job import part, strip_function
 from konv.kernels.strips.lane_rows import emit_block_out, emit_row_in
 from konv.kernels.upright.sizes import POINTS, Sizes, deep_of
+from konv.kernels.upright.transforms import to_outputs, to_points
 from konv.kernels.words import Words
 from konv.llvm import I64, REAL, Function, Module, Pointer, Routine, Value, Variable
 from konv.plan import Plan

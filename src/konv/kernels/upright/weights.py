@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from konv.kernels.nested.transforms import WEIGHT_ROWS, dot
-from konv.kernels.nested.weights import put_biases
-from konv.kernels.pack import HEADER, Arguments, alone, note
+from konv.kernels.pack import HEADER, Arguments, alone, note, put_biases
 from konv.kernels.pack import emit_pack as emit_frame
 from konv.kernels.strips.form import Form
 from konv.kernels.upright.sizes import POINTS, deep_of
+from konv.kernels.upright.transforms import WEIGHT_ROWS, dot
 from konv.llvm import REAL, SIZE, Function, Module, Value, Variable
 from konv.plan import Plan
 

@@ -1,4 +1,4 @@
-"""The transforms of konv.kernels.nested, along one axis: of weights, of pixels, of sums."""
+"""The transforms of konv.kernels.upright, along one axis: of weights, of pixels, of sums."""
 
 from __future__ import annotations
 

@@ -1,0 +1,66 @@
+"""Transforms down the columns of konv.kernels.fourier, and between them the products."""
+
+from __future__ import annotations
+
+from konv.kernels.fourier.dft import Pair, inverse, transform
+from konv.kernels.fourier.lengths import Length, length_of, pair_at, put_pair
+from konv.llvm import REAL, Function, Module, Pointer, Routine, pointer_to
+from konv.plan import Plan
+
+
+def emit_column(module: Module, plan: Plan) -> Routine:
+    """column(bins, between, weights): one bin of all rows, transformed, times the weights at each
+    point, and back.
+    """
+    real, lanes, length = REAL[plan.dtype], module.target.lanes(plan.dtype), length_of(plan)
+    even, odd = length
+    pointers = [(name, pointer_to(real)) for name in ("bins", "between", "weights")]
+    with module.function("column", pointers, inline=False) as (f, (bins, between, weights)):
+        emit_even(f, length, bins, between, lanes)
+        with f.loop(even) as c:
+            at = between + c * (2 * odd * lanes)
+            own = weights + c * (2 * odd * lanes)
+            points = transform(f, [pair_at(at + 2 * n * lanes, lanes) for n in range(odd)])
+            factors = [pair_at(own + 2 * d * lanes, lanes) for d in range(odd)]
+            products = [_product(f, *both) for both in zip(points, factors, strict=True)]
+            for n, pair in enumerate(inverse(f, products)):
+                put_pair(at + 2 * n * lanes, pair)
+        with f.loop(odd) as b:
+            at = between + b * (2 * lanes)
+            pairs = [pair_at(at + 2 * n * odd * lanes, lanes) for n in range(even)]
+            for place, pair in zip(length.places(f, b), inverse(f, pairs), strict=True):
+                put_pair(bins + place * (2 * lanes), pair)
+        return f.fn
+
+
+def emit_weight_column(module: Module, plan: Plan) -> Routine:
+    """weight_column(bins, between): one bin of all rows of weights, transformed, turned
+    round, for taps are counted towards the end of an image, and scaled; where it was, in the order
+    of c and d.
+    """
+    real, lanes, length = REAL[plan.dtype], module.target.lanes(plan.dtype), length_of(plan)
+    even, odd = length
+    pointers = [(name, pointer_to(real)) for name in ("bins", "between")]
+    scale = 1 / length.all**2
+    with module.function("weight_column", pointers, inline=False) as (f, (bins, between)):
+        emit_even(f, length, bins, between, lanes)
+        with f.loop(even) as c:
+            at, to = (part + c * (2 * odd * lanes) for part in (between, bins))
+            points = transform(f, [pair_at(at + 2 * n * lanes, lanes) for n in range(odd)])
+            for d, (re, im) in enumerate(points):
+                put_pair(to + 2 * d * lanes, (re * scale, im * -scale))
+        return f.fn
+
+
+def emit_even(f: Function, length: Length, bins: Pointer, between: Pointer, lanes: int) -> None:
+    """The even transforms of a column: [c][b] in `between`."""
+    with f.loop(length.odd) as b:
+        pairs = [pair_at(bins + n * (2 * lanes), lanes) for n in length.places(f, b)]
+        at = between + b * (2 * lanes)
+        for c, pair in enumerate(transform(f, pairs)):
+            put_pair(at + 2 * c * length.odd * lanes, pair)
+
+
+def _product(f: Function, x: Pair, w: Pair) -> Pair:
+    re = f.fma(x[1] * -1.0, w[1], x[0] * w[0])
+    return re, f.fma(x[1], w[0], x[0] * w[1])

@@ -37,8 +37,9 @@ def weight_gradient(conv: Conv, x: Any, dy: Any) -> Any:
     other kinds.
 
     Large float32 layers of 3 or 5 taps and stride 1, dilated or not, and of 3 to 5 taps and stride
-    2, are computed on tiles (Winograd): a NaN or infinity may then make all taps of its channel
-    NaN. ``konv.precision("exact")`` keeps them where they belong.
+    2, are computed on tiles (Winograd), depthwise ones of many taps by Fourier transforms: a NaN or
+    infinity may then make all taps of its channel NaN. ``konv.precision("exact")`` keeps them where
+    they belong.
 
     >>> import numpy as np
     >>> conv = Conv.of((1, 1, 4), co=1, kernel=3, padding=1)

@@ -22,6 +22,7 @@ from konv.geometry import Conv
 from konv.kernels import gradient, schedule
 from konv.kernels.gradient import boxes as gradient_boxes
 from konv.kernels.gradient import cut as gradient_cut
+from konv.kernels.gradient import fourier as gradient_fourier
 from konv.kernels.gradient import pencils as gradient_pencils
 from konv.kernels.gradient import planar as gradient_planar
 from konv.kernels.gradient import rows as gradient_rows
@@ -35,6 +36,7 @@ from konv.runtime import gradient as runtime
 
 KERNELS: tuple[Any, ...] = (
     gradient, gradient_planar, gradient_rows, gradient_pencils, gradient_winograd,
+    gradient_fourier,
 )  # fmt: skip
 LINES = (
     "conv1d 3x4x70 o5 k4 s3 p2:0",
@@ -92,7 +94,17 @@ WINOGRAD = (
     "conv2d 1x16x20x7 o18 k3 p2x1 d2x1",
     "conv1d 3x16x90 o20 k3 p7:2 d7",
 )
-EVERY = LINES + DEPTHWISE + WINOGRAD
+# One tile and several, more padding than image, taps unlike
+FOURIER = (
+    "conv2d 2x19x20x22 o19 k13 p6 g19",
+    "conv2d 3x16x9x12 o16 k9 g16",
+    "conv2d 1x17x130x20 o17 k9x12 p4x5 g17",
+    "conv2d 2x16x12x125 o16 k10x11 p5x0:3 g16",
+    "conv2d 2x16x6x7 o16 k11x9 p9x8 g16",
+    "conv2d 1x33x40x24 o33 k31x9 p15x4:2 g33",
+    "tconv2d 2x16x14x15 o16 k9 p3 g16",
+)
+EVERY = LINES + DEPTHWISE + WINOGRAD + FOURIER
 
 AVX2 = llvm.describe("x86_64-unknown-linux-gnu", "haswell", "")  # choices hang on lanes
 
@@ -163,7 +175,8 @@ def right(conv: Conv, kernel: Any, x: Any, dy: Any, got: Any) -> bool:
     want = reference.weight_gradient(conv, x, dy)
     if kernel.exact:
         return bool(np.array_equal(got, want))
-    bound = rounding.weight_gradient_tolerance(conv, x, dy, "winograd")
+    way = kernel.name.removeprefix("gradient_")
+    bound = rounding.weight_gradient_tolerance(conv, x, dy, way)
     return bool((abs(got - want) <= bound).all())
 
 
@@ -290,7 +303,7 @@ def conv_of_channels(count: int) -> Conv:
         ("conv2d 1x64x56x56 o64 k3 p1 f64", gradient),
         ("conv2d 1x32x112x112 o32 k3 p1 g32", gradient_rows),
         ("conv2d 1x672x14x14 o672 k5 s2 p2 g672", gradient_rows),
-        ("conv2d 1x128x56x56 o128 k31 p15 g128", gradient_planar),
+        ("conv2d 1x128x56x56 o128 k31 p15 g128", gradient_fourier),
         ("conv2d 1x128x56x56 o128 k3 p1 g32", gradient_planar),
         ("conv2d 1x3x224x224 o64 k7 s2 p3", gradient),
     ],
@@ -309,13 +322,13 @@ def test_chosen(line: str, kernel: ModuleType) -> None:
         ("conv2d 8x960x7x7 o960 k3 p1 g960", gradient_pencils),
         ("conv2d 1x96x112x112 o96 k3 s2 p1 g96", gradient_pencils),
         ("conv2d 1x240x14x14 o240 k5 p2 g240", gradient_pencils),
-        ("conv2d 1x64x56x56 o64 k31 p15 g64", gradient_planar),
+        ("conv2d 1x64x56x56 o64 k31 p15 g64", gradient_fourier),
         ("conv2d 1x64x56x56 o64 k3 p1", gradient_winograd),
     ],
 )
 def test_chosen_channels_last(line: str, kernel: ModuleType) -> None:
-    """Channels of depthwise layers do, where both arrays have them last; of kernels so large that
-    sums are loaded again and again, outputs again.
+    """Channels of depthwise layers do, where both arrays have them last; large kernels
+    are transformed.
     """
     plan, _ = runtime.choose(Conv.parse(line), AVX2, False, False)
     assert plan.algorithm == kernel.name

@@ -12,6 +12,7 @@ from llvm.test_strip_targets import spills
 
 from konv.geometry import Conv
 from konv.kernels import gradient
+from konv.kernels.gradient import fourier as gradient_fourier
 from konv.kernels.gradient import pencils as gradient_pencils
 from konv.kernels.gradient import planar as gradient_planar
 from konv.kernels.gradient import rows as gradient_rows
@@ -63,6 +64,17 @@ def test_pencils_sums_stay_in_registers(machine: Machine, layer: str) -> None:
     loop = inner_loop(found[f"pass_{rows}x{taps}"], instruction)
     assert count(loop, instruction) == plan.pixels * rows * taps
     assert len(spills(loop)) <= (2 if machine.family == "sse" else 0), spills(loop)
+
+
+@each_machine
+def test_transforms_stay_in_registers(machine: Machine) -> None:
+    """Where there are 32 of them, but for those of x and dy side by side."""
+    _, found = compiled(machine, gradient_fourier, "conv2d 1x64x56x56 o64 k31 p15 g64")
+    instruction = MULTIPLY_ADD[machine.family, "float32"]
+    assert count(found["column_products"], instruction) >= 99
+    few = {"avx512": 0, "neon": 2}.get(machine.family, 22)
+    assert len(spills(found["column_back"])) <= few
+    assert len(spills(found["column_products"])) <= 99
 
 
 @pytest.mark.parametrize("layer", ["k3 p1", "k3 s2 p1", "k5 p2", "k7 s2 p3"])

@@ -20,6 +20,7 @@ from typing import Any
 from konv import kernels, llvm, log
 from konv.kernels import builtin as bridge
 from konv.kernels import digest, gradient, norm, single
+from konv.kernels.gradient import fourier as gradient_fourier
 from konv.kernels.gradient import pencils as gradient_pencils
 from konv.kernels.gradient import planar as gradient_planar
 from konv.kernels.gradient import rows as gradient_rows
@@ -82,7 +83,10 @@ def kernel(plan: Plan) -> Kernel:
 
 def gradient_kernel(plan: Plan) -> Callable[..., Any]:
     """`run` of a weight gradient's kernel, compiled at the first call."""
-    algorithms = (gradient, gradient_planar, gradient_rows, gradient_pencils, gradient_winograd)
+    algorithms = (
+        gradient, gradient_planar, gradient_rows, gradient_pencils, gradient_winograd,
+        gradient_fourier,
+    )  # fmt: skip
     return _run(plan, {g.name: g.emit for g in algorithms}[plan.algorithm])
 
 

@@ -12,10 +12,12 @@ from konv import llvm, log
 from konv.geometry import Conv
 from konv.kernels import gradient
 from konv.kernels.gradient import apart as gradient_apart
+from konv.kernels.gradient import fourier as gradient_fourier
 from konv.kernels.gradient import pencils as gradient_pencils
 from konv.kernels.gradient import planar as gradient_planar
 from konv.kernels.gradient import rows as gradient_rows
 from konv.kernels.gradient import winograd as gradient_winograd
+from konv.kernels.gradient.fourier import cut as gradient_fourier_cut
 from konv.kernels.gradient.pencils import cut as gradient_pencils_cut
 from konv.kernels.gradient.planar import cut as gradient_planar_cut
 from konv.kernels.gradient.records import JOB
@@ -34,6 +36,7 @@ CUT = {
     gradient_rows: gradient_rows_cut.work,
     gradient_pencils: gradient_pencils_cut.work,
     gradient_winograd: gradient_winograd_cut.work,
+    gradient_fourier: gradient_fourier_cut.work,
 }
 
 

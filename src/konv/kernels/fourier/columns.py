@@ -25,12 +25,60 @@ def emit_column(module: Module, plan: Plan) -> Routine:
             products = [_product(f, *both) for both in zip(points, factors, strict=True)]
             for n, pair in enumerate(inverse(f, products)):
                 put_pair(at + 2 * n * lanes, pair)
-        with f.loop(odd) as b:
-            at = between + b * (2 * lanes)
-            pairs = [pair_at(at + 2 * n * odd * lanes, lanes) for n in range(even)]
-            for place, pair in zip(length.places(f, b), inverse(f, pairs), strict=True):
-                put_pair(bins + place * (2 * lanes), pair)
+        _emit_back(f, length, bins, between, lanes)
         return f.fn
+
+
+def emit_column_products(module: Module, plan: Plan) -> Routine:
+    """column_products(x, dy, between, sums): one bin of all rows of two images, transformed; the
+    points of one times the conjugates of the other's are added to the sums, in the order of c and
+    d.
+    """
+    real, lanes, length = REAL[plan.dtype], module.target.lanes(plan.dtype), length_of(plan)
+    even, odd = length
+    pointers = [(name, pointer_to(real)) for name in ("x", "dy", "between", "sums")]
+    with module.function("column_products", pointers, inline=False) as (f, (x, dy, between, sums)):
+        other = between + 2 * length.all * lanes
+        emit_even(f, length, x, between, lanes)
+        emit_even(f, length, dy, other, lanes)
+        with f.loop(even) as c:
+            here = c * (2 * odd * lanes)
+            ours, theirs = (
+                transform(f, [pair_at(part + here + 2 * n * lanes, lanes) for n in range(odd)])
+                for part in (between, other)
+            )
+            for d, ((a, b), (re, im)) in enumerate(zip(ours, theirs, strict=True)):
+                at = sums + here + 2 * d * lanes
+                one, two = pair_at(at, lanes)
+                one, two = f.fma(b, im, f.fma(a, re, one)), f.fma(b, re, f.fma(a, im * -1.0, two))
+                put_pair(at, (one, two))
+        return f.fn
+
+
+def emit_column_back(module: Module, plan: Plan) -> Routine:
+    """column_back(sums, between, bins): one bin of all rows from its points, scaled."""
+    real, lanes, length = REAL[plan.dtype], module.target.lanes(plan.dtype), length_of(plan)
+    even, odd = length
+    pointers = [(name, pointer_to(real)) for name in ("sums", "between", "bins")]
+    scale = 1 / length.all**2
+    with module.function("column_back", pointers, inline=False) as (f, (sums, between, bins)):
+        with f.loop(even) as c:
+            own, at = (part + c * (2 * odd * lanes) for part in (sums, between))
+            points = [pair_at(own + 2 * d * lanes, lanes) for d in range(odd)]
+            scaled = [(re * scale, im * scale) for re, im in points]
+            for n, pair in enumerate(inverse(f, scaled)):
+                put_pair(at + 2 * n * lanes, pair)
+        _emit_back(f, length, bins, between, lanes)
+        return f.fn
+
+
+def _emit_back(f: Function, length: Length, bins: Pointer, between: Pointer, lanes: int) -> None:
+    """The inverse of `emit_even`."""
+    with f.loop(length.odd) as b:
+        at = between + b * (2 * lanes)
+        pairs = [pair_at(at + 2 * n * length.odd * lanes, lanes) for n in range(length.even)]
+        for place, pair in zip(length.places(f, b), inverse(f, pairs), strict=True):
+            put_pair(bins + place * (2 * lanes), pair)
 
 
 def emit_weight_column(module: Module, plan: Plan) -> Routine:

@@ -32,20 +32,13 @@ def emit_lines(
         rows, width = (
             f.least(unit["length", a] + (form.kernel[a] - 1), length.all) for a in (1, 2)
         )
-        first, end = _rows_there(f, job, unit, rows)
-        with f.loop(length.all, start=width) as i:
-            strip.put(i * lanes, f.zero(real, lanes))
         with f.loop(unit["line1"], start=unit["line0"]) as line:
             begin = f.least(line * lanes, job["channels"] - lanes)
             own, to = x + begin * job["x_channel"], y + begin * job["y_channel"]
-            with f.loop(end, start=first) as r:
-                f.call(row_in, [job.base, unit.base, strip, own, f.integer(0), r, width])
-                _ask_in(f, plan, job, unit, own + (unit["raw", 1] + r + 1) * job["x_stride", 1])
-                f.call(to_bins, [strip, between, tile + r * (2 * lanes)])
+            parts = strip, between, tile
+            ends = emit_rows(f, plan, (row_in, to_bins), job, unit, own, parts, rows, width)
             with f.loop(length.bins) as k:
-                for start, stop in ((f.integer(0), first), (end, f.integer(length.all))):
-                    with f.loop(stop * (2 * lanes), start=start * (2 * lanes), step=lanes) as i:
-                        (tile + k * pitch).put(i, f.zero(real, lanes))
+                clear_rows(f, tile + k * pitch, ends, length.all, lanes)
                 f.call(column, [tile + k * pitch, between, weights + line * each + k * pitch])
             with f.loop(unit["length", 1]) as o:
                 there = to + o * job["y_stride", 1]
@@ -54,6 +47,42 @@ def emit_lines(
                 f.call(to_pixels, [tile + o * (2 * lanes), between, block, biases + line * lanes])
                 f.call(row_out, [job.base, unit.base, there, 1, 1, length.all])
         return f.fn
+
+
+def emit_rows(
+    f: Function,
+    plan: Plan,
+    routines: tuple[Routine, Routine],
+    job: Words,
+    unit: Words,
+    x: Pointer,
+    parts: tuple[Pointer, Pointer, Pointer],
+    rows: Value,
+    width: Value,
+) -> tuple[Value, Value]:
+    """The bins of so many rows of so many pixels of a vector of channels, but for those that are
+    padding with zeros: the first row that is none, and the end of these. `routines`: row_in and
+    to_bins; `parts`: of scratch, for a row, between its transforms, for all bins.
+    """
+    (row_in, to_bins), (strip, between, tile) = routines, parts
+    lanes, length = f.module.target.lanes(plan.dtype), length_of(plan)
+    with f.loop(length.all, start=width) as i:
+        strip.put(i * lanes, f.zero(REAL[plan.dtype], lanes))
+    first, end = _rows_there(f, job, unit, rows)
+    with f.loop(end, start=first) as r:
+        f.call(row_in, [job.base, unit.base, strip, x, f.integer(0), r, width])
+        _ask_in(f, plan, job, unit, x + (unit["raw", 1] + r + 1) * job["x_stride", 1])
+        f.call(to_bins, [strip, between, tile + r * (2 * lanes)])
+    return first, end
+
+
+def clear_rows(
+    f: Function, bins: Pointer, there: tuple[Value, Value], count: int, lanes: int
+) -> None:
+    """Zeros for the rows of a bin before the first that is there and from the end of these on."""
+    for start, stop in ((f.integer(0), there[0]), (there[1], f.integer(count))):
+        with f.loop(stop * (2 * lanes), start=start * (2 * lanes), step=lanes) as i:
+            bins.put(i, f.zero(bins.element, lanes))
 
 
 def _rows_there(f: Function, job: Words, unit: Words, rows: Value) -> tuple[Value, Value]:

@@ -27,7 +27,8 @@ JOB = (
     "thread_bytes", "at_strip", "at_dump",  # scratch of one thread; its parts, in bytes
     "at_zeros",  # a row of zeros, for rows beside the image
     "at_there",  # of pencils that read the image where it lies: which columns there are
-    "at_between", "at_tiles", "at_block",  # parts of konv.kernels.fourier and upright
+    # parts of konv.kernels.fourier and upright, the middle ones of weight gradients
+    "at_between", "at_tiles", "at_others", "at_sums", "at_block",
     *(f"{name}{axis}" for name in (
         "size", "lo",  # of the input, and pixels of padding before it
         "x_stride", "y_stride",  # in elements

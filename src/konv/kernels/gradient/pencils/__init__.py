@@ -19,11 +19,9 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import product
-from math import prod
 
 from konv.geometry import Conv
-from konv.kernels.gradient.cut import COPIED, TURNED
-from konv.kernels.gradient.depthwise import even, spans, why_not
+from konv.kernels.gradient.depthwise import even, saved, spans, why_not
 from konv.kernels.gradient.parts import emit_turn
 from konv.kernels.gradient.pencils.tile import Form, emit_pass, most_sums
 from konv.kernels.gradient.records import RECORDS
@@ -61,7 +59,7 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     """Cycles of the loop for each output of all groups: two multiply-adds, two loads a cycle, a
     sixth more for what lies around; an output beside the tiles takes as long as two in a tile.
 
-    Other kernels do not count what it takes to bring x and dy into their form. Here it is saved.
+    What others take to bring x and dy into their form is saved.
     """
     lanes, last = target.lanes(plan.dtype), conv.axes[-1]
     form = Form.of(plan, lanes)
@@ -74,9 +72,7 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     loads = rows * len(form.uses(form.kernel[2])) + passes * plan.pixels
     tile = max(adds * plan.pixels, loads) / 2
     row = tiles * tile + alone * adds + adds + 10 * passes
-    outputs, pixels = (prod(axis.out for axis in conv.axes), prod(axis.size for axis in conv.axes))
-    saved = conv.co * (TURNED + COPIED * pixels / outputs)
-    return -(-conv.co // lanes) * row * 7 / 6 / last.out - saved
+    return -(-conv.co // lanes) * row * 7 / 6 / last.out - saved(conv, last=True)
 
 
 def emit(plan: Plan, target: Target) -> Module:

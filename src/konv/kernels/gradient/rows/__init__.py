@@ -21,7 +21,7 @@ from math import prod
 
 from konv.geometry import Conv
 from konv.kernels.gradient import depthwise
-from konv.kernels.gradient.depthwise import even, spans
+from konv.kernels.gradient.depthwise import even, saved, spans
 from konv.kernels.gradient.planar.parts import added_up
 from konv.kernels.gradient.records import RECORDS
 from konv.kernels.gradient.rows.tile import HEAD, Form, emit_pass, entry_words, room, turns
@@ -43,9 +43,6 @@ PRODUCTS = 64  # vectors' products in all passes that a kernel consists of: 3 ms
 # Cycles of a row of outputs and of a call of a pass, beside its vectors; how many times as long a
 # masked vector takes.
 ROW, PASS, MASKED = 20, 80, 1.5
-# Of konv.kernels.gradient.planar, which its own cost leaves out: cycles a number of x, and a row of
-# x or dy (Zen 3: 96@112 in steps of two 0.32 ms, here .17; 672@14 5x5 in steps of two .20 and .15).
-COPIED, COPIED_ROW = 1.0, 50
 
 
 def why_not(conv: Conv) -> str | None:
@@ -98,7 +95,7 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     """Cycles of the loop for each output of all groups: two multiply-adds, two loads, two moves of
     lanes a cycle, and three of these together.
 
-    Other kernels do not count what it takes to bring x into their form. Here it is saved.
+    What others take to bring x into their form is saved.
     """
     lanes, last = target.lanes(plan.dtype), conv.axes[-1]
     form = Form.of(plan, lanes)
@@ -112,9 +109,7 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
         for outputs, tiles in ((plan.pixels, high // plan.pixels), (1, high % plan.pixels)):
             tile = _vector_cost(form, outputs, rows, taps, target) * vectors + ROW * outputs
             cycles += (tile * tiles + PASS) * row_passes * tap_passes
-    pixels, outputs = (prod(axis.size for axis in conv.axes), prod(axis.out for axis in conv.axes))
-    saved = COPIED * pixels + COPIED_ROW * (pixels / last.size + outputs / last.out)
-    return conv.co * (form.kernel[0] * cycles / (high * last.out) - saved / outputs)
+    return conv.co * form.kernel[0] * cycles / (high * last.out) - saved(conv, last=False)
 
 
 def _counts(count: int, most: int) -> list[tuple[int, int]]:

@@ -84,8 +84,8 @@ def conv2d(
     Kernels of 3 or 5 taps and stride 1, and of 3 to 5 taps and stride 2, are computed on tiles
     (Winograd) where that is faster: a NaN or infinite pixel then reaches all outputs of its tile of
     4 x 4 (8 x 8 if the layer is transposed with stride 2), and a NaN or infinite weight all outputs
-    of its channel. Depthwise layers of 9 x 9 taps and more go by Fourier transforms: such a pixel
-    reaches all outputs of its channel, or of its tile of some dozen outputs a side.
+    of its channel. Depthwise layers of 9 x 9 taps and more, and rows of many taps with many
+    channels, go by Fourier transforms: such a pixel reaches all outputs of its tile, or image.
     ``konv.precision("exact")`` keeps them where they belong.
 
     >>> import numpy as np

@@ -38,7 +38,8 @@ class Plan:
                  alike
     odd          channels in the very last vector; 0: it is full, or may be written in full
     depth        numbers that a tap reads, the input channels of a group for each tap that is taken
-                 with it, if the channels are few enough for a kernel of their own; 0: a loop
+                 with it, if the channels are few enough for a kernel of their own; 0: a loop; of
+                 konv.kernels.spectrum from real to imaginary parts
     form         what else the inner loops are specialised on, as the file of the algorithm says
     alignment    a crop whose origin is a multiple of it gives the same bits as the whole; the code
                  does not depend on it
@@ -162,3 +163,15 @@ class Algorithm(Protocol):
 
     def emit(self, plan: Plan, target: Target) -> Module:
         """The kernel: exports `run` (kernels.region) and `pack` (kernels.packing)."""
+
+
+class Transforms(Protocol):
+    """What is chosen for an image itself: one plan of an algorithm stands for all lengths of its
+    transforms.
+    """
+
+    def for_image(self, conv: Conv, plan: Plan, target: Target) -> Plan:
+        """The plan for an image of this size."""
+
+    def of_other_images(self, conv: Conv, plan: Plan) -> list[Plan]:
+        """The plans that `for_image` may give, whatever the size."""

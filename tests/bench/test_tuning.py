@@ -98,6 +98,24 @@ def test_the_winner_is_remembered_and_used(clocked: Clocked, place: Path) -> Non
     assert "conv2d 1x32x32x32 o32 k3 p1" in entry.what
 
 
+def test_transforms_of_all_lengths_are_one_plan(clocked: Clocked) -> None:
+    """That of a layer's large images stands for them: each size has its own, found or not."""
+    lines = ["conv2d 1x16x30x30 o16 k31 p15 g16", "conv2d 1x16x56x56 o16 k31 p15 g16"]
+    layers = [Conv.parse(line) for line in lines]
+    model = modelled(layers[0], *HOW)
+    assert model.algorithm == "fourier"
+    slow = next(plan for plan in offered(layers[0], *HOW) if plan.algorithm == "pencils")
+    clocked({model: SECONDS, slow: SECONDS / 1.5})
+    (found,) = tune(lines, layouts=["contiguous"], seconds=0.01)
+    assert (found.refused, found.wrong) == ("", {})
+    assert [choose(layer, *HOW).algorithm for layer in layers] == ["pencils", "pencils"]
+    clocked({model: SECONDS / 1.5, slow: SECONDS})
+    tune(lines, layouts=["contiguous"], seconds=0.01)
+    chosen = [choose(layer, *HOW) for layer in layers]
+    assert {plan.algorithm for plan in chosen} == {"fourier"}
+    assert chosen[0].form != chosen[1].form
+
+
 def test_what_is_far_behind_is_measured_once(clocked: Clocked) -> None:
     """The model's choices, fast and exact, and what is near the fastest get the rest of time."""
     near = plan_of("planar")

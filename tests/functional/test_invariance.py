@@ -70,6 +70,8 @@ KINDS = [
     "tconv2d 2x20x13x14 o9 k16x32 s8x16 p4x8",
     "conv2d 2x20x19x23 o150 k1",
     "conv1d 3x7x301 o45 k9 s2 p8:0",
+    "conv1d 3x20x403 o35 k9 p4",
+    "conv2d 2x36x19x150 o34 k5x7 p2x3 g2",
     "tconv1d 3x7x101 o45 k9 s4 p3",
     "conv3d 2x12x5x6x9 o80 k1 g2",
     "conv3d 2x3x7x6x9 o40 k3 p1",
@@ -223,6 +225,8 @@ def _grains(plan: Plan, conv: Conv) -> list[Grain]:
     """
     if plan.algorithm == "fourier":
         return [(outputs, 1, 0) for outputs in outputs_of(conv, plan)]
+    if plan.algorithm == "spectrum":
+        return [*[(1, 1, 0)] * (conv.dims - 1), (plan.alignment, 1, 0)]
     if plan.algorithm == "upright":
         return [(plan.alignment, 1, 0), (1, 1, 0)]
     if plan.algorithm == "cells":

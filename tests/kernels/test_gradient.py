@@ -20,6 +20,8 @@ from konv import gradient as front
 from konv import llvm, reference, rounding, weight_gradient
 from konv.geometry import Conv
 from konv.kernels import gradient, schedule
+from konv.kernels.fourier import fit
+from konv.kernels.fourier.lengths import LENGTHS
 from konv.kernels.gradient import boxes as gradient_boxes
 from konv.kernels.gradient import cut as gradient_cut
 from konv.kernels.gradient import fourier as gradient_fourier
@@ -218,6 +220,34 @@ def test_threads_change_no_bit(line: str, last: bool, kernel: ModuleType) -> Non
             with threads(count):
                 found.append(weight_gradient(conv, x, dy))
     assert all(np.array_equal(found[0], other) for other in found[1:])
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "last"])
+def test_transforms_of_every_length(length: int, last: bool) -> None:
+    """Whichever is cheapest."""
+    conv = Conv.parse("conv2d 2x17x33x21 o17 k9x7 p4x3 g17")
+    others = {other: 10.0**6 for other in LENGTHS if other != length}
+    x, dy = arrays(conv, last)
+    with patch.dict(fit.TIMES, others), pinned(gradient_fourier):
+        got = weight_gradient(conv, x, dy)
+        plan, _ = runtime.choose(conv, llvm.detect(), not last, not last)
+    assert plan.form[-1] == length
+    assert right(conv, gradient_fourier, x, dy, got)
+
+
+def test_nan_stays_in_its_channel() -> None:
+    conv = Conv.parse("conv2d 2x17x33x21 o17 k9 p4 g17")
+    x, dy = arrays(conv, False)
+    with pinned(gradient_fourier):
+        once = weight_gradient(conv, x, dy)
+        x[1, 3, 5, 6], dy[0, 16, 2, 2] = np.nan, np.inf
+        got = weight_gradient(conv, x, dy)
+    for channel in range(17):
+        if channel in (3, 16):
+            assert not np.isfinite(got[channel]).any()
+        else:
+            assert np.array_equal(once[channel], got[channel])
 
 
 def test_boxes_depend_on_sizes_alone() -> None:

@@ -68,13 +68,16 @@ def test_pencils_sums_stay_in_registers(machine: Machine, layer: str) -> None:
 
 @each_machine
 def test_transforms_stay_in_registers(machine: Machine) -> None:
-    """Where there are 32 of them, but for those of x and dy side by side."""
+    """Where there are 32 of them, but for those of x, which wait for those of dy: 18 and as many
+    that are made from them.
+    """
     _, found = compiled(machine, gradient_fourier, "conv2d 1x64x56x56 o64 k31 p15 g64")
     instruction = MULTIPLY_ADD[machine.family, "float32"]
     assert count(found["column_products"], instruction) >= 99
     few = {"avx512": 0, "neon": 2}.get(machine.family, 22)
     assert len(spills(found["column_back"])) <= few
-    assert len(spills(found["column_products"])) <= 99
+    waiting = {"avx512": 49, "neon": 67, "sse": 52}.get(machine.family, 97)
+    assert len(spills(found["column_products"])) <= waiting
 
 
 @pytest.mark.parametrize("layer", ["k3 p1", "k3 s2 p1", "k5 p2", "k7 s2 p3"])

@@ -8,10 +8,10 @@ import re
 from functools import cache
 
 import pytest
-from llvm.assembly import MACHINES, MULTIPLY_ADD, Machine, called, count, functions
+from llvm.assembly import MACHINES, MULTIPLY_ADD, Machine, called, count, functions, inner_loop
 
 from konv.geometry import Conv
-from konv.kernels import fourier, pencils, planes, upright
+from konv.kernels import fourier, pencils, planes, spectrum, upright
 from konv.kernels.fourier.fit import of_length
 from konv.kernels.strips.form import FEW
 from konv.llvm import assembly, describe
@@ -114,6 +114,22 @@ def test_transforms_stay_in_registers(machine: Machine) -> None:
         assert products >= most, "whole registers are multiplied and added"
         allowed = {"avx512": 0, "neon": 6}.get(machine.family, most)
         assert len(spills(found[name])) <= allowed, spills(found[name])
+
+
+@each_machine
+def test_complex_products_stay_in_registers(machine: Machine) -> None:
+    """Two sums of each tile and vector, two products each: no number is negated on its own."""
+    target = describe(machine.triple, machine.cpu, "")
+    (plan,) = spectrum.plans(Conv.parse("conv1d 1x64x900 o64 k11 p5"), target, True, True)
+    found = functions(assembly(spectrum.emit(plan, target)))[f"products_{plan.vectors}"]
+    instruction = MULTIPLY_ADD[machine.family, "float32"]
+    loop = inner_loop(found, instruction)
+    if machine.family in ("avx2", "avx512"):
+        of_tile = plan.pixels * plan.vectors
+        assert count(loop, instruction) == 3 * of_tile
+        assert len([line for line in loop if line.startswith("vfnmadd")]) == of_tile
+        assert not [line for line in loop if line.startswith("vxor")]
+    assert len(spills(loop)) <= (machine.family == "avx2")
 
 
 @each_machine

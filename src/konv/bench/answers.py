@@ -24,10 +24,10 @@ from konv.bench.peers.peer import CONTIGUOUS, Array
 from konv.bench.peers.torch import Torch
 from konv.bench.working import Arrays
 from konv.geometry import Axis, Conv
-from konv.kernels import fourier, upright
+from konv.kernels import fourier, spectrum, upright
 from konv.llvm import detect
 from konv.reference import im2col
-from konv.rounding import tolerance
+from konv.rounding import channel_tolerance, tolerance
 
 ENTRIES = 4_000_000  # of the reference's matrix: 32 MB, a quarter of a second
 PLACES = 64  # each with all output channels
@@ -81,11 +81,16 @@ def answers(conv: Conv, arrays: Arrays, entries: int = ENTRIES) -> Answers:
     method = _method(conv)
     if patch * outputs * conv.n <= entries or not outputs * conv.n:
         right, allowed = im2col(conv, *arrays), tolerance(conv, *arrays, method)
+        of_images = _of_transforms(conv, arrays)
+        allowed = allowed if of_images is None else np.maximum(allowed, of_images)
         return Answers(conv.out_shape, None, right, allowed, None, "all outputs, konv.reference")
     places = _places(conv, max(2**conv.dims, min(PLACES, entries // patch)))
     small, patches = _patches(conv, arrays.x, places)
     right = im2col(small, patches, arrays.weight, arrays.bias)
     allowed = tolerance(small, patches, arrays.weight, arrays.bias, method)
+    of_images = _of_transforms(conv, arrays)
+    if of_images is not None:
+        allowed = np.maximum(allowed, _take(of_images, places).reshape(allowed.shape))
     flat = right.shape[:2]
     said = f"{right.size:,} of {prod(conv.out_shape):,} outputs, konv.reference"
     everywhere = _everywhere(conv, arrays)
@@ -96,14 +101,23 @@ def answers(conv: Conv, arrays: Arrays, entries: int = ENTRIES) -> Answers:
     )
 
 
+def _of_transforms(conv: Conv, arrays: Arrays) -> Array | None:
+    """Return the bound of Fourier transforms for each output, if konv may use them: their errors
+    follow the whole image, not what an output reads of it.
+    """
+    for transforms in (fourier, spectrum):
+        if transforms.why_not(conv, detect()) is None:
+            return channel_tolerance(conv, *arrays, transforms.name)
+    return None
+
+
 def _method(conv: Conv) -> str:
     """Return whose bound holds: Winograd's is wider, and any library may use it where it pays; so
-    is that of many taps, by blocks or by Fourier transforms.
+    is that of many taps, by blocks.
     """
     taps = prod(axis.kernel for axis in conv.axes)
-    for blocks in (fourier, upright):
-        if blocks.why_not(conv, detect()) is None:
-            return str(blocks.name)
+    if upright.why_not(conv, detect()) is None:
+        return str(upright.name)
     few = conv.ci // conv.groups < FEWEST_WINOGRAD
     return "direct" if taps == 1 or few or conv.dtype == "float64" else "winograd"
 

@@ -31,7 +31,14 @@ from konv.errors import ProblemError
 from konv.geometry import Conv
 from konv.plan import Plan
 from konv.runtime import memory, tuned, weights
-from konv.runtime.choose import Precision, layer_text, modelled, offered, precision
+from konv.runtime.choose import (
+    Precision,
+    layer_text,
+    modelled,
+    of_image,
+    offered,
+    precision,
+)
 from konv.runtime.execute import NOTHING, Call
 from konv.runtime.threads import team
 from konv.target import Target
@@ -237,6 +244,7 @@ class _Call:
 
     def __init__(self, bout: _Bout, plan: Plan) -> None:
         conv, last = bout.conv, bout.last
+        plan = of_image(conv, plan, llvm.detect())
         x, y = (dense_strides(shape, last) for shape in (conv.in_shape, conv.out_shape))
         self.bout = bout
         self.call = Call(conv, x, y, team(), last, last, NOTHING, plan)

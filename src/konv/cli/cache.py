@@ -4,6 +4,7 @@ ahead of time.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Annotated, Any
@@ -157,8 +158,8 @@ def _problems(text: str) -> list[Conv]:
 
 
 def _plans(convs: list[Conv]) -> list[Any]:
-    """Return the plans these layers need at any image size, each once."""
+    """Return the plans these layers need at any image size, each code once."""
     from konv.analyze.explain import LAYOUTS, plans_of
 
     every = (plans_of(conv, layout) for conv in convs for layout in LAYOUTS)
-    return list(dict.fromkeys(plan for plans in every for plan in plans))
+    return list(dict.fromkeys(replace(plan, alignment=1) for plans in every for plan in plans))

@@ -16,6 +16,7 @@ from konv.kernels import (
     planar,
     planes,
     shifted,
+    spectrum,
     spread,
     subpixel,
     upright,
@@ -25,6 +26,7 @@ from konv.plan import Algorithm
 
 ALGORITHMS: tuple[Algorithm, ...] = (
     fourier,
+    spectrum,
     upright,
     pencils,
     planes,

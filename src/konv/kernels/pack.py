@@ -8,7 +8,7 @@ kernel packs once for weights that stay, but for every step of training: one thr
 512 x 512 x 3 x 3, and the layer 2.5.
 
 The first word of packed weights is 1 if taps of padding may be left out. It is 1 before anything is
-packed, and whoever meets a number that is not finite writes 0.
+packed, and whoever meets a number that is not finite writes 0, if it leaves any out.
 """
 
 from __future__ import annotations

@@ -6,6 +6,9 @@ knows only whether it is small, middling or large (konv.runtime.typical), of a d
 about how many taps' distances it is wide, if few. So a layer has three plans at most for a pair of
 layouts, a dilated one or one of many taps a few more: a new size compiles nothing, and results do
 not depend on what else is computed.
+What goes by Fourier transforms has one of seven lengths, as the image itself asks
+(konv.kernels.fourier.fit, konv.kernels.spectrum.cut), and so bits of its own; of rows that are too
+short for it the next plan is taken.
 Contiguous depthwise layers have more for broad and for narrow images, which give the same bits, and
 so have calls of layers of one tap whose weights need not be packed, by the size of the image and
 the batch, which shares what packed ones cost at each call (konv.kernels.panels.instead).
@@ -21,11 +24,14 @@ from typing import Literal
 from konv import kernels
 from konv.errors import ProblemError, UnsupportedError
 from konv.geometry import Conv
-from konv.kernels import direct, fourier, panels, planes
-from konv.plan import Algorithm, Plan
+from konv.kernels import direct, fourier, panels, planes, spectrum
+from konv.plan import Algorithm, Plan, Transforms
 from konv.runtime import tuned
 from konv.runtime.typical import sizes, typical
 from konv.target import Target
+
+# Algorithms of which one plan stands for all lengths of transforms
+TRANSFORMS: dict[str, Transforms] = {fourier.name: fourier, spectrum.name: spectrum}
 
 Precision = Literal["exact", "fast"]
 
@@ -77,21 +83,40 @@ def choose(conv: Conv, target: Target, packed: bool, blocked: bool, reads: bool 
     """
     layer = typical(conv)
     plan = _tuned(layer, target, packed, blocked)
-    return plan or _for_image(conv, _cheapest(layer, target, packed, blocked), target, reads)
+    if plan:
+        return of_image(conv, plan, target)
+    return _for_image(conv, _cheapest(layer, target, packed, blocked), target, reads)
+
+
+def of_image(conv: Conv, plan: Plan, target: Target) -> Plan:
+    """The plan that an image of this size has where a plan was found to be the best for its layer:
+    that plan, but one of Fourier transforms stands for all their lengths, and of rows also for the
+    next cheapest plan: rows that are too short fill tiles badly, and read as many weights.
+    """
+    if plan.algorithm == spectrum.name:
+        layer = typical(conv)
+        other = _cheapest(layer, target, plan.packed, plan.blocked, without=spectrum.name)
+        price = kernels.by_name(other.algorithm).cost(conv, other, target)
+        if price < spectrum.cost(conv, plan, target):
+            return of_image(conv, other, target)
+    transforms = TRANSFORMS.get(plan.algorithm)
+    return transforms.for_image(conv, plan, target) if transforms else plan
 
 
 def _for_image(conv: Conv, plan: Plan, target: Target, reads: bool = False) -> Plan:
-    """The plan for an image of this size, among those that give the same bits."""
+    """The plan for an image of this size, where one is chosen by its size itself; of all but
+    Fourier transforms among those that give the same bits.
+    """
+    plan = of_image(conv, plan, target)
     if reads and plan.algorithm == direct.name:
         return panels.instead(conv, plan, target)
-    if plan.algorithm == fourier.name:
-        return fourier.for_image(conv, plan, target)
     return planes.for_image(conv, plan, target) if plan.algorithm == planes.name else plan
 
 
 def choices(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
     """The plans of a layer over all image sizes: one, or some for small, middling, large, broad
-    and narrow images, for a dilated layer of several widths, or for calls that need pack nothing.
+    and narrow images, for a dilated layer of several widths, for calls that need pack nothing, or
+    for every length of transforms.
     """
     layers = sizes(conv)
     found = dict.fromkeys(_best(layer, target, packed, blocked) for layer in layers)
@@ -99,14 +124,20 @@ def choices(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Pl
         found |= dict.fromkeys(planes.of_other_images(layers[-1], target, packed, blocked))
     if any(plan.algorithm == direct.name for plan in found):
         found |= dict.fromkeys(panels.of_calls(layers[0], target, packed, blocked))
-    for plan in [plan for plan in found if plan.algorithm == fourier.name]:
-        found |= dict.fromkeys(fourier.of_other_images(plan))
+    if any(plan.algorithm == spectrum.name for plan in found):
+        others = (_cheapest(layer, target, packed, blocked, spectrum.name) for layer in layers)
+        found |= dict.fromkeys(others)
+    for plan in [plan for plan in found if plan.algorithm in TRANSFORMS]:
+        found |= dict.fromkeys(TRANSFORMS[plan.algorithm].of_other_images(conv, plan))
     return tuple(found)
 
 
 def modelled(conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan:
-    """The plan that the models say is fastest, whatever was found by tuning."""
-    return _for_image(conv, _cheapest(typical(conv), target, packed, blocked), target)
+    """The plan that the models say is fastest, whatever was found by tuning: one of those that are
+    `offered`.
+    """
+    plan = _cheapest(typical(conv), target, packed, blocked)
+    return plan if plan.algorithm in TRANSFORMS else _for_image(conv, plan, target)
 
 
 def offered(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
@@ -135,6 +166,8 @@ def pin(name: str, conv: Conv, target: Target, packed: bool, blocked: bool) -> P
     plans = named(name, conv, target).plans(layer, target, packed, blocked)
     if not plans:
         raise _not_computed(name, conv, "has no kernel for these memory layouts")
+    if name in TRANSFORMS:
+        return TRANSFORMS[name].for_image(conv, plans[0], target)
     return _for_image(conv, plans[0], target)
 
 
@@ -180,8 +213,9 @@ def _text(layer: Conv, packed: bool, blocked: bool) -> str:
     return f"{layer}, {name[packed]} in, {name[blocked]} out, {current_precision()}"
 
 
-def _cheapest(layer: Conv, target: Target, packed: bool, blocked: bool) -> Plan:
-    offers = list(_offers(layer, target, packed, blocked))
+def _cheapest(layer: Conv, target: Target, packed: bool, blocked: bool, without: str = "") -> Plan:
+    every = _offers(layer, target, packed, blocked)
+    offers = [offer for offer in every if offer[0].name != without]
     if len(offers) == 1:
         return offers[0][1][0]
     costs = [algorithm.cost(layer, plans[0], target) for algorithm, plans in offers]

@@ -1,6 +1,7 @@
 """The size at which an image of a layer is seen when a plan is chosen.
 
-One of few, so that a layer has few plans over all sizes: a new size compiles nothing.
+One of few, so that a layer has few plans over all sizes: a new size compiles nothing, but for what
+is chosen for the image itself (konv.runtime.choose).
 """
 
 from __future__ import annotations

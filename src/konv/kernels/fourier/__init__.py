@@ -21,7 +21,8 @@ channels-last, against 137 and 3.8 of PyTorch and 2.1 of pencils.
 
 Rounding errors are below those of a plain sum of so many products, but relative to the largest
 output of a tile: large ones lend theirs to small neighbours, and a pixel that is not finite spreads
-over all its tiles. `precision("exact")` forbids it. `alignment` is the outputs of a tile.
+over all its tiles. `precision("exact")` forbids it. `alignment` is the outputs of a tile on both
+axes' common multiple, or WHOLE.
 """
 
 from __future__ import annotations
@@ -91,9 +92,10 @@ def for_image(conv: Conv, plan: Plan, target: Target) -> Plan:
     return fit.best(conv, plan, target)
 
 
-def of_other_images(plan: Plan) -> list[Plan]:
+def of_other_images(conv: Conv, plan: Plan) -> list[Plan]:
     """The plans that `for_image` may give, whatever the size."""
-    return fit.every(plan)
+    found = fit.every(plan)
+    return [each for each in found if each.alignment != WHOLE or conv.mode == "zeros"]
 
 
 def cost(conv: Conv, plan: Plan, target: Target) -> float:

@@ -60,7 +60,7 @@ def emit_column_back(module: Module, plan: Plan) -> Routine:
     real, lanes, length = REAL[plan.dtype], module.target.lanes(plan.dtype), length_of(plan)
     even, odd = length
     pointers = [(name, pointer_to(real)) for name in ("sums", "between", "bins")]
-    scale = 1 / length.all**2
+    scale = 1 / length.all  # to_pixels has the other
     with module.function("column_back", pointers, inline=False) as (f, (sums, between, bins)):
         with f.loop(even) as c:
             own, at = (part + c * (2 * odd * lanes) for part in (sums, between))
@@ -89,7 +89,7 @@ def emit_weight_column(module: Module, plan: Plan) -> Routine:
     real, lanes, length = REAL[plan.dtype], module.target.lanes(plan.dtype), length_of(plan)
     even, odd = length
     pointers = [(name, pointer_to(real)) for name in ("bins", "between")]
-    scale = 1 / length.all**2
+    scale = 1 / length.all  # to_pixels has the other, lest small weights be lost as denormal
     with module.function("weight_column", pointers, inline=False) as (f, (bins, between)):
         emit_even(f, length, bins, between, lanes)
         with f.loop(even) as c:

@@ -50,11 +50,14 @@ class Length(NamedTuple):
 # 80 and 88 take as long as the next, 126 and 144 as two of others (also AVX2 code; Granite Rapids).
 EACH = (4, 7), (4, 9), (6, 7), (8, 7), (8, 9), (10, 9), (16, 7)
 LENGTHS = {even * odd: Length(even, odd) for even, odd in EACH}
+# Those of konv.kernels.spectrum, which transforms rows alone
+OF_ROWS = (4, 7), (8, 5), (8, 7), (8, 9), (16, 7), (16, 9), (16, 15)
+ROWS = {even * odd: Length(even, odd) for even, odd in OF_ROWS}
 
 
 def length_of(plan: Plan) -> Length:
     """That of a plan's transforms, along rows and down columns."""
-    return LENGTHS[plan.form[-1]]
+    return (LENGTHS | ROWS)[plan.form[-1]]
 
 
 def pitch_of(plan: Plan) -> int:
@@ -64,12 +67,12 @@ def pitch_of(plan: Plan) -> int:
     return 2 * (length_of(plan).all + 1)
 
 
-def pair_at(at: Pointer, lanes: int, apart: int = 1) -> Pair:
-    """A real and an imaginary part, so many vectors apart."""
-    return at.vector(0, lanes), at.vector(apart * lanes, lanes)
+def pair_at(at: Pointer, lanes: int, apart: Value | int = 0) -> Pair:
+    """A real and an imaginary part, so many numbers apart; 0: side by side."""
+    return at.vector(0, lanes), at.vector(apart or lanes, lanes)
 
 
-def put_pair(at: Pointer, pair: Pair, apart: int = 1) -> None:
+def put_pair(at: Pointer, pair: Pair, apart: Value | int = 0) -> None:
     """Store both."""
     at.put(0, pair[0])
-    at.put(apart * pair[1].lanes, pair[1])
+    at.put(apart or pair[1].lanes, pair[1])

@@ -20,7 +20,7 @@ def emit_lines(
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     form, length, pitch = Form.of(plan, lanes), length_of(plan), pitch_of(plan) * lanes
     row_in = emit_row_in(module, plan)
-    row_out = emit_block_out(module, plan) if plan.blocked else _emit_row_out(module, plan)
+    row_out = emit_block_out(module, plan) if plan.blocked else emit_row_out(module, plan)
     each = length.bins * pitch
     with strip_function(module, "lines") as (f, job, unit, _):
         weights, x, y = (unit.pointer(name, real) for name in ("weights", "x", "y"))
@@ -117,7 +117,7 @@ def _ask_out(f: Function, job: Words, unit: Words, row: Pointer, lanes: int) -> 
             f.prefetch(row + (i * job["y_stride", 2] + lane), write=True)
 
 
-def _emit_row_out(module: Module, plan: Plan) -> Routine:
+def emit_row_out(module: Module, plan: Plan) -> Routine:
     """row_out(job, unit, y, planes, rows, pitch): the row in the block to outputs whose channels
     lie side by side; the last three are 1, 1 and its length, as of block_out.
     """

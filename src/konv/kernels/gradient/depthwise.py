@@ -1,8 +1,9 @@
-"""What the weight gradients of depthwise layers have in common: konv.kernels.gradient.pencils
-between channels-last arrays, konv.kernels.gradient.rows between contiguous ones.
+"""What the weight gradients of depthwise layers have in common, and what they save: above all
+konv.kernels.gradient.pencils between channels-last arrays, konv.kernels.gradient.rows between
+contiguous ones.
 
-Both sweep outputs once for some rows of the kernel and some taps of each, whose sums are in
-registers.
+Both of these sweep outputs once for some rows of the kernel and some taps of each, whose sums are
+in registers.
 """
 
 from __future__ import annotations

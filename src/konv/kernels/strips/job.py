@@ -27,6 +27,8 @@ JOB = (
     "thread_bytes", "at_strip", "at_dump",  # scratch of one thread; its parts, in bytes
     "at_zeros",  # a row of zeros, for rows beside the image
     "at_there",  # of pencils that read the image where it lies: which columns there are
+    # konv.kernels.spectrum: ranges of a group's vectors of outputs, in one; channels of a group
+    "ranges", "vectors", "ci", "co",
     # parts of konv.kernels.fourier and upright, the middle ones of weight gradients
     "at_between", "at_tiles", "at_others", "at_sums", "at_block",
     *(f"{name}{axis}" for name in (

@@ -27,8 +27,7 @@ after the other. Tried: boxes of 28 columns, which fit into the first-level cach
 long; asking for the rows of the next tile, or for places of results, 1.0 to 1.1.
 
 Rounding errors stay near those of a plain sum of random addends. A tile mixes its four outputs of a
-column:
-a pixel or weight that is not finite spreads over the tiles that it touches.
+column: a pixel or weight that is not finite spreads over the tiles that it touches.
 `precision("exact")` forbids it.
 """
 

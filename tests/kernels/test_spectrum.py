@@ -1,0 +1,243 @@
+"""Rows of many taps by Fourier transforms and products of channels: right, the same bits however it
+is cut, and when not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from functional.case import Case
+from functional.check import check, compare, forget, pinned, plans, threads
+from functional.forms import numbers
+from functional.test_problems import LAYOUTS
+from kernels.layers import TARGETS
+
+import konv
+from konv import llvm
+from konv.geometry import Conv
+from konv.kernels import by_name, spectrum
+from konv.kernels.fourier.lengths import ROWS
+from konv.kernels.spectrum import cut
+from konv.kernels.strips.job import JOB
+from konv.runtime import execute, weights
+from konv.runtime.choose import choices, choose, precision
+
+# Tiles that fill register tiles and not, a tail of channels in and out, blocks of one vector, taps
+# that lie apart, rows of images and of taps, more padding than row, padding that crops
+ROWS_OF_TAPS = [
+    "conv1d 2x37x203 o70 k11 p5",
+    "conv1d 1x33x17 o35 k5 p2",
+    "conv1d 1x40x300 o35 k11 p25 d5",
+    "conv1d 2x64x499 o64 k100 p50 g2",
+    "conv1d 1x16x5 o16 k9 p8",
+    "conv2d 2x17x6x50 o20 k1x9 p0x4",
+    "conv2d 1x16x5x9 o36 k1x7 p2x3",
+    "conv2d 2x20x13x21 o35 k7 p3",
+    "conv2d 1x66x20x31 o40 k9x7 p4x3 g2",
+    "conv2d 1x16x24x23 o48 k3x5 p2x4 d1x2",
+    "conv2d 1x16x24x23 o48 k5 p4 d2",
+    "conv3d 1x16x2x3x41 o16 k1x1x8 p1x0x2:5",
+    "tconv1d 1x18x90 o33 k9 p3",
+    "tconv1d 1x18x90 o33 k9 p10",
+]
+every_row = pytest.mark.parametrize("line", ROWS_OF_TAPS)
+every_layout = pytest.mark.parametrize("layouts", LAYOUTS, ids=str)
+
+
+def case_of(line: str, layouts: tuple[bool, bool], words: str = "bias=contiguous") -> Case:
+    return replace(Case.parse(f"{line} / {words}"), **LAYOUTS[layouts])
+
+
+@every_layout
+@every_row
+def test_rows(line: str, layouts: tuple[bool, bool]) -> None:
+    """Right, and the same bits for any threads, and so units, and sizes of the cache."""
+    case, target = case_of(line, layouts), llvm.detect()
+    with pinned(spectrum):
+        with threads(1):
+            once = numbers(check(case))
+        for count, size in ((2, target.l2), (5, target.l2), (3, 1), (2, 2**40)):
+            forget()
+            sized = replace(target, l2=size)
+            with threads(count), patch.object(llvm, "detect", lambda sized=sized: sized):
+                assert np.array_equal(once, numbers(check(case))), f"{case}: other bits"
+
+
+@pytest.mark.parametrize("length", ROWS)
+def test_every_length(length: int) -> None:
+    """Whichever is cheapest."""
+    case = case_of("conv1d 1x33x150 o35 k9 p4", (True, True))
+    others = {other: 10.0**6 for other in cut.TIMES if other != length}
+    with patch.dict(cut.TIMES, others), pinned(spectrum):
+        check(case)
+        (plan,) = spectrum.plans(case.conv, llvm.detect(), True, True)
+        assert plan.form[-1] == length
+
+
+@pytest.mark.parametrize(
+    ("line", "length"),
+    [
+        ("conv1d 1x64x4000 o64 k25 p12", 112),
+        ("conv1d 1x64x200 o64 k11 p5", 56),
+        ("conv2d 1x128x20x20 o128 k7 p3", 28),
+        ("conv2d 1x128x46x46 o128 k7 p3", 56),
+        ("conv2d 1x512x22x22 o4096 k7", 0),  # 1.3 GB of transformed weights
+        ("conv2d 1x128x14x14 o128 k7 p3", 0),
+    ],
+)
+def test_rows_have_the_length_that_suits_them(line: str, length: int) -> None:
+    """Or another plan, where they are too short or weights too many."""
+    conv, target = Conv.parse(line), TARGETS["avx512"]
+    plan = choose(conv, target, True, True)
+    assert (plan.algorithm == "spectrum") == (length > 0)
+    if length:
+        assert plan.form[-1] == length
+        assert plan in choices(conv, target, True, True)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+@every_row
+def test_modes(line: str, mode: Any) -> None:
+    case = case_of(line, (True, True))
+    if case.conv.transposed:
+        return
+    try:
+        case = replace(case, conv=replace(case.conv, mode=mode))
+    except ValueError:  # the image has too little for the mode
+        return
+    with pinned(spectrum):
+        check(case)
+
+
+@every_layout
+@pytest.mark.parametrize("words", ["activation=silu", "activation=relu residual=contiguous"])
+def test_epilogue(words: str, layouts: tuple[bool, bool]) -> None:
+    case = case_of("conv1d 2x37x203 o70 k11 p5", layouts, f"bias=contiguous {words}")
+    with pinned(spectrum):
+        check(case)
+
+
+@pytest.mark.parametrize("threads_", [1, 2])
+def test_no_image(threads_: int) -> None:
+    case = case_of("conv1d 0x37x203 o70 k11 p5", (True, True))
+    with pinned(spectrum), threads(threads_):
+        check(case)
+
+
+@every_layout
+@pytest.mark.parametrize(
+    "line", ["conv1d 1x32x60 o96 k9 p4 g2", "conv1d 1x20x900 o35 k9 p4", "conv2d 2x20x23x90 o35 k7"]
+)
+def test_boxes_and_ranges(line: str, layouts: tuple[bool, bool]) -> None:
+    """Several boxes of a row, some rows of several, and ranges of the outputs of groups."""
+    case = case_of(line, layouts)
+    with pinned(spectrum), threads(1):
+        once = numbers(check(case))
+    plan = plans[case.conv]
+    for most, count in product((1, 6), (2, 5)):
+        forget()
+        with (
+            patch.multiple(cut, MANY=most, CACHE=0.0, WIDE=0),
+            patch.object(execute, "choose", lambda *_: plan),
+            threads(count),
+        ):
+            assert np.array_equal(once, numbers(check(case))), f"{case}: other bits"
+    forget()
+
+
+def test_padding_that_repeats_pixels() -> None:
+    """The bound counts them as often as they are read."""
+    for line in ("conv1d 1x16x1 o16 k101 p100 replicate", "conv1d 1x16x7 o16 k15 p7 circular"):
+        case = case_of(line, (True, True), "")
+        with pinned(spectrum):
+            x, w, _ = case.arrays()
+            x, w = abs(x), abs(w)
+            compare(case, x, w, None, case.function(x, w, **case.arguments))
+
+
+def test_few_tiles_share_out_channels() -> None:
+    """Where there are less units than threads, each has some of the outputs."""
+    conv = Conv.parse("conv1d 1x80x40 o512 k7 p3")
+    (plan,) = spectrum.plans(conv, llvm.detect(), True, True)
+    strides = (1, 1, 1)
+    words = [
+        dict(
+            zip(
+                JOB,
+                spectrum.work(conv, plan, llvm.detect(), strides, strides, n).words,
+                strict=True,
+            )
+        )
+        for n in (1, 4)
+    ]
+    assert [each["ranges"] for each in words] == [1, 4]
+    for each in words:
+        assert each["vectors"] % plan.vectors == 0
+        assert (each["ranges"] - 1) * each["vectors"] < each["lines"]
+        assert each["ranges"] * each["vectors"] >= each["lines"]
+
+
+def test_sequences_of_very_different_size() -> None:
+    """The bound holds where a tile mixes large outputs with small ones."""
+    case = case_of("conv1d 1x32x200 o32 k13 p6", (True, True))
+    x, w, b = case.arrays()
+    x *= np.where(np.arange(200) % 40 < 20, 1000, 1).astype("float32")
+    with pinned(spectrum):
+        compare(case, x, w, b, case.function(x, w, b, **case.arguments))
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("conv1d 1x64x99 o64 k4", "takes 5 taps or more along rows, and none from plane to plane"),
+        (
+            "conv3d 1x64x9x9x99 o64 k3x1x9",
+            "takes 5 taps or more along rows, and none from plane to plane",
+        ),
+        ("conv2d 1x64x9x99 o64 k3x9", None),
+        ("conv1d 1x64x99 o64 k9 f64", "takes float32 only, whose errors it is measured for"),
+        ("conv1d 1x64x99 o64 k9 s2", "takes steps of one only"),
+        (
+            "conv1d 1x64x999 o64 k9 d30",
+            "takes rows of taps that reach over 181 pixels at most; here 241",
+        ),
+        ("conv1d 1x3x99 o64 k9", "channels in and out a group or more; here 3 and 64"),
+        ("conv1d 1x64x99 o64 k9", None),
+    ],
+)
+def test_why_not(line: str, why: str | None) -> None:
+    says = spectrum.why_not(Conv.parse(line), llvm.detect())
+    assert says == why or (why and says and says.endswith(why))
+
+
+def test_exact_forbids_it() -> None:
+    line = "conv1d 1x128x999 o128 k31 p15"
+    conv, target = Conv.parse(line), llvm.detect()
+    assert choose(conv, target, True, True).algorithm == "spectrum"
+    with precision("exact"):
+        assert by_name(choose(conv, target, True, True).algorithm).exact
+        case = case_of(line, (True, True), "whole")
+        forget()
+        x, w, _ = case.arrays()
+        y = konv.conv1d(x, w, **case.arguments)
+        assert np.array_equal(y, np.rint(y))
+
+
+@every_row
+def test_cost_and_memory(line: str) -> None:
+    """Cost grows with the rows, not with the batch; packed weights are as long as said."""
+    conv, target = Conv.parse(line), llvm.detect()
+    (plan,) = spectrum.plans(conv, target, True, True)
+    once = spectrum.cost(conv, plan, target)
+    assert once == spectrum.cost(conv.with_batch(7), plan, target)
+    longer = conv.with_size(*(axis.size for axis in conv.axes[:-1]), 2000)
+    assert once < spectrum.cost(longer, plan, target)
+    lanes, ci, co = target.lanes("float32"), conv.ci // conv.groups, conv.co // conv.groups
+    outputs = conv.groups * -(-co // lanes) * lanes
+    points = 2 * (plan.form[-1] // 2 + 1) * ci * plan.form[1]
+    assert weights.packed_bytes(conv, plan, target) == 64 + 4 * outputs * (points + 1)

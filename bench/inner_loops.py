@@ -67,7 +67,7 @@ KERNELS = (
     ("interleave, transposed 4x4", "interleave", "tconv2d 1x64x32x32 o3 k4 s2 p1", True),
 )
 # Functions that run once for a weight, not for an image.
-OTHERS = {"pack", "pack_work", "filters", "weight_column", "weight_row"}
+OTHERS = {"pack", "pack_work", "filters", "weight_column", "taps_in"}
 
 LABEL = re.compile(r"^([.$\w]+):")
 JUMP = re.compile(r"^(?:j\w+|b|b\.\w+|b\w{2}|cbn?z|tbn?z)\s.*?([.$\w]+)$")

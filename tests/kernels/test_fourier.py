@@ -54,8 +54,7 @@ def case_of(line: str, layouts: tuple[bool, bool], words: str = "bias=contiguous
 def every(conv: Conv, *layouts: bool) -> list[Plan]:
     """Its plans for an image of this size: of tiles, and those of one tile that holds it."""
     (plan,) = fourier.plans(conv, llvm.detect(), *layouts)
-    found = fit.every(plan)
-    return [each for each in found if each.alignment != WHOLE or fit.fits(conv, each.form[-1])]
+    return fit.able(conv, plan)
 
 
 @contextmanager

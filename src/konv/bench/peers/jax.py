@@ -17,11 +17,11 @@ import numpy as np
 
 from konv.bench.peers.peer import CONTIGUOUS, LAST, LAYOUTS, Array, ChannelsLast, Run
 from konv.geometry import Conv
+from konv.rounding import MODES
 from konv.runtime.threads import get_num_threads
 
 THREADS = "PJRT_NPROC"  # read by XLA when it starts, and never again
 SPATIAL = {1: "W", 2: "HW", 3: "DHW"}
-MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 _started: list[int] = []  # with how many threads, once it has
 

@@ -58,11 +58,14 @@ def every(plan: Plan) -> list[Plan]:
     return tiles + [of_length(plan, each, whole=True) for each in LENGTHS if each >= most]
 
 
+def able(conv: Conv, plan: Plan) -> list[Plan]:
+    """Those for an image of this size: of tiles, and of one tile that holds it."""
+    return [each for each in every(plan) if each.alignment != WHOLE or fits(conv, each.form[-1])]
+
+
 def best(conv: Conv, plan: Plan, target: Target) -> Plan:
     """The plan for an image of this size."""
-    found = every(plan)
-    taken = [each for each in found if each.alignment != WHOLE or fits(conv, each.form[-1])]
-    return min(taken, key=lambda each: cycles(conv, each, target))
+    return min(able(conv, plan), key=lambda each: cycles(conv, each, target))
 
 
 def cycles(conv: Conv, plan: Plan, target: Target) -> float:

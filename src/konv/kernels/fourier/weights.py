@@ -19,7 +19,7 @@ def emit_pack(module: Module, plan: Plan, to_bins: Routine) -> None:
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     form, length = Form.of(plan, lanes), length_of(plan)
     pitch = pitch_of(plan) * lanes
-    row_in, column = _emit_row_in(module, plan), emit_weight_column(module, plan)
+    row_in, column = emit_taps_in(module, plan), emit_weight_column(module, plan)
 
     def vectors(f: Function, a: Arguments) -> Value:
         return f.integer((a["groups"] + (lanes - 1)) // lanes)
@@ -43,17 +43,19 @@ def emit_pack(module: Module, plan: Plan, to_bins: Routine) -> None:
     emit_frame(module, plan.dtype, vectors, body)
 
 
-def _emit_row_in(module: Module, plan: Plan) -> Routine:
-    """weight_row(taps, by_group, by_tap, row): a row of taps of a vector of channels, as a row of
+def emit_taps_in(module: Module, plan: Plan) -> Routine:
+    """taps_in(taps, by_channel, by_tap, row): a row of taps of a vector of channels, as a row of
     pixels. A function of its own, for LLVM sees to no loop of `pack` itself.
     """
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
-    wide = Form.of(plan, lanes).kernel[2]
-    params = [("taps", pointer_to(real)), ("by_group", I64), ("by_tap", I64)]
-    with module.function("weight_row", [*params, ("row", pointer_to(real))], inline=False) as (
+    form = Form.of(plan, lanes)
+    params = [("taps", pointer_to(real)), ("by_channel", I64), ("by_tap", I64)]
+    with module.function("taps_in", [*params, ("row", pointer_to(real))], inline=False) as (
         f,
-        (taps, by_group, by_tap, row),
+        args,
     ):
-        with f.loop(lanes) as lane, f.loop(wide) as tap:
-            row[tap * lanes + lane] = taps[lane * by_group + tap * by_tap]
+        taps, by_channel, by_tap, row = args
+        apart = form.dilation[2] * lanes
+        with f.loop(lanes) as lane, f.loop(form.kernel[2]) as tap:
+            row[tap * apart + lane] = taps[lane * by_channel + tap * by_tap]
         return f.fn

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from konv.kernels.fourier.lengths import length_of
+from konv.kernels.fourier.weights import emit_taps_in
 from konv.kernels.pack import HEADER, Arguments
 from konv.kernels.pack import emit_pack as emit_frame
 from konv.kernels.strips.form import Form
-from konv.llvm import I64, REAL, SIZE, Function, Module, Routine, Value, pointer_to
+from konv.llvm import REAL, SIZE, Function, Module, Routine, Value
 from konv.plan import Plan
 
 
@@ -15,7 +16,7 @@ def emit_pack(module: Module, plan: Plan, to_bins: Routine) -> None:
     a group ends with its last output.
     """
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
-    length, row_in = length_of(plan), _emit_row_in(module, plan)
+    length, row_in = length_of(plan), emit_taps_in(module, plan)
     form = Form.of(plan, lanes)
     high = form.kernel[1]
 
@@ -50,20 +51,3 @@ def emit_pack(module: Module, plan: Plan, to_bins: Routine) -> None:
                 bias[lane] = a["bias"][group * a["co"] + begin + lane] + 0.0
 
     emit_frame(module, plan.dtype, units, body)
-
-
-def _emit_row_in(module: Module, plan: Plan) -> Routine:
-    """weight_row(taps, by_co, by_tap, row): the taps of a vector of outputs and one input, as a row
-    of pixels.
-    """
-    real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
-    form = Form.of(plan, lanes)
-    params = [("taps", pointer_to(real)), ("by_co", I64), ("by_tap", I64)]
-    with module.function("weight_row", [*params, ("row", pointer_to(real))], inline=False) as (
-        f,
-        (taps, by_co, by_tap, row),
-    ):
-        apart = form.dilation[2] * lanes
-        with f.loop(lanes) as lane, f.loop(form.kernel[2]) as tap:
-            row[tap * apart + lane] = taps[lane * by_co + tap * by_tap]
-        return f.fn

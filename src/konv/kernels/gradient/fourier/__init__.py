@@ -69,9 +69,8 @@ def plan(conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan | None
     if packed != blocked or conv.co < target.lanes(conv.dtype):
         return None
     form = (*form_of(conv), 0, 0)
-    found = fit.every(Plan(name, conv.dtype, packed, blocked, 1, 1, form=form))
-    taken = [each for each in found if each.alignment != fit.WHOLE or fit.fits(conv, each.form[-1])]
-    best = min(taken, key=lambda each: _cycles(conv, each, target))
+    found = fit.able(conv, Plan(name, conv.dtype, packed, blocked, 1, 1, form=form))
+    best = min(found, key=lambda each: _cycles(conv, each, target))
     return replace(best, alignment=1)
 
 

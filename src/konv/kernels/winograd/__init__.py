@@ -133,6 +133,12 @@ STEPS_EACH, STEPS_FEW = 0.25 * 2**20, 19 * 2**20
 # 512@14 in 32 groups 0.21 ms (konv.kernels.abreast 0.125), 512@28 0.55 to 0.69 (0.47), 256@56 in
 # 16 1.2 (0.95), 256@32 0.34 to 0.45 (0.34 to 0.37), 16->16@112 0.295 (planar 0.25; Granite Rapids).
 NARROW = 2.5
+# The same of volumes with taps along one axis, of so many vectors of channels in or fewer: 3x1x1
+# 45->64@16x56x56 6.4 ms contiguous, direct 4.9, channels-last 4.3 and 3.7, 48->64@8x28x28 .72, .65,
+# .45 and .42, 32->64@8x56x56 2.5, 1.9, 1.5 and 1.4; 64@8x56x56 3.5, 3.1, 2.4 and 2.5, 144 and 230
+# channels .75 to .9 of direct; rows of images, 1x3 and 3x1 of 32 and 48, .8 to 1.1 (Emerald
+# Rapids).
+THIN, THIN_VECTORS = 1.7, 3
 
 
 def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv.plan.Algorithm
@@ -242,8 +248,18 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
         conv, plan, replace(target, l2=USUAL), SHARED if wide and _by_one(conv) else SMALL
     )
     stores = conv.groups * model.vectors * prod(axis.out for axis in conv.axes)
-    narrow = wide and model.vectors == 1 and model.ci <= model.lanes
-    return model.best(threads=1, n=1).cycles * (NARROW if narrow else 1) + stores
+    slower = 1.0
+    if wide and model.vectors == 1 and model.ci <= model.lanes:
+        slower = NARROW
+    elif wide and _is_thin(conv, model):
+        slower = THIN
+    return model.best(threads=1, n=1).cycles * slower + stores
+
+
+def _is_thin(conv: Conv, model: Model) -> bool:
+    """Whether it is a volume with taps along one axis, in steps of one, and few channels in."""
+    one = conv.dims == 3 and conv.groups == 1 and sum(a.kernel > 1 for a in conv.axes) == 1
+    return one and _by_one(conv) and model.ci <= THIN_VECTORS * model.lanes
 
 
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:

@@ -19,17 +19,16 @@ from functional.test_problems import LAYOUTS
 from hypothesis import given
 from hypothesis import strategies as st
 
-import konv
 from konv import llvm
 from konv.geometry import Axis, Conv
-from konv.kernels import by_name, fourier
+from konv.kernels import fourier
 from konv.kernels.fourier import dft, fit
 from konv.kernels.fourier.fit import WHOLE, outputs_of
 from konv.kernels.fourier.lengths import EACH, LENGTHS, Length
 from konv.kernels.strips.job import JOB
 from konv.plan import Plan
 from konv.runtime import execute, weights
-from konv.runtime.choose import choices, choose, precision
+from konv.runtime.choose import choices, choose
 
 # A tile, two and a tail, one output, taps unlike, images smaller than the taps, more padding than
 # image, padding that crops; channels on and one past a vector.
@@ -280,19 +279,6 @@ def test_what_fits_comes_round_to_zeros(size: int, taps: int, lo: int, hi: int) 
 def test_why_not(line: str, why: str | None) -> None:
     says = fourier.why_not(Conv.parse(line), llvm.detect())
     assert says == why or (why and says and says.endswith(why))
-
-
-def test_exact_forbids_it() -> None:
-    line = "conv2d 1x33x24x24 o33 k31 p15 g33"
-    conv, target = Conv.parse(line), llvm.detect()
-    assert choose(conv, target, True, True).algorithm == "fourier"
-    with precision("exact"):
-        assert by_name(choose(conv, target, True, True).algorithm).exact
-        case = case_of(line, (True, True), "whole")
-        forget()
-        x, w, _ = case.arrays()
-        y = konv.conv2d(x, w, **case.arguments)
-        assert np.array_equal(y, np.rint(y))
 
 
 @pytest.mark.parametrize(

@@ -17,15 +17,14 @@ from functional.forms import numbers
 from functional.test_problems import LAYOUTS
 from kernels.layers import TARGETS
 
-import konv
 from konv import llvm
 from konv.geometry import Conv
-from konv.kernels import by_name, spectrum
+from konv.kernels import spectrum
 from konv.kernels.fourier.lengths import ROWS
 from konv.kernels.spectrum import cut
 from konv.kernels.strips.job import JOB
 from konv.runtime import execute, weights
-from konv.runtime.choose import choices, choose, precision
+from konv.runtime.choose import choices, choose
 
 # Tiles that fill register tiles and not, a tail of channels in and out, blocks of one vector, taps
 # that lie apart, rows of images and of taps, more padding than row, padding that crops
@@ -213,19 +212,6 @@ def test_sequences_of_very_different_size() -> None:
 def test_why_not(line: str, why: str | None) -> None:
     says = spectrum.why_not(Conv.parse(line), llvm.detect())
     assert says == why or (why and says and says.endswith(why))
-
-
-def test_exact_forbids_it() -> None:
-    line = "conv1d 1x128x999 o128 k31 p15"
-    conv, target = Conv.parse(line), llvm.detect()
-    assert choose(conv, target, True, True).algorithm == "spectrum"
-    with precision("exact"):
-        assert by_name(choose(conv, target, True, True).algorithm).exact
-        case = case_of(line, (True, True), "whole")
-        forget()
-        x, w, _ = case.arrays()
-        y = konv.conv1d(x, w, **case.arguments)
-        assert np.array_equal(y, np.rint(y))
 
 
 @every_row

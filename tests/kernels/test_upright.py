@@ -10,17 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 from functional.case import Case
-from functional.check import check, compare, forget, pinned, plans, small_units, threads
+from functional.check import check, compare, pinned, plans, small_units, threads
 from functional.forms import numbers
 from functional.test_problems import LAYOUTS
 
-import konv
 from konv import llvm
 from konv.geometry import Conv
-from konv.kernels import by_name, upright
+from konv.kernels import upright
 from konv.kernels.strips.job import JOB
 from konv.runtime import weights
-from konv.runtime.choose import choose, precision
 
 # Two tiles of products and a tail, one output, taps that are no multiple of four or unlike, images
 # smaller than a block, more padding than image; channels on and one past a vector.
@@ -138,19 +136,6 @@ def test_why_not(line: str, why: str | None) -> None:
     if why and "{lanes}" in why:
         why = why.format(lanes=lanes) if lanes > 4 else None
     assert upright.why_not(Conv.parse(line), target) == why
-
-
-def test_exact_forbids_it() -> None:
-    line = "conv2d 1x33x60x60 o33 k8x9 p4 g33"
-    conv, target = Conv.parse(line), llvm.detect()
-    assert choose(conv, target, False, False).algorithm == "upright"
-    with precision("exact"):
-        assert by_name(choose(conv, target, False, False).algorithm).exact
-        case = case_of(line, (False, False), "whole")
-        forget()
-        x, w, _ = case.arrays()
-        y = konv.conv2d(x, w, **case.arguments)
-        assert np.array_equal(y, np.rint(y))
 
 
 @every_map

@@ -244,10 +244,13 @@ def test_what_models_were_fitted_to(line: str, name: str) -> None:
         ("conv2d 1x96x56x56 o96 k5x51 p2x25 g96", True, "pencils"),  # 1.7 as planes
         ("conv2d 1x96x56x56 o96 k5x51 p2x25 g96", False, "pencils"),  # 3.1 as depthwise
         ("conv2d 1x128x28x28 o128 k35x1 p17x0 g128", False, "pencils"),  # 2.4 as depthwise
+        ("conv3d 1x45x16x56x56 o64 k3x1x1 p1x0x0", True, "direct"),  # 1.3 as winograd
+        ("conv3d 1x45x16x56x56 o64 k3x1x1 p1x0x0", False, "direct"),  # 1.2
+        ("conv3d 1x144x16x56x56 o64 k3x1x1 p1x0x0", False, "winograd"),  # 1.3 as direct
     ],
 )
 def test_what_models_were_fitted_to_with_avx512(line: str, contiguous: bool, name: str) -> None:
-    """Measured, beside the next on Granite Rapids."""
+    """Measured, beside the next on Granite Rapids; volumes on Emerald Rapids."""
     layouts = contiguous, contiguous
     assert choose(Conv.parse(line), TARGETS["avx512"], *layouts).algorithm == name
 

@@ -136,8 +136,8 @@ NARROW = 2.5
 # The same of volumes with taps along one axis, of so many vectors of channels in or fewer: 3x1x1
 # 45->64@16x56x56 6.4 ms contiguous, direct 4.9, channels-last 4.3 and 3.7, 48->64@8x28x28 .72, .65,
 # .45 and .42, 32->64@8x56x56 2.5, 1.9, 1.5 and 1.4; 64@8x56x56 3.5, 3.1, 2.4 and 2.5, 144 and 230
-# channels .75 to .9 of direct; rows of images, 1x3 and 3x1 of 32 and 48, .8 to 1.1 (Emerald
-# Rapids).
+# channels .75 to .9 of direct; 1x3 and 3x1 of images of 32 and 48, .8 to 1.4, have no rule of their
+# own (Emerald Rapids).
 THIN, THIN_VECTORS = 1.7, 3
 
 

@@ -63,6 +63,7 @@ KERNELS = (
     ("pencils, depthwise 3x3", "pencils", "conv2d 1x64x56x56 o64 k3 p1 g64", False),
     ("upright, depthwise 7x7", "upright", "conv2d 1x96x56x56 o96 k7 p3 g96", False),
     ("fourier, depthwise 31x31", "fourier", "conv2d 1x64x56x56 o64 k31 p15 g64", True),
+    ("spectra, 7x7", "spectra", "conv2d 1x64x56x56 o64 k7 p3", True),
     ("subpixel, transposed 4x4", "subpixel", "tconv2d 1x64x32x32 o3 k4 s2 p1", True),
     ("interleave, transposed 4x4", "interleave", "tconv2d 1x64x32x32 o3 k4 s2 p1", True),
 )

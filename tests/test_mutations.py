@@ -67,6 +67,7 @@ def taken(algorithm: Algorithm) -> list[Case]:
 OTHERS = {
     "abreast": "conv2d 1x32x9x8 o32 k3x2 p1x0 g8 / bias=contiguous",
     "cells": "tconv2d 1x20x10x11 o3 k16 s8 / bias=contiguous",
+    "spectra": "conv2d 1x20x23x25 o20 k7x6 p3 / bias=contiguous",
     "spectrum": "conv1d 1x20x203 o35 k9 p4 / bias=contiguous",
     "fourier": "conv2d 1x20x30x31 o20 k28x29 p14 g20 / bias=contiguous",
     "panels": "tconv2d 1x20x9x8 o40 k1 / bias=contiguous",  # packed, as its rows lie across

@@ -322,4 +322,12 @@ def test_an_algorithm_without_a_bound_is_refused() -> None:
         ProblemError, match=r"algorithm='fft' has no bound\. Use direct or winograd"
     ):
         tolerance(conv, np.zeros((1, 1, 5)), np.zeros((1, 1, 3)), algorithm="fft")
-    assert set(ROUNDING) == {"direct", "winograd", "cells", "upright", "fourier", "spectrum"}
+    assert set(ROUNDING) == {
+        "direct",
+        "winograd",
+        "cells",
+        "upright",
+        "fourier",
+        "spectra",
+        "spectrum",
+    }

@@ -53,6 +53,7 @@ SPECIAL = (
     "conv2d 1x16x30x30 o16 k28 p14 g16",
     "conv2d 1x17x30x30 o17 k29 p14 g17",
     "conv1d 1x33x203 o35 k9 p4",
+    "conv2d 1x3x40x41 o35 k9 p4",
     "tconv2d 1x5x6x7 o9 k4 s2 p1",
     "tconv2d 1x40x9x10 o3 k4 s2 p1",
     "conv2d 1x64x19x23 o1 k4 p1",

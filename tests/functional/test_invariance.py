@@ -28,6 +28,7 @@ from konv import llvm
 from konv.geometry import Axis, Conv
 from konv.kernels import ALGORITHMS
 from konv.kernels.fourier.fit import outputs_of
+from konv.kernels.spectra.cut import outputs_of as squares
 from konv.kernels.subpixel.grid import shift_of
 from konv.kernels.winograd.count import order, three
 from konv.kernels.winograd.transforms import transforms
@@ -48,6 +49,7 @@ KINDS = [
     "conv2d 2x20x30x29 o20 k7 p3 g20",
     "conv2d 2x24x26x31 o24 k8x9 p4x3 g24",
     "conv2d 2x20x130x137 o20 k13 p6 g20",
+    "conv2d 2x3x37x59 o20 k6x7 p3",
     "conv2d 2x9x12x10 o83 k3 p2x1 f64",
     "conv2d 2x5x12x10 o40 k3 p2 reflect",
     "conv2d 2x35x22x37 o83 k3 p1",
@@ -225,6 +227,8 @@ def _grains(plan: Plan, conv: Conv) -> list[Grain]:
     """
     if plan.algorithm == "fourier":
         return [(outputs, 1, 0) for outputs in outputs_of(conv, plan)]
+    if plan.algorithm == "spectra":
+        return [*[(1, 1, 0)] * (conv.dims - 2), *((each, 1, 0) for each in squares(plan))]
     if plan.algorithm == "spectrum":
         return [*[(1, 1, 0)] * (conv.dims - 1), (plan.alignment, 1, 0)]
     if plan.algorithm == "upright":

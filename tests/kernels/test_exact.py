@@ -25,6 +25,7 @@ from konv.runtime.choose import choose, precision
         ("conv2d 1x33x60x60 o33 k8x9 p4 g33", False, "upright"),
         ("conv2d 1x33x24x24 o33 k31 p15 g33", True, "fourier"),
         ("conv1d 1x128x999 o128 k31 p15", True, "spectrum"),
+        ("conv2d 1x32x60x60 o32 k11 p5", True, "spectra"),
     ],
 )
 def test_exact_forbids_it(line: str, contiguous: bool, name: str) -> None:

@@ -12,12 +12,11 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from functional.case import Case
 from functional.check import check, compare, forget, plans, threads
 from functional.forms import numbers
-from functional.test_problems import LAYOUTS
 from hypothesis import given
 from hypothesis import strategies as st
+from kernels.cases import case_of, every_layout
 
 from konv import llvm
 from konv.geometry import Axis, Conv
@@ -43,11 +42,6 @@ MAPS = [
     "tconv2d 1x16x24x25 o16 k9 p10 g16",
 ]
 every_map = pytest.mark.parametrize("line", MAPS)
-every_layout = pytest.mark.parametrize("layouts", LAYOUTS, ids=str)
-
-
-def case_of(line: str, layouts: tuple[bool, bool], words: str = "bias=contiguous") -> Case:
-    return replace(Case.parse(f"{line} / {words}"), **LAYOUTS[layouts])
 
 
 def every(conv: Conv, *layouts: bool) -> list[Plan]:

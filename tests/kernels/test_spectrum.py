@@ -6,15 +6,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product
-from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import pytest
-from functional.case import Case
-from functional.check import check, compare, forget, pinned, plans, threads
+from functional.check import check, forget, pinned, plans, threads
 from functional.forms import numbers
-from functional.test_problems import LAYOUTS
+from kernels.cases import case_of, every_layout
 from kernels.layers import TARGETS
 
 from konv import llvm
@@ -45,11 +43,6 @@ ROWS_OF_TAPS = [
     "tconv1d 1x18x90 o33 k9 p10",
 ]
 every_row = pytest.mark.parametrize("line", ROWS_OF_TAPS)
-every_layout = pytest.mark.parametrize("layouts", LAYOUTS, ids=str)
-
-
-def case_of(line: str, layouts: tuple[bool, bool], words: str = "bias=contiguous") -> Case:
-    return replace(Case.parse(f"{line} / {words}"), **LAYOUTS[layouts])
 
 
 @every_layout
@@ -83,8 +76,8 @@ def test_every_length(length: int) -> None:
     [
         ("conv1d 1x64x4000 o64 k25 p12", 112),
         ("conv1d 1x64x200 o64 k11 p5", 56),
-        ("conv2d 1x128x20x20 o128 k7 p3", 28),
-        ("conv2d 1x128x46x46 o128 k7 p3", 56),
+        ("conv2d 1x128x20x20 o128 k5x9 p2x4", 28),
+        ("conv2d 1x128x46x46 o128 k3x9 p1x4", 56),
         ("conv2d 1x512x22x22 o4096 k7", 0),  # 1.3 GB of transformed weights
         ("conv2d 1x128x14x14 o128 k7 p3", 0),
     ],
@@ -97,35 +90,6 @@ def test_rows_have_the_length_that_suits_them(line: str, length: int) -> None:
     if length:
         assert plan.form[-1] == length
         assert plan in choices(conv, target, True, True)
-
-
-@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
-@every_row
-def test_modes(line: str, mode: Any) -> None:
-    case = case_of(line, (True, True))
-    if case.conv.transposed:
-        return
-    try:
-        case = replace(case, conv=replace(case.conv, mode=mode))
-    except ValueError:  # the image has too little for the mode
-        return
-    with pinned(spectrum):
-        check(case)
-
-
-@every_layout
-@pytest.mark.parametrize("words", ["activation=silu", "activation=relu residual=contiguous"])
-def test_epilogue(words: str, layouts: tuple[bool, bool]) -> None:
-    case = case_of("conv1d 2x37x203 o70 k11 p5", layouts, f"bias=contiguous {words}")
-    with pinned(spectrum):
-        check(case)
-
-
-@pytest.mark.parametrize("threads_", [1, 2])
-def test_no_image(threads_: int) -> None:
-    case = case_of("conv1d 0x37x203 o70 k11 p5", (True, True))
-    with pinned(spectrum), threads(threads_):
-        check(case)
 
 
 @every_layout
@@ -149,16 +113,6 @@ def test_boxes_and_ranges(line: str, layouts: tuple[bool, bool]) -> None:
     forget()
 
 
-def test_padding_that_repeats_pixels() -> None:
-    """The bound counts them as often as they are read."""
-    for line in ("conv1d 1x16x1 o16 k101 p100 replicate", "conv1d 1x16x7 o16 k15 p7 circular"):
-        case = case_of(line, (True, True), "")
-        with pinned(spectrum):
-            x, w, _ = case.arrays()
-            x, w = abs(x), abs(w)
-            compare(case, x, w, None, case.function(x, w, **case.arguments))
-
-
 def test_few_tiles_share_out_channels() -> None:
     """Where there are less units than threads, each has some of the outputs."""
     conv = Conv.parse("conv1d 1x80x40 o512 k7 p3")
@@ -179,15 +133,6 @@ def test_few_tiles_share_out_channels() -> None:
         assert each["vectors"] % plan.vectors == 0
         assert (each["ranges"] - 1) * each["vectors"] < each["lines"]
         assert each["ranges"] * each["vectors"] >= each["lines"]
-
-
-def test_sequences_of_very_different_size() -> None:
-    """The bound holds where a tile mixes large outputs with small ones."""
-    case = case_of("conv1d 1x32x200 o32 k13 p6", (True, True))
-    x, w, b = case.arrays()
-    x *= np.where(np.arange(200) % 40 < 20, 1000, 1).astype("float32")
-    with pinned(spectrum):
-        compare(case, x, w, b, case.function(x, w, b, **case.arguments))
 
 
 @pytest.mark.parametrize(

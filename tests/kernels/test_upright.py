@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from functional.case import Case
 from functional.check import check, compare, pinned, plans, small_units, threads
 from functional.forms import numbers
-from functional.test_problems import LAYOUTS
+from kernels.cases import case_of, every_layout
 
 from konv import llvm
 from konv.geometry import Conv
@@ -32,11 +31,6 @@ MAPS = [
     "tconv2d 1x16x14x15 o16 k8x9 p3 g16",
 ]
 every_map = pytest.mark.parametrize("line", MAPS)
-every_layout = pytest.mark.parametrize("layouts", LAYOUTS, ids=str)
-
-
-def case_of(line: str, layouts: tuple[bool, bool], words: str = "bias=contiguous") -> Case:
-    return replace(Case.parse(f"{line} / {words}"), **LAYOUTS[layouts])
 
 
 @contextmanager

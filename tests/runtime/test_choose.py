@@ -23,12 +23,13 @@ from konv import llvm
 from konv.errors import ProblemError
 from konv.geometry import Conv
 from konv.kernels import ALGORITHMS, by_name, direct
-from konv.kernels.fourier.lengths import LENGTHS, ROWS
+from konv.kernels.fourier.lengths import LENGTHS, ROWS, SQUARES
 from konv.kernels.strips.form import banded, beside, halved
 from konv.kernels.winograd.transforms import transforms
 from konv.plan import Algorithm, Plan
 from konv.runtime import choose as module
 from konv.runtime.choose import (
+    PRODUCTS,
     choices,
     choose,
     current_precision,
@@ -74,7 +75,7 @@ def kind(conv: Conv) -> float:
     return next((count for most, count in SPREADS if min(apart, default=WIDE) <= most), WIDE)
 
 
-_best = cache(module._best)
+_cheapest = cache(module._cheapest)
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     use this: all sizes and batches of a layer lead to three of those, and each takes 1 ms. Not for
     what patches a model.
     """
-    monkeypatch.setattr(module, "_best", _best)
+    monkeypatch.setattr(module, "_cheapest", _cheapest)
 
 
 # What it must not look at
@@ -100,7 +101,7 @@ def test_the_batch_is_not_looked_at(target: Target) -> None:
 def usual(plans: set[Plan]) -> set[Plan]:
     """Without those of broad and of narrow images, which give the same bits: one more of each, for
     any number of them. Transforms of any length are one, as they are chosen for the image itself,
-    and of rows beside those that are taken where rows are too short for them.
+    and of products beside those that are taken where images are too small for them.
     """
     bands = {plan for plan in plans if banded(plan) and not beside(plan)}
     halves = {plan for plan in plans if halved(plan)}
@@ -110,7 +111,9 @@ def usual(plans: set[Plan]) -> set[Plan]:
     assert len({plan.form for plan in lengths}) <= len(LENGTHS)
     rows = {plan for plan in plans if plan.algorithm == "spectrum"}
     assert len({plan.form for plan in rows}) <= len(ROWS)
-    return plans - bands - halves - set(list(lengths)[1:]) - rows
+    squares = {plan for plan in plans if plan.algorithm == "spectra"}
+    assert len({plan.form for plan in squares}) <= len(SQUARES)
+    return plans - bands - halves - set(list(lengths)[1:]) - rows - squares
 
 
 @pytest.mark.usefixtures("remembered")
@@ -218,7 +221,12 @@ def test_what_models_were_fitted_to(line: str, name: str) -> None:
         ("conv1d 1x256x800 o256 k11 p5", True, "spectrum"),  # 1.9 as direct
         ("conv1d 1x768x499 o768 k128 p64 g16", False, "spectrum"),  # 5.8, with AVX2 6.7
         ("conv1d 1x80x86 o512 k7 p3", True, "direct"),  # 1.7 as spectrum
-        ("conv2d 1x128x46x46 o128 k7 p3", True, "spectrum"),  # 1.9 as direct
+        ("conv2d 1x128x46x46 o128 k7 p3", True, "spectra"),  # 1.5 as spectrum, 2.3 as direct
+        ("conv2d 1x64x56x56 o64 k7 p3", False, "spectra"),  # 1.8 as spectrum, 2.8 as direct
+        ("conv2d 1x3x96x96 o64 k9 p4", True, "spectra"),  # 2.2 as direct, with AVX2 3.5
+        ("conv2d 1x24x64x64 o96 k15 p7", True, "spectra"),  # 1.9 as spectrum, 6 as direct
+        ("conv2d 1x64x64x64 o64 k5 p2", True, "winograd"),  # 1.6 as spectra
+        ("conv2d 1x64x14x14 o64 k7 p3", True, "direct"),  # 1.7 as spectra
         ("conv2d 1x128x14x14 o128 k7 p3", True, "direct"),  # 1.8 as spectrum, at 20 x 20 .6
         ("conv2d 1x128x17x17 o128 k1x7 p0x3", True, "direct"),  # 4.5
         ("conv1d 1x64x4000 o64 k5 p2", True, "winograd"),  # 1.1
@@ -364,10 +372,10 @@ def test_the_cheapest_is_chosen() -> None:
                 for plan in algorithm.plans(layer, target, *layouts)[:1]:
                     costs[plan] = algorithm.cost(layer, plan, target)
         found = choose(conv, target, *layouts)
-        rows = [plan for plan in costs if plan.algorithm == "spectrum"]
-        if rows and found.algorithm != "spectrum":  # rows are shorter than it was chosen for
-            del costs[rows[0]]
-        if found.algorithm in ("planes", "fourier", "spectrum"):  # perhaps for the first of them
+        for plan in [plan for plan in costs if plan.algorithm in PRODUCTS]:
+            if found.algorithm != plan.algorithm:  # the image is smaller than it was chosen for
+                del costs[plan]
+        if found.algorithm in ("planes", "fourier", *PRODUCTS):  # perhaps for the first of them
             found = next(plan for plan in costs if plan.algorithm == found.algorithm)
         assert costs[found] == min(costs.values()), f"{conv}: {costs}"
 

@@ -24,7 +24,7 @@ from konv.bench.peers.peer import CONTIGUOUS, Array
 from konv.bench.peers.torch import Torch
 from konv.bench.working import Arrays
 from konv.geometry import Axis, Conv
-from konv.kernels import fourier, spectrum, upright
+from konv.kernels import fourier, spectra, spectrum, upright
 from konv.llvm import detect
 from konv.reference import im2col
 from konv.rounding import channel_tolerance, tolerance
@@ -105,7 +105,7 @@ def _of_transforms(conv: Conv, arrays: Arrays) -> Array | None:
     """Return the bound of Fourier transforms for each output, if konv may use them: their errors
     follow the whole image, not what an output reads of it.
     """
-    for transforms in (fourier, spectrum):
+    for transforms in (fourier, spectrum, spectra):  # the widest first
         if transforms.why_not(conv, detect()) is None:
             return channel_tolerance(conv, *arrays, transforms.name)
     return None

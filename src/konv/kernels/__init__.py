@@ -16,6 +16,7 @@ from konv.kernels import (
     planar,
     planes,
     shifted,
+    spectra,
     spectrum,
     spread,
     subpixel,
@@ -26,6 +27,7 @@ from konv.plan import Algorithm
 
 ALGORITHMS: tuple[Algorithm, ...] = (
     fourier,
+    spectra,
     spectrum,
     upright,
     pencils,

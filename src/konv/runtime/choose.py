@@ -6,7 +6,7 @@ knows only whether it is small, middling or large (konv.runtime.typical), of a d
 about how many taps' distances it is wide, if few. So a layer has three plans at most for a pair of
 layouts, a dilated one or one of many taps a few more: a new size compiles nothing, and results do
 not depend on what else is computed.
-What goes by Fourier transforms has one of seven lengths, as the image itself asks
+What goes by Fourier transforms has one of a few lengths, as the image itself asks
 (konv.kernels.fourier.fit, konv.kernels.spectrum.cut), and so bits of its own; of rows that are too
 short for it the next plan is taken.
 Contiguous depthwise layers have more for broad and for narrow images, which give the same bits, and
@@ -24,14 +24,15 @@ from typing import Literal
 from konv import kernels
 from konv.errors import ProblemError, UnsupportedError
 from konv.geometry import Conv
-from konv.kernels import direct, fourier, panels, planes, spectrum
+from konv.kernels import direct, fourier, panels, planes, spectra, spectrum
 from konv.plan import Algorithm, Plan, Transforms
 from konv.runtime import tuned
 from konv.runtime.typical import sizes, typical
 from konv.target import Target
 
 # Algorithms of which one plan stands for all lengths of transforms
-TRANSFORMS: dict[str, Transforms] = {fourier.name: fourier, spectrum.name: spectrum}
+TRANSFORMS: dict[str, Transforms] = {each.name: each for each in (fourier, spectra, spectrum)}
+PRODUCTS = spectra.name, spectrum.name  # those that read many weights for a tile
 
 Precision = Literal["exact", "fast"]
 
@@ -90,17 +91,23 @@ def choose(conv: Conv, target: Target, packed: bool, blocked: bool, reads: bool 
 
 def of_image(conv: Conv, plan: Plan, target: Target) -> Plan:
     """The plan that an image of this size has where a plan was found to be the best for its layer:
-    that plan, but one of Fourier transforms stands for all their lengths, and of rows also for the
-    next cheapest plan: rows that are too short fill tiles badly, and read as many weights.
+    that plan, but one of Fourier transforms stands for all their lengths, and of products also for
+    the next cheapest plans: images that are too small fill tiles badly, and read as many weights.
     """
-    if plan.algorithm == spectrum.name:
-        layer = typical(conv)
-        other = _cheapest(layer, target, plan.packed, plan.blocked, without=spectrum.name)
-        price = kernels.by_name(other.algorithm).cost(conv, other, target)
-        if price < spectrum.cost(conv, plan, target):
-            return of_image(conv, other, target)
+    found = [plan, *_instead(typical(conv), plan, target)]
+    if len(found) > 1:
+        plan = min(found, key=lambda each: kernels.by_name(each.algorithm).cost(conv, each, target))
     transforms = TRANSFORMS.get(plan.algorithm)
     return transforms.for_image(conv, plan, target) if transforms else plan
+
+
+def _instead(layer: Conv, plan: Plan, target: Target) -> Iterator[Plan]:
+    """The cheapest plans of a layer but those of products of transforms that have been found."""
+    without: tuple[str, ...] = ()
+    while plan.algorithm in PRODUCTS:
+        without += (plan.algorithm,)
+        plan = _cheapest(layer, target, plan.packed, plan.blocked, without)
+        yield plan
 
 
 def _for_image(conv: Conv, plan: Plan, target: Target, reads: bool = False) -> Plan:
@@ -119,14 +126,14 @@ def choices(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Pl
     for every length of transforms.
     """
     layers = sizes(conv)
-    found = dict.fromkeys(_best(layer, target, packed, blocked) for layer in layers)
+    best = [_best(layer, target, packed, blocked) for layer in layers]
+    found = dict.fromkeys(best)
+    for layer, plan in zip(layers, best, strict=True):
+        found |= dict.fromkeys(_instead(layer, plan, target))
     if any(plan.algorithm == planes.name for plan in found):
         found |= dict.fromkeys(planes.of_other_images(layers[-1], target, packed, blocked))
     if any(plan.algorithm == direct.name for plan in found):
         found |= dict.fromkeys(panels.of_calls(layers[0], target, packed, blocked))
-    if any(plan.algorithm == spectrum.name for plan in found):
-        others = (_cheapest(layer, target, packed, blocked, spectrum.name) for layer in layers)
-        found |= dict.fromkeys(others)
     for plan in [plan for plan in found if plan.algorithm in TRANSFORMS]:
         found |= dict.fromkeys(TRANSFORMS[plan.algorithm].of_other_images(conv, plan))
     return tuple(found)
@@ -213,9 +220,11 @@ def _text(layer: Conv, packed: bool, blocked: bool) -> str:
     return f"{layer}, {name[packed]} in, {name[blocked]} out, {current_precision()}"
 
 
-def _cheapest(layer: Conv, target: Target, packed: bool, blocked: bool, without: str = "") -> Plan:
+def _cheapest(
+    layer: Conv, target: Target, packed: bool, blocked: bool, without: tuple[str, ...] = ()
+) -> Plan:
     every = _offers(layer, target, packed, blocked)
-    offers = [offer for offer in every if offer[0].name != without]
+    offers = [offer for offer in every if offer[0].name not in without]
     if len(offers) == 1:
         return offers[0][1][0]
     costs = [algorithm.cost(layer, plans[0], target) for algorithm, plans in offers]

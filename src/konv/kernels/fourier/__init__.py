@@ -43,7 +43,7 @@ from konv.kernels.schedule import MODES
 from konv.kernels.strips import emit_run
 from konv.kernels.strips.cut import UNITS
 from konv.kernels.strips.form import form_of
-from konv.kernels.strips.job import JOB
+from konv.kernels.strips.job import JOB, words_of_axes
 from konv.llvm import Module
 from konv.plan import Blocks, Packing, Plan, Strides, Work
 from konv.target import BYTES, Target
@@ -121,14 +121,8 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
         "units": chunks * boxes, "chunks": chunks, "chunk": chunk, "lines": lines,
         "channels": conv.co, "multiplier": 1, "mode": MODES[conv.mode],
         "x_batch": x[0], "x_channel": x[1], "y_batch": y[0], "y_channel": y[1],
-        "out0": 1, "box0": 1, "boxes0": 1, "size0": 1,
     }  # fmt: skip
-    for a, (axis, tile) in enumerate(zip(conv.axes, outputs_of(conv, plan), strict=True), start=1):
-        words |= {
-            f"size{a}": axis.size, f"lo{a}": axis.lo, f"out{a}": axis.out,
-            f"x_stride{a}": x[1 + a], f"y_stride{a}": y[1 + a],
-            f"box{a}": tile, f"boxes{a}": -(-axis.out // tile),
-        }  # fmt: skip
+    words |= words_of_axes(conv.axes, (1, *outputs_of(conv, plan)), x, y)
     parts = {part: numbers * size for part, numbers in _parts(plan, lanes).items()}
     words["thread_bytes"] = scratch.lay_out(words, parts)
     return Work(list(words.values()), threads, words["thread_bytes"])

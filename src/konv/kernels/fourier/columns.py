@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from konv.kernels.fourier.dft import Pair, inverse, transform
-from konv.kernels.fourier.lengths import Length, length_of, pair_at, put_pair
+from konv.kernels.fourier.lengths import TOLD, Length, length_of, pair_at, put_pair
 from konv.llvm import REAL, Function, Module, Pointer, Routine, pointer_to
 from konv.plan import Plan
 
@@ -55,21 +55,46 @@ def emit_column_products(module: Module, plan: Plan) -> Routine:
         return f.fn
 
 
-def emit_column_back(module: Module, plan: Plan) -> Routine:
-    """column_back(sums, between, bins): one bin of all rows from its points, scaled."""
+def emit_column_in(module: Module, plan: Plan, name: str, scale: float = 1.0) -> Routine:
+    """name(bins, between, to, pitch, apart): one bin of all rows, transformed and scaled; to points
+    that lie `pitch` apart, imaginary parts so far from real ones, in the order of c and d.
+    """
+    real, lanes, length = REAL[plan.dtype], module.target.lanes(plan.dtype), length_of(plan)
+    even, odd = length
+    pointers = [(name, pointer_to(real)) for name in ("bins", "between", "to")]
+    with module.function(name, [*pointers, *TOLD], inline=False) as (f, args):
+        bins, between, to, pitch, apart = args
+        emit_even(f, length, bins, between, lanes)
+        with f.loop(even) as c:
+            at, own = between + c * (2 * odd * lanes), to + c * odd * pitch
+            points = transform(f, [pair_at(at + 2 * n * lanes, lanes) for n in range(odd)])
+            for d, pair in enumerate(points):
+                put_pair(own + pitch * d, _scaled(pair, scale), apart)
+        return f.fn
+
+
+def emit_column_back(module: Module, plan: Plan, told: bool = False) -> Routine:
+    """column_back(sums, between, bins): one bin of all rows from its points, scaled. `told`: it
+    takes two numbers more as `emit_column_in`, and weights have been scaled.
+    """
     real, lanes, length = REAL[plan.dtype], module.target.lanes(plan.dtype), length_of(plan)
     even, odd = length
     pointers = [(name, pointer_to(real)) for name in ("sums", "between", "bins")]
-    scale = 1 / length.all  # to_pixels has the other
-    with module.function("column_back", pointers, inline=False) as (f, (sums, between, bins)):
+    scale = 1.0 if told else 1 / length.all  # to_pixels has the other
+    with module.function("column_back", [*pointers, *TOLD[: 2 * told]], inline=False) as (f, args):
+        sums, between, bins, *strides = args
+        pitch, apart = strides or (2 * lanes, lanes)
         with f.loop(even) as c:
-            own, at = (part + c * (2 * odd * lanes) for part in (sums, between))
-            points = [pair_at(own + 2 * d * lanes, lanes) for d in range(odd)]
-            scaled = [(re * scale, im * scale) for re, im in points]
-            for n, pair in enumerate(inverse(f, scaled)):
+            own, at = sums + c * odd * pitch, between + c * (2 * odd * lanes)
+            points = [pair_at(own + pitch * d, lanes, apart) for d in range(odd)]
+            for n, pair in enumerate(inverse(f, [_scaled(each, scale) for each in points])):
                 put_pair(at + 2 * n * lanes, pair)
         _emit_back(f, length, bins, between, lanes)
         return f.fn
+
+
+def _scaled(pair: Pair, scale: float) -> Pair:
+    return pair if scale == 1 else (pair[0] * scale, pair[1] * scale)
 
 
 def _emit_back(f: Function, length: Length, bins: Pointer, between: Pointer, lanes: int) -> None:

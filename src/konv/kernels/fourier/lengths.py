@@ -13,8 +13,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from konv.kernels.fourier.dft import Pair
-from konv.llvm import Function, Pointer, Value
+from konv.llvm import I64, Function, Pointer, Value
 from konv.plan import Plan
+
+# Of functions that are told how far points lie apart, and imaginary parts from real ones
+TOLD = [("pitch", I64), ("apart", I64)]
 
 
 class Length(NamedTuple):
@@ -53,11 +56,14 @@ LENGTHS = {even * odd: Length(even, odd) for even, odd in EACH}
 # Those of konv.kernels.spectrum, which transforms rows alone
 OF_ROWS = (4, 7), (8, 5), (8, 7), (8, 9), (16, 7), (16, 9), (16, 15)
 ROWS = {even * odd: Length(even, odd) for even, odd in OF_ROWS}
+# Those of konv.kernels.spectra, along both axes
+OF_SQUARES = (4, 5), (8, 3), (4, 7), (4, 9), (8, 5), (8, 7)
+SQUARES = {even * odd: Length(even, odd) for even, odd in OF_SQUARES}
 
 
 def length_of(plan: Plan) -> Length:
     """That of a plan's transforms, along rows and down columns."""
-    return (LENGTHS | ROWS)[plan.form[-1]]
+    return (LENGTHS | ROWS | SQUARES)[plan.form[-1]]
 
 
 def pitch_of(plan: Plan) -> int:

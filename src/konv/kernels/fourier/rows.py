@@ -10,11 +10,9 @@ from __future__ import annotations
 
 from konv.kernels.epilogue import activate
 from konv.kernels.fourier.dft import inverse, of_reals, to_reals, transform
-from konv.kernels.fourier.lengths import length_of, pair_at, pitch_of, put_pair
-from konv.llvm import I64, REAL, Module, Routine, pointer_to
+from konv.kernels.fourier.lengths import TOLD, length_of, pair_at, pitch_of, put_pair
+from konv.llvm import REAL, Module, Routine, pointer_to
 from konv.plan import Plan
-
-TOLD = [("pitch", I64), ("apart", I64)]
 
 
 def emit_to_bins(module: Module, plan: Plan, told: bool = False) -> Routine:

@@ -10,7 +10,7 @@ from konv.kernels import schedule, scratch
 from konv.kernels.fourier.lengths import length_of
 from konv.kernels.schedule import MODES
 from konv.kernels.strips.cut import UNITS
-from konv.kernels.strips.job import JOB
+from konv.kernels.strips.job import JOB, words_of_axes
 from konv.plan import Plan, Strides, Work
 from konv.target import BYTES, Target
 
@@ -118,16 +118,7 @@ def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads
         "ci": conv.ci // conv.groups, "co": conv.co // conv.groups, "mode": MODES[conv.mode],
         "x_batch": x[0], "x_channel": x[1], "y_batch": y[0], "y_channel": y[1],
     }  # fmt: skip
-    missing = (0,) * (3 - conv.dims)
-    strides = zip((*missing, *x[2:]), (*missing, *y[2:]), strict=True)
-    for a, (axis, box, (x_stride, y_stride)) in enumerate(
-        zip(axes, (1, high, along * outputs), strides, strict=True)
-    ):
-        words |= {
-            f"size{a}": axis.size, f"lo{a}": axis.lo, f"out{a}": axis.out,
-            f"x_stride{a}": x_stride, f"y_stride{a}": y_stride,
-            f"box{a}": box, f"boxes{a}": -(-axis.out // box),
-        }  # fmt: skip
+    words |= words_of_axes(conv.axes, (1, high, along * outputs), x, y)
     held = -(-along * high // plan.pixels) * plan.pixels
     under = held + along * tall(plan)
     parts = {

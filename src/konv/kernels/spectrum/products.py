@@ -1,4 +1,4 @@
-"""The products of konv.kernels.spectrum: of one bin, tiles by output channels."""
+"""The products of konv.kernels.spectrum and spectra: of one bin, tiles by output channels."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from konv.llvm import I64, REAL, Module, Routine, Variable, pointer_to
 from konv.plan import Plan
 
 
-def emit_products(module: Module, plan: Plan, vectors: int) -> Routine:
+def emit_products(module: Module, plan: Plan, vectors: int, rows: int) -> Routine:
     """products(x, u, to, ci, tiles, row, tile, apart): tiles of so many vectors of outputs; x times
-    the conjugates of u, summed over rows of taps and input channels. From tile to tile x is two
-    parts of plan.depth numbers, from row to row `row`; of `to` tiles lie so far apart, imaginary
-    parts from real ones.
+    the conjugates of u, summed over so many rows of taps and input channels. From tile to tile x is
+    two parts of plan.depth numbers, from row to row `row`; of `to` tiles lie so far apart, and
+    imaginary parts from real ones.
     """
     real, lanes, count = REAL[plan.dtype], module.target.lanes(plan.dtype), plan.pixels
     params = [(name, pointer_to(real)) for name in ("x", "u", "to")]
@@ -28,7 +28,7 @@ def emit_products(module: Module, plan: Plan, vectors: int) -> Routine:
                 [(Variable(f, zero), Variable(f, zero)) for _ in range(vectors)]
                 for _ in range(count)
             ]
-            with f.loop(plan.form[1]) as tap, f.loop(ci) as c:
+            with f.loop(rows) as tap, f.loop(ci) as c:
                 own, here = u + (tap * ci + c) * (2 * wide), at + (tap * row + c)
                 for some in together:
                     weights = {

@@ -20,8 +20,8 @@ def emit_lines(module: Module, plan: Plan, to_bins: Routine) -> Routine:
     length, outputs, held = length_of(plan), outputs_of(plan), plan.depth
     row_in, to_pixels = emit_row_in(module, plan), emit_to_pixels(module, plan, told=True)
     row_out = emit_block_out(module, plan) if plan.blocked else emit_row_out(module, plan)
-    products = emit_products(module, plan, plan.vectors)
-    last = emit_products(module, plan, plan.tail) if plan.tail else products
+    products = emit_products(module, plan, plan.vectors, plan.form[1])
+    last = emit_products(module, plan, plan.tail, plan.form[1]) if plan.tail else products
     with strip_function(module, "lines") as (f, job, unit, _):
         now = Words(unit.base, UNIT)  # what changes from tile to tile
         weights, x, y = (unit.pointer(name, real) for name in ("weights", "x", "y"))

@@ -28,7 +28,7 @@ from konv.kernels.strips.form import (
     walks,
 )
 from konv.kernels.strips.interlaced import as_plane, as_rows
-from konv.kernels.strips.job import JOB
+from konv.kernels.strips.job import JOB, words_of_axes
 from konv.plan import Plan, Strides, Work
 from konv.target import BYTES, Target
 
@@ -266,12 +266,6 @@ def cut(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads:
         "ahead": int(walk and chunk >= MANY and box.out[2] > WIDE),
         "x_batch": x[0], "x_channel": x[1], "y_batch": y[0], "y_channel": y[1],
     }  # fmt: skip
-    missing = (0,) * (3 - len(conv.axes))
-    for a, axis in enumerate(box.axes):
-        words |= {
-            f"size{a}": axis.size, f"lo{a}": axis.lo, f"out{a}": axis.out,
-            f"x_stride{a}": (*missing, *x[2:])[a], f"y_stride{a}": (*missing, *y[2:])[a],
-            f"box{a}": box.box[a], f"boxes{a}": box.boxes(a),
-        }  # fmt: skip
+    words |= words_of_axes(box.axes, box.box, x, y)
     words["thread_bytes"] = scratch.lay_out(words, box.parts())
     return Work(list(words.values()), threads, words["thread_bytes"])

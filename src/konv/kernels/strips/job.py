@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from konv.geometry import ONE, Axis
 from konv.kernels.words import AXES, Words
 from konv.llvm import I8, I64, Function, Module, Pointer, Value, pointer_to
+from konv.plan import Strides
 
 JOB = (
     "units", "chunks", "chunk", "lines",  # pieces of work; of the lines; lines in one; all of them
@@ -53,6 +55,25 @@ UNIT = (
         "step",  # elements from one slot to the next
     ) for axis in AXES),
 )  # fmt: skip
+
+
+def words_of_axes(
+    axes: Sequence[Axis], boxes: Sequence[int], x: Strides, y: Strides
+) -> dict[str, int]:
+    """The words of a job for each axis, whose units have so many outputs along it."""
+    axes, none, words = (
+        (ONE,) * (3 - len(axes)) + tuple(axes),
+        (0,) * (5 - len(x)),
+        dict[str, int](),
+    )
+    strides = (*none, *x[2:]), (*none, *y[2:])
+    for a, (axis, box, x_stride, y_stride) in enumerate(zip(axes, boxes, *strides, strict=True)):
+        words |= {
+            f"size{a}": axis.size, f"lo{a}": axis.lo, f"out{a}": axis.out,
+            f"x_stride{a}": x_stride, f"y_stride{a}": y_stride,
+            f"box{a}": box, f"boxes{a}": -(-axis.out // box),
+        }  # fmt: skip
+    return words
 
 
 @contextmanager

@@ -23,9 +23,10 @@ from konv.plan import Plan
 MASKS, WIDE = 32, 64
 
 
-def emit_row_in(module: Module, plan: Plan, guarded: bool = False) -> Routine:
+def emit_row_in(module: Module, plan: Plan, guarded: bool = False, few: int = 0) -> Routine:
     """row_in(job, unit, line, x, z, r, width): `width` pixels of row r and plane z under the unit,
     counted from its first source, to `line`. `guarded`: nobody reads padding that may be skipped.
+    `few`: channels, where there are less than lanes; others are zeros then.
     """
     real, lanes = REAL[plan.dtype], module.target.lanes(plan.dtype)
     fold = emit_fold(module)
@@ -47,7 +48,8 @@ def emit_row_in(module: Module, plan: Plan, guarded: bool = False) -> Routine:
                 line.put(i * lanes, zero)
             with inside:
                 source = x + deep * job["x_stride", 0] + high * job["x_stride", 1]
-                _run_in(f, job, plan, line, source + raw * job["x_stride", 2], left, end)
+                run = source + raw * job["x_stride", 2]
+                _run_in(f, job, plan, line, run, (left, end), few)
                 zeros = job["mode"].equals(0)
                 for first, last in ((begin, left), (end, stop)):
                     with f.loop(f.select(zeros, last, 0), start=first) as i:
@@ -59,42 +61,52 @@ def emit_row_in(module: Module, plan: Plan, guarded: bool = False) -> Routine:
                                 line.put(i * lanes, zero)
                             with one:
                                 there = source + column * job["x_stride", 2]
-                                _pixel_in(f, job, plan, line + i * lanes, there)
+                                _pixel_in(f, job, plan, line + i * lanes, there, few)
         return f.fn
 
 
 def _run_in(
-    f: Function, job: Words, plan: Plan, line: Pointer, source: Pointer, left: Value, end: Value
+    f: Function,
+    job: Words,
+    plan: Plan,
+    line: Pointer,
+    source: Pointer,
+    ends: tuple[Value, Value],
+    few: int,
 ) -> None:
-    """Pixels `left` to `end` of a row, which lie in the image; pixel 0 would be at `source`."""
-    lanes, at = f.module.target.lanes(plan.dtype), f.var(left)
+    """Pixels of a row from one to another, which lie in the image; pixel 0 would be at `source`."""
+    (left, end), lanes = ends, f.module.target.lanes(plan.dtype)
+    at, none = f.var(left), [f.zero(line.element, lanes)] * (lanes - few if few else 0)
+    channels = few or lanes
     dense = job["x_stride", 2].equals(1)
     if plan.packed:
         with f.loop(f.select(dense, end - (lanes - 1), 0), start=left, step=lanes) as i:
-            rows = [(source + i).vector(n * job["x_channel"], lanes) for n in range(lanes)]
-            for n, column in enumerate(transpose(f, rows)):
+            rows = [(source + i).vector(n * job["x_channel"], lanes) for n in range(channels)]
+            for n, column in enumerate(transpose(f, rows + none)):
                 line.put((i + n) * lanes, column)
             at.set(i + lanes)
     if plan.packed and f.module.target.vector_bytes >= MASKS:
         some = end - at.get()
         with f.when(dense & (some > 0)):
             mask, begin, to = f.below(some, lanes), source + at.get(), line + at.get() * lanes
-            rows = [f.load_masked(begin + job["x_channel"] * n, mask) for n in range(lanes)]
-            for n, column in enumerate(transpose(f, rows)):
+            rows = [f.load_masked(begin + job["x_channel"] * n, mask) for n in range(channels)]
+            for n, column in enumerate(transpose(f, rows + none)):
                 with f.when(some > n):
                     to.put(n * lanes, column)
             at.set(end)
     with f.loop(end, start=at.get()) as i:
-        _pixel_in(f, job, plan, line + i * lanes, source + i * job["x_stride", 2])
+        _pixel_in(f, job, plan, line + i * lanes, source + i * job["x_stride", 2], few)
 
 
-def _pixel_in(f: Function, job: Words, plan: Plan, to: Pointer, at: Pointer) -> None:
+def _pixel_in(f: Function, job: Words, plan: Plan, to: Pointer, at: Pointer, few: int) -> None:
     """One pixel, a vector of channels."""
     lanes = f.module.target.lanes(plan.dtype)
     if not plan.packed:
-        to.put(0, at.vector(0, lanes))
+        to.put(0, f.load_first(at, 0, lanes, few) if few else at.vector(0, lanes))
         return
-    with f.loop(lanes) as lane:
+    if few:
+        to.put(0, f.zero(to.element, lanes))
+    with f.loop(few or lanes) as lane:
         to[lane] = at[lane * job["x_channel"]]
 
 

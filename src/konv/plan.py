@@ -39,7 +39,7 @@ class Plan:
     odd          channels in the very last vector; 0: it is full, or may be written in full
     depth        numbers that a tap reads, the input channels of a group for each tap that is taken
                  with it, if the channels are few enough for a kernel of their own; 0: a loop; of
-                 konv.kernels.spectrum from real to imaginary parts
+                 konv.kernels.spectra and spectrum from real to imaginary parts
     form         what else the inner loops are specialised on, as the file of the algorithm says
     alignment    a crop whose origin is a multiple of it gives the same bits as the whole; the code
                  does not depend on it

@@ -109,7 +109,8 @@ def channel_tolerance(
         c sqrt(n) eps (sum|x|^2 sum|w|^2)^(1/2)
 
     over all pixels of the group, padding that is no zeros included, and all weights of the output;
-    n: the sums of bins that an output is made of, its input channels times rows of taps.
+    n: the sums of bins that an output is made of, its input channels, by "spectrum" times rows of
+    taps.
     """
     summed = prod(axis.kernel for axis in conv.axes[:-1]) if algorithm == "spectrum" else 1
     near = _sizes(conv, *(None if a is None else np.abs(np.asarray(a)) for a in (x, w, bias)))

@@ -36,9 +36,10 @@ LAYERS = [
     "conv2d 1x6x20x31 o40 k8x7 p4x3 g2",
     "conv2d 1x16x24x23 o48 k6x7 p4 d2x1",
     "conv2d 1x16x5x9 o16 k7 p6",
-    "conv3d 1x5x3x20x21 o20 k1x7x7 p0x3x3",
+    "conv3d 1x5x3x20x21 o20 k1x7x7 p1x3x3",
     "tconv2d 1x18x20x19 o33 k7 p3",
     "tconv2d 1x18x20x19 o33 k7 p8",
+    "tconv2d 1x6x20x19 o40 k7 p3 g2",
 ]
 every_layer = pytest.mark.parametrize("line", LAYERS)
 
@@ -128,6 +129,32 @@ def test_few_tiles_share_out_channels() -> None:
         vectors = -(-conv.co // llvm.detect().lanes(conv.dtype))
         assert -(-vectors // found.vectors) == count
         assert found.vectors % plan.vectors == 0
+
+
+@pytest.mark.parametrize(
+    "line", ["conv2d 1x3x3000x120 o64 k9 p4", "conv2d 1x32x6000x480 o32 k15 p7"]
+)
+def test_tall_images_are_cut(line: str) -> None:
+    """There are more rows of tiles than heights of units that are weighed."""
+    conv = Conv.parse(line)
+    for target, l2 in product(TARGETS.values(), (1, 2**19, 2**21, 2**40)):
+        sized = replace(target, l2=l2)
+        (plan,) = spectra.plans(conv, sized, True, True)
+        for count in (1, 2, 64):
+            found = cut.cut_of(conv, plan, sized, count)
+            assert found.high * found.wide <= max(cut.BOX, cut.MANY)
+
+
+def test_deep_layers_keep_scratch_bounded() -> None:
+    """Fewer tiles of a unit, or another algorithm."""
+    target = TARGETS["avx512"]
+    for line in ("conv2d 1x1000x60x60 o16 k31", "conv2d 1x9532x60x60 o16 k6 p3"):
+        conv = Conv.parse(line)
+        if spectra.why_not(conv, target) is None:
+            (plan,) = spectra.plans(conv, target, True, True)
+            for each in spectra.of_other_images(conv, plan):
+                work = spectra.work(conv, each, target, (1,) * 4, (1,) * 4, 2)
+                assert work.scratch < 1.2 * cut.HELD, f"{conv}: {work.scratch}"
 
 
 def test_weights_beyond_the_cache_are_read_for_many_tiles() -> None:

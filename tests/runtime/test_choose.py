@@ -372,9 +372,13 @@ def test_the_cheapest_is_chosen() -> None:
                 for plan in algorithm.plans(layer, target, *layouts)[:1]:
                     costs[plan] = algorithm.cost(layer, plan, target)
         found = choose(conv, target, *layouts)
-        for plan in [plan for plan in costs if plan.algorithm in PRODUCTS]:
-            if found.algorithm != plan.algorithm:  # the image is smaller than it was chosen for
-                del costs[plan]
+        for plan in sorted(costs, key=lambda plan: costs[plan]):
+            if plan.algorithm not in PRODUCTS or plan.algorithm == found.algorithm:
+                break
+            # The image is smaller than it was chosen for.
+            own = (by_name(each.algorithm).cost(conv, each, target) for each in (plan, found))
+            assert next(own) >= next(own), f"{conv}: {plan}, {found}"
+            del costs[plan]
         if found.algorithm in ("planes", "fourier", *PRODUCTS):  # perhaps for the first of them
             found = next(plan for plan in costs if plan.algorithm == found.algorithm)
         assert costs[found] == min(costs.values()), f"{conv}: {costs}"

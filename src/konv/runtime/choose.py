@@ -7,8 +7,8 @@ about how many taps' distances it is wide, if few. So a layer has three plans at
 layouts, a dilated one or one of many taps a few more: a new size compiles nothing, and results do
 not depend on what else is computed.
 What goes by Fourier transforms has one of a few lengths, as the image itself asks
-(konv.kernels.fourier.fit, konv.kernels.spectrum.cut), and so bits of its own; of rows that are too
-short for it the next plan is taken.
+(konv.kernels.fourier.fit, konv.kernels.spectra.cut, konv.kernels.spectrum.cut), and so bits of its
+own; of images that are too small for products of them the next plan is taken.
 Contiguous depthwise layers have more for broad and for narrow images, which give the same bits, and
 so have calls of layers of one tap whose weights need not be packed, by the size of the image and
 the batch, which shares what packed ones cost at each call (konv.kernels.panels.instead).
@@ -94,8 +94,8 @@ def of_image(conv: Conv, plan: Plan, target: Target) -> Plan:
     that plan, but one of Fourier transforms stands for all their lengths, and of products also for
     the next cheapest plans: images that are too small fill tiles badly, and read as many weights.
     """
-    found = [plan, *_instead(typical(conv), plan, target)]
-    if len(found) > 1:
+    if plan.algorithm in PRODUCTS:
+        found = [plan, *_instead(typical(conv), plan, target)]
         plan = min(found, key=lambda each: kernels.by_name(each.algorithm).cost(conv, each, target))
     transforms = TRANSFORMS.get(plan.algorithm)
     return transforms.for_image(conv, plan, target) if transforms else plan

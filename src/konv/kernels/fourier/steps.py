@@ -36,7 +36,7 @@ def emit_lines(
             begin = f.least(line * lanes, job["channels"] - lanes)
             own, to = x + begin * job["x_channel"], y + begin * job["y_channel"]
             parts = strip, between, tile
-            ends = emit_rows(f, plan, (row_in, to_bins), job, unit, own, parts, rows, width)
+            ends = emit_rows(f, plan, (row_in, to_bins), job, unit, own, parts, (rows, width))
             with f.loop(length.bins) as k:
                 clear_rows(f, tile + k * pitch, ends, length.all, lanes)
                 f.call(column, [tile + k * pitch, between, weights + line * each + k * pitch])
@@ -57,21 +57,24 @@ def emit_rows(
     unit: Words,
     x: Pointer,
     parts: tuple[Pointer, Pointer, Pointer],
-    rows: Value,
-    width: Value,
+    under: tuple[Value, Value],
+    few: int = 0,
 ) -> tuple[Value, Value]:
-    """The bins of so many rows of so many pixels of a vector of channels, but for those that are
-    padding with zeros: the first row that is none, and the end of these. `routines`: row_in and
-    to_bins; `parts`: of scratch, for a row, between its transforms, for all bins.
+    """The bins of so many rows under a tile, of so many pixels each, of a vector of channels, but
+    for those that are padding with zeros: the first row that is none, and the end of these.
+    `routines`: row_in and to_bins; `parts`: of scratch, for a row, between its transforms, for all
+    bins; `few`: channels, where there are less than lanes.
     """
-    (row_in, to_bins), (strip, between, tile) = routines, parts
+    (row_in, to_bins), (strip, between, tile), (rows, width) = routines, parts, under
     lanes, length = f.module.target.lanes(plan.dtype), length_of(plan)
     with f.loop(length.all, start=width) as i:
         strip.put(i * lanes, f.zero(REAL[plan.dtype], lanes))
     first, end = _rows_there(f, job, unit, rows)
     with f.loop(end, start=first) as r:
         f.call(row_in, [job.base, unit.base, strip, x, f.integer(0), r, width])
-        _ask_in(f, plan, job, unit, x + (unit["raw", 1] + r + 1) * job["x_stride", 1])
+        below = (unit["raw", 1] + r + 1) * job["x_stride", 1]
+        plane = unit["raw", 0] * job["x_stride", 0]
+        _ask_in(f, plan, job, unit, x + plane + below, few or lanes)
         f.call(to_bins, [strip, between, tile + r * (2 * lanes)])
     return first, end
 
@@ -93,14 +96,17 @@ def _rows_there(f: Function, job: Words, unit: Words, rows: Value) -> tuple[Valu
     return f.select(zeros, first, 0), f.select(zeros, end, rows)
 
 
-def _ask_in(f: Function, plan: Plan, job: Words, unit: Words, row: Pointer) -> None:
+def _ask_in(f: Function, plan: Plan, job: Words, unit: Words, row: Pointer, channels: int) -> None:
     """Ask for a row of the image, all channels of the vector (13x13 128@56 and, of channels last,
     64@224 1.1 times as fast; Granite Rapids).
     """
-    lanes, raw = f.module.target.lanes(plan.dtype), unit["raw", 2]
+    raw = unit["raw", 2]
     first, last = f.most(raw, f.integer(0)), f.least(job["size", 2], raw + unit["slots", 2])
     if plan.packed:
-        with f.loop(lanes) as lane, f.loop(last, start=first, step=LINE // SIZE[row.element]) as i:
+        with (
+            f.loop(channels) as lane,
+            f.loop(last, start=first, step=LINE // SIZE[row.element]) as i,
+        ):
             f.prefetch(row + (lane * job["x_channel"] + i))
     else:
         with f.loop(last, start=first) as i:

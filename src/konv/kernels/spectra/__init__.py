@@ -2,8 +2,8 @@
 
 As konv.kernels.spectrum, but a tile is a square of outputs and its transform goes along rows and
 down columns: of 28 x 28 points, which give 22 x 22 outputs of 7 x 7 taps, 420 bins take 1680
-multiplications a pair of channels where there were 23716. An input channel is transformed once for
-all outputs, so few are enough: transforms cost what a few dozen taps do.
+multiplications a pair of channels where there were 23716. An input channel is transformed for many
+outputs at once, so few are enough: transforms cost what a few dozen taps do.
 
         for unit: for some tiles of outputs of a group:
             for tile: for vector of its input channels: transform       -> V[bin][tile][channel]
@@ -11,9 +11,9 @@ all outputs, so few are enough: transforms cost what a few dozen taps do.
                 for bin: M[bin] = V[bin] U[bin]                         a product of matrices
                 for tile: for vector of the block: back                 -> the output
 
-Lengths and loops are konv.kernels.fourier's. U, the transformed weights, are some 17 times what 7 x
-7 weights are and are read once for each unit: of layers of very many channels they would be larger
-than memory is quick to give.
+Transforms are konv.kernels.fourier's, of lengths of their own. U, the transformed weights, are some
+17 times what 7 x 7 weights are and are read once for each unit: of layers of very many channels
+they would be larger than memory is quick to give.
 
 Rounding as konv.kernels.fourier's over all channels of a group; what is not finite spreads over all
 outputs of a tile and group. `precision("exact")` forbids it.
@@ -117,7 +117,7 @@ def packing(conv: Conv, plan: Plan, target: Target) -> Packing:
 
 
 def blocks(conv: Conv, plan: Plan, target: Target) -> Blocks:
-    """Outputs of a tile along rows, and the channels that stand side by side."""
+    """Outputs of a tile, and the channels that stand side by side."""
     lanes, (high, wide) = target.lanes(plan.dtype), outputs_of(plan)
     return Blocks(
         pixels=(prod(axis.out for axis in conv.axes), high * wide),

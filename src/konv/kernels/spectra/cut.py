@@ -11,7 +11,6 @@ from konv.kernels import schedule, scratch
 from konv.kernels.fourier.lengths import length_of, pitch_of
 from konv.kernels.schedule import MODES
 from konv.kernels.strips.job import JOB, words_of_axes
-from konv.kernels.strips.lane_rows import WIDE
 from konv.plan import Plan, Strides, Work
 from konv.target import BYTES, Target
 
@@ -26,6 +25,9 @@ TIMES = {
 SHARE = 4  # outputs of a tile that are worth its points: of so many points along an axis one
 FARTHEST = max(TIMES) - max(TIMES) // SHARE + 1  # pixels that taps may reach over
 LIMIT = 256 << 20  # bytes of transformed weights
+# Bytes of V and M of a unit; tiles of the largest register tile, lanes of the largest vector
+HELD, TILE, LANES = 64 << 20, 6, 16
+PARTS = 64  # heights of units that are weighed, lest those of very tall images take long
 EACH = 2  # input channels that the stores of a product, and the call of it, are worth
 PEAK, BYTE = 0.55, 0.17  # share of the peak that products reach; cycles a byte of U
 BROAD = 56  # outputs along each axis of the image that plans are made for
@@ -65,9 +67,15 @@ def lengths(conv: Conv) -> list[int]:
 
 
 def affordable(conv: Conv) -> list[int]:
-    """Those whose transformed weights are not too many."""
-    each = 2 * BYTES[conv.dtype] * (conv.ci // conv.groups) * conv.co
-    return [n for n in lengths(conv) if n * (n // 2 + 1) * each <= LIMIT]
+    """Those whose transformed weights are not too many, nor the channels under a few tiles."""
+    ci, co = conv.ci // conv.groups, conv.co // conv.groups
+    outputs = conv.groups * -(-co // LANES) * LANES
+    each = 2 * BYTES[conv.dtype] * ci
+    points = {length: length * (length // 2 + 1) for length in lengths(conv)}
+    return [
+        length for length, count in points.items()
+        if count * each * outputs <= LIMIT and count * each * TILE <= HELD
+    ]  # fmt: skip
 
 
 def tiles_of(conv: Conv, plan: Plan, broad: bool = False) -> tuple[int, int]:
@@ -82,8 +90,10 @@ def _most(conv: Conv, plan: Plan, target: Target) -> int:
     lanes, size = target.lanes(plan.dtype), BYTES[plan.dtype]
     tile = points_of(plan) * 2 * (plan.depth + plan.vectors * lanes) * size
     weights = points_of(plan) * 2 * (conv.ci // conv.groups) * (conv.co // conv.groups) * size
-    held = max(plan.pixels, int(target.l2 * CACHE) // tile // plan.pixels * plan.pixels)
-    return min(held if weights < target.l2 else max(held, MANY), BOX)
+    held = int(target.l2 * CACHE) // tile
+    if weights > target.l2:
+        held = max(held, min(MANY, HELD // tile))
+    return max(plan.pixels, min(held, BOX) // plan.pixels * plan.pixels)
 
 
 def _cycles(conv: Conv, plan: Plan, target: Target, tiles: int, vectors: int) -> float:
@@ -92,7 +102,7 @@ def _cycles(conv: Conv, plan: Plan, target: Target, tiles: int, vectors: int) ->
     deep, square = -(-ci // lanes), length_of(plan).all ** 2
     padded = -(-tiles // plan.pixels) * plan.pixels
     pairs = points_of(plan) * (ci + EACH) * vectors
-    times = TIMES[length_of(plan).all][target.vector_bytes < WIDE]
+    times = TIMES[length_of(plan).all][target.vector_bytes < 4 * LANES]
     ends = tiles * square * (IN * deep + OUT * vectors) * times
     return ends + pairs * (padded * 2 / PEAK + 8 * lanes * BYTE)
 
@@ -122,12 +132,13 @@ def cut_of(conv: Conv, plan: Plan, target: Target, threads: int) -> Cut:
         own = _cycles(conv, plan, target, cut.high * cut.wide, cut.vectors)
         return -(-units // threads) * own
 
-    highs = {-(-rows // parts) for parts in range(1, min(rows, 64) + 1)} if wide == columns else {1}
+    # As many rows as there is room for, or evenly less
+    fewest = -(-rows // (most // wide)) if wide == columns else rows
+    highs = {-(-rows // parts) for parts in range(fewest, min(rows, fewest + PARTS) + 1)}
     found = [
         Cut(high, wide, -(-blocks // ranges) * plan.vectors)
         for high in sorted(highs, reverse=True)
         for ranges in range(1, min(threads, blocks) + 1)
-        if high * wide <= most
     ]
     return min(found, key=price)
 

@@ -56,7 +56,8 @@ def _emit_in(module: Module, plan: Plan, to_bins: Routine) -> Routine:
     [bin][tile][real, imaginary][channel]; bins lie `pitch` apart.
     """
     real, lanes, length = REAL[plan.dtype], module.target.lanes(plan.dtype), length_of(plan)
-    row_in = emit_row_in(module, plan, few=plan.form[10])
+    few = plan.form[10]
+    row_in = emit_row_in(module, plan, few=few)
     column = emit_column_in(module, plan, "column")
     form, (high, wide) = Form.of(plan, lanes), outputs_of(plan)
     names = ("group", "rows", "columns", "pitch")
@@ -71,17 +72,17 @@ def _emit_in(module: Module, plan: Plan, to_bins: Routine) -> Routine:
         with f.loop(rows) as h, f.loop(columns) as t:
             now["raw", 1], now["raw", 2] = top.get() + h * high, left.get() + t * wide
             rest = now["length", 1] - h * high, now["length", 2] - t * wide
-            under = [
-                f.least(f.least(rest[a - 1], most) + (form.extent(a) - 1), length.all)
-                for a, most in ((1, high), (2, wide))
-            ]
+            under = (
+                f.least(rest[0], high) + (form.extent(1) - 1),
+                f.least(rest[1], wide) + (form.extent(2) - 1),
+            )
             now["slots", 2] = under[1]
             to = points + (h * columns + t) * (2 * plan.depth)
             with f.loop(job["ci"], step=lanes) as c:
-                begin = f.most(f.least(c, job["ci"] - lanes), 0) if not plan.form[10] else c
+                begin = c if few else f.least(c, job["ci"] - lanes)
                 own = x + begin * job["x_channel"]
                 parts = strip, between, bins
-                there = emit_rows(f, plan, (row_in, to_bins), job, now, own, parts, *under)
+                there = emit_rows(f, plan, (row_in, to_bins), job, now, own, parts, under, few)
                 with f.loop(length.bins) as k:
                     clear_rows(f, bins + k * apart, there, length.all, lanes)
                     at = to + k * length.all * pitch + begin
@@ -91,13 +92,13 @@ def _emit_in(module: Module, plan: Plan, to_bins: Routine) -> Routine:
 
 def _emit_products(module: Module, plan: Plan) -> Routine:
     """block(job, unit, weights, vectors, tiles, count, pitch): a block of so many vectors of
-    outputs, of all `tiles`, a multiple of plan.pixels of which `count` are there: column by column
-    the products, [bin][tile][real, imaginary][output], and back to [tile][vector][column][row].
+    outputs, of all `tiles`, a multiple of plan.pixels of which `count` are there. Products of a bin
+    of rows, [point][tile][real, imaginary][output], go back to [tile][vector][bin][row].
     """
     real, lanes, length = REAL[plan.dtype], module.target.lanes(plan.dtype), length_of(plan)
     column, apart = emit_column_back(module, plan, told=True), pitch_of(plan) * lanes
     counts = [each for each in (plan.vectors, plan.tail) if each]
-    products = {each: emit_products(module, plan, each, rows=1) for each in dict.fromkeys(counts)}
+    products = {each: emit_products(module, plan, each, rows=1) for each in counts}
     names = ("weights", "vectors", "tiles", "count", "pitch")
     with strip_function(module, "block", names) as (f, job, unit, args):
         weights, (vectors, tiles, count, pitch) = args[0].to_pointer(real), args[1:]

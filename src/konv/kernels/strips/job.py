@@ -29,9 +29,10 @@ JOB = (
     "thread_bytes", "at_strip", "at_dump",  # scratch of one thread; its parts, in bytes
     "at_zeros",  # a row of zeros, for rows beside the image
     "at_there",  # of pencils that read the image where it lies: which columns there are
-    # konv.kernels.spectrum: ranges of a group's vectors of outputs, in one; channels of a group
+    # konv.kernels.spectra, spectrum: ranges of a group's vectors of outputs; those in one; channels
+    # of a group
     "ranges", "vectors", "ci", "co",
-    # parts of konv.kernels.fourier and upright, the middle ones of weight gradients
+    # parts of konv.kernels.fourier, spectra, spectrum, upright, the middle ones of weight gradients
     "at_between", "at_tiles", "at_others", "at_sums", "at_block",
     *(f"{name}{axis}" for name in (
         "size", "lo",  # of the input, and pixels of padding before it
@@ -61,12 +62,9 @@ def words_of_axes(
     axes: Sequence[Axis], boxes: Sequence[int], x: Strides, y: Strides
 ) -> dict[str, int]:
     """The words of a job for each axis, whose units have so many outputs along it."""
-    axes, none, words = (
-        (ONE,) * (3 - len(axes)) + tuple(axes),
-        (0,) * (5 - len(x)),
-        dict[str, int](),
-    )
+    none, words = (0,) * (5 - len(x)), dict[str, int]()
     strides = (*none, *x[2:]), (*none, *y[2:])
+    axes = (*[ONE] * (3 - len(axes)), *axes)
     for a, (axis, box, x_stride, y_stride) in enumerate(zip(axes, boxes, *strides, strict=True)):
         words |= {
             f"size{a}": axis.size, f"lo{a}": axis.lo, f"out{a}": axis.out,

@@ -51,7 +51,9 @@ def emit_line(module: Module, plan: Plan) -> Routine:
                 size = _place(f, jobs[a], units[a], (down, across), more, length.all)
                 source = sources[a] + image * jobs[a]["x_batch"]
                 parts = strip, between, (tile, other)[a]
-                there.append(emit_rows(f, plan, into, jobs[a], units[a], source, parts, *size))
+                there.append(
+                    emit_rows(f, plan, into, jobs[a], units[a], source, parts, (size[0], size[1]))
+                )
             with f.loop(length.bins) as k:
                 bins = [each + k * pitch for each in (tile, other, sums)]
                 for rows, own in zip(there, bins, strict=False):

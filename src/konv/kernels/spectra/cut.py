@@ -27,7 +27,7 @@ FARTHEST = max(TIMES) - max(TIMES) // SHARE + 1  # pixels that taps may reach ov
 LIMIT = 256 << 20  # bytes of transformed weights
 # Bytes of V and M of a unit; tiles of the largest register tile, lanes of the largest vector
 HELD, TILE, LANES = 64 << 20, 6, 16
-PARTS = 64  # heights of units that are weighed, lest those of very tall images take long
+PARTS = 16  # heights of units that are weighed, lest those of very tall images take long
 EACH = 2  # input channels that the stores of a product, and the call of it, are worth
 PEAK, BYTE = 0.55, 0.17  # share of the peak that products reach; cycles a byte of U
 BROAD = 56  # outputs along each axis of the image that plans are made for
@@ -127,18 +127,20 @@ def cut_of(conv: Conv, plan: Plan, target: Target, threads: int) -> Cut:
     wide = -(-columns // -(-columns // most))
     blocks = -(-vectors // plan.vectors)
 
+    def units(high: int) -> int:
+        return times * -(-rows // high) * -(-columns // wide)
+
     def price(cut: Cut) -> float:
-        units = times * -(-rows // cut.high) * -(-columns // cut.wide) * -(-vectors // cut.vectors)
         own = _cycles(conv, plan, target, cut.high * cut.wide, cut.vectors)
-        return -(-units // threads) * own
+        return -(-units(cut.high) * -(-vectors // cut.vectors) // threads) * own
 
     # As many rows as there is room for, or evenly less
     fewest = -(-rows // (most // wide)) if wide == columns else rows
     highs = {-(-rows // parts) for parts in range(fewest, min(rows, fewest + PARTS) + 1)}
     found = [
-        Cut(high, wide, -(-blocks // ranges) * plan.vectors)
+        Cut(high, wide, -(-blocks // min(ranges, blocks)) * plan.vectors)
         for high in sorted(highs, reverse=True)
-        for ranges in range(1, min(threads, blocks) + 1)
+        for ranges in (1, 2, -(-threads // max(1, units(high))))
     ]
     return min(found, key=price)
 

@@ -1,4 +1,4 @@
-"""Products of Fourier transforms, along rows or both axes: padding modes, epilogues, no image."""
+"""Products of Fourier transforms, along rows or both axes: padding modes, epilogues, lengths."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import pytest
 from functional.case import Case
 from functional.check import check, compare, pinned, threads
 from kernels.cases import case_of, every_layout
+from kernels.layers import TARGETS
 from kernels.test_spectra import LAYERS
 from kernels.test_spectrum import ROWS_OF_TAPS
 
 from konv.errors import ProblemError
+from konv.geometry import Conv
 from konv.kernels import spectra, spectrum
 from konv.plan import Algorithm
+from konv.runtime.choose import choices, choose
 
 EVERY = [(spectrum, line) for line in ROWS_OF_TAPS] + [(spectra, line) for line in LAYERS]
 ONE = [(spectrum, "conv1d 2x37x203 o70 k11 p5"), (spectra, "conv2d 2x3x29x50 o35 k9 p4")]
@@ -88,3 +91,28 @@ def test_images_of_very_different_size(algorithm: Algorithm, line: str) -> None:
     x *= np.where(np.arange(x.shape[-1]) % 40 < 20, 1000, 1).astype("float32")
     with pinned(algorithm):
         compare(case, x, w, b, case.function(x, w, b, **case.arguments))
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "line", "length"),
+    [
+        (spectrum, "conv1d 1x64x4000 o64 k25 p12", 112),
+        (spectrum, "conv1d 1x64x200 o64 k11 p5", 56),
+        (spectrum, "conv2d 1x128x20x20 o128 k5x9 p2x4", 28),
+        (spectrum, "conv2d 1x128x46x46 o128 k3x9 p1x4", 56),
+        (spectrum, "conv2d 1x512x22x22 o4096 k7", 0),  # 1.3 GB of transformed weights
+        (spectrum, "conv2d 1x128x14x14 o128 k7 p3", 0),
+        (spectra, "conv2d 1x64x56x56 o64 k7 p3", 20),
+        (spectra, "conv2d 1x64x48x48 o64 k31 p15", 56),
+        (spectra, "conv2d 1x512x22x22 o4096 k7", 0),  # 3.7 GB of transformed weights
+        (spectra, "conv2d 1x64x14x14 o64 k7 p3", 0),
+    ],
+)
+def test_the_length_that_suits_an_image(algorithm: Algorithm, line: str, length: int) -> None:
+    """Or another plan, where tiles are too few or weights too many."""
+    conv, target = Conv.parse(line), TARGETS["avx512"]
+    plan = choose(conv, target, True, True)
+    assert (plan.algorithm == algorithm.name) == (length > 0)
+    if length:
+        assert plan.form[-1] == length
+        assert plan in choices(conv, target, True, True)

@@ -13,7 +13,6 @@ import pytest
 from functional.check import check, forget, pinned, plans, threads
 from functional.forms import numbers
 from kernels.cases import case_of, every_layout
-from kernels.layers import TARGETS
 
 from konv import llvm
 from konv.geometry import Conv
@@ -22,7 +21,6 @@ from konv.kernels.fourier.lengths import ROWS
 from konv.kernels.spectrum import cut
 from konv.kernels.strips.job import JOB
 from konv.runtime import execute, weights
-from konv.runtime.choose import choices, choose
 
 # Tiles that fill register tiles and not, a tail of channels in and out, blocks of one vector, taps
 # that lie apart, rows of images and of taps, more padding than row, padding that crops
@@ -69,27 +67,6 @@ def test_every_length(length: int) -> None:
         check(case)
         (plan,) = spectrum.plans(case.conv, llvm.detect(), True, True)
         assert plan.form[-1] == length
-
-
-@pytest.mark.parametrize(
-    ("line", "length"),
-    [
-        ("conv1d 1x64x4000 o64 k25 p12", 112),
-        ("conv1d 1x64x200 o64 k11 p5", 56),
-        ("conv2d 1x128x20x20 o128 k5x9 p2x4", 28),
-        ("conv2d 1x128x46x46 o128 k3x9 p1x4", 56),
-        ("conv2d 1x512x22x22 o4096 k7", 0),  # 1.3 GB of transformed weights
-        ("conv2d 1x128x14x14 o128 k7 p3", 0),
-    ],
-)
-def test_rows_have_the_length_that_suits_them(line: str, length: int) -> None:
-    """Or another plan, where they are too short or weights too many."""
-    conv, target = Conv.parse(line), TARGETS["avx512"]
-    plan = choose(conv, target, True, True)
-    assert (plan.algorithm == "spectrum") == (length > 0)
-    if length:
-        assert plan.form[-1] == length
-        assert plan in choices(conv, target, True, True)
 
 
 @every_layout

@@ -8,8 +8,10 @@ outputs at once, so few are enough: transforms cost what a few dozen taps do.
         for unit: for some tiles of outputs of a group:
             for tile: for vector of its input channels: transform       -> V[bin][tile][channel]
             for block of its output channels:
-                for bin: M[bin] = V[bin] U[bin]                         a product of matrices
-                for tile: for vector of the block: back                 -> the output
+                for bin of rows:
+                    for point: M[point] = V[bin] U[bin]                 a product of matrices
+                    for tile: for vector of the block: column back      -> [tile][vector][bin]
+                for tile: for vector of the block: rows back            -> the output
 
 Transforms are konv.kernels.fourier's, of lengths of their own. U, the transformed weights, are some
 17 times what 7 x 7 weights are and are read once for each unit: of layers of very many channels
@@ -31,7 +33,7 @@ from konv.kernels.spectra import cut
 from konv.kernels.spectra.cut import outputs_of, points_of
 from konv.kernels.spectra.steps import emit_lines
 from konv.kernels.spectra.weights import emit_pack
-from konv.kernels.spectrum.cut import TILES
+from konv.kernels.spectrum.cut import products
 from konv.kernels.strips import emit_run
 from konv.kernels.strips.form import form_of
 from konv.kernels.strips.job import JOB
@@ -63,7 +65,8 @@ def why_not(conv: Conv, target: Target) -> str | None:
     if co < lanes:
         return f"takes {lanes} channels out a group or more; here {co}"
     if not cut.affordable(conv):
-        return f"takes {cut.LIMIT >> 20} MiB of transformed weights at most"
+        room = f"{cut.LIMIT >> 20} MiB of transformed weights and {cut.HELD >> 20} MiB of pixels"
+        return f"takes {room} under {cut.TILE} tiles at most"
     return None
 
 
@@ -71,14 +74,9 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     """One plan, for large images: others of this layer are those of `for_image`."""
     if conv.dtype != "float32":
         return ()
-    lanes, ci = target.lanes(conv.dtype), conv.ci // conv.groups
-    tiles, vectors = TILES[target.vector_bytes, target.registers]
-    every = -(-conv.co // conv.groups // lanes)
-    vectors = min(vectors, every)
-    # An odd number of vectors, lest tiles meet in the same sets of a cache
-    held = (-(-ci // lanes) | 1) * lanes
-    few = ci if ci < lanes else 0
-    plan = Plan(name, conv.dtype, packed, blocked, tiles, vectors, every % vectors, depth=held)
+    ci = conv.ci // conv.groups
+    few = ci if ci < target.lanes(conv.dtype) else 0
+    plan = products(name, conv, target, packed, blocked)
     plan = replace(plan, form=(*form_of(conv), 0, few, 0))
     found = of_other_images(conv, plan)
     return (min(found, key=lambda each: cut.cycles(conv, each, target, broad=True)),)

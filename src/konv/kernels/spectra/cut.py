@@ -16,7 +16,8 @@ from konv.target import BYTES, Target
 
 # Cycles of a point of a vector of input channels and of output channels, of 24 points along each
 # axis, and how many times as many others take, with vectors of 64 bytes and of less: longer ones
-# meet each other in the caches.
+# meet each other in the caches. With PEAK, BYTE and EACH fitted to ten layers of 1 to 128 channels
+# and both formats, two threads, which took .7 to 1.2 of it (Emerald Rapids, AVX2 code as well).
 IN, OUT = 10.0, 13.0
 TIMES = {
     20: (1.1, 1.0), 24: (1.0, 1.0), 28: (1.15, 1.05), 36: (1.45, 1.28), 40: (1.55, 1.15),

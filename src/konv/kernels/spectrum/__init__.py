@@ -35,7 +35,7 @@ from konv.kernels.fourier.lengths import length_of
 from konv.kernels.fourier.rows import emit_to_bins
 from konv.kernels.pack import HEADER
 from konv.kernels.spectrum import cut
-from konv.kernels.spectrum.cut import TILES, TIMES, outputs_of
+from konv.kernels.spectrum.cut import TIMES, outputs_of
 from konv.kernels.spectrum.steps import emit_lines
 from konv.kernels.spectrum.weights import emit_pack
 from konv.kernels.strips import emit_run
@@ -77,13 +77,7 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
     """One plan, for long rows: others of this layer are those of `for_image`."""
     if conv.dtype != "float32":
         return ()
-    lanes = target.lanes(conv.dtype)
-    tiles, vectors = TILES[target.vector_bytes, target.registers]
-    every = -(-conv.co // conv.groups // lanes)
-    vectors = min(vectors, every)
-    # An odd number of vectors, lest tiles meet in the same sets of a cache
-    held = (-(-conv.ci // conv.groups // lanes) | 1) * lanes
-    plan = Plan(name, conv.dtype, packed, blocked, tiles, vectors, every % vectors, depth=held)
+    plan = cut.products(name, conv, target, packed, blocked)
     plan = replace(plan, form=(*form_of(conv), 0, 0))
     found = of_other_images(conv, plan)
     return (min(found, key=lambda each: cut.cycles(conv, each, target, long=True)),)

@@ -29,6 +29,16 @@ LONG, BROAD = 2048, 56  # outputs of a row that plans are made for: of sequences
 MANY, WIDE, CACHE = 48, 4, 0.6
 
 
+def products(name: str, conv: Conv, target: Target, packed: bool, blocked: bool) -> Plan:
+    """A plan of products, tiles by vectors of outputs, whose form is still to be said."""
+    lanes, (tiles, vectors) = target.lanes(conv.dtype), TILES[target.vector_bytes, target.registers]
+    every = -(-conv.co // conv.groups // lanes)
+    vectors = min(vectors, every)
+    # An odd number of vectors, lest tiles meet in the same sets of a cache
+    held = (-(-conv.ci // conv.groups // lanes) | 1) * lanes
+    return Plan(name, conv.dtype, packed, blocked, tiles, vectors, every % vectors, depth=held)
+
+
 def outputs_of(plan: Plan) -> int:
     """Outputs of a tile."""
     return length_of(plan).all - (plan.form[2] - 1) * plan.form[8]

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from math import prod
 from typing import Any
 
-from konv.arrays import Kind, channels_last, no_memory
+from konv.arrays import Kind, no_memory
 from konv.checks import Options, problem
 from konv.geometry import Conv
-from konv.kernels import panels
 from konv.keys import type_tree
 from konv.pair import pair
 from konv.request import Request, packable, plain
@@ -53,19 +52,17 @@ class Layer:
     ) -> None:
         conv = conv or problem(kind, x, weight, bias, options)
         strides = kind.strides(weight)
-        weight_last = channels_last(tuple(weight.shape), strides)
         self.kind, self.address = kind, kind.address
         self.pair, self.again = pair(conv), again
-        packs, reads = packable(kind, weight), panels.reads(conv, strides)
-        self.request = Request(kind, x, conv, options, out, team, weight_last, residual, reads)
-        self.readable = self.request.readable, packs, plain(kind, bias)
+        self.request = Request(kind, x, conv, options, out, team, strides, residual, True)
+        self.readable = self.request.readable, packable(kind, weight), plain(kind, bias)
         self.ready = all(self.readable)
         if self.ready:
-            self.weights = Weights(self.request.call, strides)
             call, self.fresh = self.request.call, self.request.fresh
-            self.rows = rows_of(conv, call.plan, strides)
+            self.weights = Weights(call)
+            self.rows = rows_of(call.conv, call.plan, strides)
             self.packed, self.compute_packed = (self.rows or self.weights).packed, call.run
-            self.single = made(call, self.request.x_strides, strides)
+            self.single = made(call)
         self.calls = 0
         plainly = self.ready and out is residual is None
         self.straight = plainly and kind.repeats and not self.request.large

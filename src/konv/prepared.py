@@ -23,7 +23,7 @@ from konv.errors import ProblemError
 from konv.geometry import Conv
 from konv.layer import REPEATED
 from konv.plan import Plan
-from konv.request import Request
+from konv.request import Request, same_strides
 from konv.runtime import memory, straight, weights
 from konv.runtime.choose import current_precision, named
 from konv.runtime.execute import Call
@@ -118,7 +118,11 @@ class Prepared:
         _refuse(weight, "weight")
         if bias is not None:
             _refuse(bias, "bias")
-        self._kind, self.weight = kind, kind.contiguous(weight)
+        self._kind, strides = kind, kind.strides(weight)
+        self._last = channels_last(conv.weight_shape, strides) and strides == same_strides(
+            conv.weight_shape, strides, True
+        )
+        self.weight = kind.dense(weight) if self._last else kind.contiguous(weight)
         self.bias = None if bias is None else _kind(bias, "bias").contiguous(bias)
         self._packed: dict[Any, Packed] = {}
         self._known: dict[Any, tuple[Request, Packed | None]] = {}
@@ -133,7 +137,7 @@ class Prepared:
         processor.
         """
         how = self._options.layout, self._options.plan, self._options.activation
-        return Prepared, (self.conv, self.weight, self.bias, *how)
+        return _again, (self._last, self.conv, self.weight, self.bias, *how)
 
     def __call__(self, x: Any, out: Any = None, residual: Any = None) -> Any:
         """Convolve x, (n, ci, *spatial) or without n; the result is as that of konv.conv2d and its
@@ -157,7 +161,8 @@ class Prepared:
         known = self._known.get(key)
         if known is None:
             conv = self._at(kind, x)
-            request = Request(kind, x, conv, self._options, out, now, False, residual)
+            lies = self._kind.strides(self.weight)
+            request = Request(kind, x, conv, self._options, out, now, lies, residual)
             known = request, self._pack(request.call) if request.readable else None
             if len(self._known) >= REMEMBERED:
                 self._known.clear()
@@ -196,7 +201,8 @@ class Prepared:
         memory.require(size, f"the result of {conv}")
         x_last = strides[1] == 1 and (strides[-1] != 1 or channels_last(shape, strides))
         result, after = dense_strides(conv.out_shape, last), epilogue(options, residual)
-        call = Call(conv, strides, result, team(), x_last, last, after, options.plan)
+        lies = self._kind.strides(self.weight)
+        call = Call(conv, strides, result, lies, team(), x_last, last, after, options.plan)
         return Step(call, self._pack(call), conv.out_shape, result)
 
     @property
@@ -218,22 +224,34 @@ class Prepared:
     def _pack(self, call: Call) -> Packed:
         """The packed weights of a call; plans for different layouts share them where they can."""
         plan: Plan = call.plan
-        key = (plan.algorithm, plan.vectors, plan.form)
+        key = (plan.algorithm, plan.vectors, plan.form, call.form.weight, call.form.biased)
         packed = self._packed.get(key)
         if packed is None:
             weight = self._kind.address(self.weight)
             bias = 0 if self.bias is None else _kind(self.bias, "bias").address(self.bias)
             packed = weights.pack(
-                self.conv,
+                call.form.packs,
                 plan,
                 call.kernel,
                 weight,
-                self._kind.strides(self.weight),
+                call.form.weight,
                 bias,
                 team=call.team,
+                biased=call.form.biased,
             )
             self._packed[key] = packed
         return packed
+
+
+def _again(last: bool, conv: Conv, weight: Any, *rest: Any) -> Prepared:
+    """What was copied or pickled; of NumPy's arrays pickles do not keep how they lie."""
+    kind = _kind(weight, "weight")
+    if last and not channels_last(conv.weight_shape, kind.strides(weight)):
+        (co, ci, *taps), axes = conv.weight_shape, len(conv.weight_shape)
+        lies = kind.empty((co, *taps, ci), conv.dtype, (0, axes - 1, *range(1, axes - 1)))
+        kind.copy(lies, weight)
+        weight = lies
+    return Prepared(conv, weight, *rest)
 
 
 def _asked(x: Any, out: Any, residual: Any) -> tuple[Kind, Any]:

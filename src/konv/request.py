@@ -14,6 +14,7 @@ from konv.arrays import Kind, Shape, channels_last, dense_strides, no_memory
 from konv.checks import Options, canonical, check_residual, epilogue, layout_last
 from konv.errors import ProblemError
 from konv.geometry import Conv
+from konv.plan import Strides
 from konv.runtime import hugepages, lent, memory
 from konv.runtime.execute import Call
 from konv.runtime.rows import Head
@@ -23,11 +24,11 @@ from konv.target import BYTES
 
 
 class Request:
-    """`conv` on arrays like x and out; `weight_last` says that the weight asks for a channels-last
-    result.
+    """`conv` on arrays like x and out, with a weight of such strides in elements, which may ask for
+    a channels-last result.
 
     `readable` is False if kernels cannot read x as it lies (byte order, steps backwards): it must
-    be copied first. `reads`: as of konv.runtime.choose.
+    be copied first. `given`: as of konv.runtime.execute.
     """
 
     def __init__(
@@ -38,21 +39,21 @@ class Request:
         options: Options,
         out: Any,
         team: Team,
-        weight_last: bool,
+        weight: Strides,
         residual: Any = None,
-        reads: bool = False,
+        given: bool = False,
     ) -> None:
         self.kind, self.conv, self._address = kind, conv, kind.address
         after = epilogue(options, residual is not None)
         self.last = last = layout_last(options)
-        self.batched, shape, self.x_strides = canonical(kind, x, options, last)
-        strides = self.x_strides
+        self.batched, shape, strides = canonical(kind, x, options, last)
         self.itemsize, self.dtype = BYTES[conv.dtype], conv.dtype
         self.result_name = f"the result of {conv}"
         self.bytes = prod(conv.out_shape) * self.itemsize
         memory.require(self.bytes, self.result_name)
         self.readable = kind.native(x) and min(strides) >= 0
         x_format = channels_last(shape, strides)
+        weight_last = channels_last(conv.weight_shape, weight)
         y_last = last or ((x_format or weight_last) and has_format(kind, options))
         self.direct = True
         if out is not None:
@@ -71,12 +72,13 @@ class Request:
                 conv,
                 strides,
                 dense_strides(conv.out_shape, y_last),
+                weight,
                 team,
                 x_last,
                 y_last,
                 after,
                 options.plan,
-                reads,
+                given,
             )
 
     def _result(self, y_last: bool) -> tuple[Shape, Shape | None]:

@@ -23,6 +23,7 @@ from konv.geometry import Conv
 from konv.kernels import by_name
 from konv.plan import Algorithm, Epilogue, Plan
 from konv.runtime import execute
+from konv.runtime.flat import Form
 from konv.runtime.job import Job
 from konv.runtime.typical import typical
 
@@ -147,16 +148,27 @@ def nan_results() -> Iterator[None]:
 def recording() -> Iterator[list[Job]]:
     """Keep the plans that are chosen in `plans`, and the jobs that are made in the list given."""
     choose, schedule, jobs = execute.choose, execute.schedule, list[Job]()
+    form_of = execute.form_of
 
     def remember(conv: Conv, *rest: Any) -> Plan:
         plans[conv] = choose(conv, *rest)
         return plans[conv]
 
+    def formed(conv: Conv, *rest: Any) -> Form:
+        form = form_of(conv, *rest)
+        if form.plan:
+            plans[conv] = form.plan
+        return form
+
     def keep(*arguments: Any) -> Job:
         jobs.append(schedule(*arguments))
         return jobs[-1]
 
-    with patch.object(execute, "choose", remember), patch.object(execute, "schedule", keep):
+    with (
+        patch.object(execute, "choose", remember),
+        patch.object(execute, "form_of", formed),
+        patch.object(execute, "schedule", keep),
+    ):
         yield jobs
 
 
@@ -205,7 +217,7 @@ def forget() -> None:
 @contextmanager
 def pinned(algorithm: Algorithm, which: int = 0) -> Iterator[None]:
     """Every call is computed by this algorithm, by its plan of that number; by the one that is
-    chosen where it has none for such layouts.
+    chosen where it has none for such layouts. None is a matrix product (konv.runtime.flat).
     """
     otherwise = execute.choose
 
@@ -218,7 +230,7 @@ def pinned(algorithm: Algorithm, which: int = 0) -> Iterator[None]:
         return plans[conv]
 
     forget()
-    with patch.object(execute, "choose", choose):
+    with patch.object(execute, "choose", choose), patch.object(execute, "form_of", Form.of):
         yield
     forget()
 
@@ -258,8 +270,8 @@ def small_units(pixels: int = 16, fewest: int = 4, alone: int = 0) -> Iterator[N
     found = _having(tuple(numbers), len(sys.modules))
     before = [(*each, getattr(*each)) for each in found]
 
-    def unpatched(choosing: Callable[..., Plan]) -> Callable[..., Plan]:
-        def choose(*arguments: Any) -> Plan:
+    def unpatched(choosing: Callable[..., Any]) -> Callable[..., Any]:
+        def choose(*arguments: Any) -> Any:
             with usual_numbers():
                 return choosing(*arguments)
 
@@ -269,7 +281,7 @@ def small_units(pixels: int = 16, fewest: int = 4, alone: int = 0) -> Iterator[N
         for module, number in found:
             stack.enter_context(patch.object(module, number, numbers[number]))
         stack.enter_context(patch.object(sys.modules[__name__], "_usual", before))
-        for name in ("choose", "pin"):
+        for name in ("choose", "pin", "form_of"):
             how = unpatched(getattr(execute, name))
             stack.enter_context(patch.object(execute, name, how))
         yield

@@ -24,6 +24,7 @@ from functional import check
 from functional.case import Case
 from functional.check import few_kernels, first_of, forget, pinned, small_units, threads
 from functional.draw import Dice, accepted
+from functional.flat import flat_cases
 from functional.forms import Array, tensor
 from functional.shrink import shrunk
 from functional.test_problems import LAYOUTS, PAIRS
@@ -169,8 +170,8 @@ def fenced(at_end: bool, missing: int = 0) -> Iterator[None]:
 
 
 def main(end: str, count: str, missing: str = "0") -> None:
-    """All problems in all layouts, then `count` random cases of each size, with one thread and
-    with three.
+    """All problems in all layouts, matrix products, then `count` random cases of each size, with
+    three threads.
 
     Where arrays begin at a page the last problem comes first: two processes at work side by side,
     one for each end, then compile half of the kernels each and find the others on disk.
@@ -188,6 +189,8 @@ def main(end: str, count: str, missing: str = "0") -> None:
                     units = small_units() if layouts[0] else nullcontext()
                     with pinned(algorithm, which), units:
                         _run(case)
+        for case in flat_cases():
+            _run(case)
         for large in (False, True):
             dice = Dice(3 + large)
             with few_kernels(int(count) // 32):

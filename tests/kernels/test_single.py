@@ -37,13 +37,17 @@ def taken() -> bool:
     return last.single is not None
 
 
+@pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("activation", [None, "relu", "silu"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_bits_are_those_of_packed_weights(
-    dtype: str, activation: str | None, monkeypatch: pytest.MonkeyPatch
+    dtype: str, activation: str | None, transposed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever is left over of channels, on one thread and on several."""
+    """Whatever is left over of channels, on one thread and on several; rows of the weight are
+    outputs, or inputs if it is transposed, and runs of outputs long and short.
+    """
     monkeypatch.setattr(single, "SHARED", 0)
+    monkeypatch.setattr(single, "NUMBERS", 64)
     before = konv.get_num_threads()
     results: list[list[bytes]] = []
     try:
@@ -54,7 +58,11 @@ def test_bits_are_those_of_packed_weights(
             dispatch.forget()
             results.append([])
             for i, (ci, co) in enumerate(PAIRS):
-                y = konv.conv2d(*arrays(ci, co, dtype, i % 3 > 0), activation=activation)
+                x, w, b = arrays(ci, co, dtype, i % 3 > 0)
+                if transposed:
+                    w = w.reshape(ci, co, 1, 1)
+                conv = konv.conv_transpose2d if transposed else konv.conv2d
+                y = conv(x, w, b, activation=activation)
                 results[-1].append(y.tobytes())
                 assert taken() == (way is real)
     finally:
@@ -88,7 +96,7 @@ def test_tensors_of_either_format() -> None:
     "line",
     [
         "conv2d 2x20x1x1 o30 k1", "conv2d 1x20x1x2 o30 k1", "conv2d 1x20x1x1 o30 k3 p1",
-        "conv2d 1x20x1x1 o30 k1 g2", "tconv2d 1x20x1x1 o30 k1", "conv2d 1x20x1x1 o30 k1 f16",
+        "conv2d 1x20x1x1 o30 k1 g2", "tconv2d 1x20x1x1 o30 k2", "conv2d 1x20x1x1 o30 k1 f16",
     ],
 )  # fmt: skip
 def test_what_it_leaves_to_others(line: str) -> None:
@@ -122,11 +130,13 @@ def test_strides_that_it_leaves_to_others() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("row", [30, 512, 600])
+@pytest.mark.parametrize("row", [30, 512, 600, 0])
 @pytest.mark.parametrize("machine", MACHINES, ids=str)
 def test_sums_stay_in_registers(machine: Machine, row: int, dtype: str) -> None:
+    """0: of a transposed layer."""
     target = describe(machine.triple, machine.cpu, "")
-    plan = single.plan_like(Plan("direct", dtype, False, False, 4, 3), target, (row, 1, 1, 1))
+    like = Plan("direct", dtype, False, False, 4, 3)
+    plan = single.plan_like(like, target, (row, 1, 1, 1), transposed=not row)
     found = functions(assembly(single.emit(plan, target)))
     for name, lines in found.items():
         assert not spills(loops(lines)), name

@@ -24,6 +24,7 @@ from konv.plan import Plan
 from konv.prepared import prepare
 from konv.runtime import memory
 from konv.runtime.choose import choices, choose, found
+from konv.runtime.flat import Form, form_of
 from konv.runtime.job import schedule
 from konv.runtime.roofline import Roofline, measure
 from konv.runtime.threads import team
@@ -37,9 +38,10 @@ SECONDS = 0.5  # of measuring, for each layout
 
 @dataclass(frozen=True, slots=True)
 class Road:
-    """How a layer is computed in one memory layout of input and output; bytes and threads.
+    """How a layer is computed in one memory layout of all its arrays; bytes and threads.
 
-    `tuned`: the plan was found by measuring (konv tune), not by the model.
+    `tuned`: the plan was found by measuring (konv tune), not by the model. `product`: images,
+    inputs and outputs of the matrix product that is computed for a layer which is one.
     """
 
     plan: Plan
@@ -47,6 +49,7 @@ class Road:
     scratch_bytes: int
     packed_weight_bytes: int
     threads: int
+    product: tuple[int, int, int] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +89,25 @@ def explain(conv: Conv, seconds: float = 0) -> Explanation:
 
 
 def plan_of(conv: Conv, layout: str) -> Plan:
-    """Return the plan that is chosen where input and output lie in a layout."""
-    contiguous = layout == "contiguous"
-    return choose(conv, llvm.detect(), contiguous, contiguous)
+    """Return the plan that is chosen where input, weight and output lie in a layout."""
+    target, contiguous = llvm.detect(), layout == "contiguous"
+    return _form(conv, target, layout).plan or choose(conv, target, contiguous, contiguous)
 
 
 def plans_of(conv: Conv, layout: str) -> tuple[Plan, ...]:
-    """Return the plans of a layer in that layout over all image sizes."""
-    contiguous = layout == "contiguous"
-    return choices(conv, llvm.detect(), contiguous, contiguous)
+    """Return the plans of a layer in that layout over all image sizes, and that of this size where
+    it is a product (konv.runtime.flat).
+    """
+    target, contiguous = llvm.detect(), layout == "contiguous"
+    plan = _form(conv, target, layout).plan
+    return (*((plan,) if plan else ()), *choices(conv, target, contiguous, contiguous))
+
+
+def _form(conv: Conv, target: Target, layout: str) -> Form:
+    """What is computed for a layer whose arrays lie in a layout."""
+    shapes = conv.in_shape, conv.out_shape, conv.weight_shape
+    x, y, weight = (dense_strides(shape, layout == "channels_last") for shape in shapes)
+    return form_of(conv, x, y, weight, target)
 
 
 def module_of(conv: Conv, layout: str) -> Module:
@@ -105,10 +118,12 @@ def module_of(conv: Conv, layout: str) -> Module:
 
 def _road(conv: Conv, target: Target, layout: str, threads: int) -> Road:
     plan, last = plan_of(conv, layout), layout == "channels_last"
-    tuned = found(conv, target, not last, not last) is not None
-    x, y = (dense_strides(shape, last) for shape in (conv.in_shape, conv.out_shape))
-    job = schedule(conv, plan, target, x, y, threads)
-    return Road(plan, tuned, job.scratch, packed_bytes(conv, plan, target), job.threads)
+    form = _form(conv, target, layout)
+    tuned = not form.plan and found(conv, target, not last, not last) is not None
+    job = schedule(form.conv, plan, target, form.x, form.y, threads)
+    product = (conv.n, form.conv.ci, form.conv.co) if form.plan else None
+    packed = packed_bytes(form.conv, plan, target)
+    return Road(plan, tuned, job.scratch, packed, job.threads, product)
 
 
 def _measure(conv: Conv, layout: str, seconds: float) -> float:
@@ -117,8 +132,8 @@ def _measure(conv: Conv, layout: str, seconds: float) -> float:
     rng = np.random.default_rng(0)
     x, w = (rng.standard_normal(s).astype("float32") for s in (conv.in_shape, conv.weight_shape))
     y = np.zeros(conv.out_shape, "float32")
-    x, y = (_in_dtype(_laid_out(a, layout), conv.dtype) for a in (x, y))
-    layer = prepare(conv, _in_dtype(w, conv.dtype))
+    x, w, y = (_in_dtype(_laid_out(a, layout), conv.dtype) for a in (x, w, y))
+    layer = prepare(conv, w)
     layer(x, out=y)
     times: list[float] = []
     begin = perf_counter()
@@ -155,8 +170,9 @@ def as_json(found: Explanation) -> dict[str, Any]:
     conv, kind, dtype, in_shape, weight_shape, out_shape, formula, counted: how; params, macs,
     exact_macs, receptive_field, bytes (input, weight, output), flops_a_byte;
     target (cpu, vector_bytes, registers, l2), algorithms (name -> null or why not),
-    plans (by layout: plan, tuned, scratch_bytes, packed_weight_bytes, threads), roofline, bound
-    ("compute" or "memory"), best_seconds, seconds (by layout; null if not measured)
+    plans (by layout: plan, tuned, scratch_bytes, packed_weight_bytes, threads, product: sizes of
+    the matrix product that the layer is, or null), roofline, bound ("compute" or "memory"),
+    best_seconds, seconds (by layout; null if not measured)
     """
     conv, target = found.conv, found.target
     shapes = {"input": conv.in_shape, "weight": conv.weight_shape, "output": conv.out_shape}

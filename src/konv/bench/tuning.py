@@ -40,6 +40,7 @@ from konv.runtime.choose import (
     precision,
 )
 from konv.runtime.execute import NOTHING, Call
+from konv.runtime.flat import flattened
 from konv.runtime.threads import team
 from konv.target import Target
 
@@ -145,6 +146,8 @@ def _groups(problems: list[Problem], layouts: Sequence[str]) -> Iterable[tuple[s
 
 def _tune(problems: list[Problem], target: Target, layout: str, seconds: float) -> Tuned:
     names = tuple(name for name, _ in problems)
+    if all(_is_product(conv) for _, conv in problems):
+        return Tuned(names, layout, refused="it is a matrix product, computed in one way")
     conv, contiguous = problems[0][1], layout == CONTIGUOUS
     how = conv, target, contiguous, contiguous
     with precision("fast"):
@@ -167,6 +170,13 @@ def _tune(problems: list[Problem], target: Target, layout: str, seconds: float) 
     stored = [_remember(*how, mode, layout, found) for mode, found in decisions.items()]
     medians = {plan: each.median for plan, each in times.items()}
     return Tuned(names, layout, decisions, medians, wrong, noise, stored=all(stored))
+
+
+def _is_product(conv: Conv) -> bool:
+    """Whether calls compute a layer of this size as one, whatever plan was found."""
+    shapes = conv.in_shape, conv.out_shape, conv.weight_shape
+    x, y, weight = (dense_strides(shape, False) for shape in shapes)
+    return flattened(conv, x, y, weight, llvm.detect()) is not None
 
 
 def decide(model: Plan, able: Sequence[Plan], times: Mapping[Plan, Times]) -> Decision:
@@ -247,9 +257,9 @@ class _Call:
         plan = of_image(conv, plan, llvm.detect())
         x, y = (dense_strides(shape, last) for shape in (conv.in_shape, conv.out_shape))
         self.bout = bout
-        self.call = Call(conv, x, y, team(), last, last, NOTHING, plan)
-        w, b = bout.weight, bout.bias
         strides = dense_strides(conv.weight_shape, False)
+        self.call = Call(conv, x, y, strides, team(), last, last, NOTHING, plan)
+        w, b = bout.weight, bout.bias
         self.packed = weights.pack(
             conv, plan, self.call.kernel, w.ctypes.data, strides, b.ctypes.data
         )

@@ -133,6 +133,7 @@ def _roads(found: Explanation) -> list[tuple[str, ...] | None]:
 
     rows: list[tuple[str, ...] | None] = [
         row("algorithm", lambda road: road.plan.algorithm + " (tuned)" * road.tuned),
+        *([row("matrix product", _product)] if any(r.product for r in roads) else []),
         row("register tile", _tile),
         row("threads", lambda road: road.threads),
         row("scratch memory", lambda road: units.size(road.scratch_bytes)),
@@ -149,6 +150,10 @@ def _roads(found: Explanation) -> list[tuple[str, ...] | None]:
             ("of the roofline", *(f"{found.best_seconds / time:.1%}" for time in times)),
         ]
     return rows
+
+
+def _product(road: Road) -> str:
+    return " x ".join(map(str, road.product)) if road.product else "-"
 
 
 def _tile(road: Road) -> str:

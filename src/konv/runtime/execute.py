@@ -12,11 +12,13 @@ from typing import Any
 
 from konv import kernels, llvm, log
 from konv.geometry import Conv
+from konv.kernels import panels
 from konv.kernels.digest import CHUNK
 from konv.plan import Epilogue, Plan
 from konv.runtime import memory, weights
 from konv.runtime.choose import choose, pin
 from konv.runtime.code import digests, kernel
+from konv.runtime.flat import Form, form_of
 from konv.runtime.job import schedule
 from konv.runtime.rows import Head
 from konv.runtime.threads import Team
@@ -27,40 +29,46 @@ NOTHING = Epilogue()
 
 
 class Call:
-    """`conv` on an input and an output with these strides, in elements, as (batch, channel,
-    *spatial); by the plan that is chosen, by that of an algorithm named, or by one given. `reads`:
-    as of konv.runtime.choose.
+    """`layer` on an input and an output with these strides, in elements, as (batch, channel,
+    *spatial), and a weight with its own; by the plan that is chosen, by that of an algorithm named,
+    or by one given. `given`: the weight comes with each call, and may be read as it lies.
+
+    `conv` is what is computed, which may be the layer in another `form` (konv.runtime.flat).
     """
 
     def __init__(
         self,
-        conv: Conv,
+        layer: Conv,
         x: Strides,
         y: Strides,
+        weight: Strides,
         team: Team,
         x_last: bool,
         y_last: bool,
         epilogue: Epilogue = NOTHING,
         plan: str | Plan | None = None,
-        reads: bool = False,
+        given: bool = False,
     ) -> None:
         target = llvm.detect()
-        self.conv, self.team = conv, team
-        how = conv, target, not x_last, not y_last
+        between = layer, x, y, weight
+        self.form = form = form_of(*between, target) if plan is None else Form.of(*between)
+        self.layer, self.conv, self.team = layer, form.conv, team
+        conv, plan, how = form.conv, form.plan or plan, (target, not x_last, not y_last)
         if not isinstance(plan, Plan):
-            plan = choose(*how, reads) if plan is None else pin(plan, *how)
+            reads = given and panels.reads(conv, weight)
+            plan = choose(conv, *how, reads) if plan is None else pin(plan, conv, *how)
         self.plan = plan.followed_by(epilogue)
         memory.require(
-            weights.packed_bytes(conv, self.plan, target), f"the packed weight of {conv}"
+            weights.packed_bytes(conv, self.plan, target), f"the packed weight of {layer}"
         )
-        self.job = schedule(conv, self.plan, target, x, y, team.threads)
-        memory.require(self.job.scratch, f"scratch memory of {conv}")
+        self.job = schedule(conv, self.plan, target, form.x, form.y, team.threads)
+        memory.require(self.job.scratch, f"scratch memory of {layer}")
         self.kernel = kernel(self.plan)
         self.once = kernels.by_name(self.plan.algorithm).once
         self._run, self._address, self._team = self.kernel.run, self.job.address, team.address
         self._scratch, self._threads = self.job.scratch, self.job.threads
         log.event(
-            "plan", conv=conv, plan=self.plan, threads=self.job.threads, scratch=self.job.scratch
+            "plan", conv=layer, plan=self.plan, threads=self.job.threads, scratch=self.job.scratch
         )
 
     def run(self, x: int, packed: Packed | Head, y: int, residual: int | None = None) -> None:
@@ -82,18 +90,18 @@ _layouts: dict[Any, int] = {}  # a number for each way to lie and to be packed: 
 class Weights:
     """How the weights of a call are found again: by address, layout and digest."""
 
-    def __init__(self, call: Call, strides: Strides) -> None:
-        self.call, self.strides = call, strides
-        self.bytes = call.conv.params * BYTES[call.conv.dtype]
-        self.bias_bytes = call.conv.co * BYTES[call.conv.dtype]
-        conv, plan = call.conv, call.plan
-        shape = conv.weight_shape, conv.groups, conv.transposed, strides
-        how = plan.algorithm, plan.dtype, plan.vectors, plan.form
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.bytes = call.layer.params * BYTES[call.layer.dtype]
+        self.bias_bytes = call.layer.co * BYTES[call.layer.dtype]
+        conv, plan, form = call.form.packs, call.plan, call.form
+        shape = conv.weight_shape, conv.groups, conv.transposed, form.weight
+        how = plan.algorithm, plan.dtype, plan.vectors, plan.form, form.biased
         self.layout = _layouts.setdefault((shape, how), next(_numbers))
         self._digests = digests()  # kept: of two that threads make at once, one is thrown away
         self._digest = self._digests.digest
         self._small = self.bytes <= CHUNK  # else the threads share the work
-        self._how = weights.decide(conv, plan, call.kernel.target, strides)
+        self._how = weights.decide(conv, plan, call.kernel.target, form.weight)
 
     def packed(self, weight: int, bias: int) -> Packed:
         """The packed copy of the weight and bias at these addresses; `bias` 0 means none."""
@@ -107,11 +115,11 @@ class Weights:
         key: Any = (weight, bias, self.layout)
         found = CACHE.find(key, digest)
         if found is None:
-            call = self.call
+            call, form = self.call, self.call.form
             found = weights.pack(
-                call.conv, call.plan, call.kernel, weight, self.strides, bias, digest, call.team,
-                CACHE.take(key), self._how,
+                form.packs, call.plan, call.kernel, weight, form.weight, bias, digest, call.team,
+                CACHE.take(key), self._how, form.biased,
             )  # fmt: skip
             CACHE.add(key, found)
-            log.event("pack", conv=call.conv, bytes=found.size)
+            log.event("pack", conv=call.layer, bytes=found.size)
         return found

@@ -10,7 +10,6 @@ import numpy as np
 
 from konv import llvm
 from konv.kernels import single
-from konv.plan import Strides
 from konv.runtime.code import single_kernel
 from konv.runtime.execute import Call
 
@@ -18,12 +17,12 @@ from konv.runtime.execute import Call
 class Single:
     """What stands in for a Call of such a layer; its results are the same to the bit."""
 
-    def __init__(self, call: Call, weight: Strides) -> None:
-        target = llvm.detect()
-        self._words: Any = np.array(single.job(call.conv, target, weight), np.int64)
+    def __init__(self, call: Call) -> None:
+        target, conv, weight = llvm.detect(), call.conv, call.form.weight
+        self._words: Any = np.array(single.job(conv, target, weight, call.form.biased), np.int64)
         self.job, self.team = self._words.ctypes.data, call.team.address
-        self.threads = single.threads(call.conv, call.team.threads)
-        self.kernel = single_kernel(single.plan_like(call.plan, target, weight))
+        self.threads = single.threads(conv, call.team.threads)
+        self.kernel = single_kernel(single.plan_like(call.plan, target, weight, conv.transposed))
 
     def run(self, x: int, arrays: tuple[int, int], y: int) -> None:
         """Compute y from x with the weight and the bias, 0 for none, at two addresses."""
@@ -31,6 +30,8 @@ class Single:
         self.kernel(self.job, x, weight, y, bias, self.team, self.threads)
 
 
-def made(call: Call, x: Strides, weight: Strides) -> Single | None:
-    """What stands in for a call on arrays of such strides in elements, if anything does."""
-    return Single(call, weight) if single.fits(call.conv, call.plan, x, weight) else None
+def made(call: Call) -> Single | None:
+    """What stands in for a call, if anything does."""
+    conv, x, _, packs, weight, *_ = call.form
+    fits = packs.ci == conv.ci and single.fits(conv, call.plan, x, weight)
+    return Single(call) if fits else None

@@ -83,10 +83,12 @@ def pack(
     team: Team | None = None,
     stale: Packed | None = None,
     how: How | None = None,
+    biased: tuple[int, int] = (1, 1),
 ) -> Packed:
     """Pack the weight at an address, its strides in elements; `bias` is an address or 0; by the
     threads of a team if it is large. `stale`: a packed weight that nobody needs any more, over
-    which the new one is written. `how`: of these, from an earlier time.
+    which the new one is written. `how`: of these, from an earlier time. `biased`: as of
+    konv.runtime.flat.
     """
     size, first, large, job = how or decide(conv, plan, kernel.target, strides)
     if stale is not None and stale.size == size:
@@ -94,9 +96,22 @@ def pack(
     else:
         packed = Packed(size, digest)
     at, threads = (team.address, team.threads) if team and large else (0, 1)
+    repeated = _repeated(bias, conv.co, BYTES[plan.dtype], *biased) if bias else None
+    if repeated is not None:
+        bias = repeated.ctypes.data
     FINITE.from_address(packed.address).value = 1  # until a number is met that is not
     kernel.pack(job.buffer_info()[0], weight + first, bias, packed.address, 0, at, threads)
     return packed
+
+
+def _repeated(bias: int, count: int, size: int, each: int, times: int) -> Any:
+    """`count` biases of `size` bytes: each of those at an address so many times, and all of them
+    again so often; None if that is what lies there.
+    """
+    if each == times == 1:
+        return None
+    there: Any = (ctypes.c_uint8 * (count // (each * times) * size)).from_address(bias)
+    return np.tile(np.repeat(np.frombuffer(there, f"u{size}"), each), times)
 
 
 def decide(conv: Conv, plan: Plan, target: Target, strides: Strides) -> How:

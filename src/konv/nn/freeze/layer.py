@@ -84,7 +84,7 @@ class Layer(nn.Module):
     def met(self) -> str:
         """The layer at the last size that it met, in one line."""
         steps = list(self._steps.values())
-        return str(steps[-1].call.conv if steps else self.conv)
+        return str(steps[-1].call.layer if steps else self.conv)
 
     @property
     def kind(self) -> str:

@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812 - as everyone writes it
 
 import konv
 from konv import arrays, dispatch, layer
-from konv.runtime import memory, straight, weights
+from konv.runtime import memory, straight, watch, weights
 from konv.runtime.straight import KNOWN
 
 MANY = layer.REPEATED + 2  # calls, after which they go straight
@@ -187,6 +187,7 @@ def test_large_weights_are_looked_at_once_a_call(monkeypatch: pytest.MonkeyPatch
         return digest(*arguments)
 
     monkeypatch.setattr(weights, "digest", counted)
+    monkeypatch.setattr(watch, "PATIENCE", 4 * MANY)  # they are not watched yet
     for _ in range(3 * MANY):
         konv.conv2d(x, w, padding=1)
     assert len(taken) == 3 * MANY

@@ -21,6 +21,7 @@ import konv
 from konv import dispatch
 from konv.errors import ProblemError
 from konv.geometry import Conv
+from konv.runtime import watch
 from konv.runtime.code import digests
 from konv.runtime.weights import CACHE
 
@@ -42,8 +43,11 @@ both_formats = pytest.mark.parametrize("last", [False, True], ids=["contiguous",
 
 
 @pytest.fixture(autouse=True)
-def empty_cache() -> Iterator[None]:
-    """In exact mode: what is compared here are whole numbers."""
+def empty_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """In exact mode: what is compared here are whole numbers. Large weights are watched from the
+    first call on, where the system can do that.
+    """
+    monkeypatch.setattr(watch, "PATIENCE", 0)
     CACHE.clear()
     with konv.precision("exact"):
         yield

@@ -22,6 +22,7 @@ from konv.runtime.flat import Form, form_of
 from konv.runtime.job import schedule
 from konv.runtime.rows import Head
 from konv.runtime.threads import Team
+from konv.runtime.watch import WATCH
 from konv.runtime.weights import CACHE, Packed, Strides
 from konv.target import BYTES
 
@@ -109,7 +110,8 @@ class Weights:
             digest = self._digest(weight, self.bytes)
         else:
             team = self.call.team
-            digest = weights.digest(weight, self.bytes, team.address, team.threads)
+            how = weight, self.bytes, team.address, team.threads
+            digest = WATCH.digest(weight, self.bytes, lambda: weights.digest(*how))
         if bias:
             digest = (digest << 64) + self._digest(bias, self.bias_bytes)
         key: Any = (weight, bias, self.layout)

@@ -1,0 +1,202 @@
+"""Digests that are true still: of what nobody has written to, and never of anything else."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import konv
+from konv.runtime import watch, weights
+from konv.runtime.pages import PAGE, opened
+from konv.runtime.watch import PATIENCE, Watch
+
+Array = np.ndarray[Any, Any]
+SIZE = 40 * PAGE + 1000  # bytes, from any address on
+
+able = pytest.mark.skipif(opened() is None, reason="this system does not say what was written to")
+
+
+class Asked:
+    """A watch and how many digests were taken for it."""
+
+    def __init__(self) -> None:
+        self.watch, self.taken = Watch(), 0
+
+    def __call__(self, a: Array) -> bool:
+        """Whether a digest was taken; it is right in either case."""
+        address, size, before = a.ctypes.data, a.nbytes, self.taken
+
+        def take() -> int:
+            self.taken += 1
+            return weights.digest(address, size, 0, 1)
+
+        assert self.watch.digest(address, size, take) == weights.digest(address, size, 0, 1)
+        return self.taken > before
+
+    def until_watched(self, a: Array, most: int = 100) -> int:
+        """Calls until no digest is taken."""
+        return next(call for call in range(most) if not self(a))
+
+
+@pytest.fixture
+def asked() -> Iterator[Asked]:
+    found = Asked()
+    yield found
+    if found.watch._pages is not None:
+        found.watch._pages.close()
+
+
+def memory(size: int = SIZE, offset: int = 0) -> Array:
+    a = np.random.default_rng(size).integers(0, 256, size + 3 * PAGE, np.uint8)
+    return a[offset : offset + size]
+
+
+@able
+@pytest.mark.parametrize("offset", [0, 1, 7, 100, 4095])
+def test_no_digest_of_what_stays(asked: Asked, offset: int) -> None:
+    a = memory(offset=offset)
+    assert asked.until_watched(a) == PATIENCE + 1
+    assert asked.taken == PATIENCE + 2  # one more, once its pages were protected
+    assert not any(asked(a) for _ in range(10))
+
+
+@able
+def test_every_byte_counts(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole pages, parts of pages at either end; what lies beside does not count."""
+    monkeypatch.setattr(watch, "PATIENCE", 0)
+    whole = memory(SIZE + 2 * PAGE)
+    a = whole[PAGE - 100 : PAGE - 100 + SIZE]
+    for at in (0, 1, 99, 100, 101, PAGE, SIZE // 2, SIZE - PAGE, SIZE - 2, SIZE - 1):
+        asked(a)
+        assert not asked(a)
+        a[at] ^= 4
+        assert asked(a)
+    whole[: PAGE - 100] = 0
+    whole[PAGE - 100 + SIZE :] = 0
+    assert not asked(a)
+
+
+@able
+def test_what_changes_is_watched_less(asked: Asked) -> None:
+    """After twice as many calls each time, so that who trains is hardly ever disturbed."""
+    a, calls = memory(), []
+    for _ in range(4):
+        calls.append(asked.until_watched(a))
+        a[5] += 1
+    assert calls == [4, 7, 13, 25]
+
+
+@able
+def test_what_changes_at_each_call_is_never_watched(asked: Asked) -> None:
+    a = memory()
+    for _ in range(20):
+        a[:] += 1
+        assert asked(a)
+    assert asked.watch._pages is None  # the system was not even asked
+
+
+@able
+def test_views_of_one_memory(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages that are protected anew for one were perhaps written to since another was read."""
+    monkeypatch.setattr(watch, "PATIENCE", 0)
+    whole = memory(3 * SIZE)
+    views = whole, whole[SIZE // 2 :], whole[: 2 * SIZE], whole[SIZE : SIZE + 30 * PAGE]
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        if rng.random() < 0.3:
+            whole[rng.integers(len(whole))] += 1
+        asked(views[rng.integers(len(views))])  # which checks that it is right
+
+
+@able
+def test_the_least_recently_used_goes(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "PATIENCE", 0)
+    monkeypatch.setattr(watch, "LIMIT", 3)
+    those = [memory(SIZE + i) for i in range(4)]
+    for a in those[:3]:
+        asked(a)
+    assert not any(asked(a) for a in those[:3])
+    asked(those[0])
+    asked(those[3])
+    assert [asked(those[i]) for i in (0, 3, 2)] == [False] * 3
+    assert asked(those[1])
+
+
+@able
+def test_a_child_has_nothing_watched(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would ask about the memory of its parent."""
+    monkeypatch.setattr(watch, "PATIENCE", 0)
+    a = memory()
+    asked(a)
+    assert not asked(a)
+    with asked.watch._lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Python 3.12: there are other threads
+        child = os.fork()
+        if not child:
+            asked.watch.forked()
+            a[3] += 1
+            fine = asked(a) and not asked(a)
+            a[SIZE // 2] += 1
+            os._exit(int(not (fine and asked(a))))
+    assert os.waitpid(child, 0)[1] == 0
+    assert not asked(a)
+    a[SIZE // 2] += 1
+    assert asked(a)
+
+
+def test_where_the_system_cannot(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked once, and digests are taken."""
+    times = list[None]()
+    monkeypatch.setattr(watch, "opened", lambda: times.append(None))
+    a = memory()
+    assert all(asked(a) for _ in range(20))
+    assert len(times) == 1
+
+
+@able
+def test_memory_that_cannot_be_watched(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is asked about less and less."""
+    times = list[None]()
+
+    def protect(*_: Any) -> None:
+        times.append(None)
+        raise OSError("shared")
+
+    monkeypatch.setattr(watch.Pages, "protect", protect)
+    monkeypatch.setattr(watch, "opened", lambda: object.__new__(watch.Pages))
+    a = memory()
+    assert all(asked(a) for _ in range(100))
+    assert 3 <= len(times) <= 5
+    asked.watch._pages = None
+
+
+@pytest.mark.parametrize("value", ["0", "off", "OFF", ""])
+def test_the_environment_can_forbid_it(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KONV_WATCH", value)
+    asked, a = Asked(), memory()
+    assert all(asked(a) for _ in range(20))
+
+
+@able
+def test_functions_ask_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a large weight; a small one is read at every call."""
+    x, w = np.ones((1, 64, 5, 5), "f4"), np.ones((130, 64, 3, 3), "f4")
+    real, taken = weights.digest, list[int]()
+
+    def digest(*how: Any) -> int:
+        taken.append(how[1])
+        return real(*how)
+
+    monkeypatch.setattr(weights, "digest", digest)
+    with konv.precision("exact"):
+        for _ in range(PATIENCE + 10):
+            y = konv.conv2d(x, w)
+        assert taken == [w.nbytes] * (PATIENCE + 2)
+        assert (y == 576).all()
+        w[100, 3, 2, 2] = 2
+        assert (konv.conv2d(x, w)[0, 100] == 577).all()

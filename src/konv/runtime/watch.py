@@ -10,6 +10,8 @@ nobody looked.
 Only whole pages can be watched, so both ends of a weight are read at each call, and more of them
 than parts of pages: devices that write to pinned memory, as networks of clusters do that receive
 parameters, pass by the page tables, but leave no end of a weight as it was.
+
+    KONV_WATCH      empty, 0 or off: digests are taken at each call
 """
 
 from __future__ import annotations

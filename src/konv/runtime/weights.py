@@ -3,7 +3,8 @@
 Neither identity nor address nor a version counter proves that a weight is unchanged (`.data`, NumPy
 views and inference tensors change it behind all three), so every call takes a digest of the whole
 weight and bias, in compiled code at memory speed, and uses a packed copy only if the digest is the
-one it was packed from. `prepare` alone skips this: it has a copy of its own.
+one it was packed from. Where the system knows that nobody has written to a large weight since, its
+digest is true still (konv.runtime.watch). `prepare` alone skips this: it has a copy of its own.
 """
 
 from __future__ import annotations

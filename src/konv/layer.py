@@ -17,6 +17,7 @@ from konv.runtime.execute import Weights
 from konv.runtime.rows import Rows, rows_of
 from konv.runtime.single import made
 from konv.runtime.threads import Team
+from konv.runtime.watch import WATCH
 
 # Calls of a layer of which one is looked at, as what it takes is lost if the next is another
 REPEATED = 4
@@ -67,8 +68,7 @@ class Layer:
         plainly = self.ready and out is residual is None
         self.straight = plainly and kind.repeats and not self.request.large
         if self.straight and self.single is None:
-            digested = self.weights.bytes if self.rows is None else 0
-            self.straight = straight.fits(self.request.call, digested)
+            self.straight = straight.fits(self.request.call)
         self.odd = self.request.itemsize - 1  # bits of an address that is not aligned
         bare = options.activation is options.layout is residual is None
         self.differentiable = bare and self.request.batched and conv.mode == "zeros"
@@ -112,10 +112,13 @@ class Layer:
         elif self.rows is not None:
             way = straight.by_rows(self.request.call, self.rows)
         else:
-            weights = self.weights
-            packed = weights.packed(self.address(weight), self.address(bias) if biased else 0)
+            weights, at = self.weights, self.address(weight)
+            record = None if weights.small else WATCH.record(at, weights.bytes)
+            if record is None and not weights.small:
+                return
+            packed = weights.packed(at, self.address(bias) if biased else 0)
             sizes = weights.bytes, weights.bias_bytes, biased
-            way = straight.by_packed(weights.call, packed, sizes)
+            way = straight.by_packed(weights.call, packed, sizes, record)
         asked = straight.Question(*ask, self.request.making())
         made = straight.straight(arguments, biased, asked, self.odd, way)
         if made is not None:

@@ -174,7 +174,7 @@ class Prepared:
             return self(kind.dense(x), out, residual)
         y = request.run(px, packed, out, (), residual)
         plainly = out is residual is None and not request.large
-        if plainly and kind.repeats and straight.fits(request.call, 0):
+        if plainly and kind.repeats and straight.fits(request.call):
             self._repeated(kind, x, request, packed, (None, None, now, key[3]))
         return y
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F  # noqa: N812 - as everyone writes it
 import konv
 from konv import arrays, dispatch, layer
 from konv.runtime import memory, straight, watch, weights
+from konv.runtime.pages import opened
 from konv.runtime.straight import KNOWN
 
 MANY = layer.REPEATED + 2  # calls, after which they go straight
@@ -192,6 +193,41 @@ def test_large_weights_are_looked_at_once_a_call(monkeypatch: pytest.MonkeyPatch
         konv.conv2d(x, w, padding=1)
     assert len(taken) == 3 * MANY
     assert not KNOWN
+
+
+@pytest.mark.skipif(opened() is None, reason="this system does not say what was written to")
+@pytest.mark.parametrize("biased", [True, False])
+def test_large_weights_that_are_watched_go_straight(
+    biased: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No digest is taken, no Python run; every change is seen, also of what another weight has in
+    common, and of one that is given back its numbers.
+    """
+    x, whole, b = torch.randn(1, 256, 4, 4), torch.randn(300, 256, 3, 3) / 48, torch.randn(256)
+    w, bias = whole[:256], b if biased else None
+
+    def right() -> bool:
+        y, want = (f(x, w, bias, padding=1) for f in (konv.conv2d, F.conv2d))
+        return torch.allclose(y, want, atol=0.01)
+
+    monkeypatch.setattr(watch, "PATIENCE", 0)
+    assert all(right() for _ in range(2 * MANY))
+    assert id(w) in KNOWN
+    with monkeypatch.context() as patch:
+        patch.setattr(dispatch, "_looked_up", None)
+        patch.setattr(weights, "digest", None)
+        assert all(right() for _ in range(3))
+    other = whole[44:]
+    for number in (0, 255 * 2304, 100_000, 256 * 2304 - 1):
+        whole.view(-1)[number] += 9
+        konv.conv2d(x, other, padding=1)  # its pages are protected anew
+        assert all(right() for _ in range(2 * MANY))
+        assert id(w) in KNOWN
+        w.data.copy_(w.clone())
+        assert all(right() for _ in range(2 * MANY))
+    if biased:
+        b[7] += 1
+        assert right()
 
 
 def test_entries_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

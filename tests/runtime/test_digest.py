@@ -48,7 +48,8 @@ def without_aes() -> Digests:
     features = tuple(feature for feature in target.features if "aes" not in feature)
     target = replace(target, features=(*features, "-vaes"))
     loaded = llvm.load(llvm.object_bytes(emit(target)), target)
-    return Digests(loaded.function("digest", 2), loaded.function("run", len(RUN)), loaded)
+    digest, watched = (loaded.function(name, 2) for name in ("digest", "watched"))
+    return Digests(digest, loaded.function("run", len(RUN)), watched, loaded)
 
 
 def digest(a: Array, threads: int = 1) -> int:

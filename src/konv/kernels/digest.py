@@ -22,13 +22,27 @@ instead of 24, and 128 KB take 2 us of one thread instead of 6.
 
 Large weights are cut into chunks of fixed size that threads share; the digest is then that of the
 chunks' digests, so it does not depend on how many threads there were.
+
+Of a weight that is watched (konv.runtime.watch) the system is asked whether somebody wrote to it,
+and only what cannot be watched is read.
 """
 
 from __future__ import annotations
 
 from konv.kernels.region import emit_entry, emit_units
 from konv.kernels.words import Words
-from konv.llvm import I8, I32, I64, Function, Module, Pointer, Value, Variable, pointer_to
+from konv.llvm import (
+    I8,
+    I32,
+    I64,
+    Function,
+    Module,
+    Pointer,
+    Routine,
+    Value,
+    Variable,
+    pointer_to,
+)
 from konv.target import Target
 
 CHUNK = 256 * 1024  # bytes; a thread takes 4 to 12 us for one
@@ -38,15 +52,25 @@ SEED = 0x9E3779B97F4A7C15
 ROTATION = 40
 AES = "+vaes"
 DIGEST_JOB = ("units", "bytes")
+# What a watched weight is known by: 1 while it is watched; C's getpid and the process that watches;
+# C's ioctl and what it is asked with, which says 0 if nothing was written to; bytes of all, and of
+# both ends with their digests; the digest of all.
+WATCHED = (
+    "valid", "getpid", "process", "ioctl", "file", "request", "scan",
+    "bytes", "first", "last", "first_is", "last_is", "digest",
+)  # fmt: skip
 
 
 def emit(target: Target) -> Module:
-    """Exports digest(data, bytes) for one piece and `run` for all chunks (x: data, y: digests)."""
+    """Exports digest(data, bytes) for one piece, `run` for all chunks (x: data, y: digests), and
+    watched(data, record of WATCHED): the digest of a weight that is what it was, else another.
+    """
     module = Module(target, "digest")
     params = [("data", pointer_to(I8)), ("bytes", I64)]
     with module.function("digest", params, I64, exported=True) as (f, (data, size)):
         f.give(_digest(f, data, size))
     piece = f.fn
+    _emit_watched(module, piece)
 
     def work(f: Function, call: Words, thread: Value) -> None:
         job = Words(call.pointer("job", I64), DIGEST_JOB)
@@ -62,6 +86,24 @@ def emit(target: Target) -> Module:
 
     emit_entry(module, work)
     return module
+
+
+def _emit_watched(module: Module, digest: Routine) -> None:
+    params = [("data", pointer_to(I8)), ("record", pointer_to(I64))]
+    with module.function("watched", params, I64, exported=True) as (f, (data, record)):
+        known, same = Words(record, WATCHED), f.var(0)
+        process = f.call_pointer(known.pointer("getpid", I64), I64, [])
+        with f.when(f.shorten(process, I32).equals(f.shorten(known["process"], I32))):
+            asked = [known["file"], known["request"], known["scan"]]
+            written = f.call_pointer(known.pointer("ioctl", I64), I64, asked)
+            with f.when(f.shorten(written, I32).equals(0)):
+                end = data + (known["bytes"] - known["last"])
+                first = f.call(digest, [data, known["first"]]) ^ known["first_is"]
+                last = f.call(digest, [end, known["last"]]) ^ known["last_is"]
+                # Last, as its pages may have been protected anew for another weight meanwhile.
+                with f.when((first | last).equals(0) & known["valid"].differs(0)):
+                    same.set(1)
+        f.give(known["digest"] ^ (1 - same.get()))
 
 
 def _has_aes(target: Target) -> bool:

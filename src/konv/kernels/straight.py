@@ -31,7 +31,8 @@ STRAIGHT = (
     "grad",  # its question whether gradients are wanted at all, if one of these is; else 0
     "address", "make", "sizes",  # of a tensor's numbers; what makes a result; its arguments
     "odd",  # bits of an address that is not aligned
-    "digest", "bytes", "bias_bytes", "weight_is", "bias_is",  # and what digests must be
+    # Of weight and bias: what gives a digest, what it is given with the address, what it must say
+    "weigh", "weighed", "digest", "bias_bytes", "weight_is", "bias_is",
     "run", "job", "team", "threads",
     "packed",  # weight; 0: the kernel reads weight and bias as they lie
     "row",  # numbers from a row of such a weight to the next, for konv.kernels.panels; 0: single
@@ -99,9 +100,10 @@ class _Call:
 
     def _by_packed(self, x: Value, weight: Value, bias: Value) -> None:
         f, t = self.f, self.t
-        change = f.var(self._digest(weight, "bytes") ^ t["weight_is"])
+        change = f.var(self._call("weigh", weight, t["weighed"]) ^ t["weight_is"])
         with f.when(t["biased"].differs(0)):
-            change.set(change.get() | (self._digest(bias, "bias_bytes") ^ t["bias_is"]))
+            other = self._call("digest", bias, t["bias_bytes"]) ^ t["bias_is"]
+            change.set(change.get() | other)
         with f.when(change.get().equals(0)):
             t["used"] = 1
             self._in_scratch(x, t["packed"])
@@ -170,6 +172,3 @@ class _Call:
             number.set(self._call("integer", found))
             self._drop(found)
         return number.get()
-
-    def _digest(self, address: Value, size: str) -> Value:
-        return self._call("digest", address, self.t[size])

@@ -50,10 +50,13 @@ class Kernel:
 
 @dataclass(frozen=True, slots=True)
 class Digests:
-    """`digest(data, bytes)` of one piece, and `run` for the chunks of a large one."""
+    """`digest(data, bytes)` of one piece, `run` for the chunks of a large one, and `watched(data,
+    record)` of one that is watched.
+    """
 
     digest: Callable[..., int]
     run: Callable[..., Any]
+    watched: Callable[..., int]
     loaded: llvm.Loaded
 
 
@@ -141,7 +144,7 @@ def digests() -> Digests:
     target = llvm.detect()
     loaded = compiled("digest", "digest", target, lambda: digest.emit(target))
     run = _function(loaded, "run", len(RUN))
-    return Digests(_function(loaded, "digest", 2), run, loaded)
+    return Digests(_function(loaded, "digest", 2), run, _function(loaded, "watched", 2), loaded)
 
 
 def _function(loaded: llvm.Loaded, name: str, arguments: int) -> Callable[..., int]:

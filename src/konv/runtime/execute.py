@@ -101,12 +101,12 @@ class Weights:
         self.layout = _layouts.setdefault((shape, how), next(_numbers))
         self._digests = digests()  # kept: of two that threads make at once, one is thrown away
         self._digest = self._digests.digest
-        self._small = self.bytes <= CHUNK  # else the threads share the work
+        self.small = self.bytes <= CHUNK  # else the threads share the work
         self._how = weights.decide(conv, plan, call.kernel.target, form.weight)
 
     def packed(self, weight: int, bias: int) -> Packed:
         """The packed copy of the weight and bias at these addresses; `bias` 0 means none."""
-        if self._small:
+        if self.small:
             digest = self._digest(weight, self.bytes)
         else:
             team = self.call.team

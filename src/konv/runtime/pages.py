@@ -41,6 +41,8 @@ class Pages:
         self._libc = ctypes.PyDLL(None, use_errno=True)
         self._ioctl = self._libc.ioctl
         self._ioctl.argtypes = ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p
+        calls = self._libc.getpid, self._ioctl
+        self.calls = [ctypes.cast(call, ctypes.c_void_p).value or 0 for call in calls]
         self._files: list[int] = []
         try:
             number = SYSCALL[platform.machine()]
@@ -80,6 +82,10 @@ class Pages:
     def untouched(self, scan: Scan) -> bool:
         """Whether no page was written to, dropped or mapped anew since it was protected."""
         return bool(self._ioctl(self._map, SCAN, ctypes.addressof(scan)) == 0)
+
+    def question(self, scan: Scan) -> tuple[int, int, int]:
+        """What ioctl is asked with, for `untouched`."""
+        return self._map, SCAN, ctypes.addressof(scan)
 
     def release(self, begin: int, end: int) -> None:
         """Watch no longer; memory that is no longer there is none to release."""

@@ -7,6 +7,7 @@ packed weight that it computes with, which the cache of these may drop.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from collections.abc import Callable
@@ -16,7 +17,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from konv import llvm
-from konv.kernels.digest import CHUNK
 from konv.kernels.straight import STRAIGHT, TENSORS, emit
 from konv.runtime import builtin
 from konv.runtime.code import compiled, digests
@@ -24,6 +24,7 @@ from konv.runtime.execute import Call
 from konv.runtime.memory import SMALLEST, Buffer
 from konv.runtime.rows import Rows
 from konv.runtime.single import Single
+from konv.runtime.watch import Record
 from konv.runtime.weights import CACHE, Packed
 
 REMEMBERED = 512  # entries, of 1 KB each
@@ -70,20 +71,21 @@ _scratch: _Scratch | None = None  # entries hold theirs when larger ones need an
 class Way(NamedTuple):
     """What is run once a call has been found to be as before."""
 
-    words: tuple[int, ...]  # of STRAIGHT, from "digest" to "scratch"
+    words: tuple[int, ...]  # of STRAIGHT, from "weigh" to "scratch"
     held: Any  # lives as long as it may be run
 
 
-def fits(call: Call, size: int) -> bool:
-    """Whether a layer may go straight, by a weight of so many bytes that must be what it was: the
-    digest of a large one takes all threads.
-    """
-    return size <= CHUNK and call.job.scratch <= ROOM and builtin.known()
+def fits(call: Call) -> bool:
+    """Whether a layer may go straight."""
+    return call.job.scratch <= ROOM and builtin.known()
 
 
-def by_packed(call: Call, packed: Packed, source: tuple[int, int, bool] | None) -> Way:
+def by_packed(
+    call: Call, packed: Packed, source: tuple[int, int, bool] | None, record: Record | None = None
+) -> Way:
     """By a packed weight. `source`: bytes of the weight and bias, and whether there is one, whose
-    digests must be those that it was packed from; None: it is its own.
+    digests must be those that it was packed from; None: it is its own. `record`: of a weight that
+    is watched, as a large one must be, for its digest takes all threads.
     """
     functions, (size, bias_size, biased) = digests(), source or (0, 0, False)
     scratch = _scratch_of(call)
@@ -93,24 +95,28 @@ def by_packed(call: Call, packed: Packed, source: tuple[int, int, bool] | None) 
         weight_is = packed.digest - bias_is >> 64
     if source is None:
         weight_is = functions.digest(0, 0)
+    digest = builtin.address(functions.digest)
+    weigh = digest, size
+    if record is not None:
+        weigh = builtin.address(functions.watched), ctypes.addressof(record)
     words = (
-        builtin.address(functions.digest), size, bias_size, weight_is, bias_is,
+        *weigh, digest, bias_size, weight_is, bias_is,
         *_run(call), packed.address, 0, 0, scratch.words.ctypes.data,
     )  # fmt: skip
-    return Way(words, (call, packed, functions, scratch))
+    return Way(words, (call, packed, functions, scratch, record))
 
 
 def by_rows(call: Call, rows: Rows) -> Way:
     """By a kernel that reads the rows of the weight, and the bias, as they lie."""
     scratch = _scratch_of(call)
-    words = 0, 0, 0, 0, 0, *_run(call), 0, rows.row, rows.zeros, scratch.words.ctypes.data
+    words = *[0] * 6, *_run(call), 0, rows.row, rows.zeros, scratch.words.ctypes.data
     return Way(words, (call, rows, scratch))
 
 
 def by_single(single: Single) -> Way:
     """By a kernel that reads weight and bias as they lie."""
     words = builtin.address(single.kernel), single.job, single.team, single.threads
-    return Way((0, 0, 0, 0, 0, *words, 0, 0, 0, 0), single)
+    return Way((*[0] * 6, *words, 0, 0, 0, 0), single)
 
 
 def _run(call: Call) -> tuple[int, ...]:

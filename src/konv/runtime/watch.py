@@ -16,29 +16,40 @@ parameters, pass by the page tables, but leave no end of a weight as it was.
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections import OrderedDict
 from collections.abc import Callable
 from threading import Lock
+from typing import Any
 
 from konv import log
+from konv.kernels.digest import WATCHED
 from konv.runtime.code import digests
 from konv.runtime.pages import PAGE, Pages, Scan, opened
 
 PATIENCE = 3  # calls with the same digest, before a weight is watched
+Record = Any  # of ctypes: the words of WATCHED
+VALID, DIGEST = WATCHED.index("valid"), WATCHED.index("digest")
 LIMIT = 4096  # weights; each may cut mappings of the process in three, of which it has 65530
 
 
 class _Weight:
-    """A digest and how often in a row it was found; once watched, the question and both ends."""
+    """A digest and how often in a row it was found; once watched, its `record` of WATCHED."""
 
-    __slots__ = ("begin", "count", "digest", "end", "ends", "patience", "scan")
+    __slots__ = ("begin", "count", "digest", "end", "patience", "record", "scan")
 
     def __init__(self, begin: int, end: int) -> None:
         self.begin, self.end = begin, end  # whole pages
         self.digest, self.count, self.patience = 0, 0, PATIENCE
         self.scan: Scan = None
-        self.ends: tuple[int, int] = (0, 0)
+        self.record: Record | None = None
+
+    def let_go(self) -> None:
+        """Watch no longer; whoever has the record sees it."""
+        if self.record is not None:
+            self.record[VALID] = 0
+        self.record = self.scan = None
 
 
 class Watch:
@@ -55,33 +66,25 @@ class Watch:
         if self._off:
             return take()
         weight = self._weights.get((address, size))
-        if weight is not None and weight.scan is not None and self._same(address, size, weight):
+        if weight is not None and (record := weight.record) is not None:
+            digest = record[DIGEST]
+            if digests().watched(address, ctypes.addressof(record)) == digest:
+                with self._lock:
+                    if (address, size) in self._weights:
+                        self._weights.move_to_end((address, size))
+                return int(digest)
             with self._lock:
-                if (address, size) in self._weights:
-                    self._weights.move_to_end((address, size))
-            return weight.digest
+                weight.let_go()
+                weight.count, weight.patience = 0, 2 * weight.patience
         found = take()
         with self._lock:
             self._seen(address, size, found, take)
         return found
 
-    def _same(self, address: int, size: int, weight: _Weight) -> bool:
-        """Whether a weight that is watched was not written to."""
-        pages, digest = self._pages, weight.digest
-        same = (
-            pages is not None
-            and self._process == os.getpid()
-            and pages.untouched(weight.scan)
-            and weight.ends == _ends(address, size)
-            # Pages that another weight has in common may have been protected for that since.
-            and weight.scan is not None
-            and weight.digest == digest
-        )
-        if not same:
-            with self._lock:
-                weight.scan, weight.count = None, 0
-                weight.patience *= 2
-        return same
+    def record(self, address: int, size: int) -> Record | None:
+        """What a weight is known by, for who asks in machine code; None if it is not watched."""
+        weight = self._weights.get((address, size))
+        return None if weight is None else weight.record
 
     def _seen(self, address: int, size: int, digest: int, take: Callable[[], int]) -> None:
         """A digest was taken; watch what has had it for long enough."""
@@ -94,8 +97,9 @@ class Watch:
         if len(self._weights) > LIMIT:
             self._drop(self._weights.popitem(last=False)[1])
         weight.count = weight.count + 1 if digest == weight.digest else 1
-        weight.digest, weight.scan = digest, None
-        if weight.count > weight.patience and not self._off:
+        weight.digest = digest
+        weight.let_go()
+        if weight.count > weight.patience:
             self._watch(address, size, weight, take)
 
     def _watch(self, address: int, size: int, weight: _Weight, take: Callable[[], int]) -> None:
@@ -109,20 +113,30 @@ class Watch:
             return
         for other in self._weights.values():
             if other.begin < weight.end and weight.begin < other.end:
-                other.scan = None  # its pages are about to be protected anew
+                other.let_go()  # its pages are about to be protected anew
         try:
-            scan = self._pages.protect(weight.begin, weight.end)
+            weight.scan = self._pages.protect(weight.begin, weight.end)
         except OSError as error:
             weight.patience *= 2
             log.event("unwatched", address=hex(address), bytes=size, why=error)
             return
         if take() == weight.digest:
-            weight.ends, weight.scan = _ends(address, size), scan
+            weight.record = self._recorded(self._pages, address, size, weight)
+
+    def _recorded(self, pages: Pages, address: int, size: int, weight: _Weight) -> Record:
+        """The record of a weight, of whose ends a page more is read than must be."""
+        getpid, ioctl = pages.calls
+        first, last = PAGE + -address % PAGE, PAGE + (address + size) % PAGE
+        digest = digests().digest
+        ends = digest(address, first), digest(address + size - last, last)
+        asked = ioctl, *pages.question(weight.scan)
+        words = 1, getpid, self._process, *asked, size, first, last, *ends, weight.digest
+        return (ctypes.c_int64 * len(WATCHED))(*words)
 
     def _drop(self, weight: _Weight) -> None:
         if weight.scan is not None and self._pages is not None:
             self._pages.release(weight.begin, weight.end)
-        weight.scan = None
+        weight.let_go()
 
     def _begin(self) -> None:
         """In a new process nothing is watched: what the parent has is not its own."""
@@ -134,13 +148,6 @@ class Watch:
     def forked(self) -> None:
         """After a fork: another thread of the parent may have held the lock."""
         self._lock = Lock()
-
-
-def _ends(address: int, size: int) -> tuple[int, int]:
-    """Digests of the parts of pages at both ends, and a page more of each."""
-    digest = digests().digest
-    first, last = PAGE + -address % PAGE, PAGE + (address + size) % PAGE
-    return digest(address, first), digest(address + size - last, last)
 
 
 WATCH = Watch()

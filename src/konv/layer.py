@@ -13,6 +13,7 @@ from konv.keys import type_tree
 from konv.pair import pair
 from konv.request import Request, packable, plain
 from konv.runtime import memory, straight
+from konv.runtime import weights as packing
 from konv.runtime.execute import Weights
 from konv.runtime.rows import Rows, rows_of
 from konv.runtime.single import made
@@ -117,6 +118,8 @@ class Layer:
             if record is None and not weights.small:
                 return
             packed = weights.packed(at, self.address(bias) if biased else 0)
+            if packed.size > packing.LIMIT:  # it is not kept, and is not to be kept by this
+                return
             sizes = weights.bytes, weights.bias_bytes, biased
             way = straight.by_packed(weights.call, packed, sizes, record)
         asked = straight.Question(*ask, self.request.making())

@@ -157,3 +157,31 @@ def test_one_dtype_for_all() -> None:
         konv.conv2d(x, w)
     with pytest.raises(ProblemError, match=r"residual is float32 .*is float16"):
         konv.conv2d(x, w.astype("f2"), residual=np.ones((1, 6, 7, 7), "f4"))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("co", [1, 9, 16, 17, 33])
+@pytest.mark.parametrize(
+    ("size", "taps", "transposed"), [(1, 1, False), (3, 3, False), (6, 3, False), (1, 3, True)]
+)
+def test_nothing_is_written_behind(
+    size: int, taps: int, transposed: bool, co: int, last: bool, dtype: torch.dtype
+) -> None:
+    """Where the last vector of outputs has one lane, too."""
+    x = torch.randn(1, 9, size, size).to(dtype)
+    w = torch.randn((9, co, taps, taps) if transposed else (co, 9, taps, taps)).to(dtype)
+    side = size + (taps - 1) * (1 if transposed else -1)
+    behind = torch.full((co * side * side + 8,), 7, dtype=dtype)
+    out = behind[:-8].view((1, side, side, co) if last else (1, co, side, side))
+    out = out.permute(0, 3, 1, 2) if last else out
+    if last:
+        x, w = (a.contiguous(memory_format=torch.channels_last) for a in (x, w))
+    konv_, torch_ = (
+        (konv.conv_transpose2d, torch.conv_transpose2d)
+        if transposed
+        else (konv.conv2d, torch.conv2d)
+    )
+    assert konv_(x, w, out=out) is out
+    assert (behind[-8:] == 7).all()
+    assert torch.allclose(out.float(), torch_(x.float(), w.float()), rtol=0.02, atol=0.2)

@@ -230,6 +230,30 @@ def test_large_weights_that_are_watched_go_straight(
         assert right()
 
 
+@pytest.mark.skipif(opened() is None, reason="this system does not say what was written to")
+@pytest.mark.parametrize("way", ["data", "set", "new"])
+def test_another_memory_with_the_same_ends(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tensor is given other memory, or a new one stands where the old one did, as where channels
+    are left out one after the other.
+    """
+    monkeypatch.setattr(watch, "PATIENCE", 0)
+    x, base = torch.randn(1, 256, 4, 4), torch.randn(256, 256, 3, 3) / 48
+    w = base.clone()
+    for channel in range(100, 110):
+        for _ in range(MANY + 2):
+            y, want = konv.conv2d(x, w, padding=1), F.conv2d(x, w, padding=1)
+            assert torch.allclose(y, want, atol=0.01)
+        other = base.clone()
+        other[channel] = 0
+        if way == "data":
+            w.data = other
+        elif way == "set":
+            w.set_(other)
+        else:
+            del w
+            w = other
+
+
 def test_entries_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(straight, "REMEMBERED", 3)
     x, _, b = tensors()

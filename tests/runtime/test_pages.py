@@ -158,6 +158,16 @@ def test_memory_of_others_is_refused(linux: Pages, tmp_path: Path) -> None:
 
 
 @able
+def test_nothing_is_watched_beside_pinned_memory(
+    linux: Pages, begin: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written to it later passes no page table."""
+    monkeypatch.setattr(pages, "_status", lambda name: {"VmPin": ["8", "kB"]}[name])
+    with pytest.raises(OSError, match="pinned"):
+        linux.protect(begin, begin + SIZE)
+
+
+@able
 def test_nothing_there_and_watched_by_another(linux: Pages, begin: int) -> None:
     other = opened()
     assert other is not None
@@ -185,7 +195,7 @@ def test_systems_that_do_not_know_it(monkeypatch: pytest.MonkeyPatch) -> None:
         patch.setattr(Pages, "untouched", lambda *_: True)
         assert opened() is None
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_text", lambda *_, **__: "Seccomp:\t2\nSeccomp_filters:\t1\n")
+        patch.setattr(Path, "read_text", lambda *_, **__: "VmPin:\t0 kB\nSeccomp:\t2\n")
         patch.setattr(pages, "Pages", None)  # not even called
         assert opened() is None
     assert open_files() == before

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import konv
+from konv.kernels.digest import WATCHED
 from konv.runtime import watch, weights
+from konv.runtime.code import digests
 from konv.runtime.pages import PAGE, opened
 from konv.runtime.watch import PATIENCE, Watch
 
@@ -118,17 +122,23 @@ def test_views_of_one_memory(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @able
-def test_the_least_recently_used_goes(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_goes(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And its pages with it, also of what was written to since."""
     monkeypatch.setattr(watch, "PATIENCE", 0)
     monkeypatch.setattr(watch, "LIMIT", 3)
     those = [memory(SIZE + i) for i in range(4)]
     for a in those[:3]:
         asked(a)
     assert not any(asked(a) for a in those[:3])
-    asked(those[0])
+    released, real = list[int](), asked.watch._pages.release  # type: ignore[union-attr]
+    monkeypatch.setattr(
+        asked.watch._pages, "release", lambda *ends: (released.append(ends[0]), real(*ends))
+    )
+    asked.watch._weights[those[0].ctypes.data, those[0].nbytes].changed()
     asked(those[3])
-    assert [asked(those[i]) for i in (0, 3, 2)] == [False] * 3
-    assert asked(those[1])
+    assert released == [-(-those[0].ctypes.data // PAGE) * PAGE]
+    assert [asked(those[i]) for i in (1, 2, 3)] == [False] * 3
+    assert asked(those[0])
 
 
 @able
@@ -142,7 +152,11 @@ def test_a_child_has_nothing_watched(asked: Asked, monkeypatch: pytest.MonkeyPat
         warnings.simplefilter("ignore")  # of Python 3.12: there are other threads
         child = os.fork()
         if not child:
+            files = asked.watch._pages._files  # type: ignore[union-attr]
+            own = list(files)
             asked.watch.forked()
+            if files or any(Path(f"/proc/self/fd/{file}").exists() for file in own):
+                os._exit(2)
             a[3] += 1
             fine = asked(a) and not asked(a)
             a[SIZE // 2] += 1
@@ -151,6 +165,90 @@ def test_a_child_has_nothing_watched(asked: Asked, monkeypatch: pytest.MonkeyPat
     assert not asked(a)
     a[SIZE // 2] += 1
     assert asked(a)
+
+
+@able
+def test_a_child_made_by_c_has_nothing_watched(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No hook has run: it has another number, and files are perhaps no longer those."""
+    monkeypatch.setattr(watch, "PATIENCE", 0)
+    a = memory()
+    asked(a)
+    assert not asked(a)
+    pages = asked.watch._pages
+    record = asked.watch.record(a.ctypes.data, a.nbytes)
+    assert pages is not None
+    assert record is not None
+    record[WATCHED.index("process")] += 1
+    monkeypatch.setattr(asked.watch, "_process", 1)
+    assert asked(a)
+    assert pages._files
+    assert asked.watch._pages is not pages
+    pages.close()
+
+
+@able
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("at", [0, SIZE // 2, SIZE - 1])
+def test_what_is_written_while_it_is_read(first: bool, at: int) -> None:
+    """Before the digest was taken, or after it: by the next call it is seen."""
+    found, a, calls = Watch(), memory(offset=100), list[int]()
+
+    def take() -> int:
+        calls.append(1)
+        writes = len(calls) == PATIENCE + 2  # the digest once its pages are protected
+        if writes and first:
+            a[at] ^= 1
+        digest = weights.digest(a.ctypes.data, a.nbytes, 0, 1)
+        if writes and not first:
+            a[at] ^= 1
+        return digest
+
+    for _ in range(PATIENCE + 2):
+        found.digest(a.ctypes.data, a.nbytes, take)
+    assert len(calls) >= PATIENCE + 2
+    now = weights.digest(a.ctypes.data, a.nbytes, 0, 1)
+    assert found.digest(a.ctypes.data, a.nbytes, take) == now
+
+
+@able
+def test_nobody_waits(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is in there already may be the very thread that a signal has stopped."""
+    monkeypatch.setattr(watch, "PATIENCE", 0)
+    a = memory()
+    with asked.watch._lock:
+        assert asked(a)
+        assert asked(a)
+    assert asked(a)
+    with asked.watch._lock:
+        assert not asked(a)
+        a[9] += 1
+        assert asked(a)
+
+
+@able
+def test_a_record_is_of_one_place(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory with the same ends elsewhere is another weight."""
+    monkeypatch.setattr(watch, "PATIENCE", 0)
+    a, b = memory(), memory()
+    b[SIZE // 2] ^= 1
+    asked(a)
+    record = asked.watch.record(a.ctypes.data, a.nbytes)
+    assert record is not None
+    watched, at, digest = digests().watched, ctypes.addressof(record), record[-1]
+    assert watched(a.ctypes.data, at) == digest != watched(b.ctypes.data, at)
+    record[0] = 0  # no longer watched
+    assert watched(a.ctypes.data, at) != digest
+
+
+@able
+def test_views_in_turns_are_watched_less(asked: Asked) -> None:
+    whole = memory(2 * SIZE)
+    for _ in range(500):
+        asked(whole)
+        asked(whole[:SIZE])
+    assert asked.taken < 550  # one of the two at each call
 
 
 def test_where_the_system_cannot(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:

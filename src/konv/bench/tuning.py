@@ -146,7 +146,7 @@ def _groups(problems: list[Problem], layouts: Sequence[str]) -> Iterable[tuple[s
 
 def _tune(problems: list[Problem], target: Target, layout: str, seconds: float) -> Tuned:
     names = tuple(name for name, _ in problems)
-    if all(_is_product(conv) for _, conv in problems):
+    if all(_is_product(conv, layout == LAST) for _, conv in problems):
         return Tuned(names, layout, refused="it is a matrix product, computed in one way")
     conv, contiguous = problems[0][1], layout == CONTIGUOUS
     how = conv, target, contiguous, contiguous
@@ -172,10 +172,12 @@ def _tune(problems: list[Problem], target: Target, layout: str, seconds: float) 
     return Tuned(names, layout, decisions, medians, wrong, noise, stored=all(stored))
 
 
-def _is_product(conv: Conv) -> bool:
-    """Whether calls compute a layer of this size as one, whatever plan was found."""
-    shapes = conv.in_shape, conv.out_shape, conv.weight_shape
-    x, y, weight = (dense_strides(shape, False) for shape in shapes)
+def _is_product(conv: Conv, last: bool) -> bool:
+    """Whether calls compute a layer of this size as one, whatever plan was found; of a contiguous
+    weight, as what is measured has.
+    """
+    x, y = (dense_strides(shape, last) for shape in (conv.in_shape, conv.out_shape))
+    weight = dense_strides(conv.weight_shape, False)
     return flattened(conv, x, y, weight, llvm.detect()) is not None
 
 

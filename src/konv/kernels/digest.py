@@ -52,11 +52,11 @@ SEED = 0x9E3779B97F4A7C15
 ROTATION = 40
 AES = "+vaes"
 DIGEST_JOB = ("units", "bytes")
-# What a watched weight is known by: 1 while it is watched; C's getpid and the process that watches;
-# C's ioctl and what it is asked with, which says 0 if nothing was written to; bytes of all, and of
-# both ends with their digests; the digest of all.
+# What a watched weight is known by: 1 while it is watched; where it lies; C's getpid and the
+# process that watches; C's ioctl and what it is asked with, which says 0 if nothing was written to;
+# bytes of all, and of both ends with their digests; the digest of all.
 WATCHED = (
-    "valid", "getpid", "process", "ioctl", "file", "request", "scan",
+    "valid", "data", "getpid", "process", "ioctl", "file", "request", "scan",
     "bytes", "first", "last", "first_is", "last_is", "digest",
 )  # fmt: skip
 
@@ -92,15 +92,18 @@ def _emit_watched(module: Module, digest: Routine) -> None:
     params = [("data", pointer_to(I8)), ("record", pointer_to(I64))]
     with module.function("watched", params, I64, exported=True) as (f, (data, record)):
         known, same = Words(record, WATCHED), f.var(0)
-        process = f.call_pointer(known.pointer("getpid", I64), I64, [])
-        with f.when(f.shorten(process, I32).equals(f.shorten(known["process"], I32))):
-            asked = [known["file"], known["request"], known["scan"]]
-            written = f.call_pointer(known.pointer("ioctl", I64), I64, asked)
-            with f.when(f.shorten(written, I32).equals(0)):
+        process, asked = known["process"], [known["file"], known["request"], known["scan"]]
+        with f.when(known["valid"].differs(0) & known["data"].equals(data.address())):
+            here = f.call_pointer(known.pointer("getpid", I64), I64, [])
+            written = f.var(1)
+            with f.when(f.shorten(here, I32).equals(f.shorten(process, I32))):
+                said = f.call_pointer(known.pointer("ioctl", I64), I64, asked)
+                written.set(f.extend(f.shorten(said, I32), I64))
+            with f.when(written.get().equals(0)):
                 end = data + (known["bytes"] - known["last"])
                 first = f.call(digest, [data, known["first"]]) ^ known["first_is"]
                 last = f.call(digest, [end, known["last"]]) ^ known["last_is"]
-                # Last, as its pages may have been protected anew for another weight meanwhile.
+                # Again, as its pages may have been protected anew for another weight meanwhile.
                 with f.when((first | last).equals(0) & known["valid"].differs(0)):
                     same.set(1)
         f.give(known["digest"] ^ (1 - same.get()))

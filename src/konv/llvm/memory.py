@@ -24,7 +24,14 @@ class Memory(Lanes):
         return Pointer(self, self.b.select(condition.ir, yes.ir, no.ir), yes.element)
 
     def store_first(self, p: Pointer, index: Value | int, value: Value, count: int) -> None:
-        """Store the first `count` lanes of a vector and touch nothing behind them."""
+        """Store the first `count` lanes of a vector and touch nothing behind them.
+
+        One lane as a number: LLVM 22 stores 4 bytes of 16-bit integers cut from 32 bits where the
+        mask has one constant lane (AVX-512).
+        """
+        if count == 1:
+            p[index] = Value(self, self.b.extract_element(value.ir, I32(0)))
+            return
         ty, mask = self._mask(value.type.count, count)
         intrinsic = self.module.declare(
             f"llvm.masked.store.{suffix(value.type)}.p0", VOID, [value.type, PTR, I32, ty]

@@ -3,10 +3,12 @@
 The system can write-protect pages and lift that again at the first write by itself, without asking
 or stopping anybody (userfaultfd's asynchronous mode, Linux 6.7), and says in microseconds whether
 any page of a range was written to since (PAGEMAP_SCAN): 32 MB take 7 us, where to read them takes
-800 to 3500. Every way to change memory of this process counts: its own stores, system calls,
-`madvise`, other processes through `process_vm_writev` or a debugger. What does not pass through its
-page tables would go unseen, so memory that is shared, or of a file, is refused; of devices that
-write to pinned memory see konv.runtime.watch.
+800 to 3500. Every change that passes through the page tables of this process counts: its own
+stores, `read` and the like, `madvise`, other processes through `process_vm_writev` or a debugger.
+What does not would go unseen, so memory that is shared, or of a file, is refused, and all of it as
+long as the process has pinned memory (VmPin): to pin it is a write that is seen, and what the
+system, or a device, writes to pinned pages later (io_uring's fixed buffers, networks of clusters)
+is not. Pages that are pinned for the time of one O_DIRECT read are not counted there.
 
 Where the system has none of this, or filters system calls, there is none of it: `opened` is None.
 """
@@ -56,7 +58,7 @@ class Pages:
                 self._files.append(os.open(f"/proc/self/{name}", os.O_RDONLY | os.O_CLOEXEC))
             _, self._map, self._maps = self._files
             self._try()
-        except (OSError, KeyError):
+        except BaseException:
             self.close()
             raise
 
@@ -74,9 +76,13 @@ class Pages:
         self._check_private(begin, end)
         self._ask(self._faults, REGISTER, _words(begin, end - begin, PROTECT, 0))
         scan = _scan(begin, end, PROTECTING | CHECKING)
-        self._ask(self._map, SCAN, scan)
-        if scan[4] != end:
-            raise OSError(f"protected up to {scan[4]:#x} of {end:#x}")
+        try:
+            self._ask(self._map, SCAN, scan)
+            if scan[4] != end:
+                raise OSError(f"protected up to {scan[4]:#x} of {end:#x}")
+        except OSError:
+            self.release(begin, end)
+            raise
         return _scan(begin, end, CHECKING)
 
     def untouched(self, scan: Scan) -> bool:
@@ -97,12 +103,14 @@ class Pages:
             raise OSError(ctypes.get_errno(), f"ioctl {request:#x}")
 
     def _check_private(self, begin: int, end: int) -> None:
-        """Raise unless each mapping of a range is private and of no file."""
+        """Raise unless each mapping of a range is private and of no file, and no memory pinned."""
+        if _status("VmPin") not in (["0", "kB"], []):
+            raise OSError("memory of this process is pinned")
         while begin < end:
             found = _words(104, 0, begin, *[0] * 10)
             self._ask(self._maps, QUERY, found)
-            _, _, _, _, stop, flags, _, _, inode, *_ = found
-            if flags & SHARED or inode:
+            _, _, _, _, stop, flags, _, _, inode, device, *_ = found
+            if flags & SHARED or inode or device:
                 raise OSError("memory that is shared, or of a file")
             begin = stop
 
@@ -129,15 +137,16 @@ class Pages:
 def opened() -> Pages | None:
     """What Linux is asked by, if it may be."""
     try:
-        return None if _filtered() else Pages()
-    except (OSError, AttributeError, LookupError):
+        # A filter of system calls may end a process that makes one it does not know.
+        return Pages() if _status("Seccomp") == ["0"] else None
+    except Exception:  # noqa: BLE001 - whatever a system says that has not all of this
         return None
 
 
-def _filtered() -> bool:
-    """Whether system calls are filtered, which may end a process that makes an unknown one."""
-    status = Path("/proc/self/status").read_text()  # not there: no Linux
-    return not any(line.split() == ["Seccomp:", "0"] for line in status.splitlines())
+def _status(name: str) -> list[str]:
+    """What Linux says of this thread; OSError where there is none."""
+    lines = Path("/proc/thread-self/status").read_text().splitlines()
+    return next((line.split()[1:] for line in lines if line.startswith(f"{name}:")), [])
 
 
 def _words(*numbers: int) -> Any:

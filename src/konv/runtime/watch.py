@@ -7,9 +7,8 @@ one of them was written to. Whoever writes pays a fault for the first write to a
 weight that changes again is watched again only after twice as many calls: training goes on as if
 nobody looked.
 
-Only whole pages can be watched, so both ends of a weight are read at each call, and more of them
-than parts of pages: devices that write to pinned memory, as networks of clusters do that receive
-parameters, pass by the page tables, but leave no end of a weight as it was.
+Only whole pages can be watched, so both ends of a weight are read at each call, a page more than
+must be: what writes all of it past the page tables (konv.runtime.pages) is seen there.
 
     KONV_WATCH      empty, 0 or off: digests are taken at each call
 """
@@ -37,19 +36,24 @@ LIMIT = 4096  # weights; each may cut mappings of the process in three, of which
 class _Weight:
     """A digest and how often in a row it was found; once watched, its `record` of WATCHED."""
 
-    __slots__ = ("begin", "count", "digest", "end", "patience", "record", "scan")
+    __slots__ = ("begin", "count", "digest", "end", "patience", "record", "registered")
 
     def __init__(self, begin: int, end: int) -> None:
         self.begin, self.end = begin, end  # whole pages
         self.digest, self.count, self.patience = 0, 0, PATIENCE
-        self.scan: Scan = None
         self.record: Record | None = None
+        self.registered = False  # its pages, with the system
 
     def let_go(self) -> None:
         """Watch no longer; whoever has the record sees it."""
-        if self.record is not None:
-            self.record[VALID] = 0
-        self.record = self.scan = None
+        record, self.record = self.record, None
+        if record is not None:
+            record[VALID] = 0
+
+    def changed(self) -> None:
+        """Somebody wrote to it, or to what it has in common with another."""
+        self.let_go()
+        self.count, self.patience = 0, 2 * self.patience
 
 
 class Watch:
@@ -69,16 +73,15 @@ class Watch:
         if weight is not None and (record := weight.record) is not None:
             digest = record[DIGEST]
             if digests().watched(address, ctypes.addressof(record)) == digest:
-                with self._lock:
-                    if (address, size) in self._weights:
-                        self._weights.move_to_end((address, size))
                 return int(digest)
-            with self._lock:
-                weight.let_go()
-                weight.count, weight.patience = 0, 2 * weight.patience
+            weight.changed()
         found = take()
-        with self._lock:
-            self._seen(address, size, found, take)
+        # To watch can wait: who is in here, in another thread or under a signal handler, goes on.
+        if self._lock.acquire(blocking=False):
+            try:
+                self._seen(address, size, found, take)
+            finally:
+                self._lock.release()
         return found
 
     def record(self, address: int, size: int) -> Record | None:
@@ -112,42 +115,57 @@ class Watch:
             self._off = True
             return
         for other in self._weights.values():
-            if other.begin < weight.end and weight.begin < other.end:
-                other.let_go()  # its pages are about to be protected anew
+            common = other.begin < weight.end and weight.begin < other.end
+            if common and other.record is not None:
+                other.changed()  # its pages are about to be protected anew
         try:
-            weight.scan = self._pages.protect(weight.begin, weight.end)
+            scan = self._pages.protect(weight.begin, weight.end)
         except OSError as error:
             weight.patience *= 2
             log.event("unwatched", address=hex(address), bytes=size, why=error)
             return
-        if take() == weight.digest:
-            weight.record = self._recorded(self._pages, address, size, weight)
+        weight.registered = True
+        record = self._recorded(self._pages, address, size, scan)
+        record[DIGEST] = take()  # after the ends: what is written meanwhile is in both, or seen
+        if record[DIGEST] == weight.digest:
+            weight.record = record
 
-    def _recorded(self, pages: Pages, address: int, size: int, weight: _Weight) -> Record:
-        """The record of a weight, of whose ends a page more is read than must be."""
+    def _recorded(self, pages: Pages, address: int, size: int, scan: Scan) -> Record:
+        """The record of a weight, all but its digest; of its ends a page more is read than must
+        be.
+        """
         getpid, ioctl = pages.calls
         first, last = PAGE + -address % PAGE, PAGE + (address + size) % PAGE
         digest = digests().digest
         ends = digest(address, first), digest(address + size - last, last)
-        asked = ioctl, *pages.question(weight.scan)
-        words = 1, getpid, self._process, *asked, size, first, last, *ends, weight.digest
-        return (ctypes.c_int64 * len(WATCHED))(*words)
+        asked = ioctl, *pages.question(scan)
+        words = 1, address, getpid, self._process, *asked, size, first, last, *ends, 0
+        record: Record = (ctypes.c_int64 * len(WATCHED))(*words)
+        record.scan = scan  # the system writes to it when asked: it lives as long
+        return record
 
     def _drop(self, weight: _Weight) -> None:
-        if weight.scan is not None and self._pages is not None:
-            self._pages.release(weight.begin, weight.end)
         weight.let_go()
+        if weight.registered and self._pages is not None:
+            self._pages.release(weight.begin, weight.end)
 
     def _begin(self) -> None:
-        """In a new process nothing is watched: what the parent has is not its own."""
-        if self._pages is not None:
-            self._pages.close()
+        """In a new process nothing is watched: what the parent has is not its own. Made by C it
+        may have closed files, and others may have their numbers.
+        """
+        for weight in self._weights.values():
+            weight.let_go()
         self._weights.clear()
         self._pages, self._process = None, os.getpid()
 
     def forked(self) -> None:
-        """After a fork: another thread of the parent may have held the lock."""
+        """In a child, before anything else of it runs; a thread that is not there may have the
+        lock.
+        """
         self._lock = Lock()
+        if self._pages is not None:
+            self._pages.close()
+        self._begin()
 
 
 WATCH = Watch()

@@ -64,11 +64,11 @@ def why_not(conv: Conv, target: Target) -> str | None:
         return "takes images padded with zeros"
     if conv.dims > 2:
         return "takes images of one or two dimensions"
-    if any(next(axis.phases()).stride > 1 for axis in conv.axes):
-        return "takes outputs that read neighbouring pixels: steps of one, or transposed"
     taps = prod(axis.kernel for axis in conv.axes)
     if not 1 < taps <= ROWS // conv.co:
         return f"takes 2 to {ROWS // conv.co} taps of so many channels; here {taps}"
+    if any(next(axis.phases()).stride > 1 for axis in conv.axes):
+        return "takes outputs that read neighbouring pixels: steps of one, or transposed"
     if reach(conv) > NUMBERS:
         return f"takes up to {NUMBERS} products for an output, those between them too"
     if not LEAST <= conv.ci <= panels.DEEPEST:

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from functional.check import watches
 from torch.nn import functional as F  # noqa: N812 - as everyone writes it
 
 import konv
 from konv import arrays, dispatch, layer
 from konv.runtime import memory, straight, watch, weights
-from konv.runtime.pages import opened
 from konv.runtime.straight import KNOWN
 
 MANY = layer.REPEATED + 2  # calls, after which they go straight
@@ -27,6 +27,7 @@ if straight._bridge() is None:
 
 @pytest.fixture(autouse=True)
 def _fresh() -> Iterator[None]:
+    watch.WATCH.forked()  # as in a new process, nothing is watched
     dispatch.forget()
     yield
     dispatch.forget()
@@ -195,7 +196,7 @@ def test_large_weights_are_looked_at_once_a_call(monkeypatch: pytest.MonkeyPatch
     assert not KNOWN
 
 
-@pytest.mark.skipif(opened() is None, reason="this system does not say what was written to")
+@pytest.mark.skipif(not watches(), reason="this system does not say what was written to")
 @pytest.mark.parametrize("biased", [True, False])
 def test_large_weights_that_are_watched_go_straight(
     biased: bool, monkeypatch: pytest.MonkeyPatch
@@ -230,7 +231,7 @@ def test_large_weights_that_are_watched_go_straight(
         assert right()
 
 
-@pytest.mark.skipif(opened() is None, reason="this system does not say what was written to")
+@pytest.mark.skipif(not watches(), reason="this system does not say what was written to")
 @pytest.mark.parametrize("way", ["data", "set", "new"])
 def test_another_memory_with_the_same_ends(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tensor is given other memory, or a new one stands where the old one did, as where channels

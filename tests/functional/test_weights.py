@@ -399,3 +399,15 @@ def test_fork_while_the_cache_is_locked() -> None:
             os._exit(int(not np.array_equal(mine(conv, x, w, b), want)))
     status = os.waitpid(child, 0)[1]
     assert status == 0, f"the child ended with {status}; {signal.SIGALRM:d} is a hang"
+
+
+def test_who_is_interrupted_holds_nobody_up() -> None:
+    """A signal handler, or what a dropped object calls, may compute in the middle of a call."""
+    conv, x, w, b = drawn(LAYERS[0])
+    want = mine(conv, x, w, b)
+    with CACHE.lock:
+        assert np.array_equal(mine(conv, x, w, b), want)
+        w += 1
+        changed = mine(conv, x, w, b)
+    assert np.array_equal(mine(conv, x, w, b), changed)
+    assert not np.array_equal(changed, want)

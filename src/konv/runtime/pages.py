@@ -8,7 +8,7 @@ stores, `read` and the like, `madvise`, other processes through `process_vm_writ
 What does not would go unseen, so memory that is shared, or of a file, is refused, and all of it as
 long as the process has pinned memory (VmPin): to pin it is a write that is seen, and what the
 system, or a device, writes to pinned pages later (io_uring's fixed buffers, networks of clusters)
-is not. Pages that are pinned for the time of one O_DIRECT read are not counted there.
+is not. Pages that are pinned for one O_DIRECT read, or by cudaHostRegister, are not counted there.
 
 Where the system has none of this, or filters system calls, there is none of it: `opened` is None.
 """
@@ -45,17 +45,18 @@ class Pages:
         self._ioctl.argtypes = ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p
         calls = self._libc.getpid, self._ioctl
         self.calls = [ctypes.cast(call, ctypes.c_void_p).value or 0 for call in calls]
-        self._files: list[int] = []
+        self._files: dict[int, str] = {}  # what they are
         try:
             number = SYSCALL[platform.machine()]
             faults = self._libc.syscall(number, os.O_CLOEXEC | os.O_NONBLOCK | USER_MODE_ONLY)
             if faults < 0:
                 raise OSError(ctypes.get_errno(), "userfaultfd")
-            self._files.append(faults)
+            self._files[faults] = "userfaultfd"
             self._faults = faults
             self._ask(faults, API, _words(0xAA, ASYNCHRONOUS, 0))
             for name in ("pagemap", "maps"):
-                self._files.append(os.open(f"/proc/self/{name}", os.O_RDONLY | os.O_CLOEXEC))
+                file = os.open(f"/proc/self/{name}", os.O_RDONLY | os.O_CLOEXEC)
+                self._files[file] = name
             _, self._map, self._maps = self._files
             self._try()
         except BaseException:
@@ -63,10 +64,11 @@ class Pages:
             raise
 
     def close(self) -> None:
-        """Forget all ranges."""
-        for file in self._files:
+        """Forget all ranges. Files that somebody has closed behind our back may be others now."""
+        for file, name in self._files.items():
             with suppress(OSError):
-                os.close(file)
+                if name in str(Path(f"/proc/self/fd/{file}").readlink()):
+                    os.close(file)
         self._files.clear()
 
     def protect(self, begin: int, end: int) -> Scan:
@@ -80,7 +82,7 @@ class Pages:
             self._ask(self._map, SCAN, scan)
             if scan[4] != end:
                 raise OSError(f"protected up to {scan[4]:#x} of {end:#x}")
-        except OSError:
+        except BaseException:
             self.release(begin, end)
             raise
         return _scan(begin, end, CHECKING)
@@ -104,7 +106,7 @@ class Pages:
 
     def _check_private(self, begin: int, end: int) -> None:
         """Raise unless each mapping of a range is private and of no file, and no memory pinned."""
-        if _status("VmPin") not in (["0", "kB"], []):
+        if _status(b"VmPin") not in ([b"0", b"kB"], []):
             raise OSError("memory of this process is pinned")
         while begin < end:
             found = _words(104, 0, begin, *[0] * 10)
@@ -138,15 +140,15 @@ def opened() -> Pages | None:
     """What Linux is asked by, if it may be."""
     try:
         # A filter of system calls may end a process that makes one it does not know.
-        return Pages() if _status("Seccomp") == ["0"] else None
+        return Pages() if _status(b"Seccomp") == [b"0"] else None
     except Exception:  # noqa: BLE001 - whatever a system says that has not all of this
         return None
 
 
-def _status(name: str) -> list[str]:
-    """What Linux says of this thread; OSError where there is none."""
-    lines = Path("/proc/thread-self/status").read_text().splitlines()
-    return next((line.split()[1:] for line in lines if line.startswith(f"{name}:")), [])
+def _status(name: bytes) -> list[bytes]:
+    """What Linux says of this thread, whose name may be any bytes; OSError where there is none."""
+    lines = Path("/proc/thread-self/status").read_bytes().splitlines()
+    return next((line.split()[1:] for line in lines if line.startswith(name + b":")), [])
 
 
 def _words(*numbers: int) -> Any:

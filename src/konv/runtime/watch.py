@@ -45,10 +45,10 @@ class _Weight:
         self.registered = False  # its pages, with the system
 
     def let_go(self) -> None:
-        """Watch no longer; whoever has the record sees it."""
-        record, self.record = self.record, None
-        if record is not None:
-            record[VALID] = 0
+        """Watch no longer; whoever has the record sees it, before it is forgotten here."""
+        if self.record is not None:
+            self.record[VALID] = 0
+        self.record = None
 
     def changed(self) -> None:
         """Somebody wrote to it, or to what it has in common with another."""
@@ -74,14 +74,14 @@ class Watch:
             digest = record[DIGEST]
             if digests().watched(address, ctypes.addressof(record)) == digest:
                 return int(digest)
-            weight.changed()
-        found = take()
+            record[VALID] = 0
+        found, lock = take(), self._lock
         # To watch can wait: who is in here, in another thread or under a signal handler, goes on.
-        if self._lock.acquire(blocking=False):
+        if lock.acquire(blocking=False):
             try:
                 self._seen(address, size, found, take)
             finally:
-                self._lock.release()
+                lock.release()
         return found
 
     def record(self, address: int, size: int) -> Record | None:
@@ -93,15 +93,19 @@ class Watch:
         """A digest was taken; watch what has had it for long enough."""
         if self._process != os.getpid():
             self._begin()
-        weight = self._weights.pop((address, size), None)
+        weight = self._weights.get((address, size))
         if weight is None:
             weight = _Weight(-(-address // PAGE) * PAGE, (address + size) // PAGE * PAGE)
-        self._weights[address, size] = weight
+            self._weights[address, size] = weight
+        self._weights.move_to_end((address, size))
         if len(self._weights) > LIMIT:
-            self._drop(self._weights.popitem(last=False)[1])
+            oldest = next(iter(self._weights))
+            self._drop(self._weights[oldest])
+            del self._weights[oldest]
+        if weight.record is not None:
+            weight.changed()
         weight.count = weight.count + 1 if digest == weight.digest else 1
         weight.digest = digest
-        weight.let_go()
         if weight.count > weight.patience:
             self._watch(address, size, weight, take)
 
@@ -111,23 +115,25 @@ class Watch:
         if self._pages is None:
             self._pages = opened()
             log.event("watch", able=self._pages is not None)
-        if self._pages is None:
+        pages = self._pages
+        if pages is None:
             self._off = True
             return
         for other in self._weights.values():
             common = other.begin < weight.end and weight.begin < other.end
             if common and other.record is not None:
                 other.changed()  # its pages are about to be protected anew
+        weight.registered = True
         try:
-            scan = self._pages.protect(weight.begin, weight.end)
+            scan = pages.protect(weight.begin, weight.end)
         except OSError as error:
             weight.patience *= 2
             log.event("unwatched", address=hex(address), bytes=size, why=error)
             return
-        weight.registered = True
-        record = self._recorded(self._pages, address, size, scan)
+        record = self._recorded(pages, address, size, scan)
         record[DIGEST] = take()  # after the ends: what is written meanwhile is in both, or seen
-        if record[DIGEST] == weight.digest:
+        # Not in a child that came to be meanwhile
+        if record[DIGEST] == weight.digest and pages is self._pages:
             weight.record = record
 
     def _recorded(self, pages: Pages, address: int, size: int, scan: Scan) -> Record:

@@ -13,7 +13,8 @@ import ctypes
 import os
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from math import prod
 from sys import getrefcount
@@ -152,19 +153,37 @@ class _Cache:
         self.dropped: Callable[[Packed], Any] = _never
 
     def find(self, key: Any, digest: int) -> Packed | None:
-        with self.lock:
-            packed = self.entries.get(key)
-            if packed is None or packed.digest != digest:
-                return None
-            self.entries.move_to_end(key)
-            return packed
+        packed = self.entries.get(key)
+        if packed is None or packed.digest != digest:
+            return None
+        lock = self.lock  # as `_free`, spelt out: 1 us less
+        if lock.acquire(blocking=False):
+            try:
+                if key in self.entries:
+                    self.entries.move_to_end(key)
+            finally:
+                lock.release()
+        return packed
+
+    @contextmanager
+    def _free(self) -> Iterator[bool]:
+        """The lock, if nobody has it. Who has may be the very thread that a signal, or an object
+        that is dropped, has interrupted: so nobody waits for it who computes.
+        """
+        lock = self.lock
+        free = lock.acquire(blocking=False)
+        try:
+            yield free
+        finally:
+            if free:
+                lock.release()
 
     def take(self, key: Any) -> Packed | None:
         """Give up what is stale under a key, if no call of another thread computes with it: memory
         that is there need not be asked of the system, and filled with zeros, again.
         """
-        with self.lock:
-            old = self._drop(key)
+        with self._free() as free:
+            old = self._drop(key) if free else None
             return old if getrefcount(old) == OURS else None
 
     def _drop(self, key: Any) -> Packed | None:
@@ -175,7 +194,9 @@ class _Cache:
         return old
 
     def add(self, key: Any, packed: Packed) -> None:
-        with self.lock:
+        with self._free() as free:
+            if not free:
+                return
             self._drop(key)
             if packed.size > LIMIT:
                 return

@@ -46,7 +46,8 @@ def prepare(
     """Pack the weights of a layer once; the result is called with images of any batch and size.
 
     conv     the layer; its batch and image size are those of no particular call
-    weight   conv.weight_shape, bias (co,) or None: copied, so later changes to them are not seen
+    weight   conv.weight_shape, bias (co,) or None: copied, so later changes to them are not seen;
+             results lie channels-last if it does, as those of konv.conv2d
     layout   "NHWC" (1-D "NWC", 3-D "NDHWC") for images whose channels stand last
     plan     the name of the algorithm that is to compute it, as in konv.conv2d
     activation

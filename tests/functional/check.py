@@ -230,8 +230,11 @@ def pinned(algorithm: Algorithm, which: int = 0) -> Iterator[None]:
         plans[conv] = offered[which] if offered else otherwise(conv, *rest)
         return plans[conv]
 
+    def as_it_is(*layer: Any) -> Form:
+        return Form.of(*layer[:-1])
+
     forget()
-    with patch.object(execute, "choose", choose), patch.object(execute, "form_of", Form.of):
+    with patch.object(execute, "choose", choose), patch.object(execute, "form_of", as_it_is):
         yield
     forget()
 

@@ -90,8 +90,7 @@ def explain(conv: Conv, seconds: float = 0) -> Explanation:
 
 def plan_of(conv: Conv, layout: str) -> Plan:
     """Return the plan that is chosen where input, weight and output lie in a layout."""
-    target, contiguous = llvm.detect(), layout == "contiguous"
-    return _form(conv, target, layout).plan or choose(conv, target, contiguous, contiguous)
+    return _chosen(conv, llvm.detect(), layout)[1]
 
 
 def plans_of(conv: Conv, layout: str) -> tuple[Plan, ...]:
@@ -110,6 +109,12 @@ def _form(conv: Conv, target: Target, layout: str) -> Form:
     return form_of(conv, x, y, weight, target)
 
 
+def _chosen(conv: Conv, target: Target, layout: str) -> tuple[Form, Plan]:
+    """That, and how it is computed."""
+    form, contiguous = _form(conv, target, layout), layout == "contiguous"
+    return form, form.plan or choose(conv, target, contiguous, contiguous)
+
+
 def module_of(conv: Conv, layout: str) -> Module:
     """Return the module of that plan, for its IR or assembly."""
     plan = plan_of(conv, layout)
@@ -117,8 +122,7 @@ def module_of(conv: Conv, layout: str) -> Module:
 
 
 def _road(conv: Conv, target: Target, layout: str, threads: int) -> Road:
-    plan, last = plan_of(conv, layout), layout == "channels_last"
-    form = _form(conv, target, layout)
+    (form, plan), last = _chosen(conv, target, layout), layout == "channels_last"
     tuned = not form.plan and found(conv, target, not last, not last) is not None
     job = schedule(form.conv, plan, target, form.x, form.y, threads)
     product = (conv.n, form.conv.ci, form.conv.co) if form.plan else None

@@ -9,6 +9,8 @@ not depend on what else is computed.
 What goes by Fourier transforms has one of a few lengths, as the image itself asks
 (konv.kernels.fourier.fit, konv.kernels.spectra.cut, konv.kernels.spectrum.cut), and so bits of its
 own; of images that are too small for products of them the next plan is taken.
+Layers that are matrix products (konv.runtime.flat) are seen with their images as pixels, and have
+the bits of `direct` at every batch.
 Contiguous depthwise layers have more for broad and for narrow images, which give the same bits, and
 so have calls of layers of one tap whose weights need not be packed, by the size of the image and
 the batch, which shares what packed ones cost at each call (konv.kernels.panels.instead).

@@ -48,7 +48,7 @@ class Form(NamedTuple):
     plan: Plan | None = None
 
     @classmethod
-    def of(cls, conv: Conv, x: Strides, y: Strides, weight: Strides, *_: object) -> Form:
+    def of(cls, conv: Conv, x: Strides, y: Strides, weight: Strides) -> Form:
         """A layer as it is."""
         return cls(conv, x, y, conv, weight)
 

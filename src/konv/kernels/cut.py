@@ -93,6 +93,10 @@ class _Layer:
         return self.conv.params * COMPUTED[self.plan.dtype]
 
     @cached_property
+    def streams(self) -> bool:
+        return streams(self.conv, self.plan, self.target)
+
+    @cached_property
     def field(self) -> int:
         """Bytes that a packed image has for a single output: there is no smaller one."""
         slots = prod(line.fewest for line in self.lines)
@@ -102,6 +106,11 @@ class _Layer:
     def image(self) -> int:
         """Bytes of the input."""
         return prod(self.conv.in_shape) * COMPUTED[self.plan.dtype]
+
+
+def streams(conv: Conv, plan: Plan, target: Target) -> bool:
+    """Whether weights are more than a core's second-level cache holds beside the rest."""
+    return conv.params * COMPUTED[plan.dtype] > target.l2 * 3 // 4
 
 
 def cut(
@@ -167,7 +176,7 @@ def _price(layer: _Layer, blocks: int) -> float:
     unit += (number * row * conv.ci + PIECE) * (slots // lines[2].slots) * plan.packed
     row = lines[2].box if wide else _lines(lines[2].box, lanes)
     unit += OUT * phases * pixels // lines[2].box * row * conv.co / chunks * plan.blocked
-    if layer.weights > layer.target.l2 * 3 // 4:
+    if layer.streams:
         unit += layer.weights / chunks / STREAMED
     if not plan.packed:
         unit += _read(layer, blocks, plan.vectors * lanes * layer.reduction * size)

@@ -127,7 +127,7 @@ def test_another_layer_of_the_kind_compiles_nothing(compiled: list[str]) -> None
 @pytest.mark.parametrize(
     ("x", "out"), [("contiguous", "contiguous"), ("last", "last"), ("contiguous", "last")]
 )
-def test_a_layer_has_two_plans_at_most(line: str, x: str, out: str) -> None:
+def test_a_layer_has_three_plans_at_most(line: str, x: str, out: str) -> None:
     """Over all sizes and batches, for one pair of memory formats; size 1 may look like another."""
     forget()
     used: set[Plan] = set()
@@ -138,7 +138,7 @@ def test_a_layer_has_two_plans_at_most(line: str, x: str, out: str) -> None:
             used |= set(plans.values())
     pairs = [(plan.packed, plan.blocked) for plan in used]
     assert pairs
-    assert all(pairs.count(pair) <= 2 for pair in pairs), used
+    assert all(pairs.count(pair) <= 3 for pair in pairs), used
 
 
 @every_layer
@@ -150,7 +150,7 @@ def test_weights_are_packed_once(line: str, packed: list[Conv]) -> None:
     call, options = case.function, case.arguments
     for conv in sized(case.conv):
         call(np.ones(conv.in_shape, conv.dtype), w, **options)
-    assert len(packed) <= 2
+    assert len(packed) <= 3
     each = 0 if any(layer.rows for layer in dispatch._layers.values()) else 1  # read as it lies
     for again in range(3):
         packed.clear()
@@ -204,7 +204,7 @@ def test_prepare_equals_the_function(
                 out *= 0
                 assert layer(x, out=out) is out
                 assert np.array_equal(numbers(out), numbers(expected))
-    assert 1 <= packings <= 6  # for small, middling and large images, in two formats
+    assert 1 <= packings <= 8  # for tiny, small, middling and large images, in two formats
 
 
 def test_prepare_keeps_its_own_weights() -> None:

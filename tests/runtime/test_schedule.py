@@ -80,6 +80,10 @@ class Simulated:
         self.conv = module.skipping(self.conv, strides[0])[0]
         self.all: list[int] = self.job.words.tolist()
         self.words = dict(zip(JOB, self.all, strict=False))
+        rows = algorithm is direct and self.plan.form not in ((), direct.PASSES)
+        rows |= self.words["run"] > 1
+        at = module.place_of_images(self.conv, self.plan, self.target, rows)
+        self.conv = module.together(self.conv, *strides, at)[0]
         self.axes = (Axis(1, 1),) * (3 - self.conv.dims) + self.conv.axes
         self.runs = (1, 1, self.words["run"])  # taps of an axis that are taken as one
         self.size, self.lanes = BYTES[conv.dtype], self.target.lanes(conv.dtype)

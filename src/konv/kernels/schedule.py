@@ -57,9 +57,8 @@ def schedule(
     if parted:
         least = BESIDE_WIDE if target.vector_bytes == 64 else BESIDE
         parted = all(max(part.count for part in parts_of(axis)) >= least for axis in conv.axes)
-    if streams(conv, plan, target) or prod(axis.out for axis in conv.axes) < FEWEST:
-        at = 0 if in_lines or in_rows or run > 1 else 1 if plan.packed or plan.blocked else 2
-        conv, x_strides, y_strides = together(conv, x_strides, y_strides, at)
+    at = place_of_images(conv, plan, target, in_lines or in_rows or run > 1)
+    conv, x_strides, y_strides = together(conv, x_strides, y_strides, at)
     axes = (ONE,) * (3 - len(conv.axes)) + conv.axes
     lines = [Line(axis, parted=parted) for axis in axes[:2]]
     lines.append(Line(axes[2], run, ahead > 0, parted))
@@ -172,14 +171,32 @@ def flat(conv: Conv, x: Strides, y: Strides) -> tuple[Conv, Strides, Strides]:
     return flat, (*x[:2], steps[0]), (*y[:2], steps[1])
 
 
-def together(conv: Conv, x: Strides, y: Strides, at: int) -> tuple[Conv, Strides, Strides]:
-    """The images of a batch as lines of an axis of a single one, before all others, over which a
-    box may reach: small images fill tiles together, and their weights are read once for them all
-    (8 images: 3x3 s2 of 512@4 1.8 to .85 ms, 512@14 9.1 to 7.7, transposed 4x4 of 512@2 2.7 to 1.4;
-    Emerald Rapids). Where neither is a matter, an image a unit is as good, and its tables serve all
-    (3x3 of 128@14 in 4 groups .8).
+def place_of_images(conv: Conv, plan: Plan, target: Target, in_rows: bool) -> int | None:
+    """The axis before which the images of a batch are an axis of their own (`together`), None if
+    each is one by itself: where images are small or weights large, else an image a unit is as good,
+    and its tables serve all (3x3 of 128@14 in 4 groups .8 times as fast together).
+
+    Behind all others, all pixels of a tile have the same taps in the padding, which it leaves out;
+    but rows that are packed, or come out of a block, lie along the last axis, and `in_rows` tiles
+    do.
     """
     if conv.n < 2 or len(conv.axes) == 3:
+        return None
+    small = prod(axis.out for axis in conv.axes) < FEWEST
+    if not small and not streams(conv, plan, target):
+        return None
+    if in_rows:
+        return 0
+    return 1 if plan.packed or plan.blocked else 2
+
+
+def together(conv: Conv, x: Strides, y: Strides, at: int | None) -> tuple[Conv, Strides, Strides]:
+    """The images of a batch as an axis of a single one, before the others or behind so many of the
+    last two: a box may reach over it, so that small images fill tiles together, and weights are
+    read once for them all (8 images, contiguous and channels-last: 3x3 of 512@2 2.7 and 3.8 times
+    as fast, s2 512@7 1.6 and 1.9, 512@14 1.5, transposed 4x4 512@4 1.4 and 1.5; Emerald Rapids).
+    """
+    if at is None:
         return conv, x, y
     axes, steps = [ONE, *conv.axes][-2:], [(0, 0), *zip(x[2:], y[2:], strict=True)][-2:]
     axes.insert(at, Axis(conv.n, 1))

@@ -2,8 +2,8 @@
 `konv tune` has found faster on this machine.
 
 Nothing is measured here, and choosing never looks at batch or thread count; of the image size it
-knows only whether it is small, middling or large (konv.runtime.typical), of a dilated layer also
-about how many taps' distances it is wide, if few. So a layer has three plans at most for a pair of
+knows only whether it is tiny, small, middling or large (konv.runtime.typical), of a dilated layer
+about how many taps' distances it is wide, if few. So a layer has four plans at most for a pair of
 layouts, a dilated one or one of many taps a few more: a new size compiles nothing, and results do
 not depend on what else is computed.
 What goes by Fourier transforms has one of a few lengths, as the image itself asks
@@ -123,9 +123,9 @@ def _for_image(conv: Conv, plan: Plan, target: Target, reads: bool = False) -> P
 
 
 def choices(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
-    """The plans of a layer over all image sizes: one, or some for small, middling, large, broad
-    and narrow images, for a dilated layer of several widths, for calls that need pack nothing, or
-    for every length of transforms.
+    """The plans of a layer over all image sizes: one, or some for tiny, small, middling, large,
+    broad and narrow images, for a dilated layer of several widths, for calls that need pack
+    nothing, or for every length of transforms.
     """
     layers = sizes(conv)
     best = [_best(layer, target, packed, blocked) for layer in layers]

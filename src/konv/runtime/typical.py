@@ -24,6 +24,13 @@ from konv.geometry import Axis, Conv
 # .014 and .036 (Granite Rapids).
 SMALL, BETWEEN, MIDDLE, ABOVE, LARGE = 49, 60, 64, 100, 1024
 FLAT = 2, 7, 7
+# Up to SCANT outputs count as 3 x 3: a tile of transforms has more numbers than the taps it saves
+# (3x3 of 512@2 .43 to .25 ms, 8 images .55 to .45; 128@3 38 to 26 us, 5x5 512@3 1.6 to 1.1 ms), and
+# so do up to NARROW of a layer in groups, unless those are of too few channels to fill vectors
+# alone (512@4 in 8 groups .10 to .05 ms, 8 images .72 to .28, depthwise contiguous 28 to 13 us; of
+# 16 channels each, in steps of two, 29 to 40). Dense ones of 4 x 4 are as fast with transforms in
+# the mean of one image and of 8 (512@4 .49 and .43, 8 images 1.4 and 2.1; Emerald Rapids).
+TINY, SCANT, NARROW, FILLED = 9, 12, 16, 32
 # Of depthwise layers of so many taps along both axes images of so many outputs at most count as
 # 14 x 14: most taps meet padding in some rows. Others count as 56 x 56: many are larger, and hardly
 # any but rows of 32 fill vectors of 16 (13x13 contiguous 64@56: planes .265 ms, pencils .217; 9x9
@@ -45,8 +52,8 @@ GROWTHS = 40  # doublings: beyond any padding that the largest image could fill
 
 
 def typical(conv: Conv) -> Conv:
-    """The same layer at one of three sizes, so that it has at most three plans over all sizes; of
-    many taps there are four, of a dilated layer large ones are several.
+    """The same layer at one of four sizes, so that it has at most four plans over all sizes; of
+    many taps there are five, of a dilated layer large ones are several.
     """
     size = _size(conv)
     if size != LARGE:
@@ -58,7 +65,7 @@ def typical(conv: Conv) -> Conv:
 
 def sizes(conv: Conv) -> list[Conv]:
     """The layer at every size at which it may be seen, large ones last."""
-    small = [SMALL, MIDDLE]
+    small = [TINY, SMALL, MIDDLE]
     small += [HALF] if of_many_taps(conv) else []
     large = [_large(conv, spread) for spread in _spreads(conv)]
     return [_at_size(conv, size) for size in small] + large
@@ -72,12 +79,15 @@ def of_many_taps(conv: Conv) -> bool:
 
 
 def _size(conv: Conv) -> int:
-    """SMALL: few outputs, or taps that lie too far apart for them, whatever their number; MIDDLE,
-    HALF or LARGE.
+    """TINY: hardly any outputs; SMALL: few, or taps that lie too far apart for them, whatever their
+    number; MIDDLE, HALF or LARGE.
     """
+    outputs = prod(axis.out / axis.up for axis in conv.axes)
+    share = conv.ci // conv.groups
+    if outputs <= (NARROW if conv.groups > 1 and (share == 1 or share >= FILLED) else SCANT):
+        return TINY
     if any(a.dilation > 1 and a.out / a.up <= APART * a.dilation for a in conv.axes):
         return SMALL
-    outputs = prod(axis.out / axis.up for axis in conv.axes)
     if outputs <= BETWEEN:
         return SMALL
     if ABOVE < outputs <= NEARLY and of_many_taps(conv):

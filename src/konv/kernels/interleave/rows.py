@@ -27,9 +27,8 @@ def emit_rows_out(module: Module, plan: Plan, grid: Grid, width: int) -> Routine
         job, unit = piece.job, piece.unit
         group = column // job["co"]
         block = (column - group * job["co"]) // width
-        blocks = (job["channels"] + (wide - 1)) // wide
-        rest, low = block // blocks, corner_of(job, unit, 2, 0)
-        channel = block % blocks * wide
+        low, lines = corner_of(job, unit, 2, 0), grid.steps[0] * grid.steps[1]
+        rest, channel = block % lines, block // lines * wide
         valid = f.least(job["channels"] - channel, wide)
         y = unit.pointer("y", real) + (group * job["channels"] + channel) * job["y_channel"]
         cells, plane, step = unit["length", 2], job["y_channel"], job["y_stride", 2]

@@ -75,7 +75,7 @@ def kind(conv: Conv) -> float:
     if min(apart, default=WIDE) <= APART or outputs <= BETWEEN:
         return 0
     cube = conv.dims == len(FLAT) and min(a.out / a.up for a in conv.axes) > FLAT[0]
-    if outputs <= ABOVE and not cube:
+    if outputs <= (MIDDLE if conv.dims == 1 else ABOVE) and not cube:
         return 1
     if outputs <= NEARLY and of_many_taps(conv):
         return 2
@@ -235,7 +235,18 @@ def test_what_models_were_fitted_to(line: str, name: str) -> None:
         ("conv2d 1x64x64x64 o64 k5 p2", True, "winograd"),  # 1.6 as spectra
         ("conv2d 1x64x14x14 o64 k7 p3", True, "direct"),  # 1.7 as spectra
         ("conv2d 1x128x14x14 o128 k7 p3", True, "direct"),  # 1.8 as spectrum, at 20 x 20 .6
-        ("conv2d 1x128x17x17 o128 k1x7 p0x3", True, "direct"),  # 4.5
+        ("conv2d 1x192x12x12 o192 k1x7 p0x3", True, "direct"),  # 1.06
+        ("conv2d 1x192x17x17 o192 k1x7 p0x3", True, "spectrum"),  # 1.12
+        ("conv2d 1x96x35x35 o96 k1x7 p0x3", True, "spectrum"),  # 1.6
+        ("conv1d 1x128x80 o128 k11 p5", True, "spectrum"),  # 1.9
+        ("conv1d 1x768x49 o768 k128 p64 g16", True, "direct"),  # 1.07
+        ("tconv2d 1x1024x16x16 o256 k4 s2 p1", True, "winograd"),  # 1.7
+        ("conv2d 1x512x28x28 o512 k3 s2 p1", True, "winograd"),  # 1.3
+        ("conv2d 1x512x14x14 o512 k3 s2 p1", True, "direct"),  # 1.09
+        ("conv2d 1x128x3x3 o128 k3 p1", True, "direct"),  # 1.3, 2 x 2 2.3
+        ("conv2d 1x128x4x4 o128 k3 p1", True, "winograd"),  # .7, of 8 images 2.0
+        ("conv2d 1x512x4x4 o512 k3 p1 g8", True, "direct"),  # 1.9
+        ("conv2d 1x512x4x4 o512 k3 p1 g512", True, "depthwise"),  # 2.2
         ("conv1d 1x64x4000 o64 k5 p2", True, "winograd"),  # 1.1
         ("conv2d 1x192x28x28 o384 k2 s2", True, "direct"),  # 1.5
         ("conv2d 1x3x224x224 o64 k3 p1", True, "planar"),  # 1.9 times as fast as direct

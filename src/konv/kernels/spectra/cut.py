@@ -30,7 +30,7 @@ LIMIT = 256 << 20  # bytes of transformed weights
 HELD, TILE, LANES = 64 << 20, 6, 16
 PARTS = 16  # heights of units that are weighed, lest those of very tall images take long
 EACH = 2  # input channels that the stores of a product, and the call of it, are worth
-PEAK, BYTE = 0.55, 0.17  # share of the peak that products reach; cycles a byte of U
+PEAK, BYTE = 0.55, 0.1  # share of the peak that products reach; cycles a byte of U
 BROAD = 56  # outputs along each axis of the image that plans are made for
 # Tiles of a unit: so many at least where there are so many, so many at most; share of the cache
 MANY, BOX, CACHE = 24, 48, 0.6

@@ -75,7 +75,7 @@ def kind(conv: Conv) -> float:
     if min(apart, default=WIDE) <= APART or outputs <= BETWEEN:
         return 0
     cube = conv.dims == len(FLAT) and min(a.out / a.up for a in conv.axes) > FLAT[0]
-    if outputs <= (MIDDLE if conv.dims == 1 else ABOVE) and not cube:
+    if outputs <= (MIDDLE if conv.dims == 1 and share > 1 else ABOVE) and not cube:
         return 1
     if outputs <= NEARLY and of_many_taps(conv):
         return 2

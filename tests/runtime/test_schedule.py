@@ -81,7 +81,7 @@ class Simulated:
         self.all: list[int] = self.job.words.tolist()
         self.words = dict(zip(JOB, self.all, strict=False))
         rows = algorithm is direct and self.plan.form not in ((), direct.PASSES)
-        rows |= self.words["run"] > 1
+        rows |= self.words["run"] > 1 or algorithm is depthwise
         at = module.place_of_images(self.conv, self.plan, self.target, rows)
         self.conv = module.together(self.conv, *strides, at)[0]
         self.axes = (Axis(1, 1),) * (3 - self.conv.dims) + self.conv.axes
@@ -297,6 +297,25 @@ def parts_are_apart(s: Simulated) -> None:
     assert s.job.scratch == w["thread_bytes"] * s.job.threads
     assert s.job.address == s.job.words.ctypes.data
     assert s.job.words.dtype == np.int64
+
+
+@pytest.mark.parametrize("line", ["conv2d 5x3x6x7 o4 k3", "conv1d 5x3x6 o4 k3"])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_images_are_an_axis(line: str, at: int) -> None:
+    """Whose steps are the batch's: every number lies where it lay."""
+    conv = Conv.parse(line)
+    x, y = dense_strides(conv.in_shape, False), dense_strides(conv.out_shape, True)
+    one, *strides = module.together(conv, x, y, at)
+    assert (one.n, one.dims, one.axes[at]) == (1, 3, Axis(conv.n, 1))
+    sizes = [axis.size for axis in conv.axes]
+    for old, new in zip((x, y), strides, strict=True):
+        for image, *place in product(range(conv.n), *map(range, sizes)):
+            there = [*[0] * (2 - len(place)), *place]
+            there.insert(at, image)
+            lies = image * old[0] + sum(i * step for i, step in zip(place, old[2:], strict=True))
+            assert sum(i * step for i, step in zip(there, new[2:], strict=True)) == lies
+        assert new[1] == old[1]
+    assert module.together(conv, x, y, None) == (conv, x, y)
 
 
 @pytest.mark.parametrize("threads", [1, 13])

@@ -111,8 +111,9 @@ def sizes_of(count: int, limit: int) -> list[int]:
     leaves least over, in an even number of boxes if that is no loss.
     """
     fewest = -(-count // limit)
-    found = dict.fromkeys(-(-count // k) for k in range(fewest, count + 1))
-    sizes = list(found)
+    sizes = [-(-count // fewest)]
+    while sizes[-1] > 1:  # the largest below it: of a million, 2000 sizes
+        sizes.append(-(-count // -(-count // (sizes[-1] - 1))))
     if len(sizes) <= CHOICES:
         return sizes
     if fewest > 1:

@@ -3,7 +3,7 @@
 `JOB` says everything about one convolution at one image size; the runtime fills it once per size
 and every thread reads it. `UNIT` is one thread's note of the piece it is working on. Per-axis words
 carry the axis as a suffix (`box0`, `box1`, `box2`); layers of fewer dimensions have leading axes of
-size 1.
+size 1, or the images of a batch as one of the three (konv.kernels.schedule.together).
 
 An axis is described as geometry.Axis.phases gives it: outputs of phase f are `first + step * j`,
 and its tap reads the *raw* source `j * jump + c` - before padding is told from image. A *slot* is a
@@ -44,7 +44,7 @@ JOB = (
     "asks",  # 1 if weights come from memory and a block's are asked for in advance
     "blocks", "tail",  # full blocks of output channels a group; vectors in one more, other block
     "chunk_blocks",  # blocks (the last one included) in a chunk
-    "x_batch", "x_channel", "y_batch", "y_channel",  # strides, in elements
+    "x_batch", "x_channel", "y_batch", "y_channel",  # strides, in elements; 0 if images are an axis
     "thread_bytes",  # scratch of one thread; then where its parts begin, in bytes:
     "at_zeros", "at_taps", "at_rows", "at_counts", "at_places", "at_image", "at_block",
     "at_sums", "at_lines",

@@ -132,10 +132,10 @@ STEPS_EACH, STEPS_FEW = 0.25 * 2**20, 19 * 2**20
 # Multiplications that a number of U saves where tiles of 2 pay in steps of two, however many bytes
 # U has: no fewer than are done while it arrives from beyond the second-level cache (transposed 4x4
 # 1024->256@16 saves 50, 8.7 to 5.3 ms, 512@8 12, 2.9 to 2.0, 5x5 1024->256@16 67, 19.4 to 8.8; 4x4
-# 1024->512@32 50, 20 to 14, 3x3 512@28 21, 5.0 to 4.0, 512@20 11, 1.9 to 1.7; AVX2 code 16 to 10,
-# 5.4 to 3.0, 34 to 16, 7.4 to 5.7; Emerald Rapids). Tiles of 4 save more, for three times the
-# bytes, and are no faster there (6.8, 6.8, 10.3, 16, 6.2 and 4.4 ms).
-SAVES = 11
+# 1024->512@32 50, 20 to 14, 3x3 512@28 21, 5.0 to 4.0; AVX2 code 16 to 10, 5.4 to 3.0, 34 to 16,
+# 7.4 to 5.7; Emerald Rapids). Tiles of 4 save more, for three times the bytes, and are no faster
+# there (6.8, 6.8, 10.3, 16 and 6.2 ms). And the bytes beyond which U is refused even so.
+SAVES, LIMIT = 11, 256 << 20
 # Times that one vector of channels in and out takes with AVX-512 beside what the model says: 3x3
 # 512@14 in 32 groups 0.21 ms (konv.kernels.abreast 0.125), 512@28 0.55 to 0.69 (0.47), 256@56 in
 # 16 1.2 (0.95), 256@32 0.34 to 0.45 (0.34 to 0.37), 16->16@112 0.295 (planar 0.25; Granite Rapids).
@@ -206,7 +206,8 @@ def _too_little(conv: Conv, m: int) -> str | None:
     tiles *= deep.out
     size = points * conv.ci // conv.groups * conv.co * deep.kernel * BYTES[conv.dtype]
     much = size > (EACH * tiles if by_one else max(STEPS_EACH * tiles, STEPS_FEW))
-    if much and (by_one or m > min(_outputs(conv)) or (saved - 1) * tiles < SAVES):
+    worth = m == min(_outputs(conv)) and (saved - 1) * tiles >= SAVES and size <= LIMIT
+    if much and (by_one or not worth):
         return f"would read {size / 2**20:.0f} MiB of transformed weights for {tiles} tiles"
     return None
 

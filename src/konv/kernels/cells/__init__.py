@@ -37,10 +37,11 @@ from konv.kernels.cells.weights import emit_cell_filters
 from konv.kernels.direct.tiles import tile_cost
 from konv.kernels.pack import HEADER
 from konv.kernels.subpixel.grid import Grid, cells_of, shift_of
-from konv.kernels.winograd import EACH, LEAST, TILES, USUAL
+from konv.kernels.winograd import TILES, USUAL
 from konv.kernels.winograd.cache import SMALL
 from konv.kernels.winograd.count import count, tail
 from konv.kernels.winograd.cut import Model
+from konv.kernels.winograd.pays import EACH, LEAST
 from konv.kernels.winograd.records import TILES_JOB
 from konv.kernels.winograd.schedule import schedule
 from konv.kernels.winograd.sweeps import Ends

@@ -53,12 +53,13 @@ from __future__ import annotations
 from dataclasses import replace
 from math import lcm, prod
 
-from konv.geometry import Axis, Conv
+from konv.geometry import Conv
 from konv.kernels.direct.tiles import tile_cost
 from konv.kernels.pack import HEADER
 from konv.kernels.winograd.cache import SHARED, SMALL
 from konv.kernels.winograd.count import count, tail, three
 from konv.kernels.winograd.cut import Model
+from konv.kernels.winograd.pays import LEAST, OUTPUTS, by_one, is_dilated, outputs_of, too_little
 from konv.kernels.winograd.records import TILES_JOB
 from konv.kernels.winograd.schedule import schedule
 from konv.kernels.winograd.transforms import Transform, form, transforms
@@ -72,7 +73,6 @@ exact = False
 once = False
 words = TILES_JOB
 
-LEAST = 16  # channels of a group, in and out
 
 # Input channels of a group beyond which wide register tiles come first: V is then read from the
 # second-level cache, once for each block of output channels (512@33 dilated by 4, in boxes of 12
@@ -91,51 +91,8 @@ TILES = {
     (64, 32): ((12, 2), (8, 3), (6, 4), (14, 1)),
 }
 
-# Outputs of a part of a tile along an axis, by taps, stride and `up`. 4 of 5 taps in steps of one
-# are 8 points: 64 products for 16 outputs, which take 87 if a tile has 3 and 144 if it has 2
-# (96->256@27 in 2 groups 0.90 ms, 1.06, 1.46; 64@56 1.00, 1.62; 128@7 0.145, 0.206; Zen 3).
-OUTPUTS = {
-    (3, 1, 1): (4, 2),
-    (5, 1, 1): (4, 2),
-    (3, 2, 1): (4, 2),
-    (4, 2, 1): (4, 2),
-    (5, 2, 1): (4, 2),
-    (3, 1, 2): (4, 2),
-    (4, 1, 2): (4, 2),
-    (5, 1, 2): (4, 2),
-}
-
-# The same of dilated layers: an interleaved axis has few outputs, and tiles of 3 leave none empty
-# where it has 3, 5 or 6 (256@65 dilated by 12, 5 or 6: 15.3 ms, on tiles of 4 22.9; 2048->256@33
-# by 12, 2 or 3: 34.8 and 54.8; Zen 3).
-DILATED = {(3, 1, 1): (4, 3, 2)}
-
-# Multiplications saved that pay for the transforms, at least: 128@5 saves 1.56 and is 10 % slower,
-# conv1d 64@4096 of 5 taps saves 1.67 and is 20 % faster, 256@65 dilated by 12 1.83 and 12 %.
-# In steps of two the ways without tiles are further from their peak, and the models tell which is
-# faster: 3x3 128->256@16 saves 1.44 with tiles of 2, which take 0.25 ms, direct 0.28 (Zen 3).
-# Of a sequence 3 taps save 1.33, and a tile is soon transformed: k3 s2 of 512@1599 takes 7.3 ms,
-# direct 9.0, 512@399 2.0 and 2.4, 256@4001 5.1 and 5.5, 1024@801 13.9 and 17.3; 1x3 of maps, whose
-# rows are short, was no faster (256@28 1.31 and 1.16, 64@112 1.22 and 1.10; Zen 3).
-SAVING, STEPS_SAVING, SEQUENCE_SAVING = 1.6, 1.4, 1.3
-
 USUAL = 2 * 1024 * 1024  # bytes of second-level cache that the model of cost takes
 
-# Bytes of U for each tile that no saving pays for: 1024@28 has 2.3 MiB and is 2.5 times as fast as
-# without tiles; 512@7 with tiles of 4 has 9 and is slower than with those of 2, which have 1.
-EACH = 5 * 2**19
-# The same in steps of two, where less is saved than in steps of one, and bytes that pay anyway:
-# 256@28, 0.3 MiB each and 20 in all, is 8 % slower; transposed 512->256@8 pays with tiles of 2, as
-# many each and 18 in all, and not with those of 4, 3 MiB each (2.5 ms, 1.3 with tiles of 2, 1.7
-# without; Zen 3).
-STEPS_EACH, STEPS_FEW = 0.25 * 2**20, 19 * 2**20
-# Multiplications that a number of U saves where tiles of 2 pay in steps of two, however many bytes
-# U has: no fewer than are done while it arrives from beyond the second-level cache (transposed 4x4
-# 1024->256@16 saves 50, 8.7 to 5.3 ms, 512@8 12, 2.9 to 2.0, 5x5 1024->256@16 67, 19.4 to 8.8; 4x4
-# 1024->512@32 50, 20 to 14, 3x3 512@28 21, 5.0 to 4.0; AVX2 code 16 to 10, 5.4 to 3.0, 34 to 16,
-# 7.4 to 5.7; Emerald Rapids). Tiles of 4 save more, for three times the bytes, and are no faster
-# there (6.8, 6.8, 10.3, 16 and 6.2 ms). And the bytes beyond which U is refused even so.
-SAVES, LIMIT = 11, 256 << 20
 # Times that one vector of channels in and out takes with AVX-512 beside what the model says: 3x3
 # 512@14 in 32 groups 0.21 ms (konv.kernels.abreast 0.125), 512@28 0.55 to 0.69 (0.47), 256@56 in
 # 16 1.2 (0.95), 256@32 0.34 to 0.45 (0.34 to 0.37), 16->16@112 0.295 (planar 0.25; Granite Rapids).
@@ -166,50 +123,8 @@ def why_not(conv: Conv, target: Target) -> str | None:  # noqa: ARG001 - as konv
     for axis in plane:
         if max(axis.stride, axis.up) > 1 and axis.dilation > 1:
             return f"takes dilation in steps of one only; here {axis.dilation}"
-    whys = [_too_little(conv, m) for m in _outputs(conv)]
+    whys = [too_little(conv, m) for m in outputs_of(conv)]
     return whys[0] if all(whys) else None
-
-
-def _outputs(conv: Conv) -> tuple[int, ...]:
-    axis = _axis(conv)
-    steps = axis.kernel, axis.stride, axis.up
-    return DILATED.get(steps, OUTPUTS[steps]) if _is_dilated(conv) else OUTPUTS[steps]
-
-
-def _is_dilated(conv: Conv) -> bool:
-    return any(axis.dilation > 1 and axis.kernel > 1 for axis in three(conv)[1:])
-
-
-def _axis(conv: Conv) -> Axis:
-    """An axis that is transformed; others are like it, or have one tap."""
-    return max(three(conv)[1:], key=lambda axis: axis.kernel)
-
-
-def _by_one(conv: Conv) -> bool:
-    """Whether it moves in steps of one, of its input and its output."""
-    return _axis(conv).stride == _axis(conv).up
-
-
-def _too_little(conv: Conv, m: int) -> str | None:
-    """Why tiles of m outputs a part do not pay at this image size."""
-    deep, *plane = three(conv)
-    pairs = [(axis, Transform.of(axis, m)) for axis in plane]
-    tiles, points = prod(count(*pair) for pair in pairs), prod(t.n for _, t in pairs)
-    saved = prod(axis.out * axis.kernel / axis.up for axis, _ in pairs) / (tiles * points)
-    # Planes of padding are multiplied here, which others leave out.
-    saved *= deep.taps(conv.mode) / (deep.out * deep.kernel)
-    by_one = _by_one(conv)
-    steps = SEQUENCE_SAVING if conv.dims == 1 else STEPS_SAVING
-    least = SAVING if by_one else steps
-    if saved < least:
-        return f"would save a factor of {saved:.1f} of the multiplications, less than {least}"
-    tiles *= deep.out
-    size = points * conv.ci // conv.groups * conv.co * deep.kernel * BYTES[conv.dtype]
-    much = size > (EACH * tiles if by_one else max(STEPS_EACH * tiles, STEPS_FEW))
-    worth = m == min(_outputs(conv)) and (saved - 1) * tiles >= SAVES and size <= LIMIT
-    if much and (by_one or not worth):
-        return f"would read {size / 2**20:.0f} MiB of transformed weights for {tiles} tiles"
-    return None
 
 
 def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
@@ -226,8 +141,8 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
         table,
         key=lambda tile: (-tile[1] if wide else 0, tile_cost(vectors, *tile), tile[1]),
     )
-    found, priced = [], _is_dilated(conv) or not _by_one(conv)
-    for m in _outputs(conv):
+    found, priced = [], is_dilated(conv) or not by_one(conv)
+    for m in outputs_of(conv):
         plane = three(conv)[1:]
         pair = [Transform.of(axis, m) for axis in plane]
         steps = [t.outputs * axis.dilation for t, axis in zip(pair, plane, strict=True)]
@@ -241,7 +156,7 @@ def plans(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan
         ]  # fmt: skip
         # What does not pay stands last, not left out: plans are the same for any image size.
         price = cost(conv, those[0], target) if priced else 0.0
-        found.append((_too_little(conv, m) is not None, price, those))
+        found.append((too_little(conv, m) is not None, price, those))
     found.sort(key=lambda each: each[:2])
     return tuple(plan for *_, those in found for plan in those)
 
@@ -253,9 +168,7 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     """
     # Boxes as for any machine's cache: which plan is best shall not hang on it.
     wide = target.vector_bytes == 64
-    model = Model(
-        conv, plan, replace(target, l2=USUAL), SHARED if wide and _by_one(conv) else SMALL
-    )
+    model = Model(conv, plan, replace(target, l2=USUAL), SHARED if wide and by_one(conv) else SMALL)
     stores = conv.groups * model.vectors * prod(axis.out for axis in conv.axes)
     slower = 1.0
     if wide and model.vectors == 1 and model.ci <= model.lanes:
@@ -268,7 +181,7 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
 def _is_thin(conv: Conv, model: Model) -> bool:
     """Whether it is a volume with taps along one axis, in steps of one, and few channels in."""
     one = conv.dims == 3 and conv.groups == 1 and sum(a.kernel > 1 for a in conv.axes) == 1
-    return one and _by_one(conv) and model.ci <= THIN_VECTORS * model.lanes
+    return one and by_one(conv) and model.ci <= THIN_VECTORS * model.lanes
 
 
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:

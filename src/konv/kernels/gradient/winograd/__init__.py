@@ -58,8 +58,8 @@ from konv.kernels.gradient.winograd.points import emit_box
 from konv.kernels.gradient.winograd.taps import emit_leaving, emit_taps, emit_widths
 from konv.kernels.gradient.winograd.tile import emit_block, emit_both, emit_products
 from konv.kernels.region import emit_entry, emit_units
-from konv.kernels.winograd import LEAST
 from konv.kernels.winograd.count import count
+from konv.kernels.winograd.pays import LEAST
 from konv.kernels.winograd.transforms import Transform, form, transforms
 from konv.kernels.words import Words
 from konv.llvm import F32, I64, Function, Module, Routine, Value

@@ -97,7 +97,7 @@ def test_a_new_image_size_compiles_nothing(line: str, words: str, compiled: list
     finally:
         konv.set_num_threads(before)
     assert sizes >= 3
-    # A layer has one plan for small images, one for middling and one for large ones.
+    # A layer has one plan each for tiny, small, middling and large images.
     assert sum(what.startswith("Plan") for what in compiled) <= 2
     compiled.clear()
     check(case)

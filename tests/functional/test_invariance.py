@@ -44,6 +44,7 @@ KINDS = [
     "conv2d 2x4x14x15 o70 k3x2 s2x3 p2:1x0:3",
     "conv2d 5x20x4x5 o35 k3 p1",  # small images, which units take together
     "tconv2d 4x20x3x4 o33 k3 s2 p1",
+    "conv2d 5x20x4x5 o20 k3 p1 g20",
     "conv2d 2x3x15x16 o50 k3 p4 d4",
     "conv2d 2x6x15x16 o50 k3 p7 d7 g2",
     "conv2d 2x150x12x13 o150 k3 p1 g150",

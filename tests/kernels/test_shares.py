@@ -33,6 +33,9 @@ def test_sizes_of_boxes(count: int, limit: int) -> None:
     assert len(sizes) <= CHOICES + 1
     assert sizes[-1] == 1
     assert sizes[0] == -(-count // -(-count // limit))
+    every = dict.fromkeys(-(-count // k) for k in range(-(-count // limit), count + 1))
+    assert set(sizes) <= set(every)
+    assert len(every) > CHOICES or sizes == list(every)
     if count <= limit:
         pieces = (-(-count // k) for k in range(1, LARGEST + 1))
         assert set(pieces) <= set(sizes)

@@ -307,6 +307,9 @@ def test_even() -> None:
         ("conv2d 1x1024x7x7 o1024 k3 p1", "would read 144 MiB of transformed weights for 4 tiles"),
         ("conv2d 1x256x14x14 o256 k3 s2 p1", "would save a factor of 1.4 of the multiplications"),
         ("conv2d 1x256x28x28 o256 k3 s2 p1", None),
+        ("tconv2d 1x1024x8x8 o1024 k4 s2 p1", None),  # U of 144 MiB, 12 are saved by each number
+        ("tconv2d 1x1024x6x6 o1024 k4 s2 p1", "would read 400 MiB of transformed weights for 4 "),
+        ("tconv2d 1x1024x8x8 o2048 k4 s2 p1", "would read 800 MiB of transformed weights for 4 "),
         ("conv1d 1x512x799 o512 k3 s2", None),
         ("conv1d 1x512x61 o512 k3 s2", "would save a factor of 1.2 of the multiplications, less"),
     ],

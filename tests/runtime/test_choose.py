@@ -346,6 +346,10 @@ def test_where_small_and_middling_end() -> None:
     assert typical(conv.with_size(10, 11)).axes[0].out ** 2 == HALF
     assert typical(conv.with_size(20, 25)).axes[0].out ** 2 == HALF < NEARLY == 20 * 25
     assert typical(conv.with_size(20, 26)).axes[0].out ** 2 == WHOLE
+    conv = Conv.parse("conv1d 1x8x64 o8 k3 p1")
+    assert typical(conv).axes[0].out == MIDDLE
+    assert typical(conv.with_size(65)).axes[0].out == LARGE
+    assert typical(Conv.parse("conv1d 1x8x80 o8 k3 p1 g8")).axes[0].out == MIDDLE
     conv = Conv.parse("conv3d 1x8x2x7x7 o8 k3 p1")  # flat volumes only have a middle
     assert tuple(axis.out for axis in typical(conv).axes) == FLAT
     assert tuple(axis.out for axis in typical(conv.with_size(9, 2, 5)).axes) == FLAT

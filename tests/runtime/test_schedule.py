@@ -299,6 +299,33 @@ def parts_are_apart(s: Simulated) -> None:
     assert s.job.words.dtype == np.int64
 
 
+@pytest.mark.parametrize(
+    ("line", "layouts", "at"),
+    [
+        ("conv2d 8x512x2x2 o512 k3 p1", (True, True), 1),  # small
+        ("conv2d 8x512x2x2 o512 k3 p1", (False, False), 2),
+        ("conv2d 8x512x2x2 o512 k3 p1", (False, True), 1),
+        ("conv2d 8x512x14x14 o512 k3 s2 p1", (False, False), 2),  # its weights are large
+        ("conv1d 8x512x9 o512 k3 p1", (False, False), 2),
+        ("conv2d 8x64x4x4 o64 k3 p1 g64", (True, True), 0),  # whole images leave
+        ("conv2d 8x64x14x14 o64 k3 p1", (False, False), None),
+        ("conv2d 1x512x2x2 o512 k3 p1", (False, False), None),
+        ("conv3d 8x64x2x2x2 o64 k3 p1", (False, False), None),
+    ],
+)
+def test_where_images_go(line: str, layouts: tuple[bool, bool], at: int | None) -> None:
+    """Several are in a unit then, whose tiles they fill and which reads weights once."""
+    conv, target = Conv.parse(line), replace(llvm.detect(), l2=1 << 20)
+    found = Simulated(conv, *layouts, 2, target).words
+    if at is None:
+        assert found["x_batch"] > 0
+        return
+    assert (found["x_batch"], found["y_batch"]) == (0, 0)
+    assert found[f"count{at}"] == conv.n
+    assert found[f"box{at}"] > 1
+    assert found[f"x_stride{at}"] == conv.ci * prod(axis.size for axis in conv.axes)
+
+
 @pytest.mark.parametrize("line", ["conv2d 5x3x6x7 o4 k3", "conv1d 5x3x6 o4 k3"])
 @pytest.mark.parametrize("at", [0, 1, 2])
 def test_images_are_an_axis(line: str, at: int) -> None:
@@ -314,7 +341,7 @@ def test_images_are_an_axis(line: str, at: int) -> None:
             there.insert(at, image)
             lies = image * old[0] + sum(i * step for i, step in zip(place, old[2:], strict=True))
             assert sum(i * step for i, step in zip(there, new[2:], strict=True)) == lies
-        assert new[1] == old[1]
+        assert new[:2] == (0, old[1])
     assert module.together(conv, x, y, None) == (conv, x, y)
 
 

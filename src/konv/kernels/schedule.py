@@ -179,7 +179,7 @@ def place_of_images(conv: Conv, plan: Plan, target: Target, in_turn: bool) -> in
 
     Behind all others, all pixels of a tile have the same taps in the padding, which it leaves out;
     but rows that are packed, or come out of a block, lie along the last axis. So do tiles along
-    rows, and whole depthwise images come out of a block at once: those have their images `in_turn`
+    rows, and depthwise images come whole out of a block: those have their images `in_turn`
     (64 contiguous ones of 3x3 96@4 1.35 to 1.4 times as long else).
     """
     if conv.n < 2 or len(conv.axes) == 3:

@@ -44,7 +44,8 @@ JOB = (
     "asks",  # 1 if weights come from memory and a block's are asked for in advance
     "blocks", "tail",  # full blocks of output channels a group; vectors in one more, other block
     "chunk_blocks",  # blocks (the last one included) in a chunk
-    "x_batch", "x_channel", "y_batch", "y_channel",  # strides, in elements; 0 if images are an axis
+    "x_batch", "y_batch",  # strides, in elements; 0 if images are an axis
+    "x_channel", "y_channel",
     "thread_bytes",  # scratch of one thread; then where its parts begin, in bytes:
     "at_zeros", "at_taps", "at_rows", "at_counts", "at_places", "at_image", "at_block",
     "at_sums", "at_lines",

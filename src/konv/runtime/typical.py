@@ -21,7 +21,7 @@ from konv.geometry import Axis, Conv
 # many are seen as such: as large cubes 512@2x7x7 took tiles, most of which are padding and weights
 # (4.9 ms, without 2.6; 3x1x1 .48 and .31), as small cubes depthwise and grouped ones what is 1.2 to
 # 2.4 times slower. Others count as large: 64@4x4x5 .036 ms, seen as flat .063, 16@4x4x4 of 5 taps
-# .014 and .036 (Granite Rapids). Sequences are large from MIDDLE on, but for depthwise ones
+# .014 and .036 (Granite Rapids). Sequences are large above MIDDLE, unless depthwise
 # (512@80 k7 17 us, 26 if they were): what goes by products of transforms is compared at its own
 # size then (128@80 k11 136 to 73 us, 512@200 k3 s2 .79 to .68 ms; Emerald Rapids).
 SMALL, BETWEEN, MIDDLE, ABOVE, LARGE = 49, 60, 64, 100, 1024

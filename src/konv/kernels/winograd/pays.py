@@ -1,5 +1,5 @@
 """Which tiles Winograd's convolution has for a layer, and whether they pay: the multiplications
-that they save, for transforms and for the transformed weights, U, which are more than the weights.
+saved against the transforms and against reading U, the transformed weights, which are more.
 """
 
 from __future__ import annotations
@@ -52,9 +52,10 @@ STEPS_EACH, STEPS_FEW = 0.25 * 2**20, 19 * 2**20
 # Multiplications that a number of U saves where tiles of 2 pay in steps of two, however many bytes
 # U has: no fewer than are done while it arrives from beyond the second-level cache (transposed 4x4
 # 1024->256@16 saves 50, 8.7 to 5.3 ms, 512@8 12, 2.9 to 2.0, 5x5 1024->256@16 67, 19.4 to 8.8; 4x4
-# 1024->512@32 50, 20 to 14, 3x3 512@28 21, 5.0 to 4.0; AVX2 code 16 to 10, 5.4 to 3.0, 34 to 16,
-# 7.4 to 5.7; Emerald Rapids). Tiles of 4 save more, for three times the bytes, and are no faster
-# there (6.8, 6.8, 10.3, 16 and 6.2 ms). And the bytes beyond which U is refused even so.
+# 1024->512@32 50, 20 to 14, 3x3 512@28 21, 5.0 to 4.0, 512@14 2, 1.5 to 1.6; AVX2 code 16 to 10,
+# 5.4 to 3.0, 34 to 16, 7.4 to 5.7; Emerald Rapids). Tiles of 4 save more, for three times the
+# bytes, and are no faster there (6.8, 6.8, 10.3, 16 and 6.2 ms). And the bytes beyond which U is
+# refused even so.
 SAVES, LIMIT = 11, 256 << 20
 
 

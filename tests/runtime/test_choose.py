@@ -281,6 +281,17 @@ def test_what_models_were_fitted_to_with_avx512(line: str, contiguous: bool, nam
     assert choose(Conv.parse(line), TARGETS["avx512"], *layouts).algorithm == name
 
 
+def test_taps_beyond_the_image_are_left_out_of_zeros_alone() -> None:
+    """Of other paddings each is computed."""
+    target = TARGETS["avx512"]
+    line = "conv2d 1x64x5x5 o64 k7 p3"
+    zeros, others = Conv.parse(line), Conv.parse(f"{line} replicate")
+    (plan, *_), whole = direct.plans(zeros, target, True, True), zeros.with_size(7, 7)
+    assert direct.cost(zeros, plan, target) < direct.cost(others, plan, target)
+    same = replace(whole, mode="replicate")
+    assert direct.cost(whole, plan, target) == direct.cost(same, plan, target)
+
+
 @pytest.mark.usefixtures("remembered")
 @pytest.mark.parametrize("line", ["o64 k7 s2 p3", "o128 k4 s4"])
 def test_tiles_of_eight_pixels_go_out_in_planes(line: str) -> None:

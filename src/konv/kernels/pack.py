@@ -21,6 +21,7 @@ from konv.kernels.stored import element
 from konv.kernels.words import Words
 from konv.llvm import I64, REAL, Function, Module, Pointer, Value, Variable
 
+TRANSFORMED = 256 << 20  # bytes of transformed weights at most
 HEADER = 64  # bytes before the packed weights; word 0: as above
 NUMBERS = ("groups", "co", "ci", "taps", "by_co", "by_ci", "by_tap", "by_group")
 WEIGHTS = ("weights", "bias", "packed", *NUMBERS)

@@ -73,7 +73,8 @@ LONE = 1.5
 # ms, 2x2 s2 @224 .254 and .132, 7x7 s2 .771 and .736, 3->96 4x4 s4 .136 and .119; Granite Rapids).
 WHOLE, SHORT = 8, 1.15
 # So many times as long takes a layer of more taps along an axis than pixels, of which all tiles
-# leave some out (conv1d 768@49 k128 in 16 groups 1.25 ms, else modelled as 1.6; Emerald Rapids).
+# leave some out if padding is zeros (conv1d 768@49 k128 in 16 groups 1.25 ms, else modelled as
+# 1.6; Emerald Rapids).
 BEYOND = 0.78
 FEW = 8  # channels up to which channels-last images are packed too, if that makes runs of taps
 
@@ -238,7 +239,8 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     rows, flat = plan.form not in ((), PASSES), len(plan.form) == FLAT
     each = flat_cost(vectors, tile, plan.form[1]) if flat else tile_cost(vectors, *tile)
     loop = conv.ci * taps * each / 0.92
-    if any(axis.kernel > axis.size for axis in conv.axes if axis.up == 1):
+    beyond = any(axis.kernel > axis.size for axis in conv.axes if axis.up == 1)
+    if beyond and conv.mode == "zeros":
         loop *= BEYOND
     # What is the same for each tap however few channels it has: a trip of the loop over taps.
     taps /= _taken(conv, plan)

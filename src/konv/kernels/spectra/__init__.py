@@ -28,7 +28,7 @@ from math import prod
 
 from konv.geometry import Conv
 from konv.kernels.fourier.rows import emit_to_bins
-from konv.kernels.pack import HEADER
+from konv.kernels.pack import HEADER, TRANSFORMED
 from konv.kernels.spectra import cut
 from konv.kernels.spectra.cut import outputs_of, points_of
 from konv.kernels.spectra.steps import emit_lines
@@ -65,7 +65,7 @@ def why_not(conv: Conv, target: Target) -> str | None:
     if co < lanes:
         return f"takes {lanes} channels out a group or more; here {co}"
     if not cut.affordable(conv):
-        room = f"{cut.LIMIT >> 20} MiB of transformed weights and {cut.HELD >> 20} MiB of pixels"
+        room = f"{TRANSFORMED >> 20} MiB of transformed weights and {cut.HELD >> 20} MiB of pixels"
         return f"takes {room} under {cut.TILE} tiles at most"
     return None
 

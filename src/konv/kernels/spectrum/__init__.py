@@ -33,7 +33,7 @@ from math import prod
 from konv.geometry import Conv
 from konv.kernels.fourier.lengths import length_of
 from konv.kernels.fourier.rows import emit_to_bins
-from konv.kernels.pack import HEADER
+from konv.kernels.pack import HEADER, TRANSFORMED
 from konv.kernels.spectrum import cut
 from konv.kernels.spectrum.cut import TIMES, outputs_of
 from konv.kernels.spectrum.steps import emit_lines
@@ -69,7 +69,7 @@ def why_not(conv: Conv, target: Target) -> str | None:
     if min(ci, co) < lanes:
         return f"takes {lanes} channels in and out a group or more; here {ci} and {co}"
     if not cut.affordable(conv):
-        return f"takes {cut.LIMIT >> 20} MiB of transformed weights at most"
+        return f"takes {TRANSFORMED >> 20} MiB of transformed weights at most"
     return None
 
 

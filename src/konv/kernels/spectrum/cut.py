@@ -8,6 +8,7 @@ from math import prod
 from konv.geometry import ONE, Conv
 from konv.kernels import schedule, scratch
 from konv.kernels.fourier.lengths import length_of
+from konv.kernels.pack import TRANSFORMED
 from konv.kernels.schedule import MODES
 from konv.kernels.strips.cut import UNITS
 from konv.kernels.strips.job import JOB, words_of_axes
@@ -21,7 +22,6 @@ TILES = {(16, 16): (2, 2), (32, 16): (3, 2), (16, 32): (6, 2), (64, 32): (6, 2)}
 IN, OUT = 9.0, 9.5
 TIMES = {28: 1.05, 40: 1.0, 56: 1.0, 72: 1.05, 112: 1.2, 144: 1.35, 240: 1.8}
 SHARE = 4  # outputs of a tile that are worth its points: of so many points one
-LIMIT = 256 << 20  # bytes of transformed weights
 # Share of the peak that products reach; cycles a byte of U, most of which arrives meanwhile (with
 # .16 55 layers were 3 % off the best in AVX2 code, now 0.1: conv1d 512@100 k7 2.8 ms, 1.6; with
 # AVX-512 1x7 192@17 .49, .44; Emerald Rapids).
@@ -67,7 +67,7 @@ def affordable(conv: Conv) -> list[int]:
     """Those whose transformed weights are not too many."""
     pairs = conv.ci // conv.groups * conv.co * (conv.axes[-2].kernel if conv.dims > 1 else 1)
     each = 2 * BYTES[conv.dtype] * pairs
-    return [n for n in lengths(conv.axes[-1].extent) if (n // 2 + 1) * each <= LIMIT]
+    return [n for n in lengths(conv.axes[-1].extent) if (n // 2 + 1) * each <= TRANSFORMED]
 
 
 def tall(plan: Plan) -> int:

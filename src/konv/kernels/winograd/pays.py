@@ -7,6 +7,7 @@ from __future__ import annotations
 from math import prod
 
 from konv.geometry import Axis, Conv
+from konv.kernels.pack import TRANSFORMED
 from konv.kernels.winograd.count import count, three
 from konv.kernels.winograd.transforms import Transform
 from konv.target import BYTES
@@ -48,15 +49,14 @@ EACH = 5 * 2**19
 # 256@28, 0.3 MiB each and 20 in all, is 8 % slower; transposed 512->256@8 pays with tiles of 2, as
 # many each and 18 in all, and not with those of 4, 3 MiB each (2.5 ms, 1.3 with tiles of 2, 1.7
 # without; Zen 3).
-STEPS_EACH, STEPS_FEW = 0.25 * 2**20, 19 * 2**20
+STEPS_EACH, STEPS_FEW = 2**18, 19 * 2**20
 # Multiplications that a number of U saves where tiles of 2 pay in steps of two, however many bytes
 # U has: no fewer than are done while it arrives from beyond the second-level cache (transposed 4x4
 # 1024->256@16 saves 50, 8.7 to 5.3 ms, 512@8 12, 2.9 to 2.0, 5x5 1024->256@16 67, 19.4 to 8.8; 4x4
 # 1024->512@32 50, 20 to 14, 3x3 512@28 21, 5.0 to 4.0, 512@14 2, 1.5 to 1.6; AVX2 code 16 to 10,
 # 5.4 to 3.0, 34 to 16, 7.4 to 5.7; Emerald Rapids). Tiles of 4 save more, for three times the
-# bytes, and are no faster there (6.8, 6.8, 10.3, 16 and 6.2 ms). And the bytes beyond which U is
-# refused even so.
-SAVES, LIMIT = 11, 256 << 20
+# bytes, and are no faster there (6.8, 6.8, 10.3, 16 and 6.2 ms).
+SAVES = 11
 
 
 def outputs_of(conv: Conv) -> tuple[int, ...]:
@@ -96,8 +96,10 @@ def too_little(conv: Conv, m: int) -> str | None:
         return f"would save a factor of {saved:.1f} of the multiplications, less than {least}"
     tiles *= deep.out
     size = points * conv.ci // conv.groups * conv.co * deep.kernel * BYTES[conv.dtype]
-    much = size > (EACH * tiles if steady else max(STEPS_EACH * tiles, STEPS_FEW))
-    worth = m == min(outputs_of(conv)) and (saved - 1) * tiles >= SAVES and size <= LIMIT
-    if much and (steady or not worth):
+    most = EACH * tiles
+    if not steady:
+        worth = m == min(outputs_of(conv)) and (saved - 1) * tiles >= SAVES
+        most = max(STEPS_EACH * tiles, TRANSFORMED if worth else STEPS_FEW)
+    if size > most:
         return f"would read {size / 2**20:.0f} MiB of transformed weights for {tiles} tiles"
     return None

@@ -56,7 +56,7 @@ WIDE = 8.0  # what others have at least: two tiles of 4
 # such images of 27 layers were modelled 1.25 times slower than need be in the mean, 12 times at
 # worst, so 1.01 (Emerald Rapids).
 FEW = (1, 1), (2, 2), (4, 4), (6, 5)
-THIN = 256
+THIN = 784
 GROWTHS = 40  # doublings: beyond any padding that the largest image could fill
 
 

@@ -252,6 +252,8 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
         number = 1 if conv.ci == RGB else 1.5
     if conv.groups > 1 and max(axis.stride for axis in conv.axes) > 1:
         number = 2  # at least: 512@28 s2 g32 takes 0.44 ms contiguous, 0.21 channels-last (Zen 3)
+    elif conv.groups > 1 and pixels <= SMALL:
+        number = 3  # contiguous 784@7 g49 .119 ms, channels-last .053 (Emerald Rapids)
     if _ahead(plan) and any(axis.dilation > 1 for axis in conv.axes):
         # Boxes of few rows, which pack those between taps again: 12->12@128x256 dilated by 4 takes
         # 0.93 ms, planar 0.74; by 8 0.91 and 1.6 (Zen 3).

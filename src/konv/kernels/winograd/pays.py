@@ -42,20 +42,23 @@ DILATED = {(3, 1, 1): (4, 3, 2)}
 # rows are short, was no faster (256@28 1.31 and 1.16, 64@112 1.22 and 1.10; Zen 3).
 SAVING, STEPS_SAVING, SEQUENCE_SAVING = 1.6, 1.4, 1.3
 
-# Bytes of U for each tile that no saving pays for: 1024@28 has 2.3 MiB and is 2.5 times as fast as
-# without tiles; 512@7 with tiles of 4 has 9 and is slower than with those of 2, which have 1.
+# Bytes of U for each tile that no saving pays for, but of tiles that SAVES is for: 1024@28 has 2.3
+# MiB and is 2.5 times as fast as without tiles; 512@7 with tiles of 4 has 9 and is slower than with
+# those of 2, which have 1.
 EACH = 5 * 2**19
 # The same in steps of two, where less is saved than in steps of one, and bytes that pay anyway:
 # 256@28, 0.3 MiB each and 20 in all, is 8 % slower; transposed 512->256@8 pays with tiles of 2, as
 # many each and 18 in all, and not with those of 4, 3 MiB each (2.5 ms, 1.3 with tiles of 2, 1.7
 # without; Zen 3).
 STEPS_EACH, STEPS_FEW = 2**18, 19 * 2**20
-# Multiplications that a number of U saves where tiles of 2 pay in steps of two, however many bytes
-# U has: no fewer than are done while it arrives from beyond the second-level cache (transposed 4x4
-# 1024->256@16 saves 50, 8.7 to 5.3 ms, 512@8 12, 2.9 to 2.0, 5x5 1024->256@16 67, 19.4 to 8.8; 4x4
-# 1024->512@32 50, 20 to 14, 3x3 512@28 21, 5.0 to 4.0, 512@14 2, 1.5 to 1.6; AVX2 code 16 to 10,
-# 5.4 to 3.0, 34 to 16, 7.4 to 5.7; Emerald Rapids). Tiles of 4 save more, for three times the
-# bytes, and are no faster there (6.8, 6.8, 10.3, 16 and 6.2 ms).
+# Multiplications that a number of U saves where tiles of 2 pay, however many bytes U has: no fewer
+# than are done while it arrives from beyond the second-level cache. In steps of one 3x3 1280@8
+# saves 20, 8.9 to 5.4 ms, 1024@8 6.1 to 3.0, 1024@7 12, 4.6 to 2.7, 2048->512@7 4.6 to 2.7 (1024@5
+# 5, 2.4 to 2.2, @4 2.2 to 2.7; AVX2 code 14 to 6.4, 9.8 to 4.2, 8.0 to 3.9), in steps of two
+# transposed 4x4 1024->256@16 50, 8.7 to 5.3, 512@8 12, 2.9 to 2.0, 5x5 1024->256@16 67, 19.4 to
+# 8.8; 4x4 1024->512@32 50, 20 to 14, 3x3 512@28 21, 5.0 to 4.0, 512@14 2, 1.5 to 1.6 (AVX2 code
+# 16 to 10, 5.4 to 3.0, 34 to 16, 7.4 to 5.7; Emerald Rapids). Tiles of 4 save more, for up to three
+# times the bytes, and are no faster there.
 SAVES = 11
 
 
@@ -96,10 +99,9 @@ def too_little(conv: Conv, m: int) -> str | None:
         return f"would save a factor of {saved:.1f} of the multiplications, less than {least}"
     tiles *= deep.out
     size = points * conv.ci // conv.groups * conv.co * deep.kernel * BYTES[conv.dtype]
-    most = EACH * tiles
-    if not steady:
-        worth = m == min(outputs_of(conv)) and (saved - 1) * tiles >= SAVES
-        most = max(STEPS_EACH * tiles, TRANSFORMED if worth else STEPS_FEW)
+    worth = m == min(outputs_of(conv)) and (saved - 1) * tiles >= SAVES
+    most = EACH * tiles if steady else max(STEPS_EACH * tiles, STEPS_FEW)
+    most = max(most, TRANSFORMED * worth)
     if size > most:
         return f"would read {size / 2**20:.0f} MiB of transformed weights for {tiles} tiles"
     return None

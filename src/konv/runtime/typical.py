@@ -68,7 +68,7 @@ def typical(conv: Conv) -> Conv:
     size = _size(conv)
     if size == LARGE:
         return _large(conv, _spread(conv))
-    return _at_thin(conv, thin(conv)) if size == THIN else _at_size(conv, size)
+    return _at_thin(conv, _thin(conv)) if size == THIN else _at_size(conv, size)
 
 
 def sizes(conv: Conv) -> list[Conv]:
@@ -81,7 +81,7 @@ def sizes(conv: Conv) -> list[Conv]:
     return [_at_size(conv, size) for size in small] + bands + large
 
 
-def thin(conv: Conv) -> tuple[int, ...]:
+def _thin(conv: Conv) -> tuple[int, ...]:
     """As how many outputs each axis counts, 0 if it has many."""
     outs = [axis.out / axis.up for axis in conv.axes]
     return tuple(next((few for most, few in FEW if out <= most), 0) for out in outs)
@@ -96,26 +96,25 @@ def of_many_taps(conv: Conv) -> bool:
 
 def _size(conv: Conv) -> int:
     """TINY: hardly any outputs; SMALL: few, or taps that lie too far apart for them, whatever their
-    number; MIDDLE, HALF or LARGE.
+    number; THIN, MIDDLE, HALF or LARGE.
     """
     outputs = prod(axis.out / axis.up for axis in conv.axes)
     share = conv.ci // conv.groups
     if outputs <= (NARROW if conv.groups > 1 and (share == 1 or share >= FILLED) else SCANT):
         return TINY
-    few = thin(conv)
+    few = _thin(conv)
     band = any(few) and not all(few)
     many = [axis for axis, some in zip(conv.axes, few, strict=True) if not (band and some)]
     if any(a.dilation > 1 and a.out / a.up <= APART * a.dilation for a in many):
         return SMALL
     if outputs <= BETWEEN:
         return SMALL
-    if band:
+    if band and (few.count(0) == 1 or outputs > ABOVE):
         return THIN
-    if ABOVE < outputs <= NEARLY and of_many_taps(conv):
-        return HALF
     cube = conv.dims == len(FLAT) and min(axis.out / axis.up for axis in conv.axes) > FLAT[0]
-    above = MIDDLE if conv.dims == 1 and share > 1 else ABOVE
-    return LARGE if outputs > above or cube else MIDDLE
+    if outputs <= (MIDDLE if conv.dims == 1 and share > 1 else ABOVE) and not cube:
+        return MIDDLE
+    return HALF if outputs <= NEARLY and of_many_taps(conv) else LARGE
 
 
 def _at_size(conv: Conv, size: int) -> Conv:

@@ -266,6 +266,8 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     out = (along if rows and not flat else 0.5) if conv.axes[-1].up == 1 else 1.5
     if wide and conv.ci == 1:
         loop *= LONE
+    if rows and not flat:  # a row of fewer pixels takes a tile all the same
+        loop *= max(1, plan.pixels / conv.axes[-1].out)
     return pixels * (loop + address * taps + conv.co * out * plan.blocked) + packed
 
 

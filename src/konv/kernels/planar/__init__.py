@@ -41,6 +41,9 @@ exact = True
 once = True
 words = JOB
 
+# Cycles of a row of results that fills no vector (1 and 3 -> 64 3x3 @100x8 and thinner; Emerald
+# Rapids).
+ROW = 6
 MOST = 8  # output channels in a tile: more would leave too few vectors of pixels for the loads
 FARTHEST = 4
 TAPS = 2048  # of an axis: each is an entry of a list
@@ -171,7 +174,9 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
         pair is not None or conv.axes[-1].up == 1
     )  # others go out one by one, between phases
     results = conv.co * prod(a.out for a in conv.axes) * (out if whole else 5 if one else turned)
-    return (loop + copied + results) / lanes
+    narrow = plan.blocked and conv.axes[-1].out < lanes
+    rows = conv.co * prod(a.out for a in conv.axes[:-1]) * narrow
+    return (loop + copied + results) / lanes + ROW * rows
 
 
 def _into(jump: int, taps: float, target: Target) -> int:

@@ -41,6 +41,7 @@ from konv.runtime.typical import (
     ABOVE,
     APART,
     BETWEEN,
+    FEW,
     FILLED,
     FLAT,
     HALF,
@@ -61,12 +62,16 @@ from konv.target import Target
 every_target = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 
 
-def kind(conv: Conv) -> float:
-    """-1: of hardly any outputs, 0: small, 1: middling, 2: not large for many taps. More outputs
-    than ABOVE, of a transposed layer those from an input to the next are one, and more than APART
-    for each pixel from tap to tap: at how many of these it is seen.
+def kind(conv: Conv) -> float | tuple[int, ...]:
+    """-1: of hardly any outputs, 0: small, 1: middling, 2: not large for many taps; outputs along
+    each axis, 0 for many, of what is thin. More outputs than ABOVE, of a transposed layer those
+    from an input to the next are one, and more than APART for each pixel from tap to tap: at how
+    many of these it is seen.
     """
-    apart = [a.out / a.up / a.dilation for a in conv.axes if a.dilation > 1]
+    few = tuple(in_few(a.out / a.up) for a in conv.axes)
+    thin = 0 < few.count(0) < len(few)
+    counted = [a for a, some in zip(conv.axes, few, strict=True) if not (thin and some)]
+    apart = [a.out / a.up / a.dilation for a in counted if a.dilation > 1]
     outputs = prod(a.out / a.up for a in conv.axes)
     share = conv.ci // conv.groups
     filled = conv.groups > 1 and (share == 1 or share >= FILLED)
@@ -74,12 +79,19 @@ def kind(conv: Conv) -> float:
         return -1
     if min(apart, default=WIDE) <= APART or outputs <= BETWEEN:
         return 0
+    if thin and (outputs > ABOVE or few.count(0) == 1):
+        return few
     cube = conv.dims == len(FLAT) and min(a.out / a.up for a in conv.axes) > FLAT[0]
     if outputs <= (MIDDLE if conv.dims == 1 and share > 1 else ABOVE) and not cube:
         return 1
     if outputs <= NEARLY and of_many_taps(conv):
         return 2
     return next((count for most, count in SPREADS if min(apart, default=WIDE) <= most), WIDE)
+
+
+def in_few(out: float) -> int:
+    """As how many an axis of few outputs counts: 3 as 4, 6 as 5."""
+    return next((few for most, few in FEW if out <= most), 0)
 
 
 _cheapest = cache(module._cheapest)
@@ -174,7 +186,7 @@ def test_four_plans_at_most(target: Target) -> None:
     which is which is decided in one place.
     """
     for conv, layouts in product(PROBLEMS, LAYOUTS):
-        found: dict[float, set[Plan]] = {}
+        found: dict[float | tuple[int, ...], set[Plan]] = {}
         for size in SIZES:
             other = sized(conv, size)
             if other is not None:
@@ -304,7 +316,7 @@ def test_tiles_of_eight_pixels_go_out_in_planes(line: str) -> None:
 @given(convs(most=9))
 def test_four_plans_at_most_of_anything(conv: Conv) -> None:
     conv, target = replace(conv, dtype="float32"), TARGETS["avx2"]
-    found: dict[float, set[Plan]] = {}
+    found: dict[float | tuple[int, ...], set[Plan]] = {}
     for other in (conv, *(sized(conv, size) for size in SIZES)):
         if other is not None:
             found.setdefault(kind(other), set()).add(choose(other, target, True, True))
@@ -345,12 +357,12 @@ def test_typical_sizes(line: str, tiny: str, small: str, large: str) -> None:
 def test_where_small_and_middling_end() -> None:
     conv = Conv.parse("conv2d 1x8x6x10 o8 k3 p1")
     assert typical(conv).axes[0].out ** 2 == SMALL
-    assert typical(conv.with_size(6, 11)).axes[0].out ** 2 == MIDDLE
+    assert typical(conv.with_size(7, 9)).axes[0].out ** 2 == MIDDLE
     assert typical(conv.with_size(10, 10)).axes[0].out ** 2 == MIDDLE
     assert typical(conv.with_size(10, 11)).axes[0].out ** 2 == LARGE
     conv = Conv.parse("tconv2d 1x8x6x10 o8 k2 s2")
     assert typical(conv).axes[0].size ** 2 == SMALL
-    assert typical(conv.with_size(6, 11)).axes[0].size ** 2 == MIDDLE
+    assert typical(conv.with_size(7, 9)).axes[0].size ** 2 == MIDDLE
     assert typical(conv.with_size(10, 11)).axes[0].out ** 2 == LARGE
     conv = Conv.parse("conv2d 1x8x10x10 o8 k15 p7 g8")  # depthwise with many taps
     assert typical(conv).axes[0].out ** 2 == MIDDLE
@@ -363,9 +375,33 @@ def test_where_small_and_middling_end() -> None:
     assert typical(Conv.parse("conv1d 1x8x80 o8 k3 p1 g8")).axes[0].out == MIDDLE
     conv = Conv.parse("conv3d 1x8x2x7x7 o8 k3 p1")  # flat volumes only have a middle
     assert tuple(axis.out for axis in typical(conv).axes) == FLAT
-    assert tuple(axis.out for axis in typical(conv.with_size(9, 2, 5)).axes) == FLAT
+    assert tuple(axis.out for axis in typical(conv.with_size(7, 2, 7)).axes) == FLAT
     assert typical(conv.with_size(3, 5, 5)).axes[0].out == round(LARGE ** (1 / 3))
-    assert typical(conv.with_size(2, 7, 8)).axes[0].out == round(LARGE ** (1 / 3))
+    assert tuple(axis.out for axis in typical(conv.with_size(2, 7, 8)).axes) == (2, 19, 19)
+
+
+@pytest.mark.parametrize(
+    ("line", "outs"),
+    [
+        ("conv2d 1x1x49x10 o64 k10x4 s2 p4x1", (156, 5)),  # bands of a spectrogram
+        ("conv2d 1x8x1x2000 o8 k1x9 p0x4", (1, 784)),
+        ("conv2d 1x8x61x1 o8 k3 p1", (784, 1)),
+        ("conv2d 1x8x100x3 o8 k3 p1", (196, 4)),
+        ("conv2d 1x8x100x3 o8 k3 p3 d3", (196, 4)),
+        ("conv2d 1x8x2x45 o8 k3 p20 d20", (7, 7)),  # taps too far apart along the long axis
+        ("conv2d 1x8x2x400 o8 k3x1 p40x0 d40x1", (2, 392)),
+        ("tconv2d 1x8x2x100 o8 k4 s2 p1", (4, 784)),
+        ("conv2d 1x8x6x10 o8 k3 p1", (7, 7)),  # which is small
+        ("conv2d 1x8x7x100 o8 k3 p1", (32, 32)),
+        ("conv3d 1x8x4x20x20 o8 k3 p1", (4, 14, 14)),
+        ("conv3d 1x8x9x2x200 o8 k3 p1", (19, 2, 19)),
+        ("conv3d 1x8x2x7x7 o8 k3 p1", FLAT),
+        ("conv3d 1x8x5x6x6 o8 k3 p1", (10, 10, 10)),  # no axis is longer
+    ],
+)
+def test_what_is_thin(line: str, outs: tuple[int, ...]) -> None:
+    layer = typical(Conv.parse(line))
+    assert tuple(axis.out for axis in layer.axes) == outs
 
 
 def test_the_same_plan_for_any_number_of_threads() -> None:
@@ -494,13 +530,15 @@ def test_exact_forbids_what_is_rough() -> None:
 
 @pytest.mark.usefixtures("remembered")
 def test_choices_are_all_the_plans_of_a_layer() -> None:
-    """At whatever size."""
+    """At whatever size. Images that are thin along an axis, of which there are many kinds, have two
+    more at most.
+    """
     for conv, layouts in product(PROBLEMS, LAYOUTS):
         every = choices(conv, llvm.detect(), *layouts)
         others = filter(None, (conv, *(sized(conv, size) for size in SIZES)))
         assert {choose(other, llvm.detect(), *layouts) for other in others} <= set(every)
         dilated = any(axis.dilation > 1 for axis in conv.axes)
-        most = 4 + dilated * len(SPREADS) + of_many_taps(conv)
+        most = 4 + 2 * (conv.dims > 1) + dilated * len(SPREADS) + of_many_taps(conv)
         assert 1 <= len(usual(set(every))) <= most
 
 

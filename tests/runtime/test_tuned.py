@@ -67,8 +67,8 @@ def test_what_was_found_is_chosen() -> None:
     for conv in (LAYER, LAYER.with_size(40, 91), LAYER.with_batch(7)):
         assert choose(conv, *HOW) == found(conv, *HOW) == plan != model == modelled(conv, *HOW)
     assert (choose(LAYER, HERE, False, False), choose(small, *HOW)) == elsewhere
-    tiny = choose(LAYER.with_size(2, 2), *HOW)
-    assert set(choices(LAYER, *HOW)) == {plan, elsewhere[1], tiny}
+    tiny, thin = (choose(LAYER.with_size(*size), *HOW) for size in ((2, 2), (1, 90)))
+    assert set(choices(LAYER, *HOW)) == {plan, elsewhere[1], tiny, thin}
     assert found(small, *HOW) is None
     for other in (replace(LAYER, co=48), replace(LAYER, dtype="float64")):
         assert found(other, *HOW) is None

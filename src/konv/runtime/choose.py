@@ -2,10 +2,11 @@
 `konv tune` has found faster on this machine.
 
 Nothing is measured here, and choosing never looks at batch or thread count; of the image size it
-knows only whether it is tiny, small, middling or large (konv.runtime.typical), of a dilated layer
-about how many taps' distances it is wide, if few. So a layer has four plans at most for a pair of
-layouts, a dilated one or one of many taps a few more: a new size compiles nothing, and results do
-not depend on what else is computed.
+knows only whether it is tiny, small, middling or large (konv.runtime.typical), how many outputs an
+axis has if those are few, of a dilated layer about how many taps' distances it is wide, if few. So
+a layer has four plans at most for a pair of layouts, one of images that are thin, a dilated one or
+one of many taps a few more: a new size compiles nothing, and results do not depend on what else is
+computed.
 What goes by Fourier transforms has one of a few lengths, as the image itself asks
 (konv.kernels.fourier.fit, konv.kernels.spectra.cut, konv.kernels.spectrum.cut), and so bits of its
 own; of images that are too small for products of them the next plan is taken.
@@ -124,7 +125,7 @@ def _for_image(conv: Conv, plan: Plan, target: Target, reads: bool = False) -> P
 
 def choices(conv: Conv, target: Target, packed: bool, blocked: bool) -> tuple[Plan, ...]:
     """The plans of a layer over all image sizes: one, or some for tiny, small, middling, large,
-    broad and narrow images, for a dilated layer of several widths, for calls that need pack
+    thin, broad and narrow images, for a dilated layer of several widths, for calls that need pack
     nothing, or for every length of transforms.
     """
     layers = sizes(conv)

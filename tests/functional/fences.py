@@ -11,6 +11,7 @@ import ctypes
 import faulthandler
 import mmap
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
@@ -33,10 +34,12 @@ from shared import share
 from konv import arrays, llvm
 from konv.kernels import planes, scratch
 from konv.kernels.scratch import LINE
+from konv.plan import Plan
 from konv.runtime import execute, job, memory, weights
 from konv.target import Target
 
 PAGE = mmap.PAGESIZE
+SAME = 3  # problems of a kernel: more ask for nothing else, and random ones bring other sizes
 NAN = 0xFF  # a float of these bytes is NaN, an address of them faults
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -170,20 +173,23 @@ def fenced(at_end: bool, missing: int = 0) -> Iterator[None]:
 
 
 def main(end: str, count: str, missing: str = "0") -> None:
-    """All problems in all layouts, matrix products, then `count` random cases of each size, with
-    three threads.
+    """Problems in all layouts, as many as SAME for a kernel, matrix products, then `count` random
+    cases of each size, with three threads.
 
     Where arrays begin at a page the last problem comes first: two processes at work side by side,
     one for each end, then compile half of the kernels each and find the others on disk.
     """
     faulthandler.enable()
     share()
-    target = llvm.detect()
+    target, ran = llvm.detect(), Counter[Plan]()
     with fenced(end == "end", int(missing)), threads(3):
         for conv, algorithm, *_ in (pair.values for pair in PAIRS[:: 1 if end == "end" else -1]):
             for layouts, forms in LAYOUTS.items():
                 offered = algorithm.plans(conv, target, *layouts)
                 for which in range(len(offered) if algorithm is planes else len(offered[:1])):
+                    if ran[offered[which]] == SAME:
+                        continue
+                    ran[offered[which]] += 1
                     small = shrunk(conv, offered[which], target)
                     case = Case(small, bias="contiguous", whole=True, **forms)
                     units = small_units() if layouts[0] else nullcontext()

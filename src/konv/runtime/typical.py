@@ -27,6 +27,9 @@ from konv.geometry import Axis, Conv
 # size then (128@80 k11 136 to 73 us, 512@200 k3 s2 .79 to .68 ms; Emerald Rapids).
 SMALL, BETWEEN, MIDDLE, ABOVE, LARGE = 49, 60, 64, 100, 1024
 FLAT = 2, 7, 7
+# Large volumes: cubes of 10 left a third of Winograd's tiles empty, which those of networks, of
+# fewer slices, do not (16->16@16x28x28 .85 to .49 ms, Emerald Rapids).
+VOLUME = 8, 14, 14
 # Up to SCANT outputs count as 3 x 3: a tile of transforms has more numbers than the taps it saves
 # (3x3 of 512@2 .43 to .25 ms, 8 images .55 to .45; 128@3 38 to 26 us, 5x5 512@3 1.6 to 1.1 ms), and
 # so do up to NARROW of a layer in groups, unless those are of too few channels to fill vectors
@@ -159,15 +162,16 @@ def _large(conv: Conv, spread: float) -> Conv:
     lest tiles of inputs be less full than they mostly are.
     """
     side = _side(WHOLE if of_many_taps(conv) else LARGE, conv.dims)
+    sides = VOLUME if conv.dims == len(VOLUME) else [side] * conv.dims
 
-    def outputs(axis: Axis) -> int:
+    def outputs(axis: Axis, side: int) -> int:
         usual = side if axis.up == 1 else max(side, side // 2 * axis.up)
         if axis.dilation == 1:
             return usual
         wide = ceil(spread * axis.dilation) * axis.up
         return max(usual, wide) if spread == WIDE else wide
 
-    return _at(conv, [outputs(axis) for axis in conv.axes])
+    return _at(conv, [outputs(*each) for each in zip(conv.axes, sides, strict=True)])
 
 
 def _at(conv: Conv, outputs: list[int]) -> Conv:

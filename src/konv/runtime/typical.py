@@ -29,7 +29,7 @@ SMALL, BETWEEN, MIDDLE, ABOVE, LARGE = 49, 60, 64, 100, 1024
 FLAT = 2, 7, 7
 # Large volumes: cubes of 10 left a third of Winograd's tiles empty, which those of networks, of
 # fewer slices, do not (16->16@16x28x28 .85 to .49 ms, Emerald Rapids).
-VOLUME = 8, 14, 14
+VOLUME = 7, 12, 12
 # Up to SCANT outputs count as 3 x 3: a tile of transforms has more numbers than the taps it saves
 # (3x3 of 512@2 .43 to .25 ms, 8 images .55 to .45; 128@3 38 to 26 us, 5x5 512@3 1.6 to 1.1 ms), and
 # so do up to NARROW of a layer in groups, unless those are of too few channels to fill vectors

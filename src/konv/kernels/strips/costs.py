@@ -13,6 +13,9 @@ from konv.target import BYTES, Target
 
 STRIP = 256 * 1024  # bytes, of half a second-level cache
 SHORT = 4  # taps of a column, beyond which tiles are taller where there are 32 registers
+# Times that tiles of taps in three axes take beside the model (3x3x3 1->16@32x64x64 .75 ms, planar
+# .59; 54@16x28x28 .35 and .69; Emerald Rapids).
+DEEP = 1.9
 SLID = 7  # rows of the tiles that stand for vectors that slide, and for bands in their place
 # Columns from which on bands of rows go along, where others slide down or go by tiles: of volumes,
 # of few taps whose images come from memory, of others. Zen 3, two threads, so many times as fast:
@@ -45,6 +48,8 @@ def cycles(conv: Conv, plan: Plan, target: Target) -> float:
     # In planes two loads of three cross a cache line, which is two accesses.
     loads = len(form.uses(rows)) * plan.vectors * (5 / 3 if form.planes else 1)
     compute = tiles * outer * max(adds, loads + weights) / 2 * 7 / 6
+    if target.vector_bytes == 64 and form.planes and form.kernel[0] > 1:
+        compute *= DEEP
     if not form.direct or (plan.packed and not form.planes):
         compute += _filled_again(conv, form, out)
     found = max(compute, moved(conv))

@@ -41,6 +41,9 @@ exact = True
 once = True
 words = JOB
 
+# Cycles of a vector of a strip that is transposed from channels-last with AVX-512 (1x1 32->1@128
+# .28 ms, direct .07, 128->4@56 .11 and .05, 3x3 12->12@100 .14 and .11; Emerald Rapids).
+TURNED = 32
 # Cycles of a row of results that fills no vector (1 and 3 -> 64 3x3 @100x8 and thinner; Emerald
 # Rapids).
 ROW = 6
@@ -167,7 +170,8 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     loop = conv.groups * cut.outputs * (conv.ci // conv.groups) * taps * each
     wide, out = target.vector_bytes == 64, {16: 8, 32: 6, 64: 4}[target.vector_bytes]
     one = wide and conv.ci == 1  # whose channels-last images are contiguous
-    into = _into(cut.axes[2].jump, taps, target) if plan.packed or one else 16
+    turning = TURNED if wide else 16
+    into = _into(cut.axes[2].jump, taps, target) if plan.packed or one else turning
     copied = conv.ci * cut.copied * into
     turned = 48 if wide and conv.axes[-1].up > 1 else 16
     whole = plan.blocked and (

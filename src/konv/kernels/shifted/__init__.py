@@ -51,7 +51,9 @@ USUAL = 512 * 1024  # bytes of second-level cache that the model of cost takes
 # AVX-512; cycles of a vector of them that is added, of a vector of sums, of one that leaves, of a
 # result that leaves between others (40 layers, Granite Rapids, AVX-512 and AVX2 code).
 PRODUCTS, ADDED, BEGUN, ROW_OUT, ALONE_OUT = 1.3, 4.0, 10.0, 4.0, 2.5
-TURNED = 0.5  # of a number of a channels-last image
+# Of a number of a channels-last image; with AVX-512 (transposed 2x2 s2 32->1@128 contiguous 57 us,
+# channels-last 72, 64->1@64 24 and 34, 3x3 64->1@64 33 and 44; Emerald Rapids).
+TURNED, WIDE_TURNED = 0.5, 0.35
 
 
 def why_not(conv: Conv, target: Target) -> str | None:
@@ -97,9 +99,10 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     products *= PRODUCTS if target.vector_bytes == 64 else 1
     outputs = conv.co * prod(axis.out for axis in conv.axes)
     each = prod(axis.kernel / axis.up for axis in conv.axes)
-    row = plan.blocked and conv.axes[-1].up <= 2
+    row = (plan.blocked or conv.co == 1) and conv.axes[-1].up <= 2
     added = outputs / lanes * (ADDED * each + BEGUN)
-    turned = 0 if plan.packed else TURNED * conv.ci * cut.pixels
+    each_turned = WIDE_TURNED if target.vector_bytes == 64 else TURNED
+    turned = 0 if plan.packed else each_turned * conv.ci * cut.pixels
     return products + turned + added + outputs * (ROW_OUT / lanes if row else ALONE_OUT)
 
 

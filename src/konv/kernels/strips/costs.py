@@ -16,6 +16,10 @@ SHORT = 4  # taps of a column, beyond which tiles are taller where there are 32 
 # Times that tiles of taps in three axes take beside the model (3x3x3 1->16@32x64x64 .75 ms, planar
 # .59; 54@16x28x28 .35 and .69; Emerald Rapids).
 DEEP = 1.9
+# The same of several filters of one channel in steps of two, each of which takes the columns apart,
+# of more than three taps a row (1->32 5x5 s2 @256 .29 ms, planar .12, @64 24 and 19 us, 3x3 @64 10
+# and 15; AVX2 code .33 and .20, 27 and 18, 13 and 13; Emerald Rapids).
+EACH_APART = 2.0
 SLID = 7  # rows of the tiles that stand for vectors that slide, and for bands in their place
 # Columns from which on bands of rows go along, where others slide down or go by tiles: of volumes,
 # of few taps whose images come from memory, of others. Zen 3, two threads, so many times as fast:
@@ -50,6 +54,8 @@ def cycles(conv: Conv, plan: Plan, target: Target) -> float:
     compute = tiles * outer * max(adds, loads + weights) / 2 * 7 / 6
     if target.vector_bytes == 64 and form.planes and form.kernel[0] > 1:
         compute *= DEEP
+    if conv.ci == 1 < conv.co and axes[2].stride > 1 and axes[2].kernel > 3:
+        compute *= EACH_APART
     if not form.direct or (plan.packed and not form.planes):
         compute += _filled_again(conv, form, out)
     found = max(compute, moved(conv))

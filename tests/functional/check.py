@@ -149,14 +149,16 @@ def nan_results() -> Iterator[None]:
 def recording() -> Iterator[list[Job]]:
     """Keep the plans that are chosen in `plans`, and the jobs that are made in the list given."""
     choose, schedule, jobs = execute.choose, execute.schedule, list[Job]()
-    form_of = execute.form_of
+    form_of, layers = execute.form_of, dict[Conv, Conv]()
 
     def remember(conv: Conv, *rest: Any) -> Plan:
-        plans[conv] = choose(conv, *rest)
-        return plans[conv]
+        plan = choose(conv, *rest)
+        plans[layers.get(conv, conv)] = plan
+        return plan
 
     def formed(conv: Conv, *rest: Any) -> Form:
         form = form_of(conv, *rest)
+        layers[form.conv] = conv
         if form.plan:
             plans[conv] = form.plan
         return form
@@ -231,7 +233,7 @@ def pinned(algorithm: Algorithm, which: int = 0) -> Iterator[None]:
         return plans[conv]
 
     def as_it_is(*layer: Any) -> Form:
-        return Form.of(*layer[:-1])
+        return Form.of(*layer[:4])
 
     forget()
     with patch.object(execute, "choose", choose), patch.object(execute, "form_of", as_it_is):

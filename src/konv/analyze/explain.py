@@ -98,8 +98,9 @@ def plans_of(conv: Conv, layout: str) -> tuple[Plan, ...]:
     it is a product (konv.runtime.flat).
     """
     target, contiguous = llvm.detect(), layout == "contiguous"
-    plan = _form(conv, target, layout).plan
-    return (*((plan,) if plan else ()), *choices(conv, target, contiguous, contiguous))
+    form = _form(conv, target, layout)
+    every = choices(form.conv if not form.plan else conv, target, contiguous, contiguous)
+    return (*((form.plan,) if form.plan else ()), *every)
 
 
 def _form(conv: Conv, target: Target, layout: str) -> Form:
@@ -112,7 +113,7 @@ def _form(conv: Conv, target: Target, layout: str) -> Form:
 def _chosen(conv: Conv, target: Target, layout: str) -> tuple[Form, Plan]:
     """That, and how it is computed."""
     form, contiguous = _form(conv, target, layout), layout == "contiguous"
-    return form, form.plan or choose(conv, target, contiguous, contiguous)
+    return form, form.plan or choose(form.conv, target, contiguous, contiguous)
 
 
 def module_of(conv: Conv, layout: str) -> Module:
@@ -123,7 +124,7 @@ def module_of(conv: Conv, layout: str) -> Module:
 
 def _road(conv: Conv, target: Target, layout: str, threads: int) -> Road:
     (form, plan), last = _chosen(conv, target, layout), layout == "channels_last"
-    tuned = not form.plan and found(conv, target, not last, not last) is not None
+    tuned = not form.plan and found(form.conv, target, not last, not last) is not None
     job = schedule(form.conv, plan, target, form.x, form.y, threads)
     product = (conv.n, form.conv.ci, form.conv.co) if form.plan else None
     packed = packed_bytes(form.conv, plan, target)

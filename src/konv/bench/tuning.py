@@ -40,7 +40,7 @@ from konv.runtime.choose import (
     precision,
 )
 from konv.runtime.execute import NOTHING, Call
-from konv.runtime.flat import flattened
+from konv.runtime.flat import flattened, slim
 from konv.runtime.threads import team
 from konv.target import Target
 
@@ -127,7 +127,8 @@ def tune(
 def _problems(layers: Conv | str | Iterable[Conv | str]) -> list[Problem]:
     problems: list[Problem] = []
     for layer in [layers] if isinstance(layers, Conv | str) else layers:
-        problems += [(str(layer), layer)] if isinstance(layer, Conv) else read([layer])
+        some = [(str(layer), layer)] if isinstance(layer, Conv) else read([layer])
+        problems += [(name, slim(conv)) for name, conv in some]
     if not problems:
         raise ProblemError("Nothing to tune: no layer is given. Use 'conv2d 1x64x56x56 o64 k3 p1'.")
     return problems

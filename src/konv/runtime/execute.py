@@ -54,9 +54,12 @@ class Call:
         between = layer, x, y, weight
         self.form = form = form_of(*between, target) if plan is None else Form.of(*between)
         self.layer, self.conv, self.team = layer, form.conv, team
-        conv, plan, how = form.conv, form.plan or plan, (target, not x_last, not y_last)
+        conv, plan = form.conv, form.plan or plan
+        if conv.dims < layer.dims:  # what was contiguous by an axis of one pixel may be no more
+            x_last, y_last = x_last or form.x[-1] != 1, y_last or form.y[-1] != 1
+        how = target, not x_last, not y_last
         if not isinstance(plan, Plan):
-            reads = given and panels.reads(conv, weight)
+            reads = given and panels.reads(conv, form.weight)
             plan = choose(conv, *how, reads) if plan is None else pin(plan, conv, *how)
         self.plan = plan.followed_by(epilogue)
         memory.require(

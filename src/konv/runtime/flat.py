@@ -1,12 +1,17 @@
-"""Layers between a whole image and one pixel, as the matrix products that they are: taps that are
-all of an image, as of fully connected layers written as convolutions, and images that one pixel
-is spread to, as at the beginning of a generator.
+"""Layers as what they are: signals in images of one row as layers of one axis, and those between a
+whole image and one pixel as matrix products.
 
-Such an image is a vector wherever it lies densely in memory, and all vectors are the pixels of one
-image, channels-last: a layer of one tap, by konv.kernels.direct or what has its bits. Its weights
-are read once for all of a batch, in one run, and one vector needs none packed
-(konv.kernels.single). Calls of PyTorch's tensors and of layers that are prepared, ms beside what
-the layer takes otherwise (Emerald Rapids, two threads):
+An axis of one pixel, one tap and one output says nothing. Without it a signal has the kernels and
+the plans of signals (calls of prepared layers, us, now and in images of one column and of one row:
+depthwise 3 taps 64@1000 10, 56 and 63; 64@200 of 5 taps 25, 51 and 31; Emerald Rapids).
+
+Products are taps that are all of an image, as of fully connected layers written as convolutions,
+and images that one pixel is spread to, as at the beginning of a generator. Such an image is a
+vector wherever it lies densely in memory, and all vectors are the pixels of one image,
+channels-last: a layer of one tap, by konv.kernels.direct or what has its bits. Its weights are read
+once for all of a batch, in one run, and one vector needs none packed (konv.kernels.single). Calls
+of PyTorch's tensors and of layers that are prepared, ms beside what the layer takes otherwise
+(Emerald Rapids, two threads):
 
                            function            prepared
     4x4 512->512           .40 and .77         .33 and .39
@@ -54,11 +59,35 @@ class Form(NamedTuple):
 
 
 def form_of(conv: Conv, x: Strides, y: Strides, weight: Strides, target: Target) -> Form:
-    """A layer between such strides as a product, if it is one, else as it is: in elements, those of
-    the weight as the user's array has them, its taps in equal steps. It is none with so few outputs
-    that vectors are not full.
+    """A layer between such strides as a product, if it is one, else without axes that say nothing:
+    in elements, those of the weight as the user's array has them, its taps in equal steps. It is no
+    product with so few outputs that vectors are not full.
     """
-    return flattened(conv, x, y, weight, target) or Form.of(conv, x, y, weight)
+    return flattened(conv, x, y, weight, target) or _slimmed(conv, x, y, weight)
+
+
+def slim(conv: Conv) -> Conv:
+    """A layer without axes of one pixel, one tap and one output, of which one may be left."""
+    return replace(conv, axes=tuple(conv.axes[at] for at in _telling(conv)))
+
+
+def _telling(conv: Conv) -> list[int]:
+    """The axes that say something, or the last."""
+    found = [at for at, axis in enumerate(conv.axes) if not _says_nothing(axis)]
+    return found or [conv.dims - 1]
+
+
+def _says_nothing(axis: Axis) -> bool:
+    return axis.size == axis.kernel == axis.out == 1 and axis.lo == 0
+
+
+def _slimmed(conv: Conv, x: Strides, y: Strides, weight: Strides) -> Form:
+    """A layer without them, if its arrays are still contiguous or channels-last."""
+    axes = _telling(conv)
+    if len(axes) == conv.dims or any(1 not in (s[1], s[2 + axes[-1]]) for s in (x, y)):
+        return Form.of(conv, x, y, weight)
+    x, y, weight = (s[:2] + tuple(s[2 + at] for at in axes) for s in (x, y, weight))
+    return Form.of(slim(conv), x, y, weight)
 
 
 def flattened(conv: Conv, x: Strides, y: Strides, weight: Strides, target: Target) -> Form | None:

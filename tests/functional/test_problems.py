@@ -18,7 +18,7 @@ from functional.shrink import shrunk
 
 from konv import llvm
 from konv.geometry import Conv, read_problems
-from konv.kernels import ALGORITHMS, direct
+from konv.kernels import ALGORITHMS, by_name, direct
 from konv.plan import Algorithm
 
 FOLDER = Path(__file__).resolve().parents[2] / "problems"
@@ -118,7 +118,7 @@ def run(
         with threads(1):
             once = numbers(check(case))
         plan = plans[conv]
-        packed = layouts[0] or (plan.packed and may_pack_all(conv, algorithm))
+        packed = layouts[0] or (plan.packed and may_pack_all(conv, by_name(plan.algorithm)))
         laid = (plan.packed, plan.blocked) == (packed, layouts[1])
         assert laid or ambiguous(conv), f"{case}: {plan}"
         for count in (2, 3):

@@ -27,6 +27,7 @@ from konv.request import Request, same_strides
 from konv.runtime import memory, straight, weights
 from konv.runtime.choose import current_precision, named
 from konv.runtime.execute import Call
+from konv.runtime.flat import slim
 from konv.runtime.threads import team
 from konv.runtime.weights import Packed
 from konv.target import BYTES
@@ -101,7 +102,7 @@ class Prepared:
         layout_last(self._options)
         epilogue(self._options, False)
         if plan is not None:
-            named(plan, conv, llvm.detect())
+            named(plan, slim(conv), llvm.detect())
         kind = _kind(weight, "weight")
         if tuple(weight.shape) != conv.weight_shape or kind.dtype(weight) != conv.dtype:
             raise ProblemError(

@@ -18,9 +18,11 @@ from konv import dispatch, llvm
 from konv.analyze import explain
 from konv.arrays import dense_strides
 from konv.bench.tuning import tune
+from konv.errors import UnsupportedError
 from konv.geometry import Conv
 from konv.runtime import tuned
-from konv.runtime.flat import form_of, slim
+from konv.runtime.choose import choose
+from konv.runtime.flat import form_of, leaner, slim
 
 # With the same layer of fewer axes
 SIGNALS = [
@@ -75,7 +77,7 @@ def test_bits_and_plans_are_those_of_signals(line: str, signal: str) -> None:
     assert np.array_equal(words, those)
     for layout in ("contiguous", "channels_last"):
         assert explain.plan_of(image, layout) == explain.plan_of(other, layout)
-        assert set(explain.plans_of(image, layout)) == set(explain.plans_of(other, layout))
+        assert set(explain.plans_of(image, layout)) >= set(explain.plans_of(other, layout))
 
 
 def test_a_column_that_lies_channels_last() -> None:
@@ -105,13 +107,41 @@ def test_gradients() -> None:
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-2)
 
 
-def test_a_plan_that_is_given_is_the_images() -> None:
-    """It names an algorithm for the layer as it is."""
-    x, w = torch.randn(2, 20, 1, 50), torch.randn(36, 20, 1, 3)
-    want = torch.conv2d(x, w, padding=(0, 1))
-    for plan in ("direct", "planar", "winograd"):
-        got = konv.conv2d(x, w, padding=(0, 1), plan=plan)
-        torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3)
+def test_a_plan_that_is_named_is_of_the_signal() -> None:
+    """So what is chosen can be named: sequences go by tiles where rows of images would not."""
+    conv = Conv.parse("conv2d 1x512x1x1599 o512 k1x3 s1x2 p0x1")
+    x, w = torch.randn(conv.in_shape), torch.randn(conv.weight_shape) / 40
+    want = torch.conv2d(x, w, stride=(1, 2), padding=(0, 1))
+    assert explain.plan_of(conv, "contiguous").algorithm == "winograd"
+    for plan in ("direct", "winograd"):
+        prepared = konv.prepare(conv, w, plan=plan)(x)
+        for got in (konv.conv2d(x, w, stride=(1, 2), padding=(0, 1), plan=plan), prepared):
+            torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3)
+    with pytest.raises(UnsupportedError, match="winograd"):
+        konv.prepare(conv.with_size(2, 1599), w, plan="winograd")
+
+
+@pytest.mark.parametrize(("line", "signal"), SIGNALS)
+def test_it_is_explained(line: str, signal: str) -> None:
+    conv, other = Conv.parse(line), Conv.parse(signal)
+    found = explain.explain(conv)
+    assert found.refusals == explain.explain(other).refusals
+    said = {road.layer for road in found.roads.values()}
+    assert said == {str(other)}
+    assert all(road.layer is None for road in explain.explain(other).roads.values())
+
+
+def test_plans_over_all_sizes_are_those_of_signals_too() -> None:
+    """Whichever size is asked about: each may be called with one row."""
+    conv = Conv.parse("conv2d 1x64x56x56 o64 k1x3 p0x1 g64")
+    for layout, packed in (("contiguous", True), ("channels_last", False)):
+        sizes = [conv, conv.with_size(1, 1000), conv.with_size(1, 1), conv.with_size(9, 1)]
+        every = [set(explain.plans_of(each, layout)) for each in sizes]
+        for size in sizes:
+            chosen = choose(slim(size), llvm.detect(), packed, packed)
+            assert all(chosen in plans for plans in every), (size, chosen)
+    lines = ("conv3d 1x4x9x9x9 o4 k1x3x1", "conv2d 1x4x9x9 o4 k1 p1", "conv1d 1x4x9 o4 k1")
+    assert [len(leaner(Conv.parse(line))) for line in lines] == [4, 1, 1]
 
 
 def test_what_tuning_finds_is_for_signals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

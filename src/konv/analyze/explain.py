@@ -6,6 +6,7 @@ Nothing is computed for it but the roofline of this machine, and with `seconds` 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from itertools import chain
 from math import prod
 from statistics import median
 from time import perf_counter
@@ -24,7 +25,7 @@ from konv.plan import Plan
 from konv.prepared import prepare
 from konv.runtime import memory
 from konv.runtime.choose import choices, choose, found
-from konv.runtime.flat import Form, form_of
+from konv.runtime.flat import Form, form_of, leaner, slim
 from konv.runtime.job import schedule
 from konv.runtime.roofline import Roofline, measure
 from konv.runtime.threads import team
@@ -41,7 +42,8 @@ class Road:
     """How a layer is computed in one memory layout of all its arrays; bytes and threads.
 
     `tuned`: the plan was found by measuring (konv tune), not by the model. `product`: images,
-    inputs and outputs of the matrix product that is computed for a layer which is one.
+    inputs and outputs of the matrix product that is computed for a layer which is one. `layer`: the
+    layer of fewer axes that is computed for one with axes of one pixel and one tap.
     """
 
     plan: Plan
@@ -50,6 +52,7 @@ class Road:
     packed_weight_bytes: int
     threads: int
     product: tuple[int, int, int] | None
+    layer: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,8 @@ def explain(conv: Conv, seconds: float = 0) -> Explanation:
     """
     target, crew = llvm.detect(), team()
     roads = {layout: _road(conv, target, layout, crew.threads) for layout in LAYOUTS}
-    refusals = {algorithm.name: algorithm.why_not(conv, target) for algorithm in ALGORITHMS}
+    layer = slim(conv)
+    refusals = {algorithm.name: algorithm.why_not(layer, target) for algorithm in ALGORITHMS}
     took = {layout: _measure(conv, layout, seconds) for layout in LAYOUTS} if seconds else None
     roofline = measure(dtype=conv.dtype)
     return Explanation(conv, target, roads, refusals, roofline, took)
@@ -94,13 +98,13 @@ def plan_of(conv: Conv, layout: str) -> Plan:
 
 
 def plans_of(conv: Conv, layout: str) -> tuple[Plan, ...]:
-    """Return the plans of a layer in that layout over all image sizes, and that of this size where
-    it is a product (konv.runtime.flat).
+    """Return the plans of a layer in that layout over all image sizes, those with one pixel along
+    an axis too, and that of this size where it is a product (konv.runtime.flat).
     """
     target, contiguous = llvm.detect(), layout == "contiguous"
-    form = _form(conv, target, layout)
-    every = choices(form.conv if not form.plan else conv, target, contiguous, contiguous)
-    return (*((form.plan,) if form.plan else ()), *every)
+    product = _form(conv, target, layout).plan
+    every = [choices(each, target, contiguous, contiguous) for each in leaner(conv)]
+    return tuple(dict.fromkeys((*((product,) if product else ()), *chain(*every))))
 
 
 def _form(conv: Conv, target: Target, layout: str) -> Form:
@@ -128,7 +132,8 @@ def _road(conv: Conv, target: Target, layout: str, threads: int) -> Road:
     job = schedule(form.conv, plan, target, form.x, form.y, threads)
     product = (conv.n, form.conv.ci, form.conv.co) if form.plan else None
     packed = packed_bytes(form.conv, plan, target)
-    return Road(plan, tuned, job.scratch, packed, job.threads, product)
+    layer = None if form.plan or form.conv == conv else str(form.conv)
+    return Road(plan, tuned, job.scratch, packed, job.threads, product, layer)
 
 
 def _measure(conv: Conv, layout: str, seconds: float) -> float:
@@ -176,8 +181,8 @@ def as_json(found: Explanation) -> dict[str, Any]:
     exact_macs, receptive_field, bytes (input, weight, output), flops_a_byte;
     target (cpu, vector_bytes, registers, l2), algorithms (name -> null or why not),
     plans (by layout: plan, tuned, scratch_bytes, packed_weight_bytes, threads, product: sizes of
-    the matrix product that the layer is, or null), roofline, bound ("compute" or "memory"),
-    best_seconds, seconds (by layout; null if not measured)
+    the matrix product that the layer is, or null, layer: that of fewer axes, or null), roofline,
+    bound ("compute" or "memory"), best_seconds, seconds (by layout; null if not measured)
     """
     conv, target = found.conv, found.target
     shapes = {"input": conv.in_shape, "weight": conv.weight_shape, "output": conv.out_shape}

@@ -134,6 +134,7 @@ def _roads(found: Explanation) -> list[tuple[str, ...] | None]:
     rows: list[tuple[str, ...] | None] = [
         row("algorithm", lambda road: road.plan.algorithm + " (tuned)" * road.tuned),
         *([row("matrix product", _product)] if any(r.product for r in roads) else []),
+        *([row("computed as", lambda r: r.layer or "-")] if any(r.layer for r in roads) else []),
         row("register tile", _tile),
         row("threads", lambda road: road.threads),
         row("scratch memory", lambda road: units.size(road.scratch_bytes)),

@@ -18,7 +18,7 @@ from konv.plan import Epilogue, Plan
 from konv.runtime import memory, weights
 from konv.runtime.choose import choose, pin
 from konv.runtime.code import digests, kernel
-from konv.runtime.flat import Form, form_of
+from konv.runtime.flat import form_of, slimmed
 from konv.runtime.job import schedule
 from konv.runtime.rows import Head
 from konv.runtime.threads import Team
@@ -52,7 +52,7 @@ class Call:
     ) -> None:
         target = llvm.detect()
         between = layer, x, y, weight
-        self.form = form = form_of(*between, target) if plan is None else Form.of(*between)
+        self.form = form = form_of(*between, target) if plan is None else slimmed(*between)
         self.layer, self.conv, self.team = layer, form.conv, team
         conv, plan = form.conv, form.plan or plan
         if conv.dims < layer.dims:  # what was contiguous by an axis of one pixel may be no more

@@ -23,6 +23,7 @@ of PyTorch's tensors and of layers that are prepared, ms beside what the layer t
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
 from math import prod
 from typing import NamedTuple
 
@@ -41,7 +42,7 @@ class Form(NamedTuple):
     `packs`: the layer that its weight is packed as, and `weight` the strides of that: where the
     weight lies in another order than the image, the longer of two steps is from tap to tap.
     `biased`: numbers of the output in a row that have one bias, then how often these come again.
-    `plan`: how a product is computed; None for layers as they are.
+    `plan`: how a product is computed; None for what is none.
     """
 
     conv: Conv
@@ -63,12 +64,27 @@ def form_of(conv: Conv, x: Strides, y: Strides, weight: Strides, target: Target)
     in elements, those of the weight as the user's array has them, its taps in equal steps. It is no
     product with so few outputs that vectors are not full.
     """
-    return flattened(conv, x, y, weight, target) or _slimmed(conv, x, y, weight)
+    return flattened(conv, x, y, weight, target) or slimmed(conv, x, y, weight)
 
 
 def slim(conv: Conv) -> Conv:
     """A layer without axes of one pixel, one tap and one output, of which one may be left."""
     return replace(conv, axes=tuple(conv.axes[at] for at in _telling(conv)))
+
+
+def leaner(conv: Conv) -> list[Conv]:
+    """What may be computed for a layer at some image size: itself, and what is left without any of
+    the axes that say nothing where the image has one pixel along them.
+    """
+    able = [
+        at
+        for at, axis in enumerate(conv.axes)
+        if axis.kernel == 1 and _says_nothing(axis.with_size(1))
+    ]
+    most = min(len(able), conv.dims - 1)
+    without = [some for count in range(most + 1) for some in combinations(able, count)]
+    kept = [[axis for at, axis in enumerate(conv.axes) if at not in some] for some in without]
+    return [replace(conv, axes=tuple(axes)) for axes in kept]
 
 
 def _telling(conv: Conv) -> list[int]:
@@ -81,7 +97,7 @@ def _says_nothing(axis: Axis) -> bool:
     return axis.size == axis.kernel == axis.out == 1 and axis.lo == 0
 
 
-def _slimmed(conv: Conv, x: Strides, y: Strides, weight: Strides) -> Form:
+def slimmed(conv: Conv, x: Strides, y: Strides, weight: Strides) -> Form:
     """A layer without them, if its arrays are still contiguous or channels-last."""
     axes = _telling(conv)
     if len(axes) == conv.dims or any(1 not in (s[1], s[2 + axes[-1]]) for s in (x, y)):

@@ -96,9 +96,10 @@ USUAL = 2 * 1024 * 1024  # bytes of second-level cache that the model of cost ta
 # Times that one vector of channels in and out takes with AVX-512 beside what the model says: 3x3
 # 512@14 in 32 groups 0.21 ms (konv.kernels.abreast 0.125), 512@28 0.55 to 0.69 (0.47), 256@56 in
 # 16 1.2 (0.95), 256@32 0.34 to 0.45 (0.34 to 0.37), 16->16@112 0.295 (planar 0.25; Granite Rapids).
-# Tiles of 25 taps save more, for as many loads: 5x5 64@28 in 4 groups .135 ms (spectrum .174),
-# @56 .42 (.49), 16->16@112 .47 (.47), by 2.5 modelled 1.4 to 1.7 times those (Emerald Rapids).
-NARROW, NARROW_OF_25 = 2.5, 1.6
+# Of 25 taps and more they save more for as many loads: 5x5 64@28 in 4 groups .135 ms
+# (spectrum .174), @56 .42 (.49), 16->16@112 .47 (.47), 3x3x3 16->16@16x28x28 .49 (direct .85), by
+# 2.5 modelled 1.4 to 1.7 times those (Emerald Rapids).
+NARROW, NARROW_OF_MANY, MANY = 2.5, 1.5, 25
 # The same of volumes with taps along one axis, of so many vectors of channels in or fewer: 3x1x1
 # 45->64@16x56x56 6.4 ms contiguous, direct 4.9, channels-last 4.3 and 3.7, 48->64@8x28x28 .72, .65,
 # .45 and .42, 32->64@8x56x56 2.5, 1.9, 1.5 and 1.4; 64@8x56x56 3.5, 3.1, 2.4 and 2.5, 144 and 230
@@ -174,7 +175,8 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     stores = conv.groups * model.vectors * prod(axis.out for axis in conv.axes)
     slower = 1.0
     if wide and model.vectors == 1 and model.ci <= model.lanes:
-        slower = NARROW_OF_25 if prod(axis.kernel for axis in conv.axes) >= 25 else NARROW
+        taps = prod(axis.kernel for axis in conv.axes)
+        slower = NARROW if taps < MANY else NARROW_OF_MANY
     elif wide and _is_thin(conv, model):
         slower = THIN
     return model.best(threads=1, n=1).cycles * slower + stores

@@ -286,6 +286,18 @@ def test_what_models_were_fitted_to(line: str, name: str) -> None:
         ("conv3d 1x45x16x56x56 o64 k3x1x1 p1x0x0", True, "direct"),  # 1.3 as winograd
         ("conv3d 1x45x16x56x56 o64 k3x1x1 p1x0x0", False, "direct"),  # 1.2
         ("conv3d 1x144x16x56x56 o64 k3x1x1 p1x0x0", False, "winograd"),  # 1.3 as direct
+        ("conv3d 1x16x24x48x48 o16 k5 p2", True, "winograd"),  # 2.9
+        ("conv3d 1x16x16x28x28 o16 k3 p1", True, "winograd"),  # 1.6
+        ("conv3d 1x1x32x64x64 o16 k3 p1", True, "planar"),  # 1.3 as planes
+        ("conv2d 1x1280x8x8 o1280 k3 p1", True, "winograd"),  # 1.7 as direct
+        ("conv2d 1x1024x7x7 o1024 k3 p1", False, "winograd"),  # 1.7
+        ("conv2d 1x64x28x28 o64 k5 p2 g4", True, "winograd"),  # 1.3 as spectrum
+        ("conv2d 1x784x7x7 o784 k3 p1 g49", True, "abreast"),  # 2.0 as direct
+        ("conv2d 1x1x49x10 o64 k10x4 s2 p4x1", True, "planar"),  # 3.5 as planes
+        ("conv2d 1x1x40x500 o32 k5 s2 p2", True, "planar"),  # 2.6
+        ("conv2d 1x32x128x128 o1 k1", False, "direct"),  # 3.7 as planar
+        ("tconv2d 1x32x128x128 o1 k2 s2", False, "shifted"),  # 1.7 as subpixel
+        ("tconv1d 1x1x8000 o1 k160 s80", True, "subpixel"),  # 2.4 as planar
     ],
 )
 def test_what_models_were_fitted_to_with_avx512(line: str, contiguous: bool, name: str) -> None:

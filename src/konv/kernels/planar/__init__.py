@@ -155,7 +155,8 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     4x4 s4, 3 -> 32 7x7 s4: 63 to 75), and 4 of results (3x3 128@56, 256@28, 64@30, 1x1, steps of
     two, by how times grow with output channels: 5.7 ns of a strip). Results that go out between
     phases take 48 (128@28 in 32 groups, transposed, in steps of two 0.41 ms, konv.kernels.subpixel
-    0.25), those of one channel in, channels-last, 5 (1 -> 64 3x3 @180, 5x5 @480; Granite Rapids).
+    0.25; 1 -> 1 in steps of 80 .27, .11), others of one channel in, channels-last, 5 (1 -> 64 3x3
+    @180, 5x5 @480; Granite Rapids).
     """
     # Boxes as for any machine's cache: which plan is best shall not hang on it.
     usual = replace(target, l2=USUAL)
@@ -173,11 +174,12 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     turning = TURNED if wide else 16
     into = _into(cut.axes[2].jump, taps, target) if plan.packed or one else turning
     copied = conv.ci * cut.copied * into
-    turned = 48 if wide and conv.axes[-1].up > 1 else 16
+    between = conv.axes[-1].up > 1
+    turned = 48 if wide and between else 5 if one and not between else 16
     whole = plan.blocked and (
         pair is not None or conv.axes[-1].up == 1
     )  # others go out one by one, between phases
-    results = conv.co * prod(a.out for a in conv.axes) * (out if whole else 5 if one else turned)
+    results = conv.co * prod(a.out for a in conv.axes) * (out if whole else turned)
     narrow = plan.blocked and conv.axes[-1].out < lanes
     rows = conv.co * prod(a.out for a in conv.axes[:-1]) * narrow
     return (loop + copied + results) / lanes + ROW * rows

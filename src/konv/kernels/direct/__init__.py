@@ -232,15 +232,12 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     4.25 and 3.97; Granite Rapids).
     """
     pixels, taps = prod(axis.out for axis in conv.axes), channels.mean_taps(conv)
-    vectors, tile = (
-        -(-conv.co // conv.groups // target.lanes(plan.dtype)),
-        (plan.pixels, plan.vectors),
-    )
+    vectors = -(-conv.co // conv.groups // target.lanes(plan.dtype))
+    tile = plan.pixels, plan.vectors
     rows, flat = plan.form not in ((), PASSES), len(plan.form) == FLAT
     each = flat_cost(vectors, tile, plan.form[1]) if flat else tile_cost(vectors, *tile)
     loop = conv.ci * taps * each / 0.92
-    beyond = any(axis.kernel > axis.size for axis in conv.axes if axis.up == 1)
-    if beyond and conv.mode == "zeros":
+    if conv.mode == "zeros" and any(a.kernel > a.size for a in conv.axes if a.up == 1):
         loop *= BEYOND
     # What is the same for each tap however few channels it has: a trip of the loop over taps.
     taps /= _taken(conv, plan)
@@ -264,8 +261,7 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
     if wide and plan.pixels >= WHOLE and pixels > SMALL:
         along = 0.7 if conv.axes[-1].stride > 1 else 1.7
     out = (along if rows and not flat else 0.5) if conv.axes[-1].up == 1 else 1.5
-    if wide and conv.ci == 1:
-        loop *= LONE
+    loop *= LONE if wide and conv.ci == 1 else 1
     if rows and not flat:  # a row of fewer pixels takes a tile all the same
         loop *= max(1, plan.pixels / conv.axes[-1].out)
     return pixels * (loop + address * taps + conv.co * out * plan.blocked) + packed
@@ -273,11 +269,10 @@ def cost(conv: Conv, plan: Plan, target: Target) -> float:
 
 def work(conv: Conv, plan: Plan, target: Target, x: Strides, y: Strides, threads: int) -> Work:
     """Units of work as konv.kernels.schedule cuts them."""
-    seen = Channels.of(conv, plan, target, per_channel=False)
-    ahead, deep = _ahead(plan), plan.form == PASSES
+    seen, deep = Channels.of(conv, plan, target, per_channel=False), plan.form == PASSES
     return schedule(
-        conv, plan, target, seen, x, y, threads,
-        run=_taken(conv, plan), one_row=True, deep=deep, ahead=ahead, tables=len(plan.form) < FLAT,
+        conv, plan, target, seen, x, y, threads, run=_taken(conv, plan), one_row=True, deep=deep,
+        ahead=_ahead(plan), tables=len(plan.form) < FLAT,
     )  # fmt: skip
 
 
